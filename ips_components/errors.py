@@ -1,0 +1,52 @@
+"""What can go wrong, as one small vocabulary.
+
+Every message says which side broke what, what was expected, what was got, and the remedy.
+"""
+
+
+class IPSComponentsError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class ConfigError(IPSComponentsError):
+    """A parameter of the IPS config or platform file is missing, wrong or contradictory."""
+
+
+class GeometryError(IPSComponentsError, ValueError):
+    """Blocks, selections or chunks do not fit the array that they belong to."""
+
+
+class ContractError(IPSComponentsError):
+    """The analysis asks for something that the simulation does not offer, or the reverse."""
+
+
+class ContactError(IPSComponentsError):
+    """The contact file is missing, unreadable, unsafe or belongs to another run."""
+
+
+class ProtocolError(IPSComponentsError):
+    """A peer sent bytes that the wire protocol does not allow."""
+
+
+class BridgeError(IPSComponentsError):
+    """The bridge inside a simulation rank cannot go on."""
+
+
+class DeadlineExceeded(BridgeError, TimeoutError):
+    """An awaited peer did not answer within its deadline."""
+
+
+class AnalyticsLost(BridgeError, ConnectionError):
+    """The analytics side is gone and the policy says that the simulation must not go on alone."""
+
+
+class SimulationLost(IPSComponentsError):
+    """The simulation ended, or a rank died, before all contracted data were delivered."""
+
+
+class ExternalTaskError(IPSComponentsError):
+    """An external task will never get its data; names array, step and cause."""
+
+
+class UnsupportedVersion(IPSComponentsError):
+    """An installed package is outside the span of versions that this package supports."""
