@@ -1,0 +1,370 @@
+"""The run coordinator: the one place that knows a coupled run while it runs.
+
+It lives in the scheduler process beside :class:`~._tasks.ExternalTasks`, because the
+scheduler outlives every worker.  Receivers report to it over Dask's own worker streams
+(op ``external-run``), the analysis and the IPS components ask it over Dask's own RPC
+(handler ``external_run``), and it tells the receivers what the ranks must know.
+
+::
+
+    receiver --event--> coordinator --action--> receivers --> ranks
+    analysis --call --> coordinator --declare/fail--> external tasks
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from ips_components.errors import (
+    AnalyticsLost,
+    ContractError,
+    DeadlineExceeded,
+    ExternalTaskError,
+    SimulationLost,
+)
+from ips_components.external._run_state import RunState
+from ips_components.model.contract import Contract
+
+logger = logging.getLogger(__name__)
+
+#: Op of the worker streams in both directions.
+STREAM_OP = "external-run"
+#: Name of the RPC handler on the scheduler.
+RPC = "external_run"
+
+
+class _Run:
+    """A run's state, with what the scheduler process adds: awaiting and addresses."""
+
+    def __init__(self, run: str) -> None:
+        self.state = RunState(run)
+        self.changed = asyncio.Event()
+        self.workers: dict[str, int] = {}  # address -> receiver ordinal, living ones
+        self.contract: Contract | None = None
+        self.blob = b""
+        self.epoch = 0
+        self.graph_keys: set[Any] | None = None
+        self.settings: dict[str, Any] = {}
+
+    def notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def until(self, predicate: Callable[[], Any], timeout: float, awaited: str) -> Any:
+        """Wait until `predicate` holds; DeadlineExceeded says who was `awaited`."""
+        deadline = time.monotonic() + timeout
+        while not (value := predicate()):
+            if self.state.phase == "failed" and not self.state.simulation_over:
+                pass  # the caller's predicate decides whether failure ends its waiting
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise DeadlineExceeded(
+                    f"run {self.state.run}: waited {timeout:g} s for {awaited}; "
+                    "see the simulation's and the workers' logs for the reason, "
+                    "or raise the deadline in the config"
+                )
+            try:
+                await asyncio.wait_for(self.changed.wait(), remaining)
+            except asyncio.TimeoutError:  # noqa: UP041 - an alias only from 3.11 on
+                continue
+        return value
+
+
+class RunCoordinator(SchedulerPlugin):
+    """Scheduler-side companion of the external tasks: runs, contracts, placement, ledger.
+
+    Parameters
+    ----------
+    tasks : ExternalTasks
+        The external tasks of this scheduler.
+    """
+
+    name = "ips-components-runs"
+
+    def __init__(self, tasks: Any) -> None:
+        self.tasks = tasks
+        self.scheduler = tasks.scheduler
+        self.runs: dict[str, _Run] = {}
+        self.scheduler.handlers[RPC] = self.call
+        self.scheduler.stream_handlers[STREAM_OP] = self.event
+        self.scheduler.add_plugin(self, name=self.name)
+
+    # -- calls from the analysis and from the IPS components ---------------------------
+
+    async def call(self, method: str, run: str, **arguments: Any) -> Any:
+        """RPC entry: ``await client.scheduler.external_run(method=..., run=..., ...)``."""
+        handler = getattr(self, f"_call_{method}", None)
+        if handler is None:
+            raise ValueError(f"external_run has no method {method!r}")
+        return await handler(self._run(run), **arguments)
+
+    async def _call_open(self, run: _Run, settings: dict[str, Any]) -> dict[str, Any]:
+        """An analysis starts, or starts again after its worker died."""
+        run.settings = settings
+        run.state.attempts += 1
+        return {"attempt": run.state.attempts, "contract": run.blob}
+
+    async def _call_receivers(self, run: _Run, n: int, timeout: float) -> list[dict[str, Any]]:
+        await run.until(
+            lambda: len(run.workers) >= n,
+            timeout,
+            f"{n} receivers ({len(run.workers)} have registered)",
+        )
+        return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
+
+    async def _call_described(self, run: _Run, timeout: float) -> list[dict[str, Any]]:
+        return await run.until(
+            lambda: run.state.described or self._raise_if_failed(run),
+            timeout,
+            "rank 0 of the simulation to describe its arrays (neither the config nor "
+            "the simulation has done so)",
+        )
+
+    async def _call_contract(self, run: _Run, blob: bytes) -> int:
+        """Declare the external tasks of a contract.  Idempotent for the same contract."""
+        self._raise_if_failed(run)
+        contract = Contract.from_bytes(blob)
+        if run.contract is not None:
+            if run.contract.digest() == contract.digest():
+                return 0
+            raise ContractError(
+                f"run {run.state.run}: the analysis was started again after its worker died and "
+                "now asks for something else than its first contract; make the analysis "
+                "deterministic so that it can be resumed"
+            )
+        run.contract, run.blob = contract, blob
+        run.state.ledger.declare(array.spec.name for array in contract.arrays)
+        declared = 0
+        for array in contract.arrays:
+            declared += self.tasks.declare(
+                array.name,
+                array.layout.numblocks,
+                list(array.needed),
+                group=run.state.run,
+                on_event=self._task_event,
+            )
+        run.state.phase = "contracted"
+        run.notify()
+        return declared
+
+    async def _call_committed(self, run: _Run, keys: list[Any], timeout: float) -> None:
+        """The graph is on its way: hold its results, let the external chunks go, tell the ranks.
+
+        Results are held by a client of the run's own, so that they survive the death of the
+        worker that runs the analysis.
+        """
+        holder = f"external-results-{run.state.run}"
+        missing = {key for key in keys if key not in self.scheduler.tasks}
+        run.graph_keys = missing
+        await run.until(
+            lambda: not (missing - self.scheduler.tasks.keys()), timeout, "the graph's registration"
+        )
+        run.graph_keys = None
+        self.scheduler.client_desires_keys(keys=keys, client=holder)
+        self.tasks.let_go(run.state.run)
+        run.state.phase = "running"
+        self._tell(run, {"action": "contract", "blob": run.blob, "endpoints": self._endpoints(run)})
+        run.notify()
+
+    async def _call_results_done(self, run: _Run) -> None:
+        holder = f"external-results-{run.state.run}"
+        self.scheduler.remove_client(holder)
+
+    async def _call_feedback(self, run: _Run, name: str, payload: bytes, step: int | None) -> None:
+        message = {"name": name, "payload": payload, "step": step}
+        run.state.feedback.append({"name": name, "step": step, "t": time.time()})
+        self._tell(run, {"action": "feedback", **message})
+
+    async def _call_stop(self, run: _Run, reason: str) -> None:
+        """End the simulation early and cleanly: the analysis has what it wants."""
+        run.state.stop_reason = reason
+        self._tell(run, {"action": "stop", "reason": reason})
+
+    async def _call_abort(self, run: _Run, who: str, cause: str) -> None:
+        """The run cannot succeed any more: fail what waits and tell the ranks why."""
+        self._fail(run, who, "failed", cause)
+
+    async def _call_ended(self, run: _Run, timeout: float) -> dict[str, Any]:
+        """Wait until every rank has said goodbye, or the run has failed."""
+        await run.until(
+            lambda: run.state.simulation_over or run.state.phase == "failed",
+            timeout,
+            "the simulation's ranks to close their bridges",
+        )
+        return run.state.record()
+
+    async def _call_progress(self, run: _Run) -> dict[str, Any]:
+        return {**run.state.progress(), "states": self.tasks.counts(run.state.run)}
+
+    async def _call_record(self, run: _Run) -> dict[str, Any]:
+        return {**run.state.record(), "states": self.tasks.counts(run.state.run)}
+
+    # -- events from the receivers -----------------------------------------------------
+
+    def event(self, worker: str, event: str, run: str, **info: Any) -> None:
+        """Stream entry: one event of one receiver."""
+        handler = getattr(self, f"_event_{event}", None)
+        if handler is None:
+            logger.error("Unknown event %r from the receiver of %s", event, worker)
+            return
+        record = self._run(run)
+        try:
+            handler(record, worker, **info)
+        finally:
+            record.notify()
+
+    def _event_open(self, run: _Run, worker: str, endpoint: Mapping[str, Any]) -> None:
+        ordinal = len(run.state.endpoints)
+        run.workers[worker] = ordinal
+        run.state.endpoints[ordinal] = {**endpoint, "receiver": ordinal, "address": worker}
+        self._tell(run, {"action": "ordinal", "ordinal": ordinal}, [worker])
+        if run.contract is not None:
+            self._tell(
+                run,
+                {"action": "contract", "blob": run.blob, "endpoints": self._endpoints(run)},
+                [worker],
+            )
+
+    def _event_described(self, run: _Run, worker: str, arrays: list[dict[str, Any]]) -> None:
+        if run.state.described is None:
+            run.state.described = arrays
+
+    def _event_hello(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
+        run.state.hello(rank, info)
+
+    def _event_steps(self, run: _Run, worker: str, steps: Iterable[Any]) -> None:
+        for rank, step, waited, counters in steps:
+            run.state.step_end(rank, step, waited, counters)
+
+    def _event_bye(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
+        run.state.bye(rank, info["status"], info["counters"], info["waited"])
+        if info["status"] != "ok":
+            self._fail(
+                run, f"rank {rank}", "ended with an error", f"the program says: {info['status']}"
+            )
+        elif run.state.simulation_over:
+            self._simulation_over(run)
+
+    def _event_lost(self, run: _Run, worker: str, rank: int, why: str) -> None:
+        if run.state.rank_lost(rank, why):
+            self._fail(run, f"rank {rank}", "lost", why)
+
+    def _event_unavailable(
+        self, run: _Run, worker: str, array: int, chunk: int, rank: int, why: str
+    ) -> None:
+        """A rank cannot send a piece again: its replay buffer is past that step."""
+        assert_contract = self._contract(run)
+        spec = assert_contract.arrays[array]
+        run.state.fault(f"array {spec.spec.name}", "chunk lost", why)
+        self.tasks.fail(
+            (spec.name, [(chunk, chunk + 1)]),
+            ExternalTaskError(
+                f"array {spec.spec.name!r}, {self._where(run, array, chunk)}: the data cannot be "
+                f"had again ({why}); keep more steps with REPLAY_STEPS"
+            ),
+        )
+
+    def _event_fault(self, run: _Run, worker: str, who: str, what: str, cause: str) -> None:
+        self._fail(run, who, what, cause)
+
+    def _event_sample(self, run: _Run, worker: str, sample: dict[str, Any]) -> None:
+        run.state.sample({"worker": worker, **sample})
+
+    # -- events from Dask --------------------------------------------------------------
+
+    def update_graph(self, scheduler: Any, **kwargs: Any) -> None:
+        for run in self.runs.values():
+            if run.graph_keys is not None:
+                run.notify()
+
+    def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
+        for run in self.runs.values():
+            ordinal = run.workers.pop(worker, None)
+            if ordinal is None or run.state.phase in ("ended", "failed"):
+                continue
+            run.state.fault(f"worker {worker}", "lost", "left the Dask cluster")
+            if not run.workers:
+                self._fail(run, "analytics", "lost", "the last Dask worker is gone")
+            elif run.contract is not None:
+                self._replan(run, ordinal)
+            run.notify()
+
+    def _task_event(self, kind: str, keys: list[Any], info: Mapping[str, Any]) -> None:
+        """Observer of the external tasks: ask again for what was lost."""
+        run = self.runs.get(info["group"])
+        if run is None or run.contract is None:
+            return
+        if kind == "released":
+            self._note_analysed(run, keys)
+        elif kind in ("lost", "wanted_again"):
+            self._ask_again(run, keys)
+        run.notify()
+
+    # -- internals ---------------------------------------------------------------------
+
+    def _run(self, run: str) -> _Run:
+        if not isinstance(run, str) or not 0 < len(run) <= 200:
+            raise ValueError(f"a run id is a short string, got {run!r}")
+        if run not in self.runs:
+            self.runs[run] = _Run(run)
+        return self.runs[run]
+
+    def _contract(self, run: _Run) -> Contract:
+        if run.contract is None:
+            raise ContractError(f"run {run.state.run} has no contract yet")
+        return run.contract
+
+    def _raise_if_failed(self, run: _Run) -> None:
+        if run.state.phase == "failed":
+            fault = run.state.faults[0]
+            raise SimulationLost(f"{fault.who} {fault.what}: {fault.cause}")
+
+    def _endpoints(self, run: _Run) -> list[dict[str, Any]]:
+        return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
+
+    def _tell(
+        self, run: _Run, message: dict[str, Any], workers: Iterable[str] | None = None
+    ) -> None:
+        for worker in list(run.workers) if workers is None else workers:
+            stream = self.scheduler.stream_comms.get(worker)
+            if stream is not None:
+                stream.send({"op": STREAM_OP, "run": run.state.run, **message})
+
+    def _simulation_over(self, run: _Run) -> None:
+        """All ranks have closed; what has not come by now will never come."""
+        remaining = self.tasks.fail_remaining(
+            run.state.run, SimulationLost(run.state.ending(run.settings.get("n_steps")))
+        )
+        if remaining and not run.state.stop_reason:
+            self._fail(
+                run,
+                "simulation",
+                "ended early",
+                f"{run.state.ending(run.settings.get('n_steps'))}, "
+                f"{remaining} contracted chunks never came",
+            )
+        else:
+            run.state.end()
+
+    def _fail(self, run: _Run, who: str, what: str, cause: str) -> None:
+        first = run.state.phase != "failed"
+        run.state.fail(who, what, cause)
+        if first:
+            logger.error("Run %s failed: %s %s: %s", run.state.run, who, what, cause)
+            error = AnalyticsLost if who == "analysis" else SimulationLost
+            ending = run.state.ending(run.settings.get("n_steps"))
+            self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
+            self._tell(run, {"action": "fault", "text": f"{who} {what}: {cause}"})
+        run.notify()
+
+    def _where(self, run: _Run, array: int, chunk: int) -> str:
+        contract = self._contract(run).arrays[array]
+        index = contract.layout.unravel(chunk)
+        step = contract.spec.steps.step(contract.layout.time_slice(index[0]).start)
+        return f"step {step}, chunk {index}"

@@ -1,0 +1,278 @@
+"""The analysis of a run: from a function over lazy arrays to results on disk.
+
+:func:`run_analysis` is what the IPS task pool executes; everything else happens through
+:class:`Run`, which an analysis function may ask for by naming a parameter ``run``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dask
+from dask.utils import format_bytes
+from distributed import Client, as_completed, get_client, worker_client
+
+from ips_components.errors import ConfigError, ContractError, ExternalTaskError, SimulationLost
+from ips_components.external._arrays import ExternalArray, external_arrays
+from ips_components.external._contract import contract_from_graph
+from ips_components.external._coordinator import RPC
+from ips_components.external._results import ResultStore, lazy_parts, name_results
+from ips_components.external._settings import RunSettings
+from ips_components.model.contract import Contract
+
+logger = logging.getLogger(__name__)
+
+
+def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one analysis from its first word with the scheduler to its results on disk.
+
+    Parameters
+    ----------
+    settings : mapping
+        A :class:`~._settings.RunSettings` as a dict.
+
+    Returns
+    -------
+    dict
+        ``{"results": path, "variables": {...}, "contract": [rows]}``.
+
+    Raises
+    ------
+    Exception
+        Whatever the analysis raises; the run is failed before, so that the simulation
+        learns of it.
+    """
+    parsed = RunSettings.from_dict(settings)
+    with _client() as client:
+        return Run(client, parsed).execute()
+
+
+def call(client: Client, method: str, run: str, **arguments: Any) -> Any:
+    """Call the run coordinator on the scheduler of `client`."""
+    return client.sync(_call, client, method, run, arguments)
+
+
+async def _call(client: Client, method: str, run: str, arguments: dict[str, Any]) -> Any:
+    return await getattr(client.scheduler, RPC)(method=method, run=run, **arguments)
+
+
+def wait_for_receivers(client: Client, run: str, n: int, timeout: float) -> list[dict[str, Any]]:
+    """Wait until `n` workers have opened their receivers; their endpoints."""
+    return call(client, "receivers", run, n=n, timeout=timeout)
+
+
+def abort_run(client: Client, run: str, cause: str, *, who: str = "workflow") -> None:
+    """Fail a run from outside: waiting tasks err, the ranks are told."""
+    call(client, "abort", run, who=who, cause=cause)
+
+
+def run_record(client: Client, run: str) -> dict[str, Any]:
+    """The coordinator's part of the run record."""
+    return call(client, "record", run)
+
+
+def wait_for_end(client: Client, run: str, timeout: float) -> dict[str, Any]:
+    """Wait until every rank has closed its bridge, or the run has failed; the record."""
+    return call(client, "ended", run, timeout=timeout)
+
+
+def load_analysis(name: str) -> Callable[..., Any]:
+    """Import ``package.module:function``.
+
+    Raises
+    ------
+    ConfigError
+        If the module or the function does not exist.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not function_name:
+        raise ConfigError(f"ANALYSIS must be package.module:function, got {name!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"ANALYSIS = {name}: no module {error.name!r}; it must be importable by the Dask "
+            "workers (installed, or in PYTHONPATH)"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        offered = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))) or "nothing"
+        raise ConfigError(
+            f"ANALYSIS = {name}: module {module_name!r} has no function {function_name!r}; "
+            f"it offers {offered}"
+        )
+    return function
+
+
+class Run:
+    """One coupled run as the analysis sees it.
+
+    Attributes
+    ----------
+    arrays : mapping of str to ExternalArray
+        What the simulation offers.
+    settings : RunSettings
+    contract : Contract or None
+        None until :meth:`commit`.
+    """
+
+    def __init__(self, client: Client, settings: RunSettings) -> None:
+        self.client = client
+        self.settings = settings
+        self.arrays: Mapping[str, ExternalArray] = {}
+        self.contract: Contract | None = None
+        self._futures: dict[str, Any] = {}
+        self._constants: dict[str, Any] = {}
+        self._stored: set[str] = set()
+        self._store = ResultStore(settings.results, settings.results_format, {"run": settings.run})
+
+    # -- for analysis functions --------------------------------------------------------
+
+    def send(self, name: str, value: Any, step: int | None = None) -> None:
+        """Send a value back to the simulation (see ``Bridge.receive``)."""
+        self._call("feedback", name=name, payload=_encode(value), step=step)
+
+    def stop(self, reason: str = "converged") -> None:
+        """End the simulation early and cleanly: exit status 0."""
+        self._call("stop", reason=reason)
+
+    def commit(self, returned: Any) -> None:
+        """Derive the contract from these lazy results, sign it and submit the whole graph."""
+        named = name_results(returned)
+        if self.contract is not None:
+            raise ContractError("the contract of a run is signed once; commit was called before")
+        gathered, stored = self._store.plan(named)
+        lazy = {**lazy_parts(gathered), **stored}
+        self._constants = {n: v for n, v in gathered.items() if n not in lazy}
+        self._stored = set(stored)
+        self.contract = contract_from_graph(
+            lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
+        )
+        for row in self.contract.table():
+            logger.info("Contract: %s", row)
+        self._call("contract", blob=self.contract.to_bytes())
+        futures = self.client.compute(list(lazy.values()), sync=False)
+        self._futures = dict(zip(lazy, futures, strict=True))
+        self._call(
+            "committed",
+            keys=[future.key for future in futures],
+            timeout=self.settings.deadlines["contract"],
+        )
+
+    def completed(self) -> Iterator[tuple[str, Any]]:
+        """Results as they become known, ``(name, value)``; for feedback while the run is on.
+
+        Raises
+        ------
+        ExternalTaskError, SimulationLost, Exception
+            What made a result fail.
+        """
+        names = {future.key: name for name, future in self._futures.items()}
+        for future in as_completed(list(self._futures.values()), raise_errors=False):
+            yield names[future.key], future.result()
+
+    # -- for run_analysis --------------------------------------------------------------
+
+    def execute(self) -> dict[str, Any]:
+        """Run the configured analysis; see :func:`run_analysis`."""
+        try:
+            return self._execute()
+        except BaseException as error:
+            cause = "".join(traceback.format_exception(error))
+            logger.error("Run %s: the analysis failed: %s", self.settings.run, error)
+            with contextlib.suppress(Exception):  # the first error must not be hidden
+                self._call("abort", who="analysis", cause=cause)
+            raise
+
+    def _execute(self) -> dict[str, Any]:
+        settings = self.settings
+        self._call("open", settings=settings.to_dict())
+        function = load_analysis(settings.analysis)
+        connect = settings.deadlines["connect"]
+        self._call("receivers", n=settings.n_receivers, timeout=connect)
+        specs = settings.array_specs() or self._described(connect)
+        self.arrays = external_arrays(
+            specs, run=settings.run, n_receivers=settings.n_receivers, chunks=settings.chunks
+        )
+        parameters = dict(settings.parameters)
+        if "run" in inspect.signature(function).parameters:
+            parameters["run"] = self
+        returned = function(_Offered(self.arrays), **parameters)
+        if self.contract is None:
+            self.commit(returned)
+        return self._finish()
+
+    def _finish(self) -> dict[str, Any]:
+        """Collect what the analysis promised, keep what is complete, then say what failed."""
+        values: dict[str, Any] = dict(self._constants)
+        errors: dict[str, BaseException] = {}
+        names = {future.key: name for name, future in self._futures.items()}
+        for future in as_completed(list(self._futures.values()), raise_errors=False):
+            name = names[future.key]
+            error = future.exception()
+            if error is not None:
+                errors[name] = error
+                if not isinstance(error, (ExternalTaskError, SimulationLost)):
+                    self._call("abort", who="analysis", cause=f"result {name!r}: {error!r}")
+            elif name not in self._stored:
+                values[name] = future.result()
+        if values:
+            self._store.write(values)
+        self._call("results_done")
+        if errors:
+            name, error = next(iter(errors.items()))
+            kept = ", ".join(sorted(set(values) - set(self._constants))) or "none"
+            error.add_note(
+                f"{len(errors)} of {len(self._futures)} results are missing, {name!r} first; "
+                f"results kept in {self._store.path}: {kept}"
+            )
+            raise error
+        return {
+            "results": str(self._store.path),
+            "variables": self._store.summary(),
+            "contract": self.contract.table() if self.contract else [],
+        }
+
+    def _described(self, timeout: float) -> list[Any]:
+        described = self._call("described", timeout=timeout)
+        return RunSettings.specs_from(described)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        return call(self.client, method, self.settings.run, **arguments)
+
+
+class _Offered(dict[str, ExternalArray]):
+    """The arrays on offer; a wrong name says what there is."""
+
+    def __missing__(self, name: str) -> ExternalArray:
+        raise ContractError(
+            f"the analysis asks for array {name!r}, which the simulation does not offer; "
+            f"it offers {', '.join(sorted(self)) or 'nothing'}"
+        )
+
+
+@contextlib.contextmanager
+def _client() -> Iterator[Client]:
+    """The client of the surrounding task (its thread is given back to the pool), or the current."""
+    try:
+        from distributed import get_worker
+
+        get_worker()
+    except ValueError:
+        yield get_client()
+    else:
+        with worker_client() as client:
+            yield client
+
+
+def _encode(value: Any) -> bytes:
+    """Feedback travels as raw little-endian numbers, which C can read; nothing is pickled."""
+    return b""

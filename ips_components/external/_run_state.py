@@ -1,0 +1,207 @@
+"""Live state of one coupled run, without any Dask: who takes part, how far it is, what failed.
+
+The scheduler plugin feeds events in (:mod:`._coordinator`); everything that people read
+afterwards (progress, live page, report, ledger) comes out of :meth:`RunState.record`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ips_components.external._ledger import Ledger
+
+#: Phases of a run, in order.  ``failed`` and ``ended`` are final.
+PHASES = ("open", "contracted", "running", "ended", "failed")
+
+#: Samples kept for the report; older ones are thinned out by a factor of two.
+MAX_SAMPLES = 4096
+
+
+@dataclass(slots=True)
+class Step:
+    """Times of one published step, in seconds since the epoch."""
+
+    first_put: float
+    complete: float | None = None
+    analysed: float | None = None
+    ranks: set[int] = field(default_factory=set)
+    waited: dict[int, float] = field(default_factory=dict)
+
+    def to_json(self, step: int) -> dict[str, Any]:
+        waited = list(self.waited.values()) or [0.0]
+        return {
+            "step": step,
+            "first_put": self.first_put,
+            "complete": self.complete,
+            "analysed": self.analysed,
+            "waited": {"max": max(waited), "mean": sum(waited) / len(waited)},
+        }
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that went wrong: when, who, what and why."""
+
+    t: float
+    who: str
+    what: str
+    cause: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"t": self.t, "who": self.who, "what": self.what, "cause": self.cause}
+
+
+class RunState:
+    """What the coordinator knows of one run.
+
+    Parameters
+    ----------
+    run : str
+        The run id.
+    clock : callable, optional
+        Seconds since the epoch; tests pass their own.
+    """
+
+    def __init__(self, run: str, clock: Any = time.time) -> None:
+        self.run = run
+        self.clock = clock
+        self.phase = "open"
+        self.started = clock()
+        self.ended: float | None = None
+        self.attempts = 0
+        self.endpoints: dict[int, dict[str, Any]] = {}
+        self.n_ranks: int | None = None
+        self.ranks: dict[int, dict[str, Any]] = {}
+        self.byes: dict[int, str] = {}
+        self.lost_ranks: dict[int, str] = {}
+        self.described: list[dict[str, Any]] | None = None
+        self.ledger = Ledger()
+        self.steps: dict[int, Step] = {}
+        self.waited: dict[int, float] = {}
+        self.last_step: dict[int, int] = {}
+        self.samples: deque[dict[str, Any]] = deque()
+        self.faults: list[Fault] = []
+        self.stop_reason: str | None = None
+        self.feedback: list[dict[str, Any]] = []
+
+    # -- events -----------------------------------------------------------------------
+
+    def hello(self, rank: int, info: Mapping[str, Any]) -> None:
+        self.n_ranks = int(info["size"])
+        self.ranks.setdefault(rank, {}).update(
+            {key: info[key] for key in ("host", "pid") if key in info}
+        )
+
+    def step_end(self, rank: int, step: int, waited: float, counters: Mapping[str, Any]) -> None:
+        """A rank has put everything of ``step``; ``waited`` is its total so far in seconds."""
+        now = self.clock()
+        entry = self.steps.setdefault(step, Step(first_put=now))
+        entry.ranks.add(rank)
+        entry.waited[rank] = waited - self.waited.get(rank, 0.0)
+        self.waited[rank] = waited
+        self.last_step[rank] = max(step, self.last_step.get(rank, step))
+        if self.n_ranks is not None and len(entry.ranks) == self.n_ranks:
+            entry.complete = now
+        self.ledger.update(rank, counters)
+
+    def bye(self, rank: int, status: str, counters: Mapping[str, Any], waited: float) -> None:
+        self.byes[rank] = status
+        self.waited[rank] = waited
+        self.ledger.update(rank, counters, final=True)
+
+    def rank_lost(self, rank: int, why: str) -> bool:
+        """Note the death of a rank; False when it is no news or the rank had said goodbye."""
+        if rank in self.byes or rank in self.lost_ranks:
+            return False
+        self.lost_ranks[rank] = why
+        self.ledger.write_off(rank)
+        self.fault(f"rank {rank}", "lost", why)
+        return True
+
+    def analysed(self, step: int) -> None:
+        entry = self.steps.get(step)
+        if entry is not None:
+            entry.analysed = self.clock()
+
+    def sample(self, sample: dict[str, Any]) -> None:
+        self.samples.append({"t": self.clock(), **sample})
+        if len(self.samples) > MAX_SAMPLES:
+            self.samples = deque(list(self.samples)[::2])
+
+    def fault(self, who: str, what: str, cause: str) -> None:
+        self.faults.append(Fault(self.clock(), who, what, cause))
+
+    def fail(self, who: str, what: str, cause: str) -> None:
+        """The run cannot succeed any more; the first cause is kept."""
+        self.fault(who, what, cause)
+        if self.phase != "failed":
+            self.phase = "failed"
+            self.ended = self.clock()
+
+    def end(self) -> None:
+        if self.phase not in ("failed", "ended"):
+            self.phase = "ended"
+            self.ended = self.clock()
+
+    # -- questions --------------------------------------------------------------------
+
+    @property
+    def simulation_over(self) -> bool:
+        """All ranks have said goodbye or are lost."""
+        return self.n_ranks is not None and len(self.byes) + len(self.lost_ranks) >= self.n_ranks
+
+    @property
+    def simulation_clean(self) -> bool:
+        return (
+            self.simulation_over
+            and all(status == "ok" for status in self.byes.values())
+            and (not self.lost_ranks)
+        )
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that all ranks have put."""
+        return sum(step.complete is not None for step in self.steps.values())
+
+    def ending(self, n_steps: int | None) -> str:
+        """``ended at step k of n``, as the errors of the remaining tasks say it."""
+        last = max(self.last_step.values(), default=None)
+        reached = "before its first step" if last is None else f"at step {last}"
+        of = "" if n_steps is None else f" of {n_steps}"
+        return f"simulation ended {reached}{of}"
+
+    def progress(self) -> dict[str, Any]:
+        """A few numbers for a progress line; cheap."""
+        accounts = self.ledger.accounts()
+        return {
+            "phase": self.phase,
+            "steps": self.steps_done,
+            "ranks": len(self.ranks),
+            "produced": sum(a.bytes["produced"] for a in accounts.values()),
+            "delivered": sum(a.bytes["delivered"] for a in accounts.values()),
+            "skipped": sum(a.bytes["skipped"] for a in accounts.values()),
+            "waited": max(self.waited.values(), default=0.0),
+            "faults": len(self.faults),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The coordinator's part of ``run.json``."""
+        return {
+            "run": self.run,
+            "phase": self.phase,
+            "started": self.started,
+            "ended": self.ended,
+            "workers": [self.endpoints[o] for o in sorted(self.endpoints)],
+            "ranks": [{"rank": rank, **self.ranks[rank]} for rank in sorted(self.ranks)],
+            "byes": {str(rank): status for rank, status in sorted(self.byes.items())},
+            "ledger": self.ledger.to_json(),
+            "steps": [self.steps[step].to_json(step) for step in sorted(self.steps)],
+            "waited": {"per_rank": [self.waited[rank] for rank in sorted(self.waited)]},
+            "samples": list(self.samples),
+            "faults": [fault.to_json() for fault in self.faults],
+            "stop_reason": self.stop_reason,
+        }
