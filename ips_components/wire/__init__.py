@@ -1,1 +1,1 @@
-
+"""What both ends speak: messages, frames, connection states and the contact file."""

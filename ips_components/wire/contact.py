@@ -1,0 +1,204 @@
+"""The contact file: where the receivers of a run are, and the secret that opens them.
+
+It is written by the analytics side and read by rank 0 (and by nobody else): mode 0600, replaced
+atomically, checked for owner, mode, format and version before a word of it is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from ips_components.errors import ContactError
+
+FORMAT = "ips-components-contact"
+VERSION = 1
+ENVIRONMENT = "IPS_COMPONENTS_CONTACT"
+MAX_BYTES = 16 << 20
+
+DEADLINES: Mapping[str, float] = {"connect": 10.0, "contract": 60.0, "step": 300.0, "drain": 60.0}
+"""Default deadlines, in seconds."""
+
+OPTIONS: Mapping[str, Any] = {
+    "lanes": ["shm", "tcp"],
+    "replay_steps": 1,
+    "replay_bytes": 1 << 30,
+    "on_analytics_loss": "continue",
+}
+"""Default options of the bridge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A receiver's address.
+
+    Parameters
+    ----------
+    ordinal
+        Number of the receiver in placements.
+    host, port
+        TCP address.
+    unix
+        Name of the Unix socket: ``@name`` in the abstract namespace, else a path; empty for none.
+    hostname, boot
+        Identity of the machine (host name and the kernel's boot id): a rank with the same
+        identity is on the same node and may use shared memory.
+    pid
+        Process that listens.
+    """
+
+    ordinal: int
+    host: str
+    port: int
+    unix: str = ""
+    hostname: str = ""
+    boot: str = ""
+    pid: int = 0
+
+    @property
+    def local(self) -> bool:
+        """Whether this process runs on the same machine, as booted now."""
+        return bool(self.boot) and (self.hostname, self.boot) == host_identity()
+
+    def __str__(self) -> str:
+        return f"receiver {self.ordinal} at {self.host}:{self.port} (process {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What rank 0 must know to reach the analytics side of a run."""
+
+    run: str
+    token: str = field(repr=False)
+    endpoints: tuple[Endpoint, ...]
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.run or len(self.run.encode()) > 64:
+            raise ContactError(f"a run id must have 1 to 64 bytes, got {self.run!r}")
+        try:
+            length = len(bytes.fromhex(self.token))
+        except ValueError:
+            length = -1
+        if length != 32:
+            raise ContactError("a token must be 64 hexadecimal digits")
+        object.__setattr__(self, "deadlines", {**DEADLINES, **self.deadlines})
+        object.__setattr__(self, "options", {**OPTIONS, **self.options})
+
+    @property
+    def secret(self) -> bytes:
+        """The token's 32 bytes."""
+        return bytes.fromhex(self.token)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "run": self.run,
+            "token": self.token,
+            "endpoints": [asdict(endpoint) for endpoint in self.endpoints],
+            "deadlines": dict(self.deadlines),
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, where: str = "contact") -> Self:
+        """Check and return the content of a file."""
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ContactError(f"{where} is not a contact file of IPS components")
+        if content.get("version") != VERSION:
+            raise ContactError(
+                f"{where} has version {content.get('version')!r}, this bridge reads {VERSION}: "
+                "install the same release of ips_components on both sides"
+            )
+        known = Endpoint.__dataclass_fields__
+        try:
+            return cls(
+                run=content["run"],
+                token=content["token"],
+                endpoints=tuple(
+                    Endpoint(**{k: v for k, v in one.items() if k in known})
+                    for one in content["endpoints"]
+                ),
+                deadlines={k: float(v) for k, v in content.get("deadlines", {}).items()},
+                options=dict(content.get("options", {})),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ContactError(f"{where} is damaged: {error!r}") from error
+
+
+def new_token() -> str:
+    """Return a fresh token: 32 random bytes as hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+@cache
+def host_identity() -> tuple[str, str]:
+    """Return host name and boot id of this machine; the boot id is empty where there is none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return socket.gethostname(), boot
+
+
+def write(path: str | os.PathLike[str], contact: Contact) -> None:
+    """Write the contact file: readers see the old one, or none, or the complete new one."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # is 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(contact.to_json(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> Contact:
+    """Read and check a contact file.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none (yet).
+    ContactError
+        When it belongs to somebody else, can be read by others, or is not what it should be.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ContactError(f"contact file {path} is not a regular file")
+        if status.st_uid != os.geteuid():
+            raise ContactError(
+                f"contact file {path} belongs to user {status.st_uid}, this process is user "
+                f"{os.geteuid()}: it is not trusted"
+            )
+        if status.st_mode & 0o077:
+            raise ContactError(
+                f"contact file {path} has mode {stat.S_IMODE(status.st_mode):04o}, expected 0600: "
+                "its token may be known to others; start the run anew"
+            )
+        if status.st_size > MAX_BYTES:
+            raise ContactError(f"contact file {path} has {status.st_size} bytes, too many")
+        try:
+            content = json.loads(file.read(MAX_BYTES))
+        except ValueError as error:
+            raise ContactError(f"contact file {path} is damaged: {error}") from error
+    return Contact.from_json(content, f"contact file {path}")

@@ -1,0 +1,125 @@
+"""Frames: a header of 32 bytes, a bounded body, raw cells. See `messages` for the layout."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from ips_components.errors import ProtocolError
+from ips_components.wire.messages import BY_OP, VERSION, Message, Piece
+
+MAGIC = b"IPSc"
+HEADER = struct.Struct("<4sBBHQIIQ")
+HEADER_BYTES = HEADER.size
+MAX_DATA = 1 << 40
+
+
+class Header(NamedTuple):
+    """The checked head of a frame."""
+
+    op: int
+    flags: int
+    seq: int
+    body: int
+    array: int
+    data: int
+
+
+def pack(message: Message, data: int = 0) -> bytes:
+    """Return header and body of a message; ``data`` bytes of raw cells will follow.
+
+    Examples
+    --------
+    >>> from ips_components.wire.messages import Ack
+    >>> frame = pack(Ack(seq=7))
+    >>> frame[:4], frame[5], len(frame)
+    (b'IPSc', 36, 40)
+    """
+    body = message.pack()
+    names = message.HEADER_FIELDS
+    flags = getattr(message, "flags", 0) if "flags" in names else 0
+    seq = getattr(message, "seq", 0) if "seq" in names else 0
+    array = getattr(message, "array", 0) if "array" in names else 0
+    return HEADER.pack(MAGIC, VERSION, message.OP, flags, seq, len(body), array, data) + body
+
+
+def parse_header(buffer: memoryview | bytes, offset: int = 0) -> Header:
+    """Return the header at an offset of a buffer.
+
+    Raises
+    ------
+    ProtocolError
+        Not a frame of this protocol and version, or longer than such a message may be.
+    """
+    magic, version, op, flags, seq, body, array, data = HEADER.unpack_from(buffer, offset)
+    if magic != MAGIC:
+        raise ProtocolError(f"a frame must begin with {MAGIC!r}, got {magic!r}")
+    if version != VERSION:
+        raise ProtocolError(
+            f"the peer speaks version {version} of the protocol, this side {VERSION}: "
+            "install the same release of ips_components on both sides"
+        )
+    kind = BY_OP.get(op)
+    if kind is None:
+        raise ProtocolError(f"unknown message {op}")
+    if body > kind.MAX_BODY:
+        raise ProtocolError(f"{kind.__name__}: body of {body} bytes, at most {kind.MAX_BODY}")
+    if data and (kind is not Piece or data > MAX_DATA):
+        raise ProtocolError(f"{kind.__name__}: {data} bytes of cells are not allowed")
+    return Header(op, flags, seq, body, array, data)
+
+
+def parse(header: Header, body: memoryview) -> Message:
+    """Return the message of a header and its body.
+
+    Raises
+    ------
+    ProtocolError
+        When the body is shorter than its message, or its values are impossible.
+    """
+    kind = BY_OP[header.op]
+    try:
+        message = kind.parse(body)
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
+        raise ProtocolError(f"{kind.__name__}: damaged body of {len(body)} bytes") from error
+    for name in kind.HEADER_FIELDS:
+        object.__setattr__(message, name, getattr(header, name))
+    return message
+
+
+class Decoder:
+    """Bytes in, messages out; for the side that receives control messages only.
+
+    Examples
+    --------
+    >>> from ips_components.wire.messages import Ack, Ping
+    >>> frames = pack(Ack(seq=7)) + pack(Ping())
+    >>> decoder = Decoder()
+    >>> decoder.feed(frames[:50]), decoder.feed(frames[50:])
+    ([Ack(seq=7)], [Ping()])
+    """
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, received: bytes | memoryview) -> list[Message]:
+        """Take some bytes and return the messages that are now complete."""
+        buffer = self._buffer
+        buffer += received
+        messages = []
+        at = 0
+        with memoryview(buffer) as view:
+            while len(buffer) - at >= HEADER_BYTES:
+                header = parse_header(view, at)
+                if header.data:
+                    raise ProtocolError("raw cells were sent to a rank")
+                end = at + HEADER_BYTES + header.body
+                if end > len(buffer):
+                    break
+                with view[at + HEADER_BYTES : end] as body:
+                    messages.append(parse(header, body))
+                at = end
+        del buffer[:at]
+        return messages

@@ -1,0 +1,135 @@
+"""Who may say what, and when: the connection's states of both sides as tables, without I/O.
+
+A side calls `Connection.received` for every message that arrives, before it acts on it. What is
+not in the table is a `ProtocolError` that tells the connection's story so far.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from enum import Enum, auto
+from typing import TypeAlias
+
+from ips_components.errors import ProtocolError
+from ips_components.wire import messages as m
+
+Message: TypeAlias = type[m.Message]
+
+
+class State(Enum):
+    """Where a connection stands."""
+
+    HELLO = auto()  # the receiver waits for a hello
+    WELCOME = auto()  # the rank waits for the answer to its hello
+    OPEN = auto()
+    LEAVING = auto()  # the bye was said
+    CLOSED = auto()
+
+
+Table: TypeAlias = dict[tuple[State, Message], State]
+
+RECEIVER: Table = {
+    (State.HELLO, m.Hello): State.OPEN,
+    **{
+        (State.OPEN, kind): State.OPEN
+        for kind in (
+            m.Piece,
+            m.Rows,
+            m.StepEnd,
+            m.Want,
+            m.Dropped,
+            m.Gone,
+            m.Slot,
+            m.SlotDrop,
+            m.Ping,
+        )
+    },
+    (State.OPEN, m.Bye): State.LEAVING,
+    (State.LEAVING, m.Ping): State.LEAVING,
+}
+"""What a receiver accepts from a rank."""
+
+_TO_RANK: tuple[Message, ...] = (
+    m.ContractIs,
+    m.Credit,
+    m.Resend,
+    m.Ack,
+    m.Release,
+    m.PlacementIs,
+    m.Feedback,
+    m.Fault,
+    m.Stop,
+    m.Ping,
+)
+
+RANK: Table = {
+    (State.WELCOME, m.Welcome): State.OPEN,
+    (State.WELCOME, m.Refused): State.CLOSED,
+    **{(state, kind): state for state in (State.OPEN, State.LEAVING) for kind in _TO_RANK},
+    (State.OPEN, m.Refused): State.CLOSED,
+    (State.LEAVING, m.ByeAck): State.CLOSED,
+}
+"""What a rank accepts from a receiver."""
+
+
+class Connection:
+    """One connection's state, moved by what is received.
+
+    Examples
+    --------
+    >>> connection = Connection.of_rank()
+    >>> connection.received(m.Welcome())
+    >>> connection.state
+    <State.OPEN: 3>
+    """
+
+    __slots__ = ("_story", "_table", "state")
+
+    def __init__(self, table: Table, state: State) -> None:
+        self._table = table
+        self._story: deque[str] = deque(maxlen=8)
+        self.state = state
+
+    @classmethod
+    def of_receiver(cls) -> Connection:
+        """Return the receiver's side, waiting for a hello."""
+        return cls(RECEIVER, State.HELLO)
+
+    @classmethod
+    def of_rank(cls) -> Connection:
+        """Return the rank's side, its hello being sent."""
+        return cls(RANK, State.WELCOME)
+
+    def received(self, message: m.Message) -> None:
+        """Move by a received message, or refuse it."""
+        kind = type(message)
+        state = self._table.get((self.state, kind))
+        if state is None:
+            story = ", ".join(self._story) or "nothing"
+            raise ProtocolError(
+                f"{kind.__name__} is not allowed in state {self.state.name}; before it: {story}"
+            )
+        if state is not self.state or kind not in (m.Piece, m.Ping):
+            self._story.append(kind.__name__)
+        self.state = state
+
+    def leave(self) -> None:
+        """Note that this side has said bye."""
+        self.state = State.LEAVING
+
+
+def check_hello(hello: m.Hello, token: bytes, run: str) -> None:
+    """Refuse a rank that does not know the run's token, or means another run.
+
+    Raises
+    ------
+    ProtocolError
+    """
+    # The token first, in constant time: a stranger learns nothing else.
+    if not hmac.compare_digest(hello.token, token):
+        raise ProtocolError("a hello with a wrong token")
+    if hello.run != run:
+        raise ProtocolError(
+            f"rank {hello.rank} belongs to run {hello.run!r}, this receiver to {run!r}"
+        )

@@ -1,0 +1,63 @@
+"""Python values in feedback messages: numbers and arrays as raw cells, all else as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from ips_components.errors import ProtocolError
+from ips_components.wire.messages import Feedback
+
+FLOAT, INTEGER, TEXT, JSON = range(4)
+_DTYPES = {FLOAT: np.dtype("<f8"), INTEGER: np.dtype("<i8")}
+
+
+def encode(name: str, step: int, value: Any) -> Feedback:
+    """Return the message that carries a value.
+
+    Parameters
+    ----------
+    name
+        What the simulation asks for.
+    step
+        Step from which the value holds.
+    value
+        A number, an array of numbers, a text, or anything that JSON can express.
+
+    Examples
+    --------
+    >>> decode(encode("gain", 3, 0.5)), decode(encode("mode", 3, "fast"))
+    (0.5, 'fast')
+    """
+    if isinstance(value, str):
+        return Feedback(name, step, TEXT, (), value.encode())
+    array = np.asarray(value) if not isinstance(value, (dict, list, tuple)) else None
+    if array is not None and array.dtype.kind in "biuf" and array.ndim < 16:
+        kind = FLOAT if array.dtype.kind == "f" else INTEGER
+        cells = np.ascontiguousarray(array, dtype=_DTYPES[kind])
+        return Feedback(name, step, kind, array.shape, cells.tobytes())
+    try:
+        text = json.dumps(value)
+    except TypeError as error:
+        raise ProtocolError(
+            f"feedback {name!r}: a value must be numbers, text or JSON, got {type(value)}"
+        ) from error
+    return Feedback(name, step, JSON, (), text.encode())
+
+
+def decode(message: Feedback) -> Any:
+    """Return the value of a message: float, int, array, str, or what the JSON says."""
+    if message.kind == TEXT:
+        return message.data.decode()
+    if message.kind == JSON:
+        return json.loads(message.data)
+    dtype = _DTYPES.get(message.kind)
+    if dtype is None:
+        raise ProtocolError(f"feedback {message.name!r} has unknown kind {message.kind}")
+    try:
+        array = np.frombuffer(message.data, dtype).reshape(message.shape)
+    except ValueError as error:
+        raise ProtocolError(f"feedback {message.name!r} is damaged: {error}") from error
+    return array.item() if array.ndim == 0 else array
