@@ -50,3 +50,15 @@ class ExternalTaskError(IPSComponentsError):
 
 class UnsupportedVersion(IPSComponentsError):
     """An installed package is outside the span of versions that this package supports."""
+
+
+class AnalysisError(IPSComponentsError, ValueError):
+    """An algorithm was given data or parameters that it cannot work with."""
+
+
+class NotFittedError(AnalysisError, AttributeError):
+    """A result of an estimator was asked for before any data were given to it."""
+
+
+class RecordError(IPSComponentsError):
+    """A run directory holds no readable run record, or the record breaks its schema."""

@@ -96,6 +96,14 @@ class Ledger:
                 accounts.setdefault(name, Account()).add(array)
         return accounts
 
+    def total(self, entry: str, unit: str = "bytes") -> int:
+        """One entry, summed over ranks and arrays."""
+        return sum(
+            int(array.get(unit, {}).get(entry, 0))
+            for counters in self._ranks.values()
+            for array in counters.values()
+        )
+
     def imbalances(self) -> list[str]:
         """One sentence for each array and unit that does not add up."""
         return [

@@ -28,6 +28,7 @@ class Step:
     first_put: float
     complete: float | None = None
     analysed: float | None = None
+    delivered: int | None = None  # bytes of the whole run when this step was complete
     ranks: set[int] = field(default_factory=set)
     waited: dict[int, float] = field(default_factory=dict)
 
@@ -38,6 +39,7 @@ class Step:
             "first_put": self.first_put,
             "complete": self.complete,
             "analysed": self.analysed,
+            "delivered": self.delivered,
             "waited": {"max": max(waited), "mean": sum(waited) / len(waited)},
         }
 
@@ -104,9 +106,10 @@ class RunState:
         entry.waited[rank] = waited - self.waited.get(rank, 0.0)
         self.waited[rank] = waited
         self.last_step[rank] = max(step, self.last_step.get(rank, step))
+        self.ledger.update(rank, counters)
         if self.n_ranks is not None and len(entry.ranks) == self.n_ranks:
             entry.complete = now
-        self.ledger.update(rank, counters)
+            entry.delivered = self.ledger.total("delivered")
 
     def bye(self, rank: int, status: str, counters: Mapping[str, Any], waited: float) -> None:
         self.byes[rank] = status
@@ -176,17 +179,25 @@ class RunState:
 
     def progress(self) -> dict[str, Any]:
         """A few numbers for a progress line; cheap."""
-        accounts = self.ledger.accounts()
         return {
+            "run": self.run,
             "phase": self.phase,
+            "t": self.clock(),
+            "started": self.started,
             "steps": self.steps_done,
+            "analysed": sum(step.analysed is not None for step in self.steps.values()),
             "ranks": len(self.ranks),
-            "produced": sum(a.bytes["produced"] for a in accounts.values()),
-            "delivered": sum(a.bytes["delivered"] for a in accounts.values()),
-            "skipped": sum(a.bytes["skipped"] for a in accounts.values()),
+            "produced": self.ledger.total("produced"),
+            "delivered": self.ledger.total("delivered"),
+            "skipped": self.ledger.total("skipped"),
             "waited": max(self.waited.values(), default=0.0),
             "faults": len(self.faults),
+            "workers": self.latest_samples(),
         }
+
+    def latest_samples(self) -> dict[str, dict[str, Any]]:
+        """The newest sample of every worker that has sent one, by address."""
+        return {sample["worker"]: sample for sample in self.samples if "worker" in sample}
 
     def record(self) -> dict[str, Any]:
         """The coordinator's part of ``run.json``."""
