@@ -1,1 +1,48 @@
+"""Pure geometry and agreements: which cell of which block goes where (stdlib and NumPy only)."""
 
+from ips_components.model.block import Block
+from ips_components.model.contract import ArrayContract, Contract, Policy
+from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.keys import array_name, chunk_key
+from ips_components.model.layout import ChunkLayout
+from ips_components.model.pieces import (
+    BlockPlan,
+    BlockPlans,
+    Piece,
+    RowPiece,
+    RowPlan,
+    part_of,
+    ranks_of,
+)
+from ips_components.model.placement import Placement, affinity, place, replace
+from ips_components.model.selection import Selection, cover, disjoint
+from ips_components.model.spec import OPEN_ENDED, ArraySpec, StepAxis
+
+__all__ = [
+    "OPEN_ENDED",
+    "ArrayContract",
+    "ArraySpec",
+    "Block",
+    "BlockPlan",
+    "BlockPlans",
+    "ChunkLayout",
+    "Contract",
+    "Decomposition",
+    "Piece",
+    "Placement",
+    "Policy",
+    "RowPiece",
+    "RowPlan",
+    "Selection",
+    "StepAxis",
+    "affinity",
+    "array_name",
+    "chunk_key",
+    "cover",
+    "dims_create",
+    "disjoint",
+    "part_of",
+    "place",
+    "ranks_of",
+    "replace",
+]
