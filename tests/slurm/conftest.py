@@ -61,14 +61,16 @@ def slurm(cluster: SlurmCluster) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def submit(slurm: SlurmCluster, tmp_path: Path):
-    """Return a function that submits a batch script of the repository for one IPS config."""
+    """Return a function that submits one IPS config from `tmp_path`, with its platform file."""
 
-    def submit(config: Path | str, *options: str, script: str, platform: Path | str, **env) -> Job:
+    def submit(
+        config: str, *options: str, platform: str = "platform/slurm.conf", **env: str
+    ) -> Job:
         return slurm.sbatch(
-            REPOSITORY / script,
+            REPOSITORY / "platform/slurm.sbatch",
             *options,
             cwd=tmp_path,
-            arguments=(str(config), str(platform)),
+            arguments=(config, platform),
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             **env,
         )
