@@ -1,0 +1,39 @@
+"""Everything that adapts ipsframework 0.8.1: to current Dask, and to the truth.
+
+Importing any component module of this package calls :func:`install`. A component of your own that
+does not derive from ours gets the same by two lines at the top of its module::
+
+    from ips_components import ips_compat
+
+    ips_compat.install()
+"""
+
+from ips_components.ips_compat import _component, _pool, _supervisor
+from ips_components.ips_compat._calls import wait_first
+from ips_components.ips_compat._component import tail
+from ips_components.ips_compat._ips import check_version
+from ips_components.ips_compat._pool import TaskPoolError
+
+__all__ = ["TaskPoolError", "check_version", "install", "tail", "wait_first"]
+
+_installed = False
+
+
+def install() -> None:
+    """Adapt ipsframework, and take care of the framework that is being built, if one is.
+
+    May be called any number of times. Within ``ips.py``, the first call also checks the config and
+    platform files and ends the process when they cannot work.
+
+    Raises
+    ------
+    UnsupportedVersion
+        When the installed ipsframework is outside the supported span.
+    """
+    global _installed
+    if not _installed:
+        check_version()
+        _component.install()
+        _pool.install()
+        _installed = True
+    _supervisor.attach()

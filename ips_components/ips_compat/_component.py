@@ -1,0 +1,146 @@
+"""What changes inside the process of a component: it cannot be orphaned, nor orphan its tasks.
+
+Every task goes through :mod:`~ips_components.ips_compat.guard`; an answer that cannot be pickled
+reaches the framework as a failure that says so, instead of getting lost in a queue.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ips_components.errors import IPSComponentsError
+from ips_components.ips_compat import guard
+from ips_components.ips_compat._ips import Component, Message, MethodResult, ServicesProxy
+
+GUARD = Path(guard.__file__).resolve()
+
+
+def guard_command(*options: str) -> list[str]:
+    """Beginning of a command line that runs what follows under a guard."""
+    return [sys.executable, "-I", "-S", str(GUARD), *options, "--"]
+
+
+class GuardedProcess:
+    """A task's process as IPS sees it, where ``kill`` takes the whole task and not its guard only."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def kill(self) -> None:
+        """End the task at once, with all that descends from it."""
+        self._process.send_signal(signal.SIGQUIT)
+        try:
+            self._process.wait(guard.GRACE + 6.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
+def describe(error: object) -> str:
+    """An exception in words: its type unless the message says it all, and what it came from."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, BaseException):
+        if type(error) not in (Exception, RuntimeError) and not isinstance(
+            error, IPSComponentsError
+        ):
+            text = f"{type(error).__name__}: {text}"
+        if error.__cause__ is not None and str(error.__cause__) not in text:
+            text = f"{text} (from {describe(error.__cause__)})"
+    return text
+
+
+class HonestQueue:
+    """The queue to the framework, for a component: every answer put into it arrives.
+
+    ``multiprocessing`` pickles in a thread of its own and drops what it cannot pickle; the framework
+    drops what it cannot unpickle. Either way the caller would wait for ever.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def put(self, message: Any) -> None:
+        """Queue *message*; an answer that would get lost becomes a failure with its text."""
+        if isinstance(message, MethodResult):
+            try:
+                pickle.loads(pickle.dumps(message.args))  # noqa: S301 - our own bytes
+            except Exception as error:
+                (value,) = message.args
+                if message.status == Message.FAILURE:
+                    text = describe(value)
+                else:
+                    text = f"returned a {type(value).__name__} which cannot be pickled: {error}"
+                message.status = Message.FAILURE
+                message.args = (RuntimeError(text),)
+        self._queue.put(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+def _leave(signum: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def _prepare_process(component: Component) -> None:
+    """First thing in a component's process: tie its life to the framework's."""
+    guard.die_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # the framework died before the kernel was asked to tell
+    # Ctrl-C reaches the whole foreground group; the framework alone answers it, and ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    component.services.fwk_in_q = HonestQueue(component.services.fwk_in_q)
+
+
+def install() -> None:
+    """Change ipsframework's classes for all components that are created from now on."""
+    run, launch = Component.__run__, ServicesProxy._launch_task
+    send_event = ServicesProxy._send_monitor_event
+
+    @wraps(run)
+    def __run__(self: Component) -> None:
+        _prepare_process(self)
+        run(self)
+
+    @wraps(launch)
+    def _launch_task(
+        self: ServicesProxy, nproc: int, working_dir: str, task_id: int, command: str, *rest: Any
+    ) -> int:
+        guarded = " ".join([*guard_command("--parent", str(os.getpid())), command])
+        launched: int = launch(self, nproc, working_dir, task_id, guarded, *rest)
+        task = self.task_map[launched]
+        self.task_map[launched] = task._replace(
+            process=GuardedProcess(task.process), command=command
+        )
+        return launched
+
+    @wraps(send_event)
+    def _send_monitor_event(
+        self: ServicesProxy, eventType: str = "", comment: str = "", **keywords: Any
+    ) -> None:
+        # The portal's log is read line by line: a comment of several lines ends the portal bridge.
+        send_event(self, eventType, " ".join(comment.splitlines()), **keywords)
+
+    Component.__run__ = __run__
+    ServicesProxy._send_monitor_event = _send_monitor_event
+    ServicesProxy._launch_task = _launch_task
+
+
+def tail(path: os.PathLike[str] | str, lines: int = 8) -> str:
+    """Last lines of a log file, for an error message; "" when there are none."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+        text = file.read().decode(errors="replace").strip()
+        return "\n".join(text.splitlines()[-lines:])
+    return ""

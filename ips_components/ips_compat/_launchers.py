@@ -1,0 +1,111 @@
+"""The two executables that IPS looks for and that Dask no longer has.
+
+``dask-scheduler`` and ``dask-worker`` left distributed in 2026.6.0. In their place small scripts are
+written into the directory from which a pool is submitted, which every node of the job can see.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ips_components.ips_compat import guard
+from ips_components.ips_compat._component import guard_command
+
+DIRECTORY = ".ips_components"
+"""Where launchers and logs of a pool are, below the working directory of its component."""
+
+_SCRIPT = """\
+#!/bin/sh
+# Written by ips_components for one task pool of IPS: distributed has no such executable any more.
+log={directory}/{name}.$(hostname).$$.log
+scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
+exec 2>>"$log"
+exec {guard} --parent "$PPID" --scratch "$scratch" -- \\
+    {python} -m {module} "$@" {extra}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Launchers:
+    """Paths of a pool's two executables, and of the logs that they write."""
+
+    scheduler: Path
+    worker: Path
+    shifter: Path | str = ""
+
+    def logs(self) -> list[Path]:
+        """Logs that exist, the last written one last."""
+        found = self.scheduler.parent.glob("*.log")
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def _write(directory: Path, name: str, template: str, **words: str) -> Path:
+    script = directory / name
+    *guarded, _ = guard_command()
+    draft = directory / f"{name}.{os.getpid()}.draft"
+    draft.write_text(
+        template.format(
+            directory=shlex.quote(str(directory)),
+            name=name,
+            mark="{" + guard.MARK + ":-none}",
+            guard=shlex.join(guarded),
+            python=shlex.quote(sys.executable),
+            **words,
+        )
+    )
+    draft.chmod(0o755)
+    draft.replace(script)  # a pool that was submitted before may be reading it
+    return script
+
+
+def write_launchers(
+    work: Path,
+    pool: str,
+    workers_per_node: int = 1,
+    scheduler_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+    shifter: str | None = None,
+) -> Launchers:
+    """Write the executables of one pool.
+
+    Parameters
+    ----------
+    work
+        The working directory of the component that submits the pool.
+    pool
+        Name of the pool.
+    workers_per_node
+        Dask workers to start where IPS starts one.
+    scheduler_options, worker_options
+        Further words for the command lines.
+    shifter
+        Path of the command that runs another one in a container, where there is one.
+    """
+    directory = work / DIRECTORY / "".join(c if c.isalnum() else "_" for c in pool)
+    directory.mkdir(parents=True, exist_ok=True)
+    for log in directory.glob("*.log"):
+        log.unlink(missing_ok=True)
+    # The last one of an option that is given twice holds: IPS itself says --nworkers 1.
+    workers = f'--nworkers {workers_per_node} --local-directory "$scratch" '
+    return Launchers(
+        scheduler=_write(
+            directory,
+            "dask-scheduler",
+            _SCRIPT,
+            module="distributed.cli.dask_scheduler",
+            extra=shlex.join(scheduler_options),
+        ),
+        worker=_write(
+            directory,
+            "dask-worker",
+            _SCRIPT,
+            module="distributed.cli.dask_worker",
+            extra=workers + shlex.join(worker_options),
+        ),
+        shifter=(
+            _write(directory, "shifter", _SHIFTER, shifter=shlex.quote(shifter)) if shifter else ""
+        ),
+    )

@@ -1,0 +1,355 @@
+"""Task pools of IPS on current distributed: started, watched, gathered and ended without a trace."""
+
+import contextlib
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ips_components.errors import IPSComponentsError
+from ips_components.ips_compat import guard
+from ips_components.ips_compat._component import describe, tail
+from ips_components.ips_compat._ips import Component, ServicesProxy
+from ips_components.ips_compat._launchers import Launchers, write_launchers
+
+_CONNECT_TIME_OUT = 300.0
+_SHUTDOWN_TIME_OUT = 20.0
+_LOOK = 0.25
+
+
+class TaskPoolError(IPSComponentsError):
+    """Tasks of a pool failed, or the pool itself did.
+
+    Attributes
+    ----------
+    results : dict
+        Exit statuses of the tasks that ended well, by name.
+    failures : dict
+        Exceptions of the tasks that did not, by name.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        results: dict[str, Any] | None = None,
+        failures: dict[str, BaseException] | None = None,
+    ) -> None:
+        super().__init__(message, results or {}, failures or {})
+        self.results = results or {}
+        self.failures = failures or {}
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _connect(**options: Any) -> Any:
+    """Make the client that IPS asks for, with the method that distributed has renamed."""
+    from distributed import Client
+
+    class PoolClient(Client):  # type: ignore[misc]
+        def register_worker_plugin(self, plugin: Any, name: str | None = None) -> Any:
+            return self.register_plugin(plugin, name=name)
+
+        def scheduler_info(self, n_workers: int = -1, **keywords: Any) -> Any:
+            # Some versions list five workers unless told otherwise; IPS wants all of them.
+            return super().scheduler_info(n_workers=n_workers, **keywords)
+
+    return PoolClient(**options)
+
+
+class _Health:
+    """Watches the processes of one pool, and ends them."""
+
+    def __init__(self, pool: Any, launchers: Launchers) -> None:
+        self.pool = pool
+        self.launchers = launchers
+
+    @property
+    def workers(self) -> Any:
+        """Process of the task that holds all workers, or None."""
+        task = self.pool.services.task_map.get(self.pool.dask_workers_tid)
+        return None if task is None else task.process
+
+    def trouble(self) -> str:
+        """What makes it pointless to wait any longer, or ""."""
+        pid = self.pool.dask_sched_pid
+        if pid is not None and not guard.started(pid):
+            return f"the Dask scheduler (pid {pid}) ended"
+        if self.workers is not None and self.workers.poll() is not None:
+            return f"all Dask workers ended, exit status {self.workers.returncode}"
+        return ""
+
+    def story(self) -> str:
+        """Last lines of the logs, to go with a message of trouble."""
+        return "".join(
+            f"\n--- last lines of {log}\n{text}"
+            for log in self.launchers.logs()[-2:]
+            if (text := tail(log))
+        )
+
+    def wait_for_scheduler(self, timeout: float) -> None:
+        """Wait for the file in which the scheduler tells its address."""
+        deadline = time.monotonic() + timeout
+        while not Path(self.pool.dask_file_name).exists():
+            trouble = self.trouble()
+            if not trouble and time.monotonic() > deadline:
+                trouble = f"the Dask scheduler told no address within {timeout:g} s"
+            if trouble:
+                name = self.pool.name
+                raise TaskPoolError(f"task pool {name!r}: {trouble}{self.story()}")
+            time.sleep(0.02)
+
+    def end_scheduler(self) -> None:
+        """Wait until the scheduler has ended, and see to it if it has not."""
+        pid = self.pool.dask_sched_pid
+        if pid is None:
+            return
+        for signum, patience in (
+            (0, 3.0),
+            (signal.SIGTERM, guard.GRACE + 6.0),
+            (signal.SIGKILL, 2),
+        ):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signum)
+            if _gone(pid, patience):
+                return
+
+    def end_workers(self) -> None:
+        """End the task that holds the workers, and give its cores back to IPS."""
+        process = self.workers
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(guard.GRACE + 8.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        self.pool.services.wait_task(self.pool.dask_workers_tid)
+
+    @contextlib.contextmanager
+    def bounded_shutdown(self) -> Iterator[None]:
+        """IPS waits without a deadline for the pool to shut down: lend it ours."""
+
+        def lose_patience() -> None:
+            with contextlib.suppress(OSError):
+                os.kill(self.pool.dask_sched_pid or 0, signal.SIGTERM)
+            process = self.workers
+            if process is not None:
+                process.terminate()
+
+        timer = threading.Timer(_SHUTDOWN_TIME_OUT, lose_patience)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _gone(pid: int, patience: float) -> bool:
+    """Whether a child has ended within so many seconds; its remains are collected."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+
+
+def close(pool: Any) -> None:
+    """End a pool whatever state it is in: tasks, workers, scheduler, client."""
+    health: _Health | None = pool.__dict__.pop("_ips_components_health", None)
+    if health is None:
+        return
+    client, pool.dask_client = pool.dask_client, None
+    if client is not None:
+        # The connection goes first: a client that sees its scheduler die has much to say about it.
+        with contextlib.suppress(Exception):
+            client.close(timeout=2)
+    health.end_workers()
+    health.end_scheduler()
+    with contextlib.suppress(OSError, TypeError):
+        Path(pool.dask_file_name).unlink(missing_ok=True)
+    pool.active_tasks, pool.futures = {}, []
+    pool.dask_file_name = pool.dask_workers_tid = pool.dask_sched_pid = None
+    pool.dask_pool, pool.serial_pool = False, True
+
+
+def _settled(pool: Any, health: _Health, connect_time_out: float) -> None:
+    """Wait until every task of the pool is done, or until it is clear that this will not happen."""
+    woken = threading.Event()
+    for future in pool.futures:
+        future.add_done_callback(lambda _: woken.set())
+    total, told = len(pool.futures), 0
+    deadline = time.monotonic() + connect_time_out
+    connected = False
+    while pending := [future for future in pool.futures if future.status == "pending"]:
+        done = total - len(pending)
+        if (done - told) * 10 >= total and total >= 20:
+            told = done
+            pool.services.info("task pool %s: %d of %d tasks done", pool.name, done, total)
+        trouble = health.trouble()
+        if not trouble and not connected:
+            connected = done > 0 or bool(pool.dask_client.scheduler_info()["workers"])
+            if not connected and time.monotonic() > deadline:
+                trouble = (
+                    f"no Dask worker came within {connect_time_out:g} s (CONNECT_TIME_OUT); are "
+                    "there free cores for them beside the tasks that run already?"
+                )
+        if trouble:
+            raise TaskPoolError(
+                f"task pool {pool.name!r}: {trouble}, while {len(pending)} of {total} tasks were "
+                f"not done{health.story()}"
+            )
+        woken.wait(_LOOK)
+        woken.clear()
+
+
+def _failed(pool: Any) -> dict[str, BaseException]:
+    """Exceptions of the tasks that failed; their futures are taken out of the pool."""
+    failures: dict[str, BaseException] = {}
+    succeeded = []
+    for name, future in zip(pool.active_tasks, pool.futures, strict=True):
+        if future.status == "finished":
+            succeeded.append(future)
+            continue
+        error = future.exception() if future.status == "error" else None
+        failures[name] = error or RuntimeError(f"the task was {future.status}")
+        pool.services._send_monitor_event(
+            "IPS_TASK_END", f"task_name = {name}, failed: {describe(failures[name])}", ok=False
+        )
+    pool.futures = succeeded
+    return failures
+
+
+def _parameter(pool: Any, name: str, default: float) -> float:
+    return float(pool.services.component_ref.config.get(name) or default)
+
+
+def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
+    """``submit_dask_tasks`` with executables that exist, and nothing left behind when it fails."""
+    if pool.__dict__.get("_ips_components_health") is not None:
+        raise TaskPoolError(
+            f"task pool {pool.name!r} is running on Dask already: get its finished tasks before "
+            "submitting more"
+        )
+    launchers = write_launchers(
+        Path.cwd(),
+        pool.name,
+        workers_per_node=int(_parameter(pool, "DASK_WORKERS_PER_NODE", 1)),
+        shifter=type(pool).shifter,
+    )
+    pool.dask_scheduler, pool.dask_worker = str(launchers.scheduler), str(launchers.worker)
+    pool.shifter = str(launchers.shifter)
+    pool.dask_client = None
+    health = pool._ips_components_health = _Health(pool, launchers)
+    time_out = _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT)
+
+    def connect(**options: Any) -> Any:
+        health.wait_for_scheduler(time_out)
+        return _connect(**options)
+
+    # IPS makes its client in the middle of the method; this one waits for the scheduler first.
+    pool.dask = SimpleNamespace(distributed=SimpleNamespace(Client=connect))
+    try:
+        submitted: int = original(pool, *args, **keywords)
+    except BaseException:
+        close(pool)
+        raise
+    return submitted
+
+
+def _finish(pool: Any, original: Any) -> dict[str, Any]:
+    """``get_dask_finished_tasks_status`` that ends, whatever happens to the pool."""
+    health: _Health = pool._ips_components_health
+    try:
+        _settled(pool, health, _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT))
+        failures = _failed(pool)
+        with health.bounded_shutdown():
+            scheduler = pool.dask_sched_pid
+            results: dict[str, Any] = original(pool)
+            pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
+    finally:
+        close(pool)
+    if failures:
+        name, first = next(iter(failures.items()))
+        raise TaskPoolError(
+            f"task pool {pool.name!r}: {len(failures)} of {len(failures) + len(results)} tasks "
+            f"failed, the first of them {name!r}: {describe(first)}",
+            results,
+            failures,
+        )
+    return results
+
+
+def _add(pool: Any, original: Any, name: str, nproc: int, cwd: str, binary: Any, *args: Any,
+         **keywords: Any) -> None:  # fmt: skip
+    """``add_task`` that takes a method of a component as it is.
+
+    Such a method drags its component along to the worker, and queues cannot travel: a copy of the
+    component, which IPS makes without them, goes instead.
+    """
+    owner = getattr(binary, "__self__", None)
+    if isinstance(owner, Component):
+        binary = getattr(copy.copy(owner), binary.__name__)
+    original(pool, name, nproc, cwd, binary, *args, **keywords)
+
+
+def _adapt(pool_class: Any) -> None:
+    """Change the class of task pools, once."""
+    import distributed
+
+    if "_ips_components_adapted" in pool_class.__dict__:
+        return
+    pool_class._ips_components_adapted = True
+    # IPS reads two things from what it thinks are packages: a Client and a version of digits.
+    release = distributed.__version__.partition("+")[0].split(".")[:3]
+    pool_class.dask = SimpleNamespace(distributed=SimpleNamespace(Client=_connect))
+    pool_class.distributed = SimpleNamespace(__version__=".".join(release))
+    pool_class.shifter = shutil.which("shifter")
+    replacements = {
+        "submit_dask_tasks": _submit,
+        "get_dask_finished_tasks_status": _finish,
+        "terminate_tasks": _terminate,
+        "add_task": _add,
+    }
+    for name, replacement in replacements.items():
+        original = getattr(pool_class, name)
+
+        def method(
+            self: Any, *args: Any, _new: Any = replacement, _old: Any = original, **keywords: Any
+        ) -> Any:
+            return _new(self, _old, *args, **keywords)
+
+        setattr(pool_class, name, wraps(original)(method))
+
+
+def _terminate(pool: Any, original: Any) -> None:
+    original(pool)
+    close(pool)
+
+
+def install() -> None:
+    """Make ``submit_tasks(use_dask=True)`` run on the installed distributed."""
+    create = ServicesProxy.create_task_pool
+
+    @wraps(create)
+    def create_task_pool(self: Any, task_pool_name: str) -> None:
+        # The class is looked up when a pool is made: whoever reloads IPS's modules has a new one.
+        _adapt(sys.modules[ServicesProxy.__module__].TaskPool)
+        create(self, task_pool_name)
+
+    ServicesProxy.create_task_pool = create_task_pool

@@ -1,0 +1,367 @@
+"""The framework process: it notices what fails, ends what it started, and tells the truth at exit.
+
+ipsframework 0.8.1 exits 0 whatever failed, waits for ever for a component that died, and leaves
+processes behind when it is killed. A :class:`Supervisor` is attached to a framework while that is
+being built, which is when IPS imports the first of our component modules. It watches the one queue
+through which everything passes, and the end of the process.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ips_components.ips_compat import guard
+from ips_components.ips_compat._component import GUARD, describe
+from ips_components.ips_compat._ips import (
+    BlockedMessage,
+    Framework,
+    Message,
+    MethodResult,
+    framework_main,
+)
+
+WAIT_ANY = "ips_components_wait_any"
+"""Name of the service that answers when the first of several calls has ended."""
+
+_TICK = 0.2
+_TERMINATION = 6.0
+_STOPPED_LIMIT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One call of a component's method that did not end well."""
+
+    component: str
+    method: str
+    error: object
+
+    def echoes(self, other: "Failure") -> bool:
+        """Whether this is *other* again, as it came back to a caller."""
+        first = str(other.error).strip()
+        return bool(first) and first in str(self.error)
+
+    def __str__(self) -> str:
+        where = f"component {self.component}, method {self.method}: " if self.component else ""
+        return where + " ".join(describe(self.error).split())
+
+
+class WatchedQueue:
+    """The framework's queue, read in slices of time so that somebody looks around in between."""
+
+    def __init__(self, inner: Any, supervisor: "Supervisor") -> None:
+        self._inner = inner
+        self._supervisor = supervisor
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Next message: a real one, or one made up for a component that cannot answer any more."""
+        if not block or timeout is not None:
+            return self._inner.get(block, timeout)
+        while True:
+            try:
+                message = self._inner.get(True, _TICK)
+            except queue.Empty:
+                message = self._supervisor.look_around()
+                if message is None:
+                    continue
+            self._supervisor.note(message)
+            return message
+
+    def put(self, message: Any) -> None:
+        """Pass on, for components."""
+        self._inner.put(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Supervisor:
+    """Watches one framework from its construction to its end.
+
+    Parameters
+    ----------
+    framework
+        The framework, built or being built.
+    exits
+        Whether the process is IPS's command line: then signals are answered, and a failed run ends
+        the process with a non-zero exit status. Otherwise :meth:`Framework.run` returns ``False``.
+    """
+
+    def __init__(self, framework: Framework, exits: bool) -> None:
+        self.framework = framework
+        self.exits = exits
+        self.failures: list[Failure] = []
+        self.fatal: list[Failure] = []
+        self.mark = secrets.token_hex(8)
+        self._pid = os.getpid()
+        self._callee: dict[int, tuple[Any, str]] = {}
+        self._stopped_since: dict[int, float] = {}
+        self._closed = False
+        self._signal = 0
+        self._janitor = self._start_janitor()
+
+    def attach(self) -> None:
+        """Take our place in the framework object; nothing of its class changes."""
+        framework = self.framework
+        framework.in_queue = WatchedQueue(framework.in_queue, self)
+        framework.register_service_handler([WAIT_ANY], self._wait_any)
+        init_call = framework.task_manager.init_call
+        terminate_sim = framework.config_manager.terminate_sim
+        run = framework.run
+
+        def noted_call(message: Any, manage_return: bool = True) -> int:
+            call_id: int = init_call(message, manage_return=manage_return)
+            self._callee[call_id] = (message.target_comp_id, message.args[0])
+            return call_id
+
+        def firm_terminate_sim(sim_name: str) -> None:
+            self._end_processes(framework.config_manager.sim_map[sim_name].process_list)
+            terminate_sim(sim_name)
+
+        framework.task_manager.init_call = noted_call
+        framework.config_manager.terminate_sim = firm_terminate_sim
+        framework.run = lambda: self._run(run)
+        atexit.register(self.close)
+        if self.exits and threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(signum, self._on_signal)
+
+    # --- what passes through the queue ------------------------------------------------------
+
+    def note(self, message: Any) -> None:
+        """Remember a failure that passes by."""
+        if not isinstance(message, MethodResult):
+            return
+        callee, method = self._callee.pop(message.call_id, (message.sender_id, "?"))
+        if message.status != Message.FAILURE:
+            return
+        failure = Failure(callee.class_name, method, message.args[0])
+        self.failures.append(failure)
+        # Only calls that the framework itself made decide on the run: a driver may cope with the
+        # failure of a component. The portal is a spectator.
+        if message.call_id not in self.framework.task_manager.outstanding_calls and (
+            callee.class_name != "PortalBridge"
+        ):
+            self.fatal.append(failure)
+
+    def look_around(self) -> Any:
+        """Called while nothing arrives: an answer in place of a dead component, or an old question.
+
+        Returns
+        -------
+        message or None
+            What the framework should treat as arrived.
+        """
+        for call_id, (callee, method) in list(self._callee.items()):
+            fate = self._fate(callee)
+            if fate:
+                error = RuntimeError(f"the component's process {fate} during {method}()")
+                return MethodResult(callee, None, call_id, Message.FAILURE, error)
+        for message in self.framework.blocked_messages:
+            if getattr(message, "target_method", "") == WAIT_ANY and self._is_due(message):
+                self.framework.blocked_messages.remove(message)
+                return message
+        return None
+
+    def _fate(self, callee: Any) -> str:
+        """Why a component cannot answer any more, or ""."""
+        process = self._process_of(callee)
+        if process is None:
+            return ""
+        if process.exitcode is not None:
+            if process.exitcode < 0:
+                return f"(pid {process.pid}) was ended by {signal.Signals(-process.exitcode).name}"
+            return f"(pid {process.pid}) ended with exit status {process.exitcode}"
+        if guard.state(process.pid) != "T":
+            self._stopped_since.pop(process.pid, None)
+            return ""
+        since = self._stopped_since.setdefault(process.pid, time.monotonic())
+        if time.monotonic() - since < _STOPPED_LIMIT:
+            return ""
+        process.kill()
+        return f"(pid {process.pid}) was stopped for {_STOPPED_LIMIT:.0f} s, and then killed,"
+
+    def _process_of(self, callee: Any) -> BaseProcess | None:
+        for simulation in self.framework.config_manager.sim_map.values():
+            # IPS appends to both lists in one go; they match index by index.
+            for component_id, process in zip(
+                simulation.all_comps, simulation.process_list, strict=False
+            ):
+                if str(component_id) == str(callee):
+                    return process
+        return None
+
+    # --- a service for drivers ----------------------------------------------------------------
+
+    def _is_due(self, message: Any) -> bool:
+        calls, deadline = message.args
+        finished = self.framework.task_manager.finished_calls
+        return time.monotonic() >= deadline or any(call in finished for call in calls)
+
+    def _wait_any(self, message: Any) -> int | None:
+        """Answer with the first ended call of several, or None when the deadline has passed."""
+        calls, _deadline = message.args
+        for call_id in self.framework.task_manager.finished_calls:  # in the order of their ends
+            if call_id in calls:
+                return int(call_id)
+        if self._is_due(message):
+            return None
+        raise BlockedMessage(message, f"***none of calls {calls} finished")
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _run(self, run: Any) -> bool:
+        try:
+            succeeded = bool(run())
+        except Exception as error:
+            self.fatal.append(Failure("", "", error))
+            succeeded = False
+        finally:
+            if sys.exception() is not None:  # a signal or SystemExit: nothing more to say here
+                self.close()
+        succeeded = succeeded and not self.fatal
+        self.close()
+        if succeeded or not self.exits:
+            return succeeded
+        self._report(self.cause())
+        raise SystemExit(1)
+
+    def cause(self) -> str:
+        """The first failure that made the run fail, not one of its echoes."""
+        if not self.fatal:
+            return "the framework gave up; its log says why"
+        last = self.fatal[0]
+        for failure in self.failures:
+            if last.echoes(failure):
+                return str(failure)
+        return str(last)
+
+    def _report(self, cause: str) -> None:
+        sys.stdout.flush()
+        logs = [
+            str(simulation.log_file)
+            for simulation in self.framework.config_manager.finished_sim_map.values()
+            if isinstance(simulation.log_file, str)
+        ]
+        lines = ["ips_components: the run failed", f"  cause: {cause}"]
+        lines += [f"  log:   {log}" for log in logs]
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+
+    def _on_signal(self, signum: int, _frame: FrameType | None) -> NoReturn:
+        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(other, signal.SIG_IGN)  # once is enough; the clean-up is bounded
+        self._signal = signum
+        raise SystemExit(128 + signum)
+
+    def close(self) -> None:
+        """End everything that this framework started; does nothing in forked children."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        # A framework that ended by itself has ended its components; this is for all other ways.
+        # The process that writes the log goes last, since the others may have something to say.
+        logger = self.framework.config_manager.log_process
+        children = multiprocessing.active_children()
+        self._end_processes(child for child in children if child is not logger)
+        self._end_processes(children)
+        for path in self._log_pipes():
+            path.unlink(missing_ok=True)
+        if self._signal:
+            self._report(f"ended by {signal.Signals(self._signal).name}")
+
+    def _end_processes(self, processes: Iterable[BaseProcess]) -> None:
+        """Ask processes to end, and end those that do not, all within one deadline."""
+        alive = [process for process in processes if process.is_alive()]
+        for process in alive:
+            process.terminate()
+            with contextlib.suppress(OSError):
+                os.kill(process.pid or 0, signal.SIGCONT)
+        deadline = time.monotonic() + _TERMINATION
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join(1.0)
+
+    # --- the janitor ---------------------------------------------------------------------------
+
+    def _log_pipes(self) -> list[Path]:
+        manager = self.framework.config_manager
+        simulations = [*manager.sim_map.values(), *manager.finished_sim_map.values()]
+        return [Path(each.log_pipe_name) for each in simulations if each.log_pipe_name]
+
+    def _start_janitor(self) -> "subprocess.Popen[bytes]":
+        """Entrust to a process of its own what is to be cleaned up if we are killed."""
+        environment = {k: v for k, v in os.environ.items() if k != guard.MARK}
+        janitor = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-I", "-S", str(GUARD), "--parent", str(self._pid)]
+            + ["--janitor", self.mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        os.environ[guard.MARK] = self.mark
+        if "PYTHONPATH" in os.environ:
+            # Components and tasks run in other directories; what was meant is from here.
+            entries = os.environ["PYTHONPATH"].split(os.pathsep)
+            os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(each) for each in entries)
+        children = [child.pid for child in multiprocessing.active_children() if child.pid]
+        lines = [f"kill {pid} {guard.started(pid)}" for pid in children]
+        lines += [f"remove {path}" for path in self._log_pipes()]
+        lines.append(f"remove {scratch_directory(self.mark)}")
+        if janitor.stdin is not None:
+            janitor.stdin.write("".join(f"{line}\n" for line in lines).encode())
+            janitor.stdin.flush()
+        janitor.returncode = 0  # it outlives us on purpose: keep Popen from complaining
+        return janitor
+
+
+def scratch_directory(mark: str) -> Path:
+    """Directory on the node for what must not outlive the run."""
+    return Path(tempfile.gettempdir()) / f"ips_components-{mark}"
+
+
+def framework_under_construction() -> tuple[Framework, bool] | None:
+    """The framework in whose constructor we are, and whether IPS's command line made it."""
+    frame: FrameType | None = sys._getframe()
+    framework = None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Framework):
+            framework = owner
+        if framework is not None and frame.f_code is framework_main.__code__:
+            return framework, True
+        frame = frame.f_back
+    return None if framework is None else (framework, False)
+
+
+def attach() -> Supervisor | None:
+    """Attach a supervisor to the framework in whose constructor we are; None outside of one."""
+    found = framework_under_construction()
+    if found is None:
+        return None
+    framework, exits = found
+    existing = framework.__dict__.get("_ips_components_supervisor")
+    if existing is not None:
+        return None
+    supervisor = Supervisor(framework, exits)
+    supervisor.attach()
+    framework._ips_components_supervisor = supervisor
+    return supervisor

@@ -1,0 +1,288 @@
+"""A small process that stands between a launcher and what it launches, so that nothing is orphaned.
+
+Run as a script (``python -I -S guard.py --parent PID -- COMMAND ...``) and standard library only: it
+starts in some 20 ms and works with any interpreter, also where this package is not installed.
+
+As a *guard* it runs one command in a session of its own. When the command ends, when the guard is
+asked to end, or when its parent dies in whatever way (kill -9 included), it ends every process that
+descends from the command. It is a child subreaper, so that it knows descendants which changed
+session or lost their parents. Its exit status is the command's. A scratch directory that it was
+given (``--scratch``) is removed at the end.
+
+As a *janitor* (``--janitor``) it watches one process without launching anything. When that process
+is gone it kills the processes and removes the files that were entrusted to it through standard
+input, and then whatever else still carries the run's mark in its environment.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+MARK = "IPS_COMPONENTS_MARK"
+"""Name of the environment variable that marks all that one framework process launched."""
+
+GRACE = 4.0
+"""Seconds between asking politely (SIGTERM) and not asking (SIGKILL)."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PARENT_DIED = signal.SIGUSR1
+_AWAITED = {
+    signal.SIGCHLD,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    _PARENT_DIED,
+}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(signum: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send *signum* to this process when the thread that made it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+
+
+def _adopt_orphans() -> None:
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# --- what the kernel knows about processes ----------------------------------------------------
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the state on, or nothing when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return []
+    # The command name is in brackets and may hold anything, brackets included.
+    return text.rpartition(")")[2].split()
+
+
+def started(pid: int) -> str:
+    """Start time of a process in clock ticks, "" when it is gone: with the pid, an identity."""
+    fields = _stat_fields(pid)
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def state(pid: int) -> str:
+    """State letter of a process as in ``ps`` ("T": stopped), "" when it is gone."""
+    return (_stat_fields(pid) or [""])[0]
+
+
+def _all_pids() -> Iterator[int]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            yield int(entry.name)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Pids of all living processes below *ancestor*, nearest first."""
+    children: dict[int, list[int]] = {}
+    for pid in _all_pids():
+        fields = _stat_fields(pid)
+        if len(fields) > 1 and fields[0] not in "ZX":
+            children.setdefault(int(fields[1]), []).append(pid)
+    found: list[int] = []
+    front = children.get(ancestor, [])
+    while front:
+        found += front
+        front = [grandchild for child in front for grandchild in children.get(child, [])]
+    return found
+
+
+def marked(mark: str) -> list[int]:
+    """Pids of living processes that were started with ``MARK=mark`` in their environment."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for pid in _all_pids():
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and started(pid):
+                found.append(pid)
+    return found
+
+
+def _signal_all(pids: Sequence[int], signum: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signum)
+
+
+# --- the guard --------------------------------------------------------------------------------
+
+
+def _reap(main: int, status: int | None) -> int | None:
+    """Collect ended children; return the wait status of the command once it is known."""
+    while True:
+        try:
+            pid, ended = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == main:
+            status = ended
+
+
+def _end_descendants(main: int, status: int | None, grace: float) -> int | None:
+    """TERM to the command's group, KILL to all descendants that outlive the grace."""
+    deadline = time.monotonic() + grace
+    if grace > 0:
+        with contextlib.suppress(OSError):
+            os.killpg(main, signal.SIGTERM)
+        # A stopped process cannot act on SIGTERM before it is continued.
+        with contextlib.suppress(OSError):
+            os.killpg(main, signal.SIGCONT)
+    asked: set[int] = set()
+    while time.monotonic() < deadline and (status is None or descendants(os.getpid())):
+        if status is not None:  # the command is gone: what it left is asked too, each once
+            left = [pid for pid in descendants(os.getpid()) if pid not in asked]
+            _signal_all(left, signal.SIGTERM)
+            asked.update(left)
+        got = signal.sigtimedwait({signal.SIGCHLD, signal.SIGQUIT}, 0.05)
+        if got is not None and got.si_signo == signal.SIGQUIT:
+            break
+        status = _reap(main, status)
+    deadline = time.monotonic() + 5.0
+    while (remaining := descendants(os.getpid())) and time.monotonic() < deadline:
+        _signal_all(remaining, signal.SIGKILL)
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+        status = _reap(main, status)
+    return _reap(main, status)
+
+
+def guard(command: Sequence[str], parent: int, grace: float) -> int:
+    """Run *command* and see to it that nothing of it outlives *parent*; return its wait status."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    die_with_parent(_PARENT_DIED)
+    if os.getppid() != parent:  # it died before the kernel was asked to tell
+        return 0
+    with contextlib.suppress(OSError):  # refused to a group leader, which is apart already
+        os.setsid()
+    _adopt_orphans()
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        die_with_parent(signal.SIGKILL)
+
+    process = subprocess.Popen(  # noqa: S603 - running a given command is the purpose
+        command, stdin=subprocess.DEVNULL, preexec_fn=prepare, process_group=0
+    )
+    main, status = process.pid, None
+    while status is None:
+        got = signal.sigtimedwait(_AWAITED, 1.0)
+        signum = 0 if got is None else got.si_signo
+        status = _reap(main, status)
+        if os.getppid() != parent or signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            status = _end_descendants(main, status, grace)
+            break
+        if signum == signal.SIGQUIT:
+            status = _end_descendants(main, status, 0.0)
+            break
+    else:
+        # The command is done; children that it left behind get a moment to end by themselves.
+        if descendants(os.getpid()):
+            status = _end_descendants(main, status, min(grace, 1.0))
+    process.returncode = 0  # already reaped here: keep Popen from complaining about it
+    return signal.SIGKILL if status is None else status
+
+
+def _exit_like(status: int) -> None:
+    """End this process as the command ended: same exit code or same signal."""
+    if os.WIFSIGNALED(status):
+        signum = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has dumped its own core
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        os.kill(os.getpid(), signum)
+    os._exit(os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 1)
+
+
+# --- the janitor ------------------------------------------------------------------------------
+
+
+def _entrusted() -> tuple[list[tuple[int, str]], list[Path]]:
+    """Processes to kill (pid, start time) and files to remove, as written to standard input."""
+    os.set_blocking(0, False)
+    text = b""
+    with contextlib.suppress(BlockingIOError):
+        while block := os.read(0, 65536):
+            text += block
+    processes, files = [], []
+    for line in text.decode(errors="replace").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "kill":
+            pid, _, start = rest.partition(" ")
+            processes.append((int(pid), start))
+        elif word == "remove":
+            files.append(Path(rest))
+    return processes, files
+
+
+def janitor(parent: int, mark: str, grace: float) -> None:
+    """Wait for *parent* to be gone, however it went, and then clean up after it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    die_with_parent(_PARENT_DIED)
+    os.setsid()
+    while os.getppid() == parent:
+        signal.sigtimedwait({_PARENT_DIED, signal.SIGTERM}, 1.0)
+    processes, files = _entrusted()
+    for pid, start in processes:
+        if start and started(pid) == start:
+            _signal_all([pid], signal.SIGKILL)
+    # Guards are at work now; what carries the mark after their grace has lost its guard.
+    deadline = time.monotonic() + grace + 2.0
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    deadline = time.monotonic() + 3.0
+    while left and time.monotonic() < deadline:
+        _signal_all(left, signal.SIGKILL)
+        time.sleep(0.05)
+        left = marked(mark)
+    for path in files:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="pid whose end ends us")
+    parser.add_argument("--grace", type=float, default=GRACE, help="seconds between TERM and KILL")
+    parser.add_argument("--scratch", help="directory to remove at the end")
+    parser.add_argument("--janitor", metavar="MARK", help="watch and clean up, launch nothing")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT ...]")
+    options = parser.parse_args(argv)
+    if options.janitor:
+        janitor(options.parent, options.janitor, options.grace)
+        return
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser.error("no command given")
+    try:
+        status = guard(command, options.parent, options.grace)
+    except OSError as error:
+        sys.stderr.write(f"cannot run {command[0]}: {error}\n")
+        os._exit(127)
+    finally:
+        if options.scratch:
+            shutil.rmtree(options.scratch, ignore_errors=True)
+    sys.stderr.flush()
+    _exit_like(status)
+
+
+if __name__ == "__main__":
+    main()
