@@ -1,0 +1,290 @@
+"""The task graph of the incremental principal component analysis: updates, results, restoring."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+from dask.base import tokenize
+
+from ips_components.algorithms import _pca_kernels as kernels
+from ips_components.algorithms._batches import Batch, Roles
+from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
+
+__all__ = [
+    "STATE_ARRAYS",
+    "Model",
+    "components",
+    "extend",
+    "history",
+    "moment",
+    "restore",
+    "shared",
+]
+
+# What a state that can be saved consists of, next to the two counters.
+STATE_ARRAYS = (
+    "components",
+    "singular_values",
+    "explained_variance",
+    "explained_variance_ratio",
+    "noise_variance",
+    "mean",
+    "var",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A fit as far as it is known without computing, and the keys of its last tasks.
+
+    Attributes
+    ----------
+    solver : Solver
+    k : number of components
+    chunks : chunks along each feature axis, which all batches share
+    token : names this state: what was fitted, and how
+    chain : the graph so far
+    seen, batches : samples and batches so far
+    portions : one key per feature chunk, of a `kernels.Portion`
+    spectrum : key of the `kernels.Spectrum`
+    whole : key of a pair (Portion, Spectrum) instead, where features lie in one chunk
+    history : key of the spectrum, or of the pair, after every batch
+    """
+
+    solver: kernels.Solver
+    k: int
+    chunks: tuple[tuple[int, ...], ...]
+    token: str
+    chain: Chain | None = None
+    seen: int = 0
+    batches: int = 0
+    portions: tuple[Hashable, ...] = ()
+    spectrum: Hashable = None
+    whole: Hashable = None
+    history: tuple[Hashable, ...] = ()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each feature chunk in C order."""
+        return list(itertools.product(*self.chunks))
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Sizes of the feature axes."""
+        return tuple(sum(sizes) for sizes in self.chunks)
+
+    @property
+    def features(self) -> int:
+        """Number of features."""
+        return math.prod(self.feature_shape)
+
+
+def extend(model: Model, array: da.Array, roles: Roles, batches: Sequence[Batch]) -> Model:
+    """Append the updates for `batches`, which are read from blocks of `array`, as one layer."""
+    token = tokenize(model.token, array.name, roles, len(batches))
+    tasks: dict[Hashable, Task] = {}
+    step = _append_whole if len(model.shapes) == 1 else _append_split
+    added = []
+    for batch in batches:
+        model = step(tasks, model, token, roles, batch)
+        added.append(model.whole or model.spectrum)
+    parents = [array] if model.chain is None else [model.chain, array]
+    chain = Chain.build(f"ipca-{token}", tasks, *parents)
+    return replace(model, token=token, chain=chain, history=(*model.history, *added))
+
+
+def _append_whole(
+    tasks: dict[Hashable, Task], model: Model, token: str, roles: Roles, batch: Batch
+) -> Model:
+    """Add the update of features in one chunk: one task, or one more per part of the samples."""
+    number = model.batches
+    parts = batch.parts[0]
+    previous = None if model.whole is None else TaskRef(model.whole)
+    arguments = (model.k, model.seen, number, model.solver, previous)
+    key = (f"ipca-update-{token}", number)
+    if len(parts) == 1:
+        part = parts[0]
+        tasks[key] = Task(
+            key,
+            kernels.advance_block,
+            TaskRef(part.key),
+            part.take,
+            roles.order,
+            part.samples,
+            *arguments,
+        )
+    else:
+        rows = []
+        for i, part in enumerate(parts):
+            rows.append((f"ipca-rows-{token}", number, i))
+            tasks[rows[-1]] = Task(
+                rows[-1],
+                kernels.summarise,
+                TaskRef(part.key),
+                part.take,
+                roles.order,
+                part.samples,
+                number,
+                True,
+            )
+        tasks[key] = Task(key, kernels.advance, refs(rows), *arguments)
+    return replace(model, seen=model.seen + batch.samples, batches=number + 1, whole=key)
+
+
+def _append_split(
+    tasks: dict[Hashable, Task], model: Model, token: str, roles: Roles, batch: Batch
+) -> Model:
+    """Add the update of features in `p` chunks: `p` factorisations, `p - 1` cuts and a merge."""
+    number = model.batches
+    spectrum = None if model.spectrum is None else TaskRef(model.spectrum)
+    portions, factors = [], []
+    for j, (part,) in enumerate(batch.parts):
+        portion = (f"ipca-factorise-{token}", number, j)
+        tasks[portion] = Task(
+            portion,
+            kernels.factorise,
+            TaskRef(part.key),
+            part.take,
+            roles.order,
+            part.samples,
+            number,
+            model.seen,
+            j,
+            model.solver.method == "gram",
+            TaskRef(model.portions[j]) if model.portions else None,
+            spectrum,
+        )
+        portions.append(portion)
+        if j:
+            factor = (f"ipca-factor-{token}", number, j)
+            tasks[factor] = Task(factor, kernels.factor_of, TaskRef(portion))
+            factors.append(factor)
+    # The first portion is an argument as a whole: Dask runs a task where its largest input lies,
+    # so the merge runs beside it and the portion is not copied.
+    key = (f"ipca-merge-{token}", number)
+    tasks[key] = Task(
+        key,
+        kernels.merge,
+        TaskRef(portions[0]),
+        refs(factors),
+        model.k,
+        batch.samples,
+        model.seen,
+        model.features,
+        number,
+        model.solver,
+    )
+    return replace(
+        model,
+        seen=model.seen + batch.samples,
+        batches=number + 1,
+        portions=tuple(portions),
+        spectrum=key,
+    )
+
+
+def restore(model: Model, state: Mapping[str, Any]) -> Model:
+    """Give `model` the values of a saved `state`, with features in the chunks of `model`."""
+    seen, batches = int(state["n_samples_seen"]), int(state["n_batches_seen"])
+    arrays = {}
+    for name in STATE_ARRAYS:
+        array = da.asarray(state[name])
+        spread = model.chunks if array.ndim >= len(model.chunks) > 0 and _has_features(name) else ()
+        arrays[name] = array.rechunk((*array.shape[: array.ndim - len(spread)], *spread))
+    token = tokenize(model.token, seen, batches, *(array.name for array in arrays.values()))
+    vectors = [TaskRef(_only_key(arrays[name])) for name in STATE_ARRAYS[1:5]]
+    spectrum = (f"ipca-restore-spectrum-{token}",)
+    tasks = {spectrum: Task(spectrum, kernels.restore_spectrum, *vectors, len(model.shapes))}
+    portions = []
+    for j, index in enumerate(_chunk_indices(model)):
+        key = (f"ipca-restore-{token}", j)
+        blocks = [(arrays[name].name, *index) for name in ("mean", "var")]
+        blocks.insert(0, (arrays["components"].name, 0, *index))
+        tasks[key] = Task(key, kernels.restore_portion, *(TaskRef(block) for block in blocks), seen)
+        portions.append(key)
+    whole = None
+    if len(portions) == 1:
+        whole = (f"ipca-restore-whole-{token}",)
+        tasks[whole] = Task(whole, kernels.pair, TaskRef(portions[0]), TaskRef(spectrum))
+    return replace(
+        model,
+        token=token,
+        chain=Chain.build(f"ipca-restore-{token}", tasks, *arrays.values()),
+        seen=seen,
+        batches=batches,
+        portions=() if whole else tuple(portions),
+        spectrum=None if whole else spectrum,
+        whole=whole,
+    )
+
+
+def components(model: Model) -> da.Array:
+    """Give the signed vectors, shape (k, *features), chunked as the features are."""
+    name = f"ipca-components-{model.token}"
+    tasks: dict[Hashable, Task] = {}
+    sources = [_sources(model, j) for j in range(len(model.shapes))]
+    peaks = []
+    for j, source in enumerate(sources):
+        key = (f"ipca-peaks-{model.token}", j)
+        tasks[key] = Task(key, kernels.peaks_of, *source, j)
+        peaks.append(key)
+    for j, (index, shape) in enumerate(zip(_chunk_indices(model), model.shapes, strict=True)):
+        key = (name, 0, *index)
+        tasks[key] = Task(key, kernels.signed_components, *sources[j], j, refs(peaks), shape)
+    return lazy_array(name, tasks, ((model.k,), *model.chunks), model.chain)
+
+
+def moment(model: Model, field: str) -> da.Array:
+    """Give ``mean`` or ``var`` of the features, shape (*features)."""
+    name = f"ipca-{field}-{model.token}"
+    tasks = {}
+    for j, (index, shape) in enumerate(zip(_chunk_indices(model), model.shapes, strict=True)):
+        key = (name, *index)
+        portion, _ = _sources(model, j)
+        tasks[key] = Task(key, kernels.moment_of, portion, field, model.seen, shape)
+    return lazy_array(name, tasks, model.chunks, model.chain)
+
+
+def shared(model: Model, field: str) -> da.Array:
+    """Give a field of the spectrum after the last batch."""
+    name = f"ipca-{field.replace('_', '-')}-{model.token}"
+    chunks = () if field == "noise_variance" else ((model.k,),)
+    key = (name, *(0 for _ in chunks))
+    task = Task(key, kernels.field_of, TaskRef(model.whole or model.spectrum), field)
+    return lazy_array(name, {key: task}, chunks, model.chain)
+
+
+def history(model: Model, field: str) -> da.Array:
+    """Give a field of the spectrum after every batch, shape (batches, k), a chunk per batch."""
+    name = f"ipca-{field.replace('_', '-')}-history-{model.token}"
+    tasks = {}
+    for t, source in enumerate(model.history):
+        key = (name, t, 0)
+        tasks[key] = Task(key, kernels.row_of, TaskRef(source), field)
+    return lazy_array(name, tasks, ((1,) * len(model.history), (model.k,)), model.chain)
+
+
+def _chunk_indices(model: Model) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(len(sizes)) for sizes in model.chunks))
+
+
+def _sources(model: Model, chunk: int) -> tuple[Task | TaskRef, Task | TaskRef]:
+    """Give task arguments for the portion of a chunk and for the spectrum."""
+    if model.whole is None:
+        return TaskRef(model.portions[chunk]), TaskRef(model.spectrum)
+    pair = TaskRef(model.whole)
+    return tuple(Task(None, operator.getitem, pair, i) for i in range(2))
+
+
+def _has_features(name: str) -> bool:
+    return name in ("components", "mean", "var")
+
+
+def _only_key(array: da.Array) -> Hashable:
+    return (array.name, *(0 for _ in array.shape))
