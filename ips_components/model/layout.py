@@ -55,6 +55,8 @@ class ChunkLayout:
     chunks: tuple[tuple[int, ...], ...]
     numblocks: tuple[int, ...] = field(init=False, compare=False, repr=False)
     n_space: int = field(init=False, compare=False, repr=False)
+    steps_per_chunk: int | None = field(init=False, compare=False, repr=False)
+    """Steps in every chunk (the last may have fewer); None when chunks differ otherwise."""
     _edges: tuple[tuple[int, ...], ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class ChunkLayout:
         object.__setattr__(self, "chunks", chunks)
         object.__setattr__(self, "numblocks", numblocks)
         object.__setattr__(self, "n_space", prod(numblocks[1:]))
+        object.__setattr__(self, "steps_per_chunk", _common_size(chunks[0]))
         object.__setattr__(self, "_edges", edges)
 
     @classmethod
@@ -141,13 +144,6 @@ class ChunkLayout:
         """Whether the number of steps is unknown."""
         return self.shape[0] == OPEN_ENDED
 
-    @property
-    def steps_per_chunk(self) -> int | None:
-        """Steps in every chunk (the last may have fewer); None when chunks differ otherwise."""
-        first, *rest = self.chunks[0]
-        regular = all(c == first for c in rest[:-1]) and (not rest or rest[-1] <= first)
-        return first if regular else None
-
     def chunk_of(self, dim: int, index: int) -> int:
         """Return the number, along ``dim``, of the chunk that holds a global index."""
         if not 0 <= index < self.shape[dim]:
@@ -195,7 +191,7 @@ class ChunkLayout:
 
     def box(self, chunk: int | Sequence[int]) -> Selection:
         """Return the global indices of a chunk, given by its number or grid index."""
-        index = self.unravel(chunk) if isinstance(chunk, int) else chunk
+        index = chunk if isinstance(chunk, Sequence) else self.unravel(int(chunk))
         bounds = [self.bounds(dim, j) for dim, j in enumerate(index)]
         return Selection.of(Progression(a, b - a) for a, b in bounds)
 
@@ -244,6 +240,12 @@ def split(length: int, parts: int) -> tuple[int, ...]:
 def unroll(runs: Runs) -> tuple[int, ...]:
     """Undo `ChunkLayout.runs`."""
     return tuple(size for size, times in runs for _ in range(times))
+
+
+def _common_size(sizes: tuple[int, ...]) -> int | None:
+    first, *rest = sizes
+    regular = all(c == first for c in rest[:-1]) and (not rest or rest[-1] <= first)
+    return first if regular else None
 
 
 def _entries(chunks: Any, spec: ArraySpec) -> list[Any]:
