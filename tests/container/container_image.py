@@ -81,13 +81,14 @@ def session_image(base: Path) -> Iterator[Path]:
         yield root
 
 
-def with_other_versions(base: Path, place: Path, *requirements: str) -> Path:
-    """Clone `base` to `place` and install other versions of some packages there."""
+@contextmanager
+def image_with(base: Path, *requirements: str) -> Iterator[Path]:
+    """Clone `base`, install other versions of some packages in the clone, remove it at the end."""
     with _scratch(base.parent) as scratch:
         wheels = _wheels(["--no-deps", *requirements], [], scratch / "wheels")
-        root = clone(base, place)
+        root = clone(base, scratch / "root")
         _install(root, wheels, "--no-deps", *requirements)
-    return root
+        yield root
 
 
 def clone(base: Path, place: Path) -> Path:
