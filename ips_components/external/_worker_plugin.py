@@ -1,0 +1,280 @@
+"""The worker's half of external tasks: values from outside enter the worker's memory.
+
+:class:`ExternalDataPlugin` is the one thing that a user registers; it installs the scheduler's
+half by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.protocol.pickle import dumps
+
+from ips_components.errors import DeadlineExceeded, ExternalTaskError
+from ips_components.external import _compat
+from ips_components.external._names import Key, check_key
+from ips_components.external._scheduler_plugin import ExternalTasksPlugin
+from ips_components.external._tasks import EXTENSION
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which a value that Dask does not take in is given up.
+PUT_DEADLINE = 120.0
+#: Seconds between two attempts.
+PUT_INTERVAL = 0.05
+
+
+class Companion(Protocol):
+    """What lives beside the external tasks on a worker, for example a receiver of data."""
+
+    async def setup(self, worker: Worker, external: ExternalWorker) -> None: ...
+
+    async def teardown(self) -> None: ...
+
+
+class ExternalWorker:
+    """Takes values into a worker's memory and announces them to the scheduler.
+
+    Found as ``worker.extensions["external-tasks"]``.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    deadline : float
+        Seconds after which a value that the worker does not accept is given up.
+    """
+
+    def __init__(self, worker: Worker, deadline: float = PUT_DEADLINE) -> None:
+        self.worker = worker
+        self.deadline = deadline
+        self.users = 0
+        #: Values that Dask would drop now, since a transfer of the same key is under way.
+        self._kept: dict[Key, tuple[Any, str, float, asyncio.Future[int] | None]] = {}
+        self._announcements: dict[str, list[tuple[Any, ...]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stimuli = count()
+
+    # -- for receivers: any thread, never waits ------------------------------------------
+
+    def deliver(self, items: Mapping[Key, Any], stimulus: str = "") -> None:
+        """Hand over values; thread-safe, returns at once.
+
+        The values enter the worker's memory in the event loop, and all that arrive in one
+        tick of it are announced to the scheduler in one message, after they are held.
+
+        Parameters
+        ----------
+        items : mapping
+            Values by key.
+        stimulus : str
+            What caused it, for the logs.
+        """
+        self.worker.loop.add_callback(self._deliver, dict(items), stimulus)
+
+    def _deliver(self, items: dict[Key, Any], stimulus: str) -> None:
+        stimulus = stimulus or self._stimulus()
+        ready = {}
+        for key, value in items.items():
+            if key in self._kept:
+                continue  # the same again; the first one is still on its way in
+            if _compat.accepts(self.worker, key):
+                ready[key] = value
+            else:
+                self._keep(key, value, stimulus, None)
+        held = self._put(ready, stimulus)
+        for key in held:
+            self._announce(key, ready[key], held[key], stimulus)
+        for key in ready.keys() - held.keys():
+            self._keep(key, ready[key], stimulus, None)
+
+    # -- for clients: wait for the outcome -----------------------------------------------
+
+    async def provide(self, items: Mapping[Key, Any]) -> dict[Key, str]:
+        """Take values in and return what the scheduler made of each.
+
+        Raises
+        ------
+        DeadlineExceeded
+            The worker could not take a value in within the deadline.
+        """
+        stimulus = self._stimulus()
+        announced = []
+        for key, value in items.items():
+            check_key(key)
+            if _compat.accepts(self.worker, key) and (held := self._put({key: value}, stimulus)):
+                nbytes = held[key]
+            else:
+                waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+                self._keep(key, value, stimulus, waiter)
+                nbytes = await waiter
+            announced.append(_description(key, value, nbytes))
+        outcomes = await self.worker.scheduler.external_arrived(
+            worker=self.worker.address, items=announced, stimulus_id=stimulus
+        )
+        return dict(zip(items, outcomes, strict=True))
+
+    # -- internals: event loop only ------------------------------------------------------
+
+    def _put(self, values: dict[Key, Any], stimulus: str) -> dict[Key, int]:
+        return _compat.put(self.worker, values, stimulus) if values else {}
+
+    def _announce(self, key: Key, value: Any, nbytes: int, stimulus: str) -> None:
+        if not self._announcements:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._announcements.setdefault(stimulus, []).append(_description(key, value, nbytes))
+
+    def _send(self) -> None:
+        announcements, self._announcements = self._announcements, {}
+        for stimulus, items in announcements.items():
+            self.worker.batched_send(
+                {"op": "external-arrived", "items": items, "stimulus_id": stimulus}
+            )
+
+    def _keep(
+        self, key: Key, value: Any, stimulus: str, waiter: asyncio.Future[int] | None
+    ) -> None:
+        self._kept[key] = (value, stimulus, monotonic() + self.deadline, waiter)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PUT_INTERVAL, self._retry)
+
+    def _retry(self) -> None:
+        """Try again to put in what is kept; give up what is past its deadline."""
+        self._timer = None
+        now = monotonic()
+        for key, (value, stimulus, deadline, waiter) in list(self._kept.items()):
+            held = {}
+            if _compat.accepts(self.worker, key):
+                held = self._put({key: value}, stimulus)
+            if key in held:
+                del self._kept[key]
+                if waiter is None:
+                    self._announce(key, value, held[key], stimulus)
+                elif not waiter.done():
+                    waiter.set_result(held[key])
+            elif now > deadline:
+                del self._kept[key]
+                self._give_up(key, stimulus, waiter)
+        if self._kept:
+            self._timer = asyncio.get_running_loop().call_later(PUT_INTERVAL, self._retry)
+
+    def _give_up(self, key: Key, stimulus: str, waiter: asyncio.Future[int] | None) -> None:
+        why = (
+            f"worker {self.worker.address} did not take in {key!r} within {self.deadline:g} s, "
+            "since a transfer of the same key from another worker neither succeeded nor failed; "
+            "lower distributed.comm.timeouts"
+        )
+        if waiter is None:
+            self.worker.batched_send(
+                {
+                    "op": "external-undeliverable",
+                    "keys": [key],
+                    "why": why,
+                    "stimulus_id": stimulus,
+                }
+            )
+        elif not waiter.done():
+            waiter.set_exception(DeadlineExceeded(why))
+
+    def _stimulus(self) -> str:
+        return f"external-{self.worker.address}-{next(self._stimuli)}"
+
+    def close(self) -> None:
+        """Drop what is kept and stop trying."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        kept, self._kept = self._kept, {}
+        for _, _, _, waiter in kept.values():
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(ExternalTaskError("the worker is closing"))
+
+
+def _description(key: Key, value: Any, nbytes: int) -> tuple[Any, ...]:
+    """Return what the scheduler learns of a value: never the value itself."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or type(shape) is not tuple:
+        return (key, nbytes)
+    return (key, nbytes, getattr(dtype, "str", str(dtype)), shape)
+
+
+async def _handle_provide(external: ExternalWorker, data: dict[Key, Any]) -> list[Any]:
+    return list((await external.provide(data)).items())
+
+
+class ExternalDataPlugin(WorkerPlugin):
+    """Lets values from outside Dask enter a cluster; registering it is all there is to do.
+
+    Parameters
+    ----------
+    companions : sequence, optional
+        Objects with ``async setup(worker, external)`` and ``async teardown()``, one copy per
+        worker; set up in order, torn down in reverse order.
+    scheduler_companions : sequence of str, optional
+        Dotted names ``package.module:Class`` of what lives beside the external tasks in the
+        scheduler's process.
+    name : str, optional
+        Name of the plugin; default: from the names of the companions' classes.
+
+    Examples
+    --------
+    >>> from distributed import Client                                  # doctest: +SKIP
+    >>> client = Client()                                               # doctest: +SKIP
+    >>> client.register_plugin(ExternalDataPlugin())                    # doctest: +SKIP
+    """
+
+    idempotent = True
+
+    def __init__(
+        self,
+        companions: Iterable[Companion] = (),
+        scheduler_companions: Iterable[str] = (),
+        name: str | None = None,
+    ) -> None:
+        _compat.check()
+        self.companions = list(companions)
+        self.scheduler_companions = list(scheduler_companions)
+        parts = [type(each).__name__ for each in self.companions] + self.scheduler_companions
+        self.name = name or "-".join(["external-data", *parts])
+        self._running: list[Companion] = []
+
+    async def setup(self, worker: Worker) -> None:
+        """Install the scheduler's half, then this worker's, then the companions."""
+        await worker.scheduler.register_scheduler_plugin(
+            plugin=dumps(ExternalTasksPlugin()), name=ExternalTasksPlugin.name, idempotent=True
+        )
+        if self.scheduler_companions:
+            await worker.scheduler.external_install(companions=self.scheduler_companions)
+        external = worker.extensions.get(EXTENSION)
+        if external is None:
+            external = worker.extensions[EXTENSION] = ExternalWorker(worker)
+
+            async def provide(data: dict[Key, Any]) -> list[Any]:
+                return await _handle_provide(external, data)
+
+            worker.handlers["external_provide"] = provide
+        external.users += 1
+        for companion in self.companions:
+            await companion.setup(worker, external)
+            self._running.append(companion)
+
+    async def teardown(self, worker: Worker) -> None:
+        """Take the companions down in reverse order, then this worker's half."""
+        while self._running:
+            await self._running.pop().teardown()
+        external = worker.extensions.get(EXTENSION)
+        if external is None:
+            return
+        external.users -= 1
+        if external.users == 0:
+            external.close()
+            del worker.extensions[EXTENSION]
+            worker.handlers.pop("external_provide", None)
