@@ -29,7 +29,9 @@ from ips_components.errors import (
     SimulationLost,
 )
 from ips_components.external._run_state import RunState
-from ips_components.model.contract import Contract
+from ips_components.external._state import State
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.placement import replace
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 STREAM_OP = "external-run"
 #: Name of the RPC handler on the scheduler.
 RPC = "external_run"
+#: Rows of chunks beyond the newest known step that ranks may have sent already.
+LOOK_AHEAD = 64
 
 
 class _Run:
@@ -50,6 +54,7 @@ class _Run:
         self.blob = b""
         self.epoch = 0
         self.graph_keys: set[Any] | None = None
+        self.flushing: set[str] = set()
         self.settings: dict[str, Any] = {}
 
     def notify(self) -> None:
@@ -60,8 +65,6 @@ class _Run:
         """Wait until `predicate` holds; DeadlineExceeded says who was `awaited`."""
         deadline = time.monotonic() + timeout
         while not (value := predicate()):
-            if self.state.phase == "failed" and not self.state.simulation_over:
-                pass  # the caller's predicate decides whether failure ends its waiting
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise DeadlineExceeded(
@@ -71,7 +74,7 @@ class _Run:
                 )
             try:
                 await asyncio.wait_for(self.changed.wait(), remaining)
-            except asyncio.TimeoutError:  # noqa: UP041 - an alias only from 3.11 on
+            except TimeoutError:
                 continue
         return value
 
@@ -145,7 +148,7 @@ class RunCoordinator(SchedulerPlugin):
             declared += self.tasks.declare(
                 array.name,
                 array.layout.numblocks,
-                list(array.needed),
+                array.needed,
                 group=run.state.run,
                 on_event=self._task_event,
             )
@@ -159,27 +162,29 @@ class RunCoordinator(SchedulerPlugin):
         Results are held by a client of the run's own, so that they survive the death of the
         worker that runs the analysis.
         """
-        holder = f"external-results-{run.state.run}"
-        missing = {key for key in keys if key not in self.scheduler.tasks}
-        run.graph_keys = missing
+        run.graph_keys = {key for key in keys if key not in self.scheduler.tasks}
         await run.until(
-            lambda: not (missing - self.scheduler.tasks.keys()), timeout, "the graph's registration"
+            lambda: not run.graph_keys - self.scheduler.tasks.keys(),
+            timeout,
+            f"the scheduler to register the graph of {len(keys)} results",
         )
         run.graph_keys = None
-        self.scheduler.client_desires_keys(keys=keys, client=holder)
+        self.scheduler.client_desires_keys(keys=keys, client=_holder(run))
         self.tasks.let_go(run.state.run)
         run.state.phase = "running"
-        self._tell(run, {"action": "contract", "blob": run.blob, "endpoints": self._endpoints(run)})
+        self._tell_contract(run)
         run.notify()
 
     async def _call_results_done(self, run: _Run) -> None:
-        holder = f"external-results-{run.state.run}"
-        self.scheduler.remove_client(holder)
+        """The analysis has all it will ever get; nothing needs to be held any more."""
+        if _holder(run) in self.scheduler.clients:
+            self.scheduler.remove_client(_holder(run))
 
-    async def _call_feedback(self, run: _Run, name: str, payload: bytes, step: int | None) -> None:
-        message = {"name": name, "payload": payload, "step": step}
-        run.state.feedback.append({"name": name, "step": step, "t": time.time()})
-        self._tell(run, {"action": "feedback", **message})
+    async def _call_feedback(self, run: _Run, message: dict[str, Any]) -> None:
+        run.state.feedback.append(
+            {"name": message["name"], "step": message["step"], "t": time.time()}
+        )
+        self._tell(run, {"action": "feedback", "message": message})
 
     async def _call_stop(self, run: _Run, reason: str) -> None:
         """End the simulation early and cleanly: the analysis has what it wants."""
@@ -222,14 +227,14 @@ class RunCoordinator(SchedulerPlugin):
     def _event_open(self, run: _Run, worker: str, endpoint: Mapping[str, Any]) -> None:
         ordinal = len(run.state.endpoints)
         run.workers[worker] = ordinal
-        run.state.endpoints[ordinal] = {**endpoint, "receiver": ordinal, "address": worker}
-        self._tell(run, {"action": "ordinal", "ordinal": ordinal}, [worker])
-        if run.contract is not None:
-            self._tell(
-                run,
-                {"action": "contract", "blob": run.blob, "endpoints": self._endpoints(run)},
-                [worker],
-            )
+        run.state.endpoints[ordinal] = {
+            **endpoint,
+            "ordinal": ordinal,
+            "receiver": ordinal,
+            "address": worker,
+        }
+        if run.state.phase == "running":
+            self._tell_contract(run, [worker])
 
     def _event_described(self, run: _Run, worker: str, arrays: list[dict[str, Any]]) -> None:
         if run.state.described is None:
@@ -243,11 +248,9 @@ class RunCoordinator(SchedulerPlugin):
             run.state.step_end(rank, step, waited, counters)
 
     def _event_bye(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
-        run.state.bye(rank, info["status"], info["counters"], info["waited"])
+        run.state.bye(rank, info["status"], info["counters"])
         if info["status"] != "ok":
-            self._fail(
-                run, f"rank {rank}", "ended with an error", f"the program says: {info['status']}"
-            )
+            self._fail(run, f"rank {rank}", "ended with an error", info["reason"])
         elif run.state.simulation_over:
             self._simulation_over(run)
 
@@ -255,23 +258,20 @@ class RunCoordinator(SchedulerPlugin):
         if run.state.rank_lost(rank, why):
             self._fail(run, f"rank {rank}", "lost", why)
 
-    def _event_unavailable(
+    def _event_missing(
         self, run: _Run, worker: str, array: int, chunk: int, rank: int, why: str
     ) -> None:
-        """A rank cannot send a piece again: its replay buffer is past that step."""
-        assert_contract = self._contract(run)
-        spec = assert_contract.arrays[array]
-        run.state.fault(f"array {spec.spec.name}", "chunk lost", why)
-        self.tasks.fail(
-            (spec.name, [(chunk, chunk + 1)]),
-            ExternalTaskError(
-                f"array {spec.spec.name!r}, {self._where(run, array, chunk)}: the data cannot be "
-                f"had again ({why}); keep more steps with REPLAY_STEPS"
-            ),
+        """A chunk will stay incomplete: dropped by policy, or too old for a replay buffer."""
+        contract = self._contract(run).arrays[array]
+        text = (
+            f"array {contract.spec.name!r}, {_where(contract, chunk)}: "
+            f"the part of rank {rank} will not come: {why}"
         )
+        run.state.fault(f"worker {worker}", "chunk lost", text)
+        self.tasks.fail([contract.key(chunk)], ExternalTaskError(text))
 
-    def _event_fault(self, run: _Run, worker: str, who: str, what: str, cause: str) -> None:
-        self._fail(run, who, what, cause)
+    def _event_note(self, run: _Run, worker: str, text: str) -> None:
+        run.state.fault(f"receiver on {worker}", "reports", text)
 
     def _event_sample(self, run: _Run, worker: str, sample: dict[str, Any]) -> None:
         run.state.sample({"worker": worker, **sample})
@@ -336,19 +336,36 @@ class RunCoordinator(SchedulerPlugin):
             if stream is not None:
                 stream.send({"op": STREAM_OP, "run": run.state.run, **message})
 
+    def _tell_contract(self, run: _Run, workers: Iterable[str] | None = None) -> None:
+        for worker in list(run.workers) if workers is None else workers:
+            message = {
+                "action": "contract",
+                "ordinal": run.workers[worker],
+                "blob": run.blob,
+                "endpoints": self._endpoints(run),
+            }
+            self._tell(run, message, [worker])
+
     def _simulation_over(self, run: _Run) -> None:
-        """All ranks have closed; what has not come by now will never come."""
-        remaining = self.tasks.fail_remaining(
-            run.state.run, SimulationLost(run.state.ending(run.settings.get("n_steps")))
-        )
+        """All ranks have closed: what the workers do not hold by now will never come.
+
+        Goodbyes and chunks travel through different workers, so every worker is asked to
+        answer after its last delivery before anything is given up.
+        """
+        run.flushing = set(run.workers)
+        self._tell(run, {"action": "flush"})
+
+    def _event_flushed(self, run: _Run, worker: str) -> None:
+        run.flushing.discard(worker)
+        if run.flushing or run.state.phase in ("ended", "failed"):
+            return
+        ending = run.state.ending(run.settings.get("n_steps"))
+        reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
+        remaining = 0
+        if run.contract is not None:
+            remaining = self.tasks.fail_remaining(run.state.run, SimulationLost(reason))
         if remaining and not run.state.stop_reason:
-            self._fail(
-                run,
-                "simulation",
-                "ended early",
-                f"{run.state.ending(run.settings.get('n_steps'))}, "
-                f"{remaining} contracted chunks never came",
-            )
+            self._fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
         else:
             run.state.end()
 
@@ -363,8 +380,86 @@ class RunCoordinator(SchedulerPlugin):
             self._tell(run, {"action": "fault", "text": f"{who} {what}: {cause}"})
         run.notify()
 
-    def _where(self, run: _Run, array: int, chunk: int) -> str:
-        contract = self._contract(run).arrays[array]
-        index = contract.layout.unravel(chunk)
-        step = contract.spec.steps.step(contract.layout.time_slice(index[0]).start)
-        return f"step {step}, chunk {index}"
+    def _replan(self, run: _Run, gone: int) -> None:
+        """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
+        contract = self._contract(run)
+        living = sorted(run.workers.values())
+        hosts = {ordinal: run.state.endpoints[ordinal]["hostname"] for ordinal in living}
+        placements = {
+            array.spec.name: replace(
+                array.placement, living, needed=array.needed_space(), hosts=hosts, cells=None
+            )
+            for array in contract.arrays
+            if gone in array.placement.receivers
+        }
+        awaited = {
+            ordinal: [
+                chunk for chunk in self._awaited(run, array) if array.placement.owner(chunk) == gone
+            ]
+            for ordinal, array in enumerate(contract.arrays)
+        }
+        run.contract = contract.with_placements(placements)
+        run.blob = run.contract.to_bytes()
+        run.epoch += 1
+        self._tell(
+            run,
+            {
+                "action": "placement",
+                "epoch": run.epoch,
+                "blob": run.blob,
+                "endpoints": self._endpoints(run),
+                "resend": [(ordinal, chunk) for ordinal in awaited for chunk in awaited[ordinal]],
+            },
+        )
+
+    def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
+        """Chunks of an array that have not arrived, up to the newest step that any rank has put."""
+        newest = max(run.state.last_step.values(), default=None)
+        if newest is None:
+            return []
+        axis = array.spec.steps
+        index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
+        last = min(array.layout.chunk_of(0, index) + 1 + LOOK_AHEAD, array.layout.numblocks[0])
+        chunks = array.needed_ids(0, last)
+        return [
+            int(chunk)
+            for chunk in chunks
+            if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
+        ]
+
+    def _ask_again(self, run: _Run, keys: list[Any]) -> None:
+        """Chunks were lost with their worker, or freed and wanted again: ask the ranks."""
+        contract = self._contract(run)
+        names = {array.name: ordinal for ordinal, array in enumerate(contract.arrays)}
+        by_worker: dict[int, list[tuple[int, int]]] = {}
+        for name, *index in keys:
+            ordinal = names[name]
+            chunk = contract.arrays[ordinal].layout.ravel(index)
+            owner = contract.arrays[ordinal].placement.owner(chunk)
+            by_worker.setdefault(owner, []).append((ordinal, chunk))
+        for worker, ordinal in run.workers.items():
+            if ordinal in by_worker:
+                self._tell(run, {"action": "resend", "chunks": by_worker[ordinal]}, [worker])
+
+    def _note_analysed(self, run: _Run, keys: list[Any]) -> None:
+        """The last consumer of these chunks is done: their steps count as analysed."""
+        contract = self._contract(run)
+        arrays = {array.name: array for array in contract.arrays}
+        for name, row, *_ in keys:
+            array = arrays[name]
+            first, stop = array.layout.bounds(0, row)
+            for index in range(first, stop):
+                run.state.analysed(array.spec.steps.step(index))
+
+
+def _holder(run: _Run) -> str:
+    """The pseudo-client that holds a run's results, whoever asked for them may die."""
+    return f"external-results-{run.state.run}"
+
+
+def _where(array: ArrayContract, chunk: int) -> str:
+    index = array.layout.unravel(chunk)
+    first, stop = array.layout.bounds(0, index[0])
+    steps = [array.spec.steps.step(i) for i in (first, stop - 1)]
+    span = f"step {steps[0]}" if steps[0] == steps[1] else f"steps {steps[0]} to {steps[1]}"
+    return f"{span}, chunk {index}"

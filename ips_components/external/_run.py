@@ -7,26 +7,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import logging
-import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import dask
-from dask.utils import format_bytes
 from distributed import Client, as_completed, get_client, worker_client
 
-from ips_components.errors import ConfigError, ContractError, ExternalTaskError, SimulationLost
+from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
+from ips_components.external._analysis import Offered, load_analysis
 from ips_components.external._arrays import ExternalArray, external_arrays
 from ips_components.external._contract import contract_from_graph
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
 from ips_components.external._settings import RunSettings
 from ips_components.model.contract import Contract
+from ips_components.wire.values import encode
 
 logger = logging.getLogger(__name__)
 
@@ -84,34 +82,6 @@ def wait_for_end(client: Client, run: str, timeout: float) -> dict[str, Any]:
     return call(client, "ended", run, timeout=timeout)
 
 
-def load_analysis(name: str) -> Callable[..., Any]:
-    """Import ``package.module:function``.
-
-    Raises
-    ------
-    ConfigError
-        If the module or the function does not exist.
-    """
-    module_name, _, function_name = name.partition(":")
-    if not function_name:
-        raise ConfigError(f"ANALYSIS must be package.module:function, got {name!r}")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"ANALYSIS = {name}: no module {error.name!r}; it must be importable by the Dask "
-            "workers (installed, or in PYTHONPATH)"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        offered = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))) or "nothing"
-        raise ConfigError(
-            f"ANALYSIS = {name}: module {module_name!r} has no function {function_name!r}; "
-            f"it offers {offered}"
-        )
-    return function
-
-
 class Run:
     """One coupled run as the analysis sees it.
 
@@ -136,9 +106,10 @@ class Run:
 
     # -- for analysis functions --------------------------------------------------------
 
-    def send(self, name: str, value: Any, step: int | None = None) -> None:
+    def send(self, name: str, value: Any, step: int = 0) -> None:
         """Send a value back to the simulation (see ``Bridge.receive``)."""
-        self._call("feedback", name=name, payload=_encode(value), step=step)
+        message = encode(name, step, value)
+        self._call("feedback", message=asdict(message))
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""
@@ -205,7 +176,7 @@ class Run:
         parameters = dict(settings.parameters)
         if "run" in inspect.signature(function).parameters:
             parameters["run"] = self
-        returned = function(_Offered(self.arrays), **parameters)
+        returned = function(Offered(self.arrays), **parameters)
         if self.contract is None:
             self.commit(returned)
         return self._finish()
@@ -249,16 +220,6 @@ class Run:
         return call(self.client, method, self.settings.run, **arguments)
 
 
-class _Offered(dict[str, ExternalArray]):
-    """The arrays on offer; a wrong name says what there is."""
-
-    def __missing__(self, name: str) -> ExternalArray:
-        raise ContractError(
-            f"the analysis asks for array {name!r}, which the simulation does not offer; "
-            f"it offers {', '.join(sorted(self)) or 'nothing'}"
-        )
-
-
 @contextlib.contextmanager
 def _client() -> Iterator[Client]:
     """The client of the surrounding task (its thread is given back to the pool), or the current."""
@@ -271,8 +232,3 @@ def _client() -> Iterator[Client]:
     else:
         with worker_client() as client:
             yield client
-
-
-def _encode(value: Any) -> bytes:
-    """Feedback travels as raw little-endian numbers, which C can read; nothing is pickled."""
-    return b""

@@ -95,7 +95,7 @@ class RunState:
     def hello(self, rank: int, info: Mapping[str, Any]) -> None:
         self.n_ranks = int(info["size"])
         self.ranks.setdefault(rank, {}).update(
-            {key: info[key] for key in ("host", "pid") if key in info}
+            {key: info[key] for key in ("host", "pid", "lane") if key in info}
         )
 
     def step_end(self, rank: int, step: int, waited: float, counters: Mapping[str, Any]) -> None:
@@ -111,9 +111,8 @@ class RunState:
             entry.complete = now
             entry.delivered = self.ledger.total("delivered")
 
-    def bye(self, rank: int, status: str, counters: Mapping[str, Any], waited: float) -> None:
+    def bye(self, rank: int, status: str, counters: Mapping[str, Any]) -> None:
         self.byes[rank] = status
-        self.waited[rank] = waited
         self.ledger.update(rank, counters, final=True)
 
     def rank_lost(self, rank: int, why: str) -> bool:

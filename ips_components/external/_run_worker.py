@@ -8,25 +8,32 @@ the receiver.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from ips_components.external._coordinator import STREAM_OP
 from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
+from ips_components.external._sink import ByeInfo, HelloInfo, StepInfo
 from ips_components.model.contract import Contract
-from ips_components.model.keys import chunk_key
+from ips_components.wire.contact import Endpoint
+from ips_components.wire.messages import Counters, Feedback
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+    from ips_components.external._worker_plugin import ExternalWorker
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reports of memory and credits.
+#: Seconds between two reports of memory and credits, and between two batches of steps.
 SAMPLE_INTERVAL = 1.0
-#: Extension name under which a worker keeps its runs.
+STEP_INTERVAL = 0.1
+#: Name in ``worker.extensions`` under which a worker keeps its runs.
 EXTENSION = "external-runs"
 
 
@@ -42,27 +49,218 @@ class RunWorker:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
+        self._session: _Session | None = None
 
-    async def setup(self, worker: Any, external: Any) -> None:
-        runs = worker.extensions.setdefault(EXTENSION, {})
-        session = _Session(RunSettings.from_dict(self.settings), worker, external)
-        runs[session.run] = session
-        worker.stream_handlers[STREAM_OP] = _Dispatcher(runs)
-        session.open()
+    async def setup(self, worker: Worker, external: ExternalWorker) -> None:
+        sessions = worker.extensions.setdefault(EXTENSION, {})
+        self._session = _Session(RunSettings.from_dict(self.settings), worker, external)
+        sessions[self._session.run] = self._session
+        worker.stream_handlers[STREAM_OP] = _Dispatcher(sessions)
+        self._session.open()
 
-    async def teardown(self, worker: Any) -> None:
-        session = worker.extensions.get(EXTENSION, {}).pop(self.settings["run"], None)
-        if session is not None:
+    async def teardown(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.worker.extensions[EXTENSION].pop(session.run, None)
             await session.close()
 
 
 class _Dispatcher:
     """Stream handler that finds the session of a message's run."""
 
-    def __init__(self, runs: Mapping[str, _Session]) -> None:
-        self.runs = runs
+    def __init__(self, sessions: Mapping[str, _Session]) -> None:
+        self.sessions = sessions
 
     def __call__(self, run: str, action: str, **arguments: Any) -> None:
-        session = self.runs.get(run)
+        session = self.sessions.get(run)
         if session is not None:
             getattr(session, f"on_{action}")(**arguments)
+
+
+class _Session:
+    """One run on one worker; the sink of its receiver."""
+
+    def __init__(self, settings: RunSettings, worker: Worker, external: ExternalWorker) -> None:
+        self.run = settings.run
+        self.settings = settings
+        self.worker = worker
+        self.external = external
+        self.contract: Contract | None = None
+        self.receiver: Receiver | None = None
+        self._names: list[str] = []
+        self._steps: list[Any] = []
+        self._process = psutil.Process()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+        self._last: dict[str, Any] = {}
+        self._waited: dict[int, float] = {}
+
+    def open(self) -> None:
+        """Start listening and tell the coordinator where."""
+        limit = self.worker.memory_manager.memory_limit or psutil.virtual_memory().total
+        self.receiver = Receiver(
+            self.run,
+            self.settings.token,
+            self,
+            host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
+            budget=int(limit * self.settings.memory_share),
+        )
+        self._send("open", endpoint=self.receiver.endpoint.to_json())
+        self._later("sample", SAMPLE_INTERVAL, self._sample)
+
+    async def close(self) -> None:
+        """Close the receiver without stalling the event loop."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        if self.receiver is not None:
+            await asyncio.to_thread(self.receiver.close)
+
+    # -- actions of the coordinator: event loop ----------------------------------------
+
+    def on_contract(self, ordinal: int, blob: bytes, endpoints: list[dict[str, Any]]) -> None:
+        self.contract = Contract.from_bytes(blob)
+        self._names = [array.spec.name for array in self.contract.arrays]
+        assert self.receiver is not None
+        self.receiver.set_contract(self.contract, ordinal, _endpoints(endpoints))
+
+    def on_placement(
+        self, epoch: int, blob: bytes, endpoints: list[dict[str, Any]], resend: list[Any]
+    ) -> None:
+        self.contract = Contract.from_bytes(blob)
+        placements = {i: array.placement for i, array in enumerate(self.contract.arrays)}
+        self.receiver.set_placement(
+            epoch, placements, _endpoints(endpoints), [(array, chunk) for array, chunk in resend]
+        )
+
+    def on_resend(self, chunks: list[Any]) -> None:
+        self.receiver.ask_again([(array, chunk) for array, chunk in chunks])
+
+    def on_feedback(self, message: dict[str, Any]) -> None:
+        self.receiver.feedback(Feedback(**message))
+
+    def on_fault(self, text: str) -> None:
+        self.receiver.fault(text, self.settings.on_analytics_loss)
+
+    def on_stop(self, reason: str) -> None:
+        self.receiver.stop(reason)
+
+    def on_flush(self) -> None:
+        """Answer once everything that the receiver has handed over is announced."""
+        if self.external.pending:
+            self._later("flush", 0.02, self.on_flush)
+            return
+        self._flush_steps()
+        self._send("flushed")
+
+    # -- the sink: receiver threads ----------------------------------------------------
+
+    def hello(self, info: HelloInfo) -> None:
+        self._from_thread(
+            "hello",
+            rank=info.rank,
+            info={
+                "size": info.size,
+                "host": info.host,
+                "pid": info.pid,
+                "lane": info.lane,
+                "blocks": {
+                    name: [list(map(list, b)) for b in blocks]
+                    for name, blocks in info.blocks.items()
+                },
+            },
+        )
+
+    def described(self, arrays: list[dict[str, Any]]) -> None:
+        self._from_thread("described", arrays=arrays)
+
+    def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
+        assert self.contract is not None
+        self.external.deliver({self.contract.arrays[array].key(chunk): value})
+
+    def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
+        self._from_thread("missing", array=array, chunk=chunk, rank=rank, why=why)
+
+    def step_end(self, rank: int, info: StepInfo) -> None:
+        item = (rank, info.step, info.waited, self._counters(info.counters))
+        self._on_loop(self._add_step, item)
+
+    def bye(self, rank: int, info: ByeInfo) -> None:
+        self._from_thread(
+            "bye",
+            rank=rank,
+            info={
+                "status": info.status,
+                "reason": info.reason,
+                "last_step": info.last_step,
+                "counters": self._counters(info.counters),
+            },
+        )
+
+    def lost(self, rank: int, why: str) -> None:
+        self._from_thread("lost", rank=rank, why=why)
+
+    def fault(self, text: str) -> None:
+        self._from_thread("note", text=text)
+
+    # -- internals ---------------------------------------------------------------------
+
+    def _counters(self, counters: tuple[Counters, ...]) -> dict[str, Any]:
+        return {
+            self._names[each.array]: {
+                "blocks": dict(zip(Counters.NAMES, each.blocks, strict=True)),
+                "bytes": dict(zip(Counters.NAMES, each.bytes, strict=True)),
+            }
+            for each in counters
+        }
+
+    def _add_step(self, item: Any) -> None:
+        """Steps travel in batches: one message per worker and interval, however many ranks."""
+        self._steps.append(item)
+        self._later("steps", STEP_INTERVAL, self._flush_steps)
+
+    def _flush_steps(self) -> None:
+        steps, self._steps = self._steps, []
+        if steps:
+            self._send("steps", steps=steps)
+
+    def _sample(self) -> None:
+        assert self.receiver is not None
+        statistics = self.receiver.statistics()
+        sample = {
+            "rss": self._process.memory_info().rss,
+            "managed": sum(self.worker.state.tasks[k].nbytes or 0 for k in ()),
+            "held": statistics["held"],
+            "credits": max(0, statistics["budget"] - statistics["held"] - statistics["reserved"]),
+        }
+        if sample != self._last:
+            self._last = sample
+            self._send("sample", sample=sample)
+        self._later("sample", SAMPLE_INTERVAL, self._sample)
+
+    def _later(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        """Call `function` after `delay`, unless a call of that name is under way already."""
+
+        def fire() -> None:
+            del self._timers[name]
+            function()
+
+        if name not in self._timers:
+            self._timers[name] = self._loop.call_later(delay, fire)
+
+    def _send(self, event: str, **info: Any) -> None:
+        self.worker.batched_send({"op": STREAM_OP, "event": event, "run": self.run, **info})
+
+    def _from_thread(self, event: str, **info: Any) -> None:
+        self._on_loop(lambda: self._send(event, **info))
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            logger.debug("The worker's event loop is closed; dropping a report")
+
+
+def _endpoints(items: list[dict[str, Any]]) -> list[Endpoint]:
+    fields = Endpoint.__dataclass_fields__
+    return [Endpoint(**{k: v for k, v in item.items() if k in fields}) for item in items]

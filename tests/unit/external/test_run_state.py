@@ -36,7 +36,7 @@ def test_waiting_is_told_per_step_from_cumulative_times(state):
 def test_over_when_every_rank_said_goodbye_or_is_lost(state):
     for rank in (0, 1):
         state.hello(rank, {"size": 2})
-    state.bye(0, "ok", {}, 0.0)
+    state.bye(0, "ok", {})
     assert not state.simulation_over
     assert state.rank_lost(1, "connection closed")
     assert state.simulation_over
@@ -45,7 +45,7 @@ def test_over_when_every_rank_said_goodbye_or_is_lost(state):
 
 def test_losing_a_rank_that_said_goodbye_is_no_news(state):
     state.hello(0, {"size": 1})
-    state.bye(0, "ok", {}, 0.0)
+    state.bye(0, "ok", {})
     assert not state.rank_lost(0, "connection closed")
     assert state.simulation_clean
 
