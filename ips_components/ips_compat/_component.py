@@ -28,7 +28,7 @@ def guard_command(*options: str) -> list[str]:
 
 
 class GuardedProcess:
-    """A task's process as IPS sees it, where ``kill`` takes the whole task and not its guard only."""
+    """A task's process as IPS sees it; ``kill`` takes the whole task, not only its guard."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -61,8 +61,8 @@ def describe(error: object) -> str:
 class HonestQueue:
     """The queue to the framework, for a component: every answer put into it arrives.
 
-    ``multiprocessing`` pickles in a thread of its own and drops what it cannot pickle; the framework
-    drops what it cannot unpickle. Either way the caller would wait for ever.
+    ``multiprocessing`` pickles in a thread of its own and drops what it cannot pickle; the
+    framework drops what it cannot unpickle. Either way the caller would wait for ever.
     """
 
     def __init__(self, queue: Any) -> None:
@@ -72,7 +72,7 @@ class HonestQueue:
         """Queue *message*; an answer that would get lost becomes a failure with its text."""
         if isinstance(message, MethodResult):
             try:
-                pickle.loads(pickle.dumps(message.args))  # noqa: S301 - our own bytes
+                pickle.loads(pickle.dumps(message.args))
             except Exception as error:
                 (value,) = message.args
                 if message.status == Message.FAILURE:
@@ -137,9 +137,9 @@ def install() -> None:
     ServicesProxy._launch_task = _launch_task
 
 
-def tail(path: os.PathLike[str] | str, lines: int = 8) -> str:
+def tail(path: Path, lines: int = 8) -> str:
     """Last lines of a log file, for an error message; "" when there are none."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
         text = file.read().decode(errors="replace").strip()
         return "\n".join(text.splitlines()[-lines:])

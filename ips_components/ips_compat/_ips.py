@@ -9,8 +9,15 @@ from types import ModuleType
 from typing import Any
 
 import ipsframework
-from ipsframework import Component, ConfigurationManager, Framework, ServicesProxy, TaskManager
-from ipsframework import ResourceManager, TaskPool
+from ipsframework import (
+    Component,
+    ConfigurationManager,
+    Framework,
+    ResourceManager,
+    ServicesProxy,
+    TaskManager,
+    TaskPool,
+)
 
 from ips_components.errors import UnsupportedVersion
 

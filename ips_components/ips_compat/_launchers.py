@@ -1,7 +1,7 @@
 """The two executables that IPS looks for and that Dask no longer has.
 
-``dask-scheduler`` and ``dask-worker`` left distributed in 2026.6.0. In their place small scripts are
-written into the directory from which a pool is submitted, which every node of the job can see.
+``dask-scheduler`` and ``dask-worker`` left distributed in 2026.6.0. In their place small scripts
+are written into the directory from which a pool is submitted, which all nodes of the job can see.
 """
 
 import os
@@ -25,6 +25,14 @@ scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
 exec 2>>"$log"
 exec {guard} --parent "$PPID" --scratch "$scratch" -- \\
     {python} -m {module} "$@" {extra}
+"""
+
+_SHIFTER = """\
+#!/bin/sh
+# Written by ips_components: what runs in a container ends with who started it, too.
+PATH={directory}:"$PATH"
+export PATH
+exec {guard} --parent "$PPID" -- {shifter} "$@"
 """
 
 

@@ -1,4 +1,4 @@
-"""Task pools of IPS on current distributed: started, watched, gathered and ended without a trace."""
+"""Task pools of IPS on current distributed: started, watched, gathered, ended without a trace."""
 
 import contextlib
 import copy

@@ -309,9 +309,9 @@ class Supervisor:
     def _start_janitor(self) -> "subprocess.Popen[bytes]":
         """Entrust to a process of its own what is to be cleaned up if we are killed."""
         environment = {k: v for k, v in os.environ.items() if k != guard.MARK}
-        janitor = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-I", "-S", str(GUARD), "--parent", str(self._pid)]
-            + ["--janitor", self.mark],
+        command = [sys.executable, "-I", "-S", str(GUARD)]
+        janitor = subprocess.Popen(
+            [*command, "--parent", str(self._pid), "--janitor", self.mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -321,7 +321,7 @@ class Supervisor:
         if "PYTHONPATH" in os.environ:
             # Components and tasks run in other directories; what was meant is from here.
             entries = os.environ["PYTHONPATH"].split(os.pathsep)
-            os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(each) for each in entries)
+            os.environ["PYTHONPATH"] = os.pathsep.join(str(Path.cwd() / each) for each in entries)
         children = [child.pid for child in multiprocessing.active_children() if child.pid]
         lines = [f"kill {pid} {guard.started(pid)}" for pid in children]
         lines += [f"remove {path}" for path in self._log_pipes()]

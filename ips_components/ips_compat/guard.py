@@ -1,6 +1,6 @@
-"""A small process that stands between a launcher and what it launches, so that nothing is orphaned.
+"""A small process between a launcher and what it launches, so that nothing is orphaned.
 
-Run as a script (``python -I -S guard.py --parent PID -- COMMAND ...``) and standard library only: it
+Run as a script (``python -I -S guard.py --parent PID -- COMMAND ...``), standard library only: it
 starts in some 20 ms and works with any interpreter, also where this package is not installed.
 
 As a *guard* it runs one command in a session of its own. When the command ends, when the guard is
@@ -175,7 +175,7 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         die_with_parent(signal.SIGKILL)
 
-    process = subprocess.Popen(  # noqa: S603 - running a given command is the purpose
+    process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, preexec_fn=prepare, process_group=0
     )
     main, status = process.pid, None
