@@ -392,25 +392,25 @@ class RunCoordinator(SchedulerPlugin):
             for array in contract.arrays
             if gone in array.placement.receivers
         }
-        awaited = {
-            ordinal: [
-                chunk for chunk in self._awaited(run, array) if array.placement.owner(chunk) == gone
-            ]
+        lost = [
+            (ordinal, chunk)
             for ordinal, array in enumerate(contract.arrays)
-        }
+            for chunk in self._awaited(run, array)
+            if array.placement.owner(chunk) == gone
+        ]
         run.contract = contract.with_placements(placements)
         run.blob = run.contract.to_bytes()
         run.epoch += 1
-        self._tell(
-            run,
-            {
+        resend = self._by_owner(run, lost)
+        for worker, ordinal in run.workers.items():
+            message = {
                 "action": "placement",
                 "epoch": run.epoch,
                 "blob": run.blob,
                 "endpoints": self._endpoints(run),
-                "resend": [(ordinal, chunk) for ordinal in awaited for chunk in awaited[ordinal]],
-            },
-        )
+                "resend": resend.get(ordinal, []),
+            }
+            self._tell(run, message, [worker])
 
     def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
         """Chunks of an array that have not arrived, up to the newest step that any rank has put."""
@@ -430,16 +430,26 @@ class RunCoordinator(SchedulerPlugin):
     def _ask_again(self, run: _Run, keys: list[Any]) -> None:
         """Chunks were lost with their worker, or freed and wanted again: ask the ranks."""
         contract = self._contract(run)
-        names = {array.name: ordinal for ordinal, array in enumerate(contract.arrays)}
-        by_worker: dict[int, list[tuple[int, int]]] = {}
+        ordinals = {array.name: i for i, array in enumerate(contract.arrays)}
+        chunks = []
         for name, *index in keys:
-            ordinal = names[name]
-            chunk = contract.arrays[ordinal].layout.ravel(index)
-            owner = contract.arrays[ordinal].placement.owner(chunk)
-            by_worker.setdefault(owner, []).append((ordinal, chunk))
+            ordinal = ordinals[name]
+            chunks.append((ordinal, contract.arrays[ordinal].layout.ravel(index)))
+        resend = self._by_owner(run, chunks)
         for worker, ordinal in run.workers.items():
-            if ordinal in by_worker:
-                self._tell(run, {"action": "resend", "chunks": by_worker[ordinal]}, [worker])
+            if ordinal in resend:
+                self._tell(run, {"action": "resend", "chunks": resend[ordinal]}, [worker])
+
+    def _by_owner(
+        self, run: _Run, chunks: Iterable[tuple[int, int]]
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Sort (array, chunk) by the receiver that they belong to now."""
+        contract = self._contract(run)
+        owners: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in chunks:
+            owner = contract.arrays[ordinal].placement.owner(chunk)
+            owners.setdefault(owner, []).append((ordinal, chunk))
+        return owners
 
     def _note_analysed(self, run: _Run, keys: list[Any]) -> None:
         """The last consumer of these chunks is done: their steps count as analysed."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,6 +23,7 @@ from ips_components.external._sink import ByeInfo, HelloInfo, StepInfo
 from ips_components.model.contract import Contract
 from ips_components.wire.contact import Endpoint
 from ips_components.wire.messages import Counters, Feedback
+from ips_components.wire.values import decode
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -86,26 +88,29 @@ class _Session:
         self.worker = worker
         self.external = external
         self.contract: Contract | None = None
-        self.receiver: Receiver | None = None
+        self.receiver: Receiver
         self._names: list[str] = []
+        self._peers: list[Endpoint] = []
         self._steps: list[Any] = []
         self._process = psutil.Process()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
         self._last: dict[str, Any] = {}
-        self._waited: dict[int, float] = {}
 
     def open(self) -> None:
         """Start listening and tell the coordinator where."""
         limit = self.worker.memory_manager.memory_limit or psutil.virtual_memory().total
         self.receiver = Receiver(
-            self.run,
-            self.settings.token,
             self,
-            host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
+            run=self.run,
+            token=self.settings.token,
             budget=int(limit * self.settings.memory_share),
+            host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
+            lanes=self.settings.lanes,
+            on_pressure=self._on_pressure,
         )
-        self._send("open", endpoint=self.receiver.endpoint.to_json())
+        facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
+        self._send("open", endpoint={**asdict(self.receiver.endpoint), **facts})
         self._later("sample", SAMPLE_INTERVAL, self._sample)
 
     async def close(self) -> None:
@@ -113,31 +118,33 @@ class _Session:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self.receiver is not None:
-            await asyncio.to_thread(self.receiver.close)
+        await asyncio.to_thread(self.receiver.close)
 
     # -- actions of the coordinator: event loop ----------------------------------------
 
     def on_contract(self, ordinal: int, blob: bytes, endpoints: list[dict[str, Any]]) -> None:
         self.contract = Contract.from_bytes(blob)
         self._names = [array.spec.name for array in self.contract.arrays]
-        assert self.receiver is not None
-        self.receiver.set_contract(self.contract, ordinal, _endpoints(endpoints))
+        self._peers = _endpoints(endpoints)
+        self.receiver.ordinal = ordinal
+        self.receiver.set_contract(self.contract, self._peers)
 
     def on_placement(
         self, epoch: int, blob: bytes, endpoints: list[dict[str, Any]], resend: list[Any]
     ) -> None:
         self.contract = Contract.from_bytes(blob)
         placements = {i: array.placement for i, array in enumerate(self.contract.arrays)}
+        self._peers = _endpoints(endpoints)
         self.receiver.set_placement(
-            epoch, placements, _endpoints(endpoints), [(array, chunk) for array, chunk in resend]
+            placements, self._peers, [tuple(each) for each in resend], epoch=epoch
         )
 
     def on_resend(self, chunks: list[Any]) -> None:
-        self.receiver.ask_again([(array, chunk) for array, chunk in chunks])
+        self.receiver.set_placement({}, self._peers, [tuple(each) for each in chunks])
 
     def on_feedback(self, message: dict[str, Any]) -> None:
-        self.receiver.feedback(Feedback(**message))
+        feedback = Feedback(**{**message, "shape": tuple(message["shape"])})
+        self.receiver.feedback(feedback.name, decode(feedback), feedback.step)
 
     def on_fault(self, text: str) -> None:
         self.receiver.fault(text, self.settings.on_analytics_loss)
@@ -203,6 +210,25 @@ class _Session:
     def fault(self, text: str) -> None:
         self._from_thread("note", text=text)
 
+    def _on_pressure(self, nbytes: int) -> None:
+        """Ranks wait for credit and nothing moves: let Dask spill, if it can.
+
+        A graph that needs more chunks together than fit into the receiver's share (a whole
+        time series, say) would otherwise wait for itself.
+        """
+        self._on_loop(self._spill, nbytes)
+
+    def _spill(self, nbytes: int) -> None:
+        if self.worker.state.executing_count or self.worker.state.ready:
+            return  # consumers are at work; what they finish comes back as credit
+        evict = getattr(self.worker.data, "evict", None)
+        freed = 0
+        while evict is not None and freed < nbytes:
+            weight = evict()
+            if weight <= 0:
+                break
+            freed += weight
+
     # -- internals ---------------------------------------------------------------------
 
     def _counters(self, counters: tuple[Counters, ...]) -> dict[str, Any]:
@@ -225,13 +251,12 @@ class _Session:
             self._send("steps", steps=steps)
 
     def _sample(self) -> None:
-        assert self.receiver is not None
         statistics = self.receiver.statistics()
         sample = {
             "rss": self._process.memory_info().rss,
-            "managed": sum(self.worker.state.tasks[k].nbytes or 0 for k in ()),
-            "held": statistics["held"],
-            "credits": max(0, statistics["budget"] - statistics["held"] - statistics["reserved"]),
+            "managed": getattr(self.worker.data, "total_weight", 0),
+            "held": statistics.held,
+            "credits": max(0, statistics.budget - statistics.held - statistics.reserved),
         }
         if sample != self._last:
             self._last = sample
