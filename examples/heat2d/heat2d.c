@@ -29,7 +29,7 @@ static struct options {
 } opt = {
     .nx = 64, .ny = 64, .steps = 200, .every = 1,
     .diffusivity = 1.1e-4, .power = 1.0, .period = -1.0,
-    .wall = {10.0, 0.0, INSULATED, INSULATED}, .source = "eight,sweep,pulse", .initial = "zero",
+    .wall = {2.0, 0.0, INSULATED, INSULATED}, .source = "eight,sweep,pulse", .initial = "zero",
 };
 
 /* This rank's block: h x w cells from (y0, x0) on, stored with a rim of one cell. */

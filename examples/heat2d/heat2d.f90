@@ -36,7 +36,7 @@ program heat2d
     call MPI_Init()
     call MPI_Comm_rank(MPI_COMM_WORLD, rank)
     call MPI_Comm_size(MPI_COMM_WORLD, ranks)
-    wall = [10.0_dp, 0.0_dp, ieee_value(0.0_dp, ieee_quiet_nan), ieee_value(0.0_dp, ieee_quiet_nan)]
+    wall = [2.0_dp, 0.0_dp, ieee_value(0.0_dp, ieee_quiet_nan), ieee_value(0.0_dp, ieee_quiet_nan)]
     source = 'eight,sweep,pulse'
     initial = 'zero'
     posthoc = ''

@@ -206,9 +206,9 @@ def parse(size):
     parser.add_argument(
         "--boundary",
         nargs=4,
-        default=["10", "0", INSULATED, INSULATED],
+        default=["2", "0", INSULATED, INSULATED],
         metavar=("WEST", "EAST", "SOUTH", "NORTH"),
-        help="temperature of each wall in K, or insulated (10 0 insulated insulated)",
+        help="temperature of each wall in K, or insulated (2 0 insulated insulated)",
     )
     parser.add_argument("--initial", choices=["zero", "gaussian", "sine"], default="zero")
     parser.add_argument("--every", type=int, default=1, help="publish every n-th step (1)")

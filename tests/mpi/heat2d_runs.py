@@ -44,7 +44,7 @@ def field(
     source=("eight", "sweep", "pulse"),
     power=1.0,
     period=None,
-    boundary=(10.0, 0.0, None, None),
+    boundary=(2.0, 0.0, None, None),
     initial="zero",
     every=1,
 ):

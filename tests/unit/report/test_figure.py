@@ -1,0 +1,203 @@
+"""The figure of a run: every kind of variable becomes the right kind of panel, well labelled."""
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import Normalize
+from matplotlib.image import imread
+
+from ips_components.report import _style as style
+from ips_components.report.figure import compose, run_figure
+
+
+@pytest.fixture
+def results():
+    """What an incremental PCA of a field leaves behind."""
+    rng = np.random.default_rng(7)
+    time = ("time", np.arange(9) * 0.5, {"units": "s"})
+    x = ("x", (np.arange(8) + 0.5) / 8, {"units": "m"})
+    y = ("y", (np.arange(6) + 0.5) / 8, {"units": "m"})
+    ratio = np.sort(rng.random((9, 3)) / 3)[:, ::-1]
+    return xr.Dataset(
+        {
+            "temperature": (("time", "y", "x"), rng.random((9, 6, 8)), {"units": "K"}),
+            "components": (("component", "y", "x"), rng.normal(size=(3, 6, 8))),
+            "mean": (("y", "x"), rng.random((6, 8)), {"units": "K", "long_name": "mean field"}),
+            "explained_variance_ratio": (("time", "component"), ratio),
+            "singular_values": (("component",), [3.0, 2.0, 1.0], {"units": "K"}),
+            "noise_variance": ((), 0.125, {"units": "K2"}),
+        },
+        coords={"time": time, "x": x, "y": y},
+        attrs={"title": "a run"},
+    )
+
+
+def panels(figure):
+    """Visible axes that hold data, in order, as (title, x label, y label)."""
+    axes = [ax for ax in figure.get_axes() if ax.get_visible() and not is_bar(ax)]
+    return [(ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) for ax in axes]
+
+
+def is_bar(ax):
+    return ax.get_label() == "<colorbar>"
+
+
+def axes_titled(figure, title):
+    (found,) = [ax for ax in figure.get_axes() if ax.get_title() == title]
+    return found
+
+
+def test_panels_and_labels_of_a_pca_run(results):
+    last = results.explained_variance_ratio.values[-1]
+    assert panels(compose(results)) == [
+        ("time = 0.5 s", "x (m)", "y (m)"),
+        ("time = 1.5 s", "x (m)", ""),
+        ("time = 2.5 s", "x (m)", ""),
+        ("time = 4 s", "x (m)", ""),
+        (f"component 1 ({last[0]:.1%})", "x (m)", "y (m)"),
+        (f"component 2 ({last[1]:.1%})", "x (m)", ""),
+        (f"component 3 ({last[2]:.1%})", "x (m)", ""),
+        ("mean field", "x (m)", "y (m)"),
+        ("explained variance ratio", "time (s)", ""),
+        ("singular values", "component", "K"),
+    ]
+
+
+def test_colour_bars_name_the_units(results):
+    bars = [ax for ax in compose(results).get_axes() if is_bar(ax)]
+    assert [bar.get_ylabel() for bar in bars] == ["K", "", "K"]
+
+
+def test_title_by_argument_or_attribute(results):
+    assert compose(results).get_suptitle() == "a run"
+    assert compose(results, "another").get_suptitle() == "another"
+
+
+def test_snapshots_share_one_scale_and_components_one_about_zero(results):
+    figure = compose(results)
+    meshes = [ax.collections[0] for ax in figure.get_axes() if ax.collections and not is_bar(ax)]
+    snapshots, components = meshes[:4], meshes[4:7]
+    assert len({(m.norm.vmin, m.norm.vmax) for m in snapshots}) == 1
+    assert {m.norm.vmin + m.norm.vmax for m in components} == {0.0}
+    shown = results.temperature.values[[1, 3, 5, 8]]
+    assert (snapshots[0].norm.vmin, snapshots[0].norm.vmax) == (shown.min(), shown.max())
+
+
+def test_cells_lie_where_the_coordinates_say(results):
+    ax = axes_titled(compose(results), "mean field")
+    assert ax.get_xlim() == pytest.approx((0.0, 1.0))
+    assert ax.get_ylim() == pytest.approx((0.0, 0.75))
+    assert ax.get_box_aspect() == pytest.approx(0.75)
+
+
+def test_ratio_is_drawn_in_percent_with_a_line_per_component(results):
+    ax = axes_titled(compose(results), "explained variance ratio")
+    assert [line.get_label() for line in ax.get_lines()] == ["1", "2", "3"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.get_lines()}) == 3
+    assert ax.yaxis.get_major_formatter()(0.25) == "25%"
+    np.testing.assert_array_equal(
+        ax.get_lines()[2].get_ydata(), results.explained_variance_ratio.values[:, 2]
+    )
+
+
+def test_numbers_are_written_out(results):
+    figure = compose(results[["noise_variance"]])
+    assert [text.get_text() for strip in figure.subfigs for text in strip.texts] == [
+        "noise variance = 0.125 K2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "expected"),
+    [
+        (("x",), (9,), [("v", "x", "")]),
+        (("step",), (9,), [("v", "step", "")]),
+        (("step", "x"), (9, 5), [("v", "step", "x")]),
+        (("x", "step"), (5, 9), [("v", "step", "x")]),
+        (("z", "y", "x"), (4, 5, 6), [("v", "x", "y")]),
+        (("component", "z"), (2, 9), [("v", "z", "")]),
+        (("step", "z", "y", "x"), (1, 3, 4, 5), [("step 0", "x", "y")]),
+    ],
+)
+def test_any_shape_finds_its_panel(dims, shape, expected):
+    figure = compose(xr.Dataset({"v": (dims, np.random.default_rng(0).random(shape))}))
+    assert panels(figure) == expected
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        (("a", "b", "c", "d"), np.zeros((2, 2, 2, 2))),
+        (("x",), np.array(["p", "q"])),
+        (("x",), np.zeros(0)),
+        (("step", "component", "y", "x"), np.zeros((2, 2, 2, 2))),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_and_skipped(variable, caplog):
+    with caplog.at_level(logging.INFO, logger="ips_components.report.figure"):
+        figure = compose(xr.Dataset({"odd": variable}))
+    assert "odd is not drawn" in caplog.text
+    assert panels(figure) == []
+    assert figure.subfigs[0].texts[0].get_text() == "The results hold nothing that can be drawn."
+
+
+@pytest.mark.parametrize("fill", [np.nan, np.inf, 0.0, -3.0, 1e300])
+def test_degenerate_values_are_drawn_without_warning(tmp_path, fill):
+    values = {"map": (("y", "x"), np.full((3, 4), fill)), "curve": (("time",), np.full(5, fill))}
+    run_figure(xr.Dataset(values), tmp_path / "figure.png")
+
+
+def test_values_over_many_decades_get_a_logarithm():
+    figure = compose(xr.Dataset({"v": (("time",), [1e-6, 1.0, 10.0])}))
+    assert axes_titled(figure, "v").get_yscale() == "log"
+
+
+def test_a_huge_lazy_field_is_thinned_before_it_is_loaded():
+    import dask.array as da
+
+    field = da.zeros((1000, 2000, 2000), chunks=(1, 2000, 2000))
+    figure = compose(xr.Dataset({"v": (("time", "y", "x"), field)}))
+    assert max(ax.collections[0].get_array().size for ax in figure.get_axes()[:4]) <= 600 * 600
+
+
+@pytest.mark.parametrize(
+    ("values", "cmap"),
+    [([0.0, 5.0], "viridis"), ([-0.1, 5.0], "viridis"), ([-2.0, 5.0], "RdBu_r")],
+)
+def test_colours_diverge_only_where_both_signs_matter(values, cmap):
+    colours, norm = style.colour_scale(np.array(values))
+    assert colours.name == cmap
+    assert isinstance(norm, Normalize)
+
+
+def test_picture_is_written_whole_and_fits_a_page(results, tmp_path):
+    path = run_figure(results, tmp_path / "figure.png")
+    height, width, _ = imread(path).shape
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+    assert (width, height / 150 < 11) == (1140, True)
+
+
+def test_failure_leaves_no_file_behind(results, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ips_components.report.figure.FigureCanvasAgg.print_figure", broken)
+    with pytest.raises(OSError, match="disk full"):
+        run_figure(results, tmp_path / "figure.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pyplot_stays_untouched_also_from_a_thread(results, tmp_path):
+    import matplotlib
+    from matplotlib import _pylab_helpers
+
+    before = dict(matplotlib.rcParams)
+    thread = threading.Thread(target=run_figure, args=(results, tmp_path / "figure.png"))
+    thread.start()
+    thread.join(60)
+    assert (tmp_path / "figure.png").exists()
+    assert dict(matplotlib.rcParams) == before
+    assert _pylab_helpers.Gcf.figs == {}
