@@ -18,6 +18,9 @@ import xarray as xr
 
 from ips_components.errors import ConfigError, ContractError
 
+#: Results of up to this many numbers are in the run record itself.
+QUOTE_LIMIT = 32
+
 #: Results up to this many bytes are gathered; larger ones are written by the workers.
 GATHER_LIMIT = 256 * 2**20
 
@@ -176,4 +179,8 @@ def _describe(variable: xr.DataArray) -> dict[str, Any]:
     if variable.size and variable.dtype.kind in "iuf" and variable.nbytes <= GATHER_LIMIT:
         summary["min"] = float(variable.min())
         summary["max"] = float(variable.max())
+        if variable.size <= QUOTE_LIMIT:
+            summary["values"] = variable.values.tolist()
+    if "units" in variable.attrs:
+        summary["units"] = str(variable.attrs["units"])
     return summary

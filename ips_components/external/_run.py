@@ -22,7 +22,7 @@ from ips_components.external._arrays import ExternalArray, external_arrays
 from ips_components.external._contract import contract_from_graph
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
-from ips_components.external._settings import RunSettings, specs_from
+from ips_components.external._settings import RunSettings
 from ips_components.model.contract import Contract
 from ips_components.wire.values import encode
 
@@ -214,7 +214,7 @@ class Run:
 
     def _described(self, timeout: float) -> list[Any]:
         described = self._call("described", timeout=timeout)
-        return specs_from(described)
+        return RunSettings.specs_from(described)
 
     def _call(self, method: str, **arguments: Any) -> Any:
         return call(self.client, method, self.settings.run, **arguments)

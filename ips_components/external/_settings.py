@@ -1,121 +1,150 @@
-"""What the Dask side must know of a run: one frozen, JSON-able object.
+"""What one coupled run needs to know, in a form that travels: plain values, no behaviour.
 
-The IPS side makes it from the config (:mod:`ips_components.config`); it travels with the worker
-plugin to every worker and with the analysis task.  Standard library and the model only.
+The IPS side makes a :class:`RunSettings` from its config; it goes as a dict to the analysis task, to
+every worker's receiver and to the run coordinator on the scheduler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ips_components.errors import ConfigError
-from ips_components.model.spec import ArraySpec, StepAxis
 
-DEADLINES = {"connect": 60.0, "contract": 60.0, "step": 300.0, "drain": 60.0}
+if TYPE_CHECKING:
+    from ips_components.model.spec import ArraySpec
+
+DEADLINES: Mapping[str, float] = {
+    "connect": 120.0,
+    "contract": 300.0,
+    "step": 600.0,
+    "drain": 120.0,
+}
+"""Seconds to wait for peers, for the contract, for one step, and for the end."""
+
+ON_LOSS = ("continue", "abort")
+LANES = ("shm", "tcp")
+FORMATS = ("zarr", "netcdf")
+POLICIES = ("block", "drop")
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """Settings of one run.
+    """Settings of one run of one analysis.
 
     Parameters
     ----------
-    run : str
-        Run id; a restart has a new one.
-    token : str
-        64 hexadecimal digits, the run's secret.
-    analysis : str
+    run
+        Run id: distinguishes restarts, older ones are stale.
+    token
+        Secret of the run, 64 hexadecimal digits.
+    analysis
         ``package.module:function``.
-    parameters : mapping
+    n_receivers
+        Number of Dask workers to wait for, each of which opens one receiver.
+    parameters
         Keyword arguments of the analysis function.
-    arrays : list of mapping or None
-        Fields of :class:`~ips_components.model.spec.ArraySpec` per array; None when the
-        simulation describes its arrays itself.
-    chunks : mapping
-        Chunks of an array, in dask's notation, by array name.
-    policies : mapping
-        ``"block"`` or ``"drop"`` by array name.
-    n_receivers : int
-        Workers that must have opened their receivers.
-    results, results_format : str
-        Where and how results are written.
-    run_dir : str
-        Folder of the run's records.
-    deadlines : mapping
-        Seconds for connect, contract, step, drain.
-    on_analytics_loss : {"continue", "abort"}
-        What ranks do when the analysis is gone.
-    replay_steps : int
-        Steps that ranks keep for chunks whose worker died.
-    memory_share : float
-        Share of a worker's memory limit that chunks may take.
-    lanes : tuple of str
-        ``"shm"``, ``"tcp"`` or both.
-    n_steps : int or None
-        Steps of the run, for messages; None when unknown.
+    arrays
+        Descriptions of the arrays (fields of ``ArraySpec``), or None when rank 0 describes them.
+    decompositions
+        Expected decomposition of each array: blocks per dimension of space. Optional.
+    halos
+        Width of the ghost rim of each array, one number or one per dimension. Optional.
+    chunks
+        Chunks of each array in Dask's notation, time first. Optional.
+    policies
+        ``"block"`` (default) or ``"drop"`` for each array: what a full worker means to the ranks.
+    results, results_format
+        Path of the results, and ``"zarr"`` or ``"netcdf"``.
+    run_dir
+        Directory of the run's own files.
+    n_steps
+        Number of simulation steps, None when it is not known.
+    deadlines
+        Seconds by name; see `DEADLINES`.
+    on_analytics_loss
+        ``"continue"``: the simulation goes on alone; ``"abort"``: it does not.
+    replay_steps
+        Steps that a rank keeps for sending again.
+    memory_share
+        Part of a worker's memory limit that may hold data which nobody has consumed yet.
+    lanes
+        Ways that data may take: ``"shm"`` (same node), ``"tcp"``.
+    security
+        ``"none"`` or ``"tls"``.
     """
 
     run: str
     token: str = field(repr=False)
     analysis: str
+    n_receivers: int = 1
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    arrays: list[dict[str, Any]] | None = None
+    arrays: tuple[Mapping[str, Any], ...] | None = None
+    decompositions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    halos: Mapping[str, Any] = field(default_factory=dict)
     chunks: Mapping[str, Any] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
-    n_receivers: int = 1
     results: str = "results.zarr"
     results_format: str = "zarr"
     run_dir: str = "."
+    n_steps: int | None = None
     deadlines: Mapping[str, float] = field(default_factory=dict)
     on_analytics_loss: str = "continue"
-    replay_steps: int = 1
-    memory_share: float = 0.4
-    lanes: tuple[str, ...] = ("shm", "tcp")
-    n_steps: int | None = None
+    replay_steps: int = 2
+    memory_share: float = 0.3
+    lanes: tuple[str, ...] = LANES
+    security: str = "none"
 
     def __post_init__(self) -> None:
+        if not self.run or not self.token:
+            raise ConfigError("a run needs an id and a token")
+        if self.n_receivers < 1:
+            raise ConfigError(f"a run needs at least one receiver, got {self.n_receivers}")
+        if not 0.0 < self.memory_share <= 1.0:
+            raise ConfigError(f"memory share must be in (0, 1], got {self.memory_share}")
+        for name, value, allowed in (
+            ("results format", self.results_format, FORMATS),
+            ("policy on loss of the analytics", self.on_analytics_loss, ON_LOSS),
+            *((f"policy of array {array!r}", p, POLICIES) for array, p in self.policies.items()),
+            *(("lane", lane, LANES) for lane in self.lanes),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         object.__setattr__(self, "deadlines", {**DEADLINES, **self.deadlines})
-        object.__setattr__(self, "lanes", tuple(self.lanes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, strings and numbers."""
-        return {**asdict(self), "lanes": list(self.lanes)}
+        """Return all fields as plain values."""
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunSettings:
-        """Return the settings of :meth:`to_dict`.
-
-        Raises
-        ------
-        ConfigError
-            If there is a name that this version does not know.
-        """
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ConfigError(
-                f"unknown run settings {', '.join(sorted(unknown))}: IPS and the Dask workers run "
-                "different versions of ips_components; install the same on both sides"
-            )
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Make settings from `to_dict`'s result; names that this version lacks are passed over."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in settings.items() if name in known}
+        for name in ("arrays", "lanes"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**values)
 
-    def array_specs(self) -> list[ArraySpec] | None:
-        """Return the arrays that the config describes, None when the simulation does it."""
-        return None if self.arrays is None else specs_from(self.arrays)
+    def array_specs(self) -> list[ArraySpec]:
+        """Return the arrays that the config describes; none when the simulation describes them."""
+        return self.specs_from(self.arrays or ())
 
+    @staticmethod
+    def specs_from(described: Iterable[Mapping[str, Any]]) -> list[ArraySpec]:
+        """Make array specifications from their descriptions."""
+        from ips_components.model.spec import ArraySpec, StepAxis
 
-def specs_from(described: Iterable[Mapping[str, Any]]) -> list[ArraySpec]:
-    """Return array specs of plain mappings, as they come from the config or from rank 0."""
-    return [
-        ArraySpec(
-            name=one["name"],
-            dtype=one["dtype"],
-            shape=tuple(one["shape"]),
-            steps=StepAxis(**one.get("steps", {})),
-            dims=tuple(one.get("dims", ())),
-            attrs=dict(one.get("attrs", {})),
-            ragged=bool(one.get("ragged", False)),
-        )
-        for one in described
-    ]
+        return [
+            ArraySpec(
+                name=array["name"],
+                dtype=array["dtype"],
+                shape=tuple(array["shape"]),
+                steps=StepAxis(**array.get("steps", {})),
+                dims=tuple(array.get("dims", ())),
+                attrs=dict(array.get("attrs", {})),
+                ragged=bool(array.get("ragged", False)),
+            )
+            for array in described
+        ]
