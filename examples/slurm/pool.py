@@ -5,9 +5,14 @@ The same file runs on a laptop: only the platform file differs.
 
 import os
 import socket
+import time
 from pathlib import Path
 
 from ipsframework import Component
+
+from ips_components import ips_compat
+
+ips_compat.install()  # task pools on current Dask, and an exit status that tells the truth
 
 
 class PoolDriver(Component):
@@ -30,7 +35,8 @@ class PoolWorker(Component):
         services.create_task_pool("pool")
         for i in range(int(self.NTASKS)):
             if use_dask:
-                services.add_task("pool", f"task_{i}", 1, here, where)
+                seconds = self.TASK_SECONDS
+                services.add_task("pool", f"task_{i}", 1, here, where, seconds)
             else:
                 services.add_task(
                     "pool", f"task_{i}", 1, here, self.BINARY, logfile=f"{here}/task_{i}.txt"
@@ -54,6 +60,7 @@ class PoolWorker(Component):
         print(*lines, sep="\n")
 
 
-def where():
+def where(seconds):
     """Name of the node that runs this task; a function task of the Dask pool."""
+    time.sleep(float(seconds))  # stands for work; IPS passes all arguments as strings
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
