@@ -69,8 +69,9 @@ class BufferPool:
 
     Parameters
     ----------
-    idle_limit
-        Bytes that may wait for their next use; what is beyond is returned to the system.
+    keep
+        A buffer that comes back waits for its next use while idle and leased bytes together are
+        not more than this; else it is returned to the system.
 
     Examples
     --------
@@ -83,8 +84,8 @@ class BufferPool:
     PoolStatistics(leased=0, idle=4096, made=1, reused=0)
     """
 
-    def __init__(self, idle_limit: int = 1 << 30) -> None:
-        self.idle_limit = idle_limit
+    def __init__(self, keep: int = 1 << 30) -> None:
+        self.keep = keep
         self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
         self._returned: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._lock = Lock()
@@ -140,6 +141,6 @@ class BufferPool:
                 return
             size = len(memory)
             self._leased -= size
-            if not self._closed and self._idle + size <= self.idle_limit:
+            if not self._closed and self._idle + self._leased + size <= self.keep:
                 self._free[size].append(memory)
                 self._idle += size

@@ -2,6 +2,22 @@
 
 It is written by the analytics side and read by rank 0 (and by nobody else): mode 0600, replaced
 atomically, checked for owner, mode, format and version before a word of it is believed.
+
+It is JSON. For readers without a JSON parser its key ``binary`` holds the same facts once more, as
+hexadecimal digits of this little-endian record (`Contact.to_bytes`)::
+
+    0    8s    magic "IPSCTCT1"
+    8    32s   token
+    40   64s   run, UTF-8, NUL padded
+    104  4*f64 deadlines in seconds: connect, contract, step, drain
+    136  u32   lanes allowed: 1 tcp, 2 shm
+    140  u32   on analytics loss: 0 continue, 1 abort
+    144  u32   replay steps
+    148  u32   zero
+    152  u64   replay bytes
+    160  endpoints: n u32, then n records:
+               ordinal u32, port u16, four lengths u16, zero u16, pid u64,
+               then host, unix, hostname, boot as UTF-8 texts of these lengths
 """
 
 from __future__ import annotations
@@ -12,8 +28,9 @@ import os
 import secrets
 import socket
 import stat
+import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,12 +47,19 @@ DEADLINES: Mapping[str, float] = {"connect": 10.0, "contract": 60.0, "step": 300
 """Default deadlines, in seconds."""
 
 OPTIONS: Mapping[str, Any] = {
-    "lanes": ["shm", "tcp"],
+    "lanes": ("shm", "tcp"),
     "replay_steps": 1,
     "replay_bytes": 1 << 30,
     "on_analytics_loss": "continue",
 }
 """Default options of the bridge."""
+
+MAGIC = b"IPSCTCT1"
+_CONTACT = struct.Struct("<8s32s64s4dIIIIQ")
+_ENDPOINT = struct.Struct("<IHHHHHHQ")
+_COUNT = struct.Struct("<I")
+_LANES = {"tcp": 1, "shm": 2}
+_ON_LOSS = ("continue", "abort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +118,60 @@ class Contact:
         if length != 32:
             raise ContactError("a token must be 64 hexadecimal digits")
         object.__setattr__(self, "deadlines", {**DEADLINES, **self.deadlines})
-        object.__setattr__(self, "options", {**OPTIONS, **self.options})
+        options = {**OPTIONS, **self.options}
+        options["lanes"] = tuple(sorted(options["lanes"]))
+        object.__setattr__(self, "options", options)
+        if self.options["on_analytics_loss"] not in _ON_LOSS:
+            raise ContactError(
+                f"on_analytics_loss must be one of {_ON_LOSS}, "
+                f"got {self.options['on_analytics_loss']!r}"
+            )
+        if not set(self.options["lanes"]) <= set(_LANES) or not self.options["lanes"]:
+            raise ContactError(f"lanes must be of {set(_LANES)}, got {self.options['lanes']!r}")
 
     @property
     def secret(self) -> bytes:
         """The token's 32 bytes."""
         return bytes.fromhex(self.token)
+
+    def to_bytes(self) -> bytes:
+        """Return the binary form."""
+        options = self.options
+        head = _CONTACT.pack(
+            MAGIC,
+            self.secret,
+            self.run.encode(),
+            *(self.deadlines[name] for name in DEADLINES),
+            sum(_LANES[lane] for lane in set(options["lanes"])),
+            _ON_LOSS.index(options["on_analytics_loss"]),
+            options["replay_steps"],
+            0,
+            options["replay_bytes"],
+        )
+        return head + pack_endpoints(self.endpoints)
+
+    @classmethod
+    def from_bytes(cls, record: bytes | memoryview) -> Self:
+        """Read the binary form."""
+        try:
+            magic, token, run, *rest = _CONTACT.unpack_from(record)
+            if magic != MAGIC:
+                raise ContactError(f"a contact must begin with {MAGIC!r}, got {magic!r}")
+            deadlines, (lanes, on_loss, replay_steps, _, replay_bytes) = rest[:4], rest[4:]
+            return cls(
+                run=run.rstrip(b"\0").decode(),
+                token=token.hex(),
+                endpoints=parse_endpoints(record[_CONTACT.size :]),
+                deadlines=dict(zip(DEADLINES, deadlines, strict=True)),
+                options={
+                    "lanes": [lane for lane, bit in _LANES.items() if lanes & bit],
+                    "on_analytics_loss": _ON_LOSS[on_loss],
+                    "replay_steps": replay_steps,
+                    "replay_bytes": replay_bytes,
+                },
+            )
+        except (struct.error, ValueError, IndexError) as error:
+            raise ContactError(f"a damaged contact: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
@@ -111,6 +183,7 @@ class Contact:
             "endpoints": [asdict(endpoint) for endpoint in self.endpoints],
             "deadlines": dict(self.deadlines),
             "options": dict(self.options),
+            "binary": self.to_bytes().hex(),
         }
 
     @classmethod
@@ -202,3 +275,32 @@ def read(path: str | os.PathLike[str]) -> Contact:
         except ValueError as error:
             raise ContactError(f"contact file {path} is damaged: {error}") from error
     return Contact.from_json(content, f"contact file {path}")
+
+
+def pack_endpoints(endpoints: Sequence[Endpoint]) -> bytes:
+    """Return the binary form of a list of endpoints."""
+    parts = [_COUNT.pack(len(endpoints))]
+    for e in endpoints:
+        texts = [text.encode() for text in (e.host, e.unix, e.hostname, e.boot)]
+        parts.append(_ENDPOINT.pack(e.ordinal, e.port, *map(len, texts), 0, e.pid))
+        parts.extend(texts)
+    return b"".join(parts)
+
+
+def parse_endpoints(body: memoryview | bytes) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a binary list."""
+    (count,) = _COUNT.unpack_from(body)
+    at = _COUNT.size
+    endpoints = []
+    for _ in range(count):
+        ordinal, port, *lengths, _zero, pid = _ENDPOINT.unpack_from(body, at)
+        at += _ENDPOINT.size
+        if len(body) < at + sum(lengths):
+            raise ValueError("a list of endpoints is cut short")
+        texts = []
+        for length in lengths:
+            texts.append(str(body[at : at + length], "utf-8"))
+            at += length
+        host, unix, hostname, boot = texts
+        endpoints.append(Endpoint(ordinal, host, port, unix, hostname, boot, pid))
+    return tuple(endpoints)

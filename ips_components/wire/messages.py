@@ -30,7 +30,7 @@ Hello      1  token 32s, run 64s (UTF-8, NUL padded), contract digest 32s (zeros
 Piece      2  chunk u64, t u64, block u32, slot u32 (0xFFFFFFFF: cells follow as data),
               slot offset u64, ndim u32, zero u32, ndim x (start u64, count u64, step u64)
               and, in a slot, ndim x stride i64 (bytes)
-Rows       3  chunk u64, t u64, rows u64
+Rows       3  chunk u64, t u64, rows u64 (0: the rank has no row of this ragged chunk)
 StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (11 u64: array ordinal,
               then produced, skipped, delivered, dropped, lost as blocks, then as bytes)
 Want       5  chunk row u64: the rank waits for credit for it
@@ -63,8 +63,7 @@ ByeAck     42 empty
 Refused    43 why (UTF-8); the receiver closes after it
 ========== == =============================================================================
 
-Endpoints: n u32, then n x (ordinal u32, port u16, four lengths u16, zero u16, pid u64, then host,
-unix, hostname, boot as UTF-8 texts). A ``unix`` that begins with ``@`` is an abstract name.
+Endpoints are written as `contact.pack_endpoints` says.
 
 A *chunk row* is the index of a chunk along time: ``chunk // chunks per row``. New fields are
 appended; a reader ignores the bytes after those that it knows.
@@ -78,7 +77,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from ips_components.errors import ProtocolError
-from ips_components.wire.contact import Endpoint
+from ips_components.wire.contact import Endpoint, pack_endpoints, parse_endpoints
 
 VERSION = 1
 TOKEN_BYTES = 32
@@ -87,6 +86,7 @@ MAX_NDIM = 16
 COUNTERS = struct.Struct("<11Q")
 
 _HELLO = struct.Struct("<32s64s32sIIQQII")
+HELLO_BYTES = _HELLO.size
 _PIECE = struct.Struct("<QQIIQII")
 _AXIS = struct.Struct("<QQQ")
 _STEP_END = struct.Struct("<qQII")
@@ -95,8 +95,6 @@ _CONTRACT = struct.Struct("<32sII")
 _PLACEMENT = struct.Struct("<II")
 _OWNERS = struct.Struct("<IIII")
 _FEEDBACK = struct.Struct("<qBBHI")
-_ENDPOINT = struct.Struct("<IHHHHHHQ")
-_COUNT = struct.Struct("<I")
 
 Axes = tuple[tuple[int, int, int], ...]
 
@@ -279,7 +277,7 @@ class Piece(Message):
 
 @dataclass(frozen=True, slots=True)
 class Rows(_Fixed):
-    """How many rows of a ragged array a rank has at one step (zero is announced as well)."""
+    """A rank has no rows of a ragged chunk (rows that exist are announced by their piece)."""
 
     array: int = 0
     chunk: int = 0
@@ -635,34 +633,6 @@ class Refused(_Text):
 
 
 # --- parts --------------------------------------------------------------------------------------
-
-
-def pack_endpoints(endpoints: Sequence[Endpoint]) -> bytes:
-    """Return the binary form of a list of endpoints."""
-    parts = [_COUNT.pack(len(endpoints))]
-    for e in endpoints:
-        texts = [text.encode() for text in (e.host, e.unix, e.hostname, e.boot)]
-        parts.append(_ENDPOINT.pack(e.ordinal, e.port, *map(len, texts), 0, e.pid))
-        parts.extend(texts)
-    return b"".join(parts)
-
-
-def parse_endpoints(body: memoryview | bytes) -> tuple[Endpoint, ...]:
-    """Return the endpoints of a binary list."""
-    (count,) = _COUNT.unpack_from(body)
-    at = _COUNT.size
-    endpoints = []
-    for _ in range(count):
-        ordinal, port, *lengths, _zero, pid = _ENDPOINT.unpack_from(body, at)
-        at += _ENDPOINT.size
-        _need(body, at + sum(lengths))
-        texts = []
-        for length in lengths:
-            texts.append(str(body[at : at + length], "utf-8"))
-            at += length
-        host, unix, hostname, boot = texts
-        endpoints.append(Endpoint(ordinal, host, port, unix, hostname, boot, pid))
-    return tuple(endpoints)
 
 
 def _pack_counters(counters: Sequence[Counters]) -> bytes:

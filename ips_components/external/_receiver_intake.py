@@ -1,0 +1,456 @@
+"""Which chunks a receiver expects, what they lack, and how much memory they may take.
+
+No I/O and no Dask: connections ask `Intake.begin` where a piece goes and tell `Intake.commit` when
+it is there. Admission is by *rows* (chunks of one time index of one array): a row is admitted when
+the budget has room for all of this receiver's chunks in it, oldest simulation step first. Every
+rank learns the same watermark, so a piece is welcome exactly when its chunk's memory is set aside.
+No rank can starve another, and the oldest incomplete step always has what it needs.
+
+A row larger than the budget passes when nothing else is held. A chunk that is asked for again
+(its worker died) passes in any case, one such row at a time: the steps that wait for it cannot
+leave memory before it came.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ips_components.errors import ProtocolError
+from ips_components.external._buffers import BufferPool, on_last_view
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.pieces import ranks_of
+from ips_components.model.placement import Placement
+from ips_components.wire.messages import Piece
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_BATCH = 256
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """A chunk on its way."""
+
+    nbytes: int
+    missing: int = 0  # cells; ragged: ranks
+    buffer: Array | None = None
+    seen: set[Any] = field(default_factory=set)
+    rows: dict[int, Array] = field(default_factory=dict)  # ragged: rows by rank
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """A chunk that is ready to be handed over."""
+
+    array: int
+    chunk: int
+    value: Array
+    nbytes: int
+
+
+class _ArrayIntake:
+    """One array's rows: which were admitted, which chunks of them are still open."""
+
+    def __init__(self, ordinal: int, contract: ArrayContract, receiver: int) -> None:
+        self.ordinal = ordinal
+        self.contract = contract
+        self.receiver = receiver
+        self.n_space = contract.layout.n_space
+        self.watermark = 0
+        self.open: dict[int, _Assembly] = {}
+        self.again: set[int] = set()  # to be asked for again, not yet admitted
+        self.asked: set[int] = set()  # asked for again, not yet complete
+        self.ragged_bytes = 0  # of the largest ragged chunk so far
+        self._batch: list[tuple[int, list[int]]] = []  # rows with chunks of ours, last one first
+        self._scanned = 0
+        layout = contract.layout
+        self._end = layout.chunk_of(0, contract.cover.stop[0] - 1) + 1
+        self._kinds: dict[int, tuple[int, ...]] = {}
+        self._sizes: dict[tuple[tuple[int, ...], int], tuple[int, bool]] = {}
+
+    def place(self, placement: Placement) -> None:
+        """Follow another placement; chunks of ours that are now another's are forgotten."""
+        self.contract = replace(self.contract, placement=placement)
+        self._batch.clear()
+        self._scanned = self.watermark
+        for chunk in [c for c in self.open if placement.owner(c) != self.receiver]:
+            del self.open[chunk]
+
+    def peek(self) -> tuple[int, list[int]] | None:
+        """Return the next row that has chunks of ours, with them."""
+        owners = self.contract.placement.owners
+        if self.receiver not in owners:
+            return None
+        while not self._batch:
+            if self._scanned >= self._end:
+                return None
+            last = min(self._scanned + _BATCH, self._end)
+            rows: dict[int, list[int]] = {}
+            for chunk in self.contract.needed_ids(self._scanned, last).tolist():
+                if owners[chunk % len(owners)] == self.receiver:
+                    rows.setdefault(chunk // self.n_space, []).append(chunk)
+            self._scanned = last
+            self._batch = sorted(rows.items(), reverse=True)
+        return self._batch[-1]
+
+    def admit(self, row: int) -> None:
+        """Take the row that `peek` returned."""
+        self._batch.pop()
+        self.watermark = row + 1
+
+    def step(self, row: int) -> int:
+        """Return the simulation step at which a row begins."""
+        axis = self.contract.spec.steps
+        return axis.start + axis.every * self.contract.layout.bounds(0, row)[0]
+
+    def chunk_bytes(self, chunk: int) -> int:
+        """Return the bytes of an external chunk (ragged: an estimate from those that came)."""
+        return self.ragged_bytes if self.contract.spec.ragged else self.size_of(chunk)[0]
+
+    def size_of(self, chunk: int) -> tuple[int, bool]:
+        """Return bytes of the external chunk, and whether wanted cells fill it wholly."""
+        row, space = divmod(chunk, self.n_space)
+        kind = self._kinds.get(row)
+        if kind is None:
+            if len(self._kinds) > 4 * _BATCH:
+                self._kinds.clear()
+            times = (self.contract.cover, *self.contract.wanted)
+            counts = (self.contract.layout.counts(0, s.dims[0], row, row + 1) for s in times)
+            kind = self._kinds[row] = tuple(int(count[0]) for count in counts)
+        known = self._sizes.get((kind, space))
+        if known is None:
+            cells = prod(self.contract.chunk_shape(chunk))
+            full = cells == self.contract.chunk_cells(chunk)
+            known = self._sizes[kind, space] = (cells * self.contract.spec.itemsize, full)
+        return known
+
+    def new_assembly(self, chunk: int, size: int) -> _Assembly:
+        """Return the empty state of a chunk."""
+        if self.contract.spec.ragged:
+            part = chunk % self.n_space
+            return _Assembly(self.ragged_bytes, len(ranks_of(part, self.n_space, size)))
+        return _Assembly(self.chunk_bytes(chunk), self.contract.chunk_cells(chunk))
+
+
+class Intake:
+    """All chunks of one receiver, and the bytes that they take.
+
+    Parameters
+    ----------
+    pool
+        Memory for chunks.
+    budget
+        Bytes that chunks may take: those being assembled and those that Dask still holds.
+    released
+        Called, without arguments and from any thread at any moment, when bytes became free; the
+        owner then calls `pump` from a thread of its own.
+    """
+
+    def __init__(self, pool: BufferPool, budget: int, released: Callable[[int], None]) -> None:
+        self.pool = pool
+        self.budget = budget
+        self._released = released
+        self._lock = threading.Lock()
+        self._arrays: list[_ArrayIntake] = []
+        self._size = 1
+        self._again: list[tuple[int, int, int]] = []  # heap of (step, array, chunk)
+        self._overdraft: set[tuple[int, int]] = set()
+        self.reserved = 0  # bytes of admitted, incomplete chunks
+        self.held = 0  # bytes of complete chunks with a living view
+        self.completed = 0
+        self.blocked = False  # a row waits for room
+        self.needed = 0  # bytes of that row
+
+    def set_contract(self, contract: Contract, receiver: int, size: int) -> None:
+        """Begin to expect the contract's chunks from ``size`` ranks."""
+        with self._lock:
+            self._size = size
+            self._arrays = [
+                _ArrayIntake(i, array, receiver) for i, array in enumerate(contract.arrays)
+            ]
+
+    def set_size(self, size: int) -> None:
+        """Set the number of ranks (ragged chunks are complete when all of theirs came)."""
+        with self._lock:
+            self._size = size
+
+    def set_placement(
+        self, placements: dict[int, Placement], again: Iterable[tuple[int, int]]
+    ) -> None:
+        """Follow new placements; ``again`` are chunks of ours that ranks must send (again)."""
+        with self._lock:
+            for ordinal, placement in placements.items():
+                array = self._arrays[ordinal]
+                before = sum(a.nbytes for a in array.open.values())
+                array.place(placement)
+                self.reserved -= before - sum(a.nbytes for a in array.open.values())
+            for ordinal, chunk in again:
+                array = self._arrays[ordinal]
+                if chunk in array.again or chunk in array.open:
+                    continue
+                array.again.add(chunk)
+                row = chunk // array.n_space
+                if row < array.watermark:  # later rows are admitted, and asked for, in their turn
+                    heapq.heappush(self._again, (array.step(row), ordinal, chunk))
+
+    def pump(self) -> list[tuple[int, int]]:
+        """Admit what fits; return the chunks that ranks must be asked for again.
+
+        Watermarks are read with `watermarks` afterwards.
+        """
+        ask: list[tuple[int, int]] = []
+        with self._lock:
+            while self._again and not self._overdraft:
+                _, ordinal, chunk = heapq.heappop(self._again)
+                array = self._arrays[ordinal]
+                if chunk in array.again:
+                    self._expect(array, chunk)
+                    array.again.discard(chunk)
+                    array.asked.add(chunk)
+                    if self.reserved + self.held > self.budget:
+                        self._overdraft.add((ordinal, chunk))
+                    ask.append((ordinal, chunk))
+            while True:
+                ahead = [(a.step(p[0]), a, p) for a in self._arrays if (p := a.peek())]
+                self.blocked = False
+                if not ahead:
+                    break
+                _, array, (row, chunks) = min(ahead, key=lambda one: (one[0], one[1].ordinal))
+                need = sum(array.chunk_bytes(c) for c in chunks if c not in array.open)
+                used = self.reserved + self.held
+                # A ragged row of unknown size goes alone, until one has told the size.
+                first = array.contract.spec.ragged and not array.ragged_bytes and array.open
+                if (used and used + need > self.budget) or first:
+                    self.blocked, self.needed = True, need
+                    break
+                array.admit(row)
+                for chunk in chunks:
+                    if chunk not in array.open:
+                        self._expect(array, chunk)
+                    if chunk in array.again:
+                        array.again.discard(chunk)
+                        array.asked.add(chunk)
+                        ask.append((array.ordinal, chunk))
+        return ask
+
+    def _expect(self, array: _ArrayIntake, chunk: int) -> None:
+        assembly = array.new_assembly(chunk, self._size)
+        array.open[chunk] = assembly
+        self.reserved += assembly.nbytes
+
+    def watermarks(self) -> list[int]:
+        """Return, per array, the row below which pieces are welcome."""
+        with self._lock:
+            return [array.watermark for array in self._arrays]
+
+    def begin(self, rank: int, piece: Piece) -> Array | None:
+        """Return the cells of the chunk's buffer that a piece fills; None: it is not needed.
+
+        Raises
+        ------
+        ProtocolError
+            When the piece does not fit its chunk, or no credit was given for it.
+        """
+        with self._lock:
+            array, assembly = self._find(piece.array, piece.chunk)
+            if assembly is None or (rank, piece.dst) in assembly.seen:
+                return None
+            if array.contract.spec.ragged:
+                return self._begin_ragged(array, assembly, rank, piece)
+            if assembly.buffer is None:
+                shape = array.contract.chunk_shape(piece.chunk)
+                buffer = self.pool.array(shape, array.contract.dtype)
+                if not array.size_of(piece.chunk)[1]:
+                    buffer[...] = np.zeros((), buffer.dtype)
+                assembly.buffer = buffer
+            where = _check_fit(array.contract, piece, assembly.buffer.shape)
+            return assembly.buffer[where]
+
+    def whole(self, rank: int, piece: Piece) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        """Return shape and dtype when a piece is a complete chunk by itself, else None."""
+        with self._lock:
+            array, assembly = self._find(piece.array, piece.chunk)
+            if assembly is None or assembly.buffer is not None or array.contract.spec.ragged:
+                return None
+            shape = array.contract.chunk_shape(piece.chunk)
+            if piece.shape != shape or not array.size_of(piece.chunk)[1]:
+                return None
+            _check_fit(array.contract, piece, shape)
+            return shape, array.contract.dtype
+
+    def adopt(self, rank: int, piece: Piece, value: Array) -> Complete | None:
+        """Take an array that is the complete chunk (it lies in shared memory)."""
+        with self._lock:
+            array, assembly = self._find(piece.array, piece.chunk)
+            if assembly is None or assembly.buffer is not None:
+                return None
+            assembly.buffer = value
+            return self._complete(array, piece.chunk, assembly, value)
+
+    def commit(self, rank: int, piece: Piece) -> Complete | None:
+        """Note that a piece lies in its place; return the chunk if it is complete by that."""
+        with self._lock:
+            array, assembly = self._find(piece.array, piece.chunk)
+            if assembly is None:
+                return None
+            mark = rank if array.contract.spec.ragged else (rank, piece.dst)
+            if mark in assembly.seen:
+                return None
+            assembly.seen.add(mark)
+            if array.contract.spec.ragged:
+                assembly.missing -= 1
+                if assembly.missing:
+                    return None
+                value = self._join(array, piece.chunk, assembly)
+                return self._complete(array, piece.chunk, assembly, value)
+            assembly.missing -= prod(piece.shape)
+            if assembly.missing < 0:
+                raise ProtocolError(
+                    f"array {array.contract.spec.name!r}, chunk {piece.chunk}: ranks sent more "
+                    f"cells than were agreed; the blocks of two ranks overlap (rank {rank} sent "
+                    f"{piece.dst})"
+                )
+            if assembly.missing or assembly.buffer is None:
+                return None
+            return self._complete(array, piece.chunk, assembly, assembly.buffer)
+
+    def no_rows(self, rank: int, ordinal: int, chunk: int) -> Complete | None:
+        """Note that a rank has no rows of a ragged chunk."""
+        with self._lock:
+            array, assembly = self._find(ordinal, chunk)
+            if not array.contract.spec.ragged:
+                raise ProtocolError(f"array {array.contract.spec.name!r} is not ragged")
+            if assembly is None or rank in assembly.seen:
+                return None
+            assembly.seen.add(rank)
+            assembly.missing -= 1
+            if assembly.missing:
+                return None
+            return self._complete(array, chunk, assembly, self._join(array, chunk, assembly))
+
+    def give_up(self, ordinal: int, chunk: int) -> bool:
+        """Expect a chunk no longer; return whether it was expected."""
+        with self._lock:
+            array = self._array(ordinal)
+            array.again.discard(chunk)
+            array.asked.discard(chunk)
+            assembly = array.open.pop(chunk, None)
+            self._overdraft.discard((ordinal, chunk))
+            if assembly is None:
+                return False
+            self.reserved -= assembly.nbytes
+        self._released(0)
+        return True
+
+    def row(self, ordinal: int, chunk: int) -> int:
+        """Return the row of a chunk."""
+        return chunk // self._array(ordinal).n_space
+
+    def asked(self) -> list[tuple[int, int]]:
+        """Return the chunks that were asked for again and are not complete."""
+        with self._lock:
+            return [(array.ordinal, chunk) for array in self._arrays for chunk in array.asked]
+
+    def freed(self, nbytes: int) -> None:
+        """Note that views of complete chunks died (called by the owner's thread)."""
+        with self._lock:
+            self.held -= nbytes
+
+    def open_chunks(self) -> int:
+        """Return the number of admitted chunks that are not complete."""
+        with self._lock:
+            return sum(len(array.open) for array in self._arrays)
+
+    def _array(self, ordinal: int) -> _ArrayIntake:
+        if ordinal >= len(self._arrays):
+            raise ProtocolError(
+                f"array number {ordinal} is not in the contract of {len(self._arrays)} arrays"
+            )
+        return self._arrays[ordinal]
+
+    def _find(self, ordinal: int, chunk: int) -> tuple[_ArrayIntake, _Assembly | None]:
+        array = self._array(ordinal)
+        assembly = array.open.get(chunk)
+        if assembly is None and chunk // array.n_space >= array.watermark:
+            raise ProtocolError(
+                f"array {array.contract.spec.name!r}: chunk {chunk} was sent without credit "
+                f"(rows below {array.watermark} have it)"
+            )
+        return array, assembly
+
+    def _begin_ragged(
+        self, array: _ArrayIntake, assembly: _Assembly, rank: int, piece: Piece
+    ) -> Array:
+        columns = array.contract.chunk_shape(piece.chunk)[2:]
+        ranks = ranks_of(piece.chunk % array.n_space, array.n_space, self._size)
+        shape = piece.shape
+        if rank not in ranks or shape[0] != 1 or shape[2:] != columns or len(shape) < 2:
+            raise ProtocolError(
+                f"array {array.contract.spec.name!r}, chunk {piece.chunk}: rank {rank} sent rows "
+                f"of shape {shape}, expected (1, rows, {columns}) from ranks {ranks}"
+            )
+        rows = shape[1]
+        if rows * max(1, prod(columns)) * array.contract.spec.itemsize > max(self.budget, 1 << 20):
+            raise ProtocolError(
+                f"array {array.contract.spec.name!r}, chunk {piece.chunk}: {rows} rows of one rank "
+                f"exceed the receiver's budget of {self.budget} bytes"
+            )
+        if rank in assembly.seen:
+            return self.pool.array((1, rows, *columns), array.contract.dtype)
+        buffer = assembly.rows[rank] = self.pool.array((1, rows, *columns), array.contract.dtype)
+        return buffer
+
+    def _join(self, array: _ArrayIntake, chunk: int, assembly: _Assembly) -> Array:
+        parts = [assembly.rows[rank] for rank in sorted(assembly.rows)]
+        columns = array.contract.chunk_shape(chunk)[2:]
+        shape = (1, sum(part.shape[1] for part in parts), *columns)
+        value = self.pool.array(shape, array.contract.dtype)
+        at = 0
+        for part in parts:
+            value[:, at : at + part.shape[1]] = part
+            at += part.shape[1]
+        return value
+
+    def _complete(
+        self, array: _ArrayIntake, chunk: int, assembly: _Assembly, value: Array
+    ) -> Complete:
+        del array.open[chunk]
+        array.asked.discard(chunk)
+        self._overdraft.discard((array.ordinal, chunk))
+        self.reserved -= assembly.nbytes
+        nbytes = value.nbytes
+        if array.contract.spec.ragged:
+            array.ragged_bytes = max(array.ragged_bytes, nbytes, 1)
+        self.held += nbytes
+        self.completed += 1
+        released = self._released
+        on_last_view(value, lambda: released(nbytes))
+        value.flags.writeable = False
+        # The view, not the root, is handed out: nobody can make it writable again.
+        return Complete(array.ordinal, chunk, value.view(), nbytes)
+
+
+def _check_fit(contract: ArrayContract, piece: Piece, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the piece's place in its chunk as slices."""
+    where = []
+    if len(piece.dst) == len(shape):
+        for (start, count, step), n in zip(piece.dst, shape, strict=True):
+            if count < 1 or step < 1 or start + (count - 1) * step >= n:
+                break
+            where.append(slice(start, start + (count - 1) * step + 1, step))
+    if len(where) != len(shape):
+        raise ProtocolError(
+            f"array {contract.spec.name!r}, chunk {piece.chunk}: a piece at {piece.dst} is outside "
+            f"the chunk's shape {shape}"
+        )
+    return tuple(where)
