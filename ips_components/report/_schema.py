@@ -87,7 +87,7 @@ RECORD = Entry(
                 }
             )
         ),
-        "ranks": Listing(Entry({"rank": COUNT, "host": TEXT, "pid": COUNT})),
+        "ranks": Listing(Entry({"rank": COUNT, "host": TEXT, "pid": COUNT, "lane": TEXT})),
         "byes": Table(TEXT),
         "contract": Entry(
             {

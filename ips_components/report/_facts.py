@@ -1,0 +1,134 @@
+"""What a run record amounts to: the few numbers that the report and the terminal both tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ips_components.report._numbers import duration, percent, plural, size
+from ips_components.report._schema import LEDGER_ENTRIES
+from ips_components.report.record import last_line
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Derived from a checked record; None where the record does not tell.
+
+    Attributes
+    ----------
+    bytes, blocks : dict
+        The ledger summed over the arrays.
+    waited : float or None
+        Seconds that the slowest rank waited for the analytics.
+    active : float or None
+        Seconds from the first put to the last complete step.
+    rate : float or None
+        Bytes per second delivered, over `active`.
+    explained_variance : list of float or None
+        Ratio per component, if the results have it.
+    """
+
+    ok: bool
+    cause: str | None
+    duration: float | None
+    ranks: int | None
+    steps: int
+    last_step: int | None
+    n_steps: int | None
+    bytes: dict[str, int]
+    blocks: dict[str, int]
+    ledger_closed: bool
+    waited: float | None
+    active: float | None
+    rate: float | None
+    peak_memory: float | None
+    explained_variance: list[float] | None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Facts:
+        complete = [s for s in record["steps"] if s["complete"] is not None]
+        active = None
+        if complete:
+            first = min(s["first_put"] or s["complete"] for s in complete)
+            active = max(s["complete"] for s in complete) - first
+        totals = {
+            unit: {
+                entry: sum(a[unit][entry] for a in record["ledger"]["arrays"].values())
+                for entry in LEDGER_ENTRIES
+            }
+            for unit in ("bytes", "blocks")
+        }
+        delivered = totals["bytes"]["delivered"]
+        waits = record["waited"]["per_rank"]
+        ends = (record["started"], record["ended"])
+        return cls(
+            ok=record["status"] == "ok",
+            cause=record["cause"],
+            duration=None if None in ends else ends[1] - ends[0],
+            ranks=len(record["ranks"]) or record["simulation"]["nproc"],
+            steps=len(complete),
+            last_step=max((s["step"] for s in complete), default=None),
+            n_steps=record["n_steps"],
+            **totals,
+            ledger_closed=record["ledger"]["closed"],
+            waited=max(waits) if waits else None,
+            active=active,
+            rate=delivered / active if active else None,
+            peak_memory=max((s["rss"] for s in record["samples"] if s["rss"]), default=None),
+            explained_variance=_explained_variance(record["results"]["variables"]),
+        )
+
+    @property
+    def waited_share(self) -> float | None:
+        """Of the simulation's time between its first put and its last."""
+        if self.waited is None or not self.active:
+            return None
+        return min(self.waited / self.active, 1.0)
+
+    def share(self, entry: str) -> float | None:
+        """One entry of the ledger as a fraction of the bytes produced."""
+        produced = self.bytes["produced"]
+        return self.bytes[entry] / produced if produced else None
+
+    def sentences(self) -> list[str]:
+        """What happened, in a few plain sentences."""
+        if not self.steps:
+            return ["The simulation put no complete step."]
+        ranks = plural(self.ranks, "rank") if self.ranks else "The ranks"
+        within = f" in {duration(self.active)}" if self.active else ""
+        said = [f"{ranks} put {plural(self.steps, 'step')}{within}."]
+        if self.bytes["produced"]:
+            said.append(
+                f"Of {size(self.bytes['produced'])} produced, {size(self.bytes['delivered'])} "
+                f"({percent(self.share('delivered'))}) went to the analytics; "
+                f"{size(self.bytes['skipped'])} ({percent(self.share('skipped'))}) never left "
+                "the ranks, because the analysis did not need it."
+            )
+        for entry, why in (("dropped", "by policy"), ("lost", "on the way")):
+            if self.bytes[entry] or self.blocks[entry]:
+                said.append(f"{size(self.bytes[entry])} were {entry} {why}.")
+        if self.waited:
+            share = self.waited_share
+            of = "" if share is None else f", {percent(share)} of that time"
+            said.append(f"The slowest rank waited {duration(self.waited)} for the analytics{of}.")
+        elif self.waited is not None:
+            said.append("No rank ever waited for the analytics.")
+        return said
+
+    def short_cause(self) -> str:
+        """The cause in one line; of a traceback the line that names the error."""
+        return last_line(self.cause) or "no cause is on record"
+
+
+def _explained_variance(variables: Mapping[str, Any]) -> list[float] | None:
+    for name, variable in variables.items():
+        if "explained_variance_ratio" in name and isinstance(variable["values"], list):
+            values = variable["values"]
+            while values and isinstance(
+                values[-1], list
+            ):  # one row per step: the last is the result
+                values = values[-1]
+            if all(isinstance(value, (int, float)) for value in values):
+                return [float(value) for value in values]
+    return None

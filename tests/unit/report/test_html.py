@@ -1,0 +1,208 @@
+"""The report: one file that stands alone, true to its record, after every kind of run."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+
+import pytest
+import run_records
+
+from ips_components.report import _numbers as numbers
+from ips_components.report._charts import covered, rates
+from ips_components.report._svg import Axis
+from ips_components.report.html import render, write_report
+from ips_components.report.record import make_record, write_record
+
+VOID = {"meta", "link", "img", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting while it collects text, references and the number of drawings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.words: list[str] = []
+        self.tags: dict[str, int] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.references += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def png() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0\x80")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("name", run_records.RECORDS)
+def test_every_report_is_well_formed_and_stands_alone(name):
+    text = render(run_records.RECORDS[name]())
+    page = Page(text)
+    assert page.open == []
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert "script" not in page.tags
+    assert "None" not in page.text
+    assert "nan" not in re.findall(r"[a-z]+", page.text.lower())
+    assert "{{" not in text
+
+
+def test_a_good_run_shows_verdict_numbers_and_figures():
+    text = render(run_records.ok_record())
+    page = Page(text)
+    assert "Succeeded" in page.text
+    assert "4 ranks put 100 steps in" in page.text
+    assert "800 MiB (25 %) went to the analytics" in page.text
+    assert "The account closes" in page.text
+    assert "Explained variance: 84.1 %, 10.2 %, 2.1 %; together 96.4 %" in page.text
+    assert page.tags["svg"] == 4 * 3  # four figures, each for three widths
+    for name in ("timeline", "throughput", "memory", "waiting"):
+        assert f'id="chart-{name}"' in text
+    for label in ("resident memory, MiB", "delivered to the analytics, MiB/s"):
+        assert label in page.text
+
+
+def test_a_dead_rank_is_told_with_its_cause_and_its_losses():
+    page = Page(render(run_records.rank_death_record()))
+    assert "Failed" in page.text
+    assert "First cause rank 2 lost: connection reset by node1 (process 9002)" in page.text
+    assert "8.00 MiB were lost on the way" in page.text
+    assert "mismatch in core dimension 0" in page.text
+    assert "will never arrive; its consumers failed" in page.text
+
+
+def test_a_run_without_a_step_says_so_instead_of_empty_figures():
+    page = Page(render(run_records.before_first_step_record()))
+    assert "svg" not in page.tags
+    assert "executable 'heat3d' not found in PATH of node1" in page.text
+    assert "The run ended before a contract was signed." in page.text
+    assert "No rank has reported anything." in page.text
+
+
+def test_an_open_ledger_is_shown_as_such():
+    record = run_records.ok_record()
+    record["ledger"]["closed"] = False
+    assert "The account does not close" in render(record)
+
+
+def test_figures_are_embedded_and_absent_ones_are_explained(tmp_path):
+    (tmp_path / "explained_variance.png").write_bytes(png())
+    record = make_record(
+        "r", status="ok", figures=["explained_variance.png", "gone.png", "notes.txt"]
+    )
+    write_record(record, tmp_path)
+    path = write_report(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "report.html"
+    assert 'src="data:image/png;base64,' in text
+    assert "Explained variance" in text
+    assert "gone.png: No such file or directory" in text
+    assert "notes.txt is no picture" in text
+
+
+def test_what_users_write_cannot_break_the_page():
+    record = make_record(
+        "<script>alert(1)</script>",
+        status="failed",
+        cause='</pre><img src="http://evil/x">',
+        config={"A": "<b>&"},
+    )
+    page = Page(render(record))
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "<b>&" in page.text
+
+
+@pytest.mark.parametrize("step", [0, 10**7])
+def test_runs_without_times_or_with_one_step_are_drawn(step):
+    record = make_record(
+        "r",
+        status="ok",
+        steps=[{"step": step, "complete": 5.0, "analysed": 5.0, "delivered": 0}],
+        samples=[{"t": 5.0, "worker": "w", "rss": 0}],
+    )
+    assert "Succeeded" in render(record)
+
+
+def test_axes_have_round_ticks_inside():
+    assert Axis(0, 99, 0, 1).ticks(5) == [0, 20, 40, 60, 80]
+    assert Axis(-1.0, 1.0, 0, 1).ticks(4) == [-1, -0.5, 0, 0.5, 1]
+    assert Axis(0, 3, 0, 1).ticks(10, whole=True) == [0, 1, 2, 3]
+    assert Axis(2, 2, 0, 1).ticks(5) == [2]
+
+
+def test_shares_and_rates_conserve_what_they_show():
+    intervals = [(0.1, 0.7), (0.5, 2.25), (3.0, 9.0)]
+    shares = covered(intervals, 0.0, 4.0, 16)
+    assert sum(shares) * 0.25 == pytest.approx(2.15 + 1.0)
+    points = [(0.0, 0.0), (1.0, 10.0), (4.0, 11.0)]
+    assert sum(
+        rates(points, [0.0, 0.5, 1.5, 2.5, 4.5])[i] * w for i, w in enumerate((0.5, 1, 1, 2))
+    ) == (pytest.approx(11.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1,023 B"), (1536, "1.50 KiB"), (2**30, "1.00 GiB"), (None, "–")],  # noqa: RUF001
+)
+def test_sizes(value, text):
+    assert numbers.size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 s"),
+        (3e-5, "30.0 µs"),
+        (0.25, "250 ms"),
+        (2.5, "2.50 s"),
+        (75, "1 min 15 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(value, text):
+    assert numbers.duration(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 %"),
+        (1e-5, "< 0.1 %"),
+        (0.25, "25 %"),
+        (0.1234, "12.3 %"),
+        (0.99999, "> 99.9 %"),
+        (1, "100 %"),
+    ],
+)
+def test_percentages_never_round_to_all_or_nothing(value, text):
+    assert numbers.percent(value) == text
