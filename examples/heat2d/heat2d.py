@@ -152,6 +152,7 @@ def coupling(args, comm, offset):
         offset=offset,
         halo=1,
         dims=("y", "x"),
+        steps=range(0, args.steps, args.every),
         attrs={"units": "K", "long_name": "temperature above ambient"},
     )
     return Bridge(comm=comm, arrays=[temperature])

@@ -90,14 +90,12 @@ def coupling(args, comm):
         return nullcontext()
     from ips_components.bridge import Array, Bridge
 
-    def ragged(name, columns, dtype, **attrs):
-        dims = ("atom", "axis")[: 1 + len(columns)]
-        return Array(name, shape=(-1, *columns), dtype=dtype, ragged=True, dims=dims, attrs=attrs)
-
+    per_atom = {"ragged": True, "steps": range(0, args.steps, args.every)}
+    vector = {"shape": (-1, 3), "dtype": "f8", "dims": ("atom", "axis"), **per_atom}
     arrays = [
-        ragged("ids", (), "i8"),
-        ragged("positions", (3,), "f8", units="sigma"),
-        ragged("velocities", (3,), "f8", units="sigma/tau"),
+        Array("ids", shape=(-1,), dtype="i8", dims=("atom",), **per_atom),
+        Array("positions", attrs={"units": "sigma"}, **vector),
+        Array("velocities", attrs={"units": "sigma/tau"}, **vector),
     ]
     return Bridge(comm=comm, arrays=arrays)
 
