@@ -30,6 +30,7 @@ from ips_components.errors import (
 )
 from ips_components.external._run_state import RunState
 from ips_components.external._state import State
+from ips_components.external._task_counts import task_counts
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.placement import replace
 
@@ -205,10 +206,20 @@ class RunCoordinator(SchedulerPlugin):
         return run.state.record()
 
     async def _call_progress(self, run: _Run) -> dict[str, Any]:
-        return {**run.state.progress(), "states": self.tasks.counts(run.state.run)}
+        return self.progress(run.state.run)
 
     async def _call_record(self, run: _Run) -> dict[str, Any]:
-        return {**run.state.record(), "states": self.tasks.counts(run.state.run)}
+        return {**run.state.record(), "states": self._states(run)}
+
+    def progress(self, name: str) -> dict[str, Any]:
+        """How far a run is, for the terminal and the live page."""
+        run = self._run(name)
+        return {
+            **run.state.progress(),
+            "n_steps": run.settings.get("n_steps"),
+            "tasks": task_counts(self.scheduler),
+            "states": self._states(run),
+        }
 
     # -- events from the receivers -----------------------------------------------------
 
@@ -324,6 +335,9 @@ class RunCoordinator(SchedulerPlugin):
         if run.state.phase == "failed":
             fault = run.state.faults[0]
             raise SimulationLost(f"{fault.who} {fault.what}: {fault.cause}")
+
+    def _states(self, run: _Run) -> dict[str, int]:
+        return self.tasks.counts(run.state.run) if run.contract is not None else {}
 
     def _endpoints(self, run: _Run) -> list[dict[str, Any]]:
         return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]

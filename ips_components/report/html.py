@@ -22,13 +22,14 @@ FILE_NAME = "report.html"
 
 #: What the states of external tasks mean to somebody who has not read the code.
 STATES = {
-    "waiting": "has not arrived",
-    "no-worker": "has not arrived",
+    "declared": "known to Dask; nothing needed it yet",
+    "wanted": "awaited, has not arrived",
+    "arrived": "arrived, not yet taken in by the scheduler",
     "memory": "arrived and is held for its consumers",
-    "released": "not held any more",
+    "released": "arrived, was used up and freed",
     "forgotten": "arrived, was used up and freed",
+    "lost": "its only copy is gone; asked for again",
     "erred": "will never arrive; its consumers failed",
-    "processing": "on its way",
 }
 
 _EMBEDDABLE = {"image/png", "image/jpeg", "image/svg+xml", "image/gif", "image/webp"}
@@ -114,9 +115,9 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
             numbers.percent(facts.share("delivered")),
         ),
         (
-            "Not needed",
+            "Skipped",
             numbers.size(facts.bytes["skipped"]),
-            numbers.percent(facts.share("skipped")),
+            f"{numbers.percent(facts.share('skipped'))}, by contract",
         ),
         (
             "Waited",
@@ -128,7 +129,8 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         ("Duration", numbers.duration(facts.duration), "of the whole run"),
     ]
     return [
-        (name, value, "" if remark == numbers.NONE else remark) for name, value, remark in tiles
+        (name, value, "" if remark.startswith(numbers.NONE) else remark)
+        for name, value, remark in tiles
     ]
 
 

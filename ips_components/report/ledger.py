@@ -1,0 +1,152 @@
+"""Text tables for the terminal: the short summary at the end of a run, and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ips_components.report import _numbers as numbers
+from ips_components.report._facts import Facts
+from ips_components.report._schema import LEDGER_ENTRIES
+from ips_components.report.html import FILE_NAME as REPORT
+from ips_components.report.record import check_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADINGS = ("produced", "skipped", "delivered", "dropped", "lost")
+
+
+def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) -> str:
+    """What a run did and what it cost, in about ten lines.
+
+    Parameters
+    ----------
+    record : mapping
+        A run record; fields that are missing get their defaults.
+    run_dir : path-like, optional
+        Where the files of the run are. With it, the figures and the report are told by path.
+
+    Returns
+    -------
+    str
+        Plain text without a trailing newline.
+
+    Raises
+    ------
+    RecordError
+        If the record breaks its schema.
+    """
+    record = check_record(record)
+    facts = Facts.of(record)
+    rows = _summary_rows(record, facts, None if run_dir is None else Path(run_dir))
+    width = max(len(name) for name, _ in rows)
+    lines = [_headline(record, facts)]
+    lines += [f"  {name:<{width}}  {text}" for name, text in rows]
+    return "\n".join(lines)
+
+
+def ledger_table(record: Mapping[str, Any]) -> str:
+    """The account of every block, by array, in bytes and in blocks.
+
+    Parameters
+    ----------
+    record : mapping
+        A run record.
+
+    Returns
+    -------
+    str
+        Plain text; its last line tells whether the account closes.
+    """
+    record = check_record(record)
+    arrays = record["ledger"]["arrays"]
+    if not arrays:
+        return "The ledger is empty: no rank has reported anything."
+    rows: list[Sequence[str]] = [("array", "", *HEADINGS)]
+    for name, account in arrays.items():
+        for unit, show in (("bytes", numbers.size), ("blocks", numbers.count)):
+            values = [show(account[unit][entry]) for entry in LEDGER_ENTRIES]
+            rows.append((name if unit == "bytes" else "", unit, *values))
+    closing = (
+        "The ledger closes: produced = skipped + delivered + dropped + lost."
+        if record["ledger"]["closed"]
+        else "The ledger does NOT close: some blocks that were produced have no entry."
+    )
+    return "\n".join([*_aligned(rows), "", closing])
+
+
+def print_summary(
+    record: Mapping[str, Any], run_dir: str | Path | None = None, console: Console | None = None
+) -> None:
+    """Print :func:`summary_table`, with the verdict in colour when the terminal has colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    headline, *rest = summary_table(record, run_dir).splitlines()
+    console = console or Console()
+    style = "bold green" if record.get("status") == "ok" else "bold red"
+    console.print(Text(headline, style=style), soft_wrap=True)
+    console.print(Text("\n".join(rest)), soft_wrap=True)
+
+
+def _headline(record: Mapping[str, Any], facts: Facts) -> str:
+    took = "" if facts.duration is None else f" after {numbers.duration(facts.duration)}"
+    if facts.ok:
+        return f"Run {record['run']} succeeded{took}"
+    return f"Run {record['run']} FAILED{took}: {facts.short_cause()}"
+
+
+def _summary_rows(
+    record: Mapping[str, Any], facts: Facts, run_dir: Path | None
+) -> list[tuple[str, str]]:
+    of = "" if facts.n_steps is None else f" of {numbers.count(facts.n_steps)}"
+    within = "" if not facts.active else f" in {numbers.duration(facts.active)}"
+    rows = [("steps", f"{numbers.count(facts.steps)}{of}{within}")]
+    if record["stop_reason"]:
+        rows.append(("ended early", record["stop_reason"]))
+    rows.append(("produced", numbers.size(facts.bytes["produced"])))
+    rows.append(("skipped by contract", _part(facts, "skipped")))
+    rate = "" if facts.rate is None else f", {numbers.rate(facts.rate)}"
+    rows.append(("delivered", _part(facts, "delivered") + rate))
+    rows += [
+        (name, _part(facts, entry))
+        for entry, name in (("dropped", "dropped by policy"), ("lost", "lost"))
+        if facts.bytes[entry] or facts.blocks[entry]
+    ]
+    if not facts.ledger_closed:
+        rows.append(("ledger", "does NOT close: blocks are missing without a name"))
+    if facts.waited is not None:
+        share = facts.waited_share
+        of_it = "" if share is None else f" ({numbers.percent(share)} of its time)"
+        rows.append(("simulation waited", f"{numbers.duration(facts.waited)}{of_it}"))
+    if facts.explained_variance:
+        ratios = ", ".join(map(numbers.percent, facts.explained_variance))
+        together = numbers.percent(sum(facts.explained_variance))
+        rows.append(("explained variance", f"{ratios} (together {together})"))
+    if record["results"]["path"]:
+        rows.append(("results", record["results"]["path"]))
+    if run_dir is not None:
+        rows += [("figure", str(run_dir / name)) for name in record["figures"]]
+        if (run_dir / REPORT).exists():
+            rows.append(("report", str(run_dir / REPORT)))
+    return rows
+
+
+def _part(facts: Facts, entry: str) -> str:
+    share = facts.share(entry)
+    of = "" if share is None else f" ({numbers.percent(share)})"
+    return f"{numbers.size(facts.bytes[entry])}{of}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest entry, the first two to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,255 @@
+"""Progress on the terminal while a run is on.
+
+On a terminal a few lines that stay in place; elsewhere (a log file, a batch job) one plain line
+every now and then, and only when something has moved.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from ips_components.report import _numbers as numbers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two plain lines.
+LINE_INTERVAL = 5.0
+#: Seconds between two questions to the scheduler.
+POLL_INTERVAL = 0.5
+#: Seconds over which the shown rate is averaged.
+RATE_WINDOW = 3.0
+
+_FINAL = ("ended", "failed")
+
+
+class Progress:
+    """Shows how far a run is.
+
+    Use as a context manager; feed it with :meth:`update`, or let :meth:`following` ask.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing at all.
+    stream : file, optional
+        Standard error if left out, so that results on standard output stay clean.
+    interval : float
+        Seconds between two plain lines when `stream` is no terminal.
+    clock : callable
+        Seconds from some origin, never going back.
+
+    Examples
+    --------
+    >>> import sys
+    >>> with Progress(stream=sys.stdout, clock=iter([0.0, 9.0]).__next__) as progress:
+    ...     progress.update({"run": "r1", "steps": 3, "n_steps": 10, "delivered": 2**20})
+    r1: step 3 of 10, delivered 1.00 MiB
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        interval: float = LINE_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._rate = Rate()
+        self._stream = sys.stderr if stream is None else stream
+        self._view: _Lines | _Bars | None = None
+        if not quiet:
+            self._view = _Bars(self._stream) if self._stream.isatty() else _Lines(self._stream)
+        self._shown = -interval
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        if isinstance(self._view, _Bars):
+            self._view.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if isinstance(self._view, _Bars):
+            self._view.stop()
+
+    def update(self, state: Mapping[str, Any]) -> None:
+        """Show a new state.
+
+        Parameters
+        ----------
+        state : mapping
+            ``RunCoordinator.progress()``; every entry may be missing.
+        """
+        if self._view is None:
+            return
+        now = self._clock()
+        rate = self._rate.at(now, state.get("delivered") or 0)
+        if isinstance(self._view, _Bars):
+            self._view.show(state, rate)
+            return
+        due = now - self._shown >= self._interval or state.get("phase") in _FINAL
+        line = describe(state, rate)
+        if due and line != self._last:
+            self._view.show(line)
+            self._shown, self._last = now, line
+
+    @contextmanager
+    def following(
+        self, ask: Callable[[], Mapping[str, Any]], interval: float = POLL_INTERVAL
+    ) -> Iterator[Self]:
+        """Ask for the state and show it, from a thread of its own, while the block runs.
+
+        Parameters
+        ----------
+        ask : callable
+            Returns a state for :meth:`update`. When it raises, the asking ends: progress is a
+            courtesy and must never be the reason why a run fails.
+        interval : float
+            Seconds between two questions.
+        """
+        ended = threading.Event()
+
+        def follow() -> None:
+            try:
+                while not ended.wait(interval):
+                    self.update(ask())
+            except Exception as error:
+                logger.debug("No more progress: %s", error)
+
+        thread = threading.Thread(target=follow, name="ips-components-progress", daemon=True)
+        with self:
+            thread.start()
+            try:
+                yield self
+            finally:
+                ended.set()
+                thread.join(timeout=10 * interval)
+
+
+class Rate:
+    """Bytes per second over the last few seconds, from totals that only grow."""
+
+    def __init__(self, window: float = RATE_WINDOW) -> None:
+        self._window = window
+        self._points: list[tuple[float, float]] = []
+
+    def at(self, now: float, total: float) -> float | None:
+        """Note a new total; the rate, or None while there is nothing to compare with."""
+        self._points.append((now, total))
+        while len(self._points) > 2 and now - self._points[1][0] >= self._window:
+            self._points.pop(0)
+        (t0, first), (t1, last) = self._points[0], self._points[-1]
+        return (last - first) / (t1 - t0) if t1 > t0 else None
+
+
+def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
+    """One line of plain text about a state.
+
+    Examples
+    --------
+    >>> describe({"run": "r1", "steps": 4, "waited": 0.25, "tasks": {"done": 7, "total": 20}})
+    'r1: step 4, 7 of 20 tasks, waited 250 ms'
+    """
+    parts = [_of("step", state.get("steps"), state.get("n_steps"))]
+    tasks = state.get("tasks") or {}
+    if tasks.get("total"):
+        parts.append(f"{numbers.count(tasks['done'])} of {numbers.count(tasks['total'])} tasks")
+    parts += _traffic(state, rate)
+    parts += _cost(state)
+    if state.get("phase") in _FINAL:
+        parts.append(str(state["phase"]))
+    return f"{state.get('run', 'run')}: {', '.join(parts)}"
+
+
+def _of(noun: str, done: int | None, total: int | None) -> str:
+    of = f" of {numbers.count(total)}" if total else ""
+    return f"{noun} {numbers.count(done or 0)}{of}"
+
+
+def _traffic(state: Mapping[str, Any], rate: float | None) -> list[str]:
+    delivered = state.get("delivered")
+    if delivered is None:
+        return []
+    speed = f" ({numbers.rate(rate)})" if rate else ""
+    return [f"delivered {numbers.size(delivered)}{speed}"]
+
+
+def _cost(state: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if state.get("waited") is not None:
+        parts.append(f"waited {numbers.duration(state['waited'])}")
+    memory = [w.get("rss") for w in (state.get("workers") or {}).values() if w.get("rss")]
+    if memory:
+        parts.append(f"worker memory up to {numbers.size(max(memory))}")
+    if state.get("faults"):
+        parts.append(numbers.plural(state["faults"], "fault"))
+    return parts
+
+
+class _Lines:
+    """Plain lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class _Bars:
+    """Two bars and a line that stay in place."""
+
+    def __init__(self, stream: TextIO, console: Console | None = None) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.text import Text
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32, complete_style="blue", finished_style="green"),
+            TextColumn("{task.fields[words]}"),
+        )
+        self._simulation = self._bars.add_task("simulation", total=None, words="starting")
+        self._analysis = self._bars.add_task("analysis  ", total=None, words="starting")
+        self._line = Text(style="dim", no_wrap=True, overflow="ellipsis")
+        self._live = Live(
+            Group(self._bars, self._line),
+            console=console or Console(file=stream),
+            refresh_per_second=4,
+        )
+
+    def start(self) -> None:
+        self._live.start()
+
+    def stop(self) -> None:
+        self._live.stop()
+
+    def show(self, state: Mapping[str, Any], rate: float | None) -> None:
+        steps, n_steps = state.get("steps") or 0, state.get("n_steps")
+        self._bars.update(
+            self._simulation,
+            total=n_steps,
+            completed=steps,
+            words=", ".join([_of("step", steps, n_steps), *_traffic(state, rate)]),
+        )
+        tasks = state.get("tasks") or {}
+        if tasks.get("total"):
+            self._bars.update(
+                self._analysis,
+                total=tasks["total"],
+                completed=tasks["done"],
+                words=f"{numbers.count(tasks['done'])} of {numbers.count(tasks['total'])} tasks",
+            )
+        self._line.plain = ", ".join(_cost(state))

@@ -1,0 +1,192 @@
+"""What the terminal shows: the summary at the end, the ledger, progress while a run is on."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import threading
+
+import pytest
+import run_records
+from rich.console import Console
+
+from ips_components.errors import RecordError
+from ips_components.report import Progress, summary_table, write_record
+from ips_components.report.commands import add_subcommands
+from ips_components.report.ledger import ledger_table, print_summary
+from ips_components.report.progress import Rate, _Bars, describe
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_subcommands(parser.add_subparsers(required=True))
+    parsed = parser.parse_args(arguments)
+    return parsed.function(parsed)
+
+
+# -- summary and ledger -----------------------------------------------------------------------
+
+
+def test_summary_of_a_good_run():
+    lines = summary_table(run_records.ok_record()).splitlines()
+    assert lines[0] == "Run heat2d_ipca succeeded after 16.5 s"
+    rows = dict(line.strip().split("  ", 1) for line in lines[1:])
+    rows = {name: text.strip() for name, text in rows.items()}
+    assert rows["steps"] == "100 of 100 in 13.4 s"
+    assert rows["produced"] == "3.12 GiB"
+    assert rows["skipped by contract"] == "2.34 GiB (75 %)"
+    assert rows["delivered"].startswith("800 MiB (25 %), 59.")
+    assert rows["simulation waited"] == "2.38 s (17.8 % of its time)"
+    assert rows["explained variance"] == "84.1 %, 10.2 %, 2.1 % (together 96.4 %)"
+    assert rows["results"] == "/scratch/ada/run_heat2d_ipca/results.zarr"
+    assert len({line.index(text) for line, text in zip(lines[1:], rows.values(), strict=True)}) == 1
+
+
+def test_summary_of_a_failed_run_begins_with_the_cause():
+    first, *rest = summary_table(run_records.rank_death_record()).splitlines()
+    assert first.startswith("Run heat2d_ipca FAILED after 8.34 s: rank 2 lost: connection reset")
+    assert any("lost" in line and "8.00 MiB (0.7 %)" in line for line in rest)
+
+
+@pytest.mark.parametrize("name", run_records.RECORDS)
+def test_every_record_has_a_summary_and_a_ledger(name):
+    record = run_records.RECORDS[name]()
+    assert "None" not in summary_table(record) + ledger_table(record)
+
+
+def test_ledger_adds_up_for_the_eye():
+    table = ledger_table(run_records.ok_record()).splitlines()
+    assert table[0].split() == ["array", "produced", "skipped", "delivered", "dropped", "lost"]
+    sizes = ["3.12", "GiB", "2.34", "GiB", "800", "MiB", "0", "B", "0", "B"]
+    assert table[1].split() == ["temperature", "bytes", *sizes]
+    assert table[2].split() == ["blocks", "400", "200", "200", "0", "0"]
+    assert table[-1].startswith("The ledger closes")
+
+
+def test_verdict_has_a_colour_on_a_terminal_only(tmp_path):
+    record = run_records.rank_death_record()
+    colourful, plain = io.StringIO(), io.StringIO()
+    print_summary(record, None, Console(file=colourful, force_terminal=True))
+    print_summary(record, None, Console(file=plain))
+    assert "\x1b[1;31mRun heat2d_ipca FAILED" in colourful.getvalue()
+    assert "\x1b" not in plain.getvalue()
+    assert plain.getvalue().rstrip() == summary_table(record)
+
+
+def test_command_report_writes_the_page_and_prints_where(tmp_path, capsys):
+    write_record(run_records.ok_record(), tmp_path)
+    assert command("report", str(tmp_path)) == 0
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert f"report               {tmp_path / 'report.html'}" in capsys.readouterr().out
+
+
+def test_command_ledger_fails_when_the_account_does_not_close(tmp_path, capsys):
+    record = run_records.ok_record()
+    write_record(record, tmp_path)
+    assert command("ledger", str(tmp_path)) == 0
+    record["ledger"]["closed"] = False
+    write_record(record, tmp_path)
+    assert command("ledger", str(tmp_path)) == 1
+    assert "does NOT close" in capsys.readouterr().out
+
+
+def test_commands_without_a_run_say_what_to_give(tmp_path):
+    with pytest.raises(RecordError, match="give the directory of a run"):
+        command("report", str(tmp_path))
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+STATE = {
+    "run": "r1",
+    "phase": "running",
+    "steps": 42,
+    "n_steps": 100,
+    "tasks": {"done": 120, "total": 400},
+    "delivered": 300 * 2**20,
+    "waited": 0.4,
+    "faults": 0,
+    "workers": {"a": {"rss": 2**29}, "b": {"rss": 2**28}},
+}
+
+
+def test_a_line_tells_everything():
+    assert describe(STATE, 60 * 2**20) == (
+        "r1: step 42 of 100, 120 of 400 tasks, delivered 300 MiB (60.0 MiB/s), waited 400 ms, "
+        "worker memory up to 512 MiB"
+    )
+
+
+def test_the_real_state_of_a_run_can_be_described():
+    feed = run_records.Feed()
+    feed.begin()
+    feed.run(10)
+    line = describe(feed.state.progress())
+    assert line.startswith("heat2d_ipca: step 10, delivered 80.0 MiB, waited 0 s, worker memory")
+
+
+def test_plain_lines_come_at_intervals_and_only_when_something_moved():
+    out = io.StringIO()
+    times = iter([0.0, 1.0, 5.0, 11.0, 11.5])
+    with Progress(stream=out, interval=5.0, clock=lambda: next(times)) as progress:
+        progress.update({"steps": 1})
+        progress.update({"steps": 2})
+        progress.update({"steps": 3})
+        progress.update({"steps": 3})
+        progress.update({"steps": 3, "phase": "ended"})
+    assert out.getvalue().splitlines() == ["run: step 1", "run: step 3", "run: step 3, ended"]
+
+
+def test_quiet_shows_nothing():
+    out = Terminal()
+    with Progress(stream=out, quiet=True) as progress:
+        progress.update(STATE)
+    assert out.getvalue() == ""
+
+
+def test_a_terminal_gets_bars():
+    out = Terminal()
+    view = _Bars(out, Console(file=out, force_terminal=True, width=100))
+    view.start()
+    view.show(STATE, 2.0**20)
+    view.stop()
+    shown = out.getvalue()
+    assert "step 42 of 100, delivered 300 MiB (1.00 MiB/s)" in shown
+    assert "120 of 400 tasks" in shown
+    assert "waited 400 ms, worker memory up to 512 MiB" in shown
+
+
+def test_following_asks_until_the_block_ends():
+    out, asked = io.StringIO(), threading.Event()
+
+    def ask():
+        asked.set()
+        return STATE
+
+    with Progress(stream=out).following(ask, interval=0.01):
+        assert asked.wait(5)
+    assert out.getvalue().startswith("r1: step 42 of 100")
+    assert "ips-components-progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_scheduler_that_is_gone_ends_only_the_progress():
+    failed = threading.Event()
+
+    def ask():
+        failed.set()
+        raise OSError("gone")
+
+    with Progress(stream=io.StringIO()).following(ask, interval=0.01):
+        assert failed.wait(5)
+
+
+def test_rate_is_over_the_last_seconds():
+    rate = Rate(window=2.0)
+    assert rate.at(0.0, 0) is None
+    assert rate.at(1.0, 10) == 10
+    assert [rate.at(float(t), 10) for t in (2, 3, 4)] == [5, 0, 0]
