@@ -10,16 +10,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ips_components.external._futures import external_array, external_future, provide
+    from ips_components.external._replay import replay
+    from ips_components.external._run import (
+        Run,
+        abort_run,
+        run_analysis,
+        run_record,
+        wait_for_end,
+        wait_for_receivers,
+    )
+    from ips_components.external._run_worker import RunWorker, run_plugin
+    from ips_components.external._settings import RunSettings
     from ips_components.external._worker_plugin import ExternalDataPlugin
 
 _HOMES = {
     "ExternalDataPlugin": "_worker_plugin",
+    "Run": "_run",
+    "RunSettings": "_settings",
+    "RunWorker": "_run_worker",
+    "abort_run": "_run",
     "external_array": "_futures",
     "external_future": "_futures",
     "provide": "_futures",
+    "replay": "_replay",
+    "run_analysis": "_run",
+    "run_plugin": "_run_worker",
+    "run_record": "_run",
+    "wait_for_end": "_run",
+    "wait_for_receivers": "_run",
 }
 
-__all__ = ["ExternalDataPlugin", "external_array", "external_future", "provide"]
+__all__ = [
+    "ExternalDataPlugin",
+    "Run",
+    "RunSettings",
+    "RunWorker",
+    "abort_run",
+    "external_array",
+    "external_future",
+    "provide",
+    "replay",
+    "run_analysis",
+    "run_plugin",
+    "run_record",
+    "wait_for_end",
+    "wait_for_receivers",
+]
 
 
 def __getattr__(name: str) -> Any:

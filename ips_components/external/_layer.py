@@ -1,16 +1,21 @@
 """The leaves of an external graph: keys without tasks.
 
-A graph over external tasks only has to name them; the scheduler has the tasks already.  The
-layer therefore produces keys for the collections above it and no tasks at all, however many
-chunks the array has, and costs nothing on the wire.
+A graph over external tasks only has to name them; the scheduler has the tasks already.  Dask
+leaves out of a graph what is an alias of itself (so it treats collections that were persisted),
+but learns from it that the key is one: without that, layers that still write references as
+plain tuples (``x.blocks``, for one) would take the key for a value.  The layer makes these
+aliases when asked, so that on the wire it is a name and a grid however many chunks there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
+from copy import copy
 from itertools import product
+from math import prod
 from typing import Any
 
+from dask._task_spec import Alias
 from dask.highlevelgraph import Layer
 
 from ips_components.external._names import Key, linear_index
@@ -40,10 +45,7 @@ class _ChunkKeys(Set[Any]):
             yield (self._name, *index)
 
     def __len__(self) -> int:
-        total = 1
-        for n in self._numblocks:
-            total *= n
-        return total
+        return prod(self._numblocks)
 
 
 class Hold:
@@ -56,7 +58,7 @@ class Hold:
 
 
 class ExternalLayer(Layer):
-    """Keys of an external array, without tasks.
+    """The keys of an external array, as aliases of themselves.
 
     Parameters
     ----------
@@ -77,30 +79,40 @@ class ExternalLayer(Layer):
         self.name = name
         self.numblocks = tuple(numblocks)
         self.hold: Hold | None = Hold()
+        self._keys: Set[Key] = _ChunkKeys(self.name, self.numblocks)
 
-    def __getitem__(self, key: Key) -> Any:
-        raise KeyError(key)
+    def __getitem__(self, key: Key) -> Alias:
+        if key not in self._keys:
+            raise KeyError(key)
+        return Alias(key, key)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(())
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return 0
-
-    def __bool__(self) -> bool:
-        return True
+        return len(self._keys)
 
     def __repr__(self) -> str:
         return f"ExternalLayer<name={self.name!r}, numblocks={self.numblocks}>"
+
+    @property
+    def has_legacy_tasks(self) -> bool:  # type: ignore[override]
+        return False
 
     def is_materialized(self) -> bool:
         return False
 
     def get_output_keys(self) -> Set[Key]:
-        return _ChunkKeys(self.name, self.numblocks)
+        return self._keys
+
+    def get_dependencies(self, key: Key, all_hlg_keys: Any) -> set[Key]:
+        return set()
 
     def cull(self, keys: set[Key], all_hlg_keys: Any) -> tuple[Layer, dict[Key, set[Key]]]:
-        return self, {}
+        wanted = {key for key in keys if key in self._keys}
+        culled = copy(self)
+        culled._keys = wanted
+        return culled, {key: set() for key in wanted}
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy in another process holds nothing.
