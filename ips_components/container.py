@@ -7,7 +7,7 @@ one side is unpickled on the other, so the packages that matter must be the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ips_components.errors import UnsupportedVersion
@@ -21,13 +21,15 @@ __all__ = ["PACKAGES", "check_versions", "mismatches"]
 PACKAGES = ("python", "dask", "distributed", "ips_components")
 
 
-def check_versions(client: Client) -> None:
+def check_versions(client: Client, packages: Sequence[str] = PACKAGES) -> None:
     """Refuse a pool whose scheduler or workers differ from this process in what they must share.
 
     Parameters
     ----------
     client : distributed.Client
         A connected, synchronous client; the process that calls is the reference.
+    packages : sequence of str
+        What must be equal; a pool that runs none of this package's code need not have it inside.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def check_versions(client: Client) -> None:
     versions = client.get_versions(packages=["ips_components"])
     peers = {"scheduler": versions["scheduler"]}
     peers |= {f"worker {address}": info for address, info in versions["workers"].items()}
-    found = mismatches(versions["client"], peers)
+    found = mismatches(versions["client"], peers, packages)
     if found:
         raise UnsupportedVersion(
             "the Dask pool does not match this process: "
@@ -46,7 +48,11 @@ def check_versions(client: Client) -> None:
         )
 
 
-def mismatches(here: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def mismatches(
+    here: Mapping[str, Any],
+    peers: Mapping[str, Mapping[str, Any]],
+    packages: Sequence[str] = PACKAGES,
+) -> list[str]:
     """Compare version reports; one sentence per package that differs, none when all agree.
 
     Parameters
@@ -55,6 +61,8 @@ def mismatches(here: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) 
         Report of the client, as in ``Client.get_versions()["client"]``.
     peers : mapping of str to mapping
         Reports of the others, by the name under which a sentence speaks of them.
+    packages : sequence of str
+        What to compare; of Python the first two numbers.
 
     Returns
     -------
@@ -69,7 +77,7 @@ def mismatches(here: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) 
     ['dask is 2026.8.0 outside, but 2026.7.1 inside (scheduler)']
     """
     found = []
-    for package in PACKAGES:
+    for package in packages:
         expected = _version(here, package)
         by_version: dict[str, list[str]] = {}
         for peer, report in peers.items():

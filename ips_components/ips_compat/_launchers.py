@@ -29,9 +29,16 @@ exec {guard} --parent "$PPID" --scratch "$scratch" -- \\
 
 _SHIFTER = """\
 #!/bin/sh
-# Written by ips_components: what runs in a container ends with who started it, too.
-PATH={directory}:"$PATH"
-export PATH
+# Written by ips_components: what runs in a container ends with who started it, too. IPS asks for
+# executables that Dask no longer has, so the image's own Python runs what they stood for.
+name=$1
+shift
+case $name in
+dask-scheduler) set -- python3 -m distributed.cli.dask_scheduler "$@" {scheduler} ;;
+dask-worker) set -- python3 -m distributed.cli.dask_worker "$@" {worker} ;;
+*) set -- "$name" "$@" ;;
+esac
+exec 2>>{directory}/"${{name##*/}}.$(hostname).$$.log"
 exec {guard} --parent "$PPID" -- {shifter} "$@"
 """
 
@@ -97,7 +104,8 @@ def write_launchers(
     for log in directory.glob("*.log"):
         log.unlink(missing_ok=True)
     # The last one of an option that is given twice holds: IPS itself says --nworkers 1.
-    workers = f'--nworkers {workers_per_node} --local-directory "$scratch" '
+    workers = f"--nworkers {workers_per_node} "
+    scratch = '--local-directory "$scratch" '  # inside a container its own default is better
     return Launchers(
         scheduler=_write(
             directory,
@@ -111,9 +119,18 @@ def write_launchers(
             "dask-worker",
             _SCRIPT,
             module="distributed.cli.dask_worker",
-            extra=workers + shlex.join(worker_options),
+            extra=workers + scratch + shlex.join(worker_options),
         ),
         shifter=(
-            _write(directory, "shifter", _SHIFTER, shifter=shlex.quote(shifter)) if shifter else ""
+            _write(
+                directory,
+                "shifter",
+                _SHIFTER,
+                shifter=shlex.quote(shifter),
+                scheduler=shlex.join(scheduler_options),
+                worker=workers + shlex.join(worker_options),
+            )
+            if shifter
+            else ""
         ),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ips_components.container import check_versions
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import describe, tail
@@ -260,7 +261,10 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 
     def connect(**options: Any) -> Any:
         health.wait_for_scheduler(time_out)
-        return _connect(**options)
+        client = pool.dask_client = _connect(**options)
+        # In a container, Dask may be another one than here: better refused than misunderstood.
+        check_versions(client, packages=("python", "dask", "distributed"))
+        return client
 
     # IPS makes its client in the middle of the method; this one waits for the scheduler first.
     pool.dask = SimpleNamespace(distributed=SimpleNamespace(Client=connect))

@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYTHON = "/opt/venv/bin/python"
@@ -25,6 +27,8 @@ PYTHON = "/opt/venv/bin/python"
 EXTRAS = ("scikit-learn",)
 # A file which only the container has: tests prove with it where a function ran.
 WITNESS = "/etc/ips-components-image"
+# A version of Dask that is not the one outside.
+OTHER = "2026.7.1" if metadata.version("dask") != "2026.7.1" else "2026.7.0"
 
 
 class BuildError(RuntimeError):
@@ -44,12 +48,16 @@ def base_image(cache: Path) -> Path:
     The tree is built beside its place and renamed when it is complete; a lock makes a second
     session wait for the first. Never change it: other sessions hold links to its files.
     """
-    pins = _pins()
-    key = hashlib.sha256("\n".join([_suite(), *EXTRAS, *pins]).encode()).hexdigest()[:12]
+    requirements = [r for r in metadata.requires("ips_components") or () if ";" not in r]
+    requirements += EXTRAS
+    pins = _pins(requirements)
+    key = hashlib.sha256("\n".join([_suite(), *requirements, *pins]).encode()).hexdigest()[:12]
     place = cache / f"base-{key}"
     cache.mkdir(parents=True, exist_ok=True)
     with _lock(cache / "lock"):
         if not place.exists():
+            for old in cache.glob("base-*"):
+                shutil.rmtree(old)
             with _scratch(cache) as scratch:
                 root = scratch / "root"
                 _debootstrap(root)
@@ -58,7 +66,7 @@ def base_image(cache: Path) -> Path:
                 ]
                 wheels = _wheels([*requirements, *EXTRAS], pins, scratch / "wheels")
                 _inside(root, "/usr/bin/python3", "-m", "venv", "/opt/venv")
-                _install(root, wheels, *requirements, *EXTRAS)
+                _install(root, wheels, *requirements)
                 (root / WITNESS[1:]).write_text("made by the container tests\n")
                 root.rename(place)
     return place
@@ -103,15 +111,20 @@ def python_version(root: Path) -> str:
     return _inside(root, "/usr/bin/python3", "-c", code).strip()
 
 
-def _pins() -> list[str]:
-    """Everything installed in this environment as name==version, for pip's constraints."""
-    own = {"ips_components", "ips-components"}
-    found = {
-        f"{dist.name}=={dist.version}"
-        for dist in metadata.distributions()
-        if dist.name and dist.name not in own and "+" not in dist.version
-    }
-    return sorted(found)
+def _pins(requirements: Iterable[str]) -> list[str]:
+    """What `requirements` and theirs are here, as name==version: constraints for pip."""
+    pins: dict[str, str] = {}
+    done: set[tuple[str, str]] = set()
+    ahead = [Requirement(text) for text in requirements]
+    while ahead:
+        wanted = ahead.pop()
+        for extra in {"", *wanted.extras} - {extra for name, extra in done if name == wanted.name}:
+            done.add((wanted.name, extra))
+            found = metadata.distribution(wanted.name)
+            pins[wanted.name] = found.version
+            theirs = map(Requirement, found.requires or ())
+            ahead += [r for r in theirs if r.marker is None or r.marker.evaluate({"extra": extra})]
+    return sorted(f"{name}=={version}" for name, version in pins.items())
 
 
 def _suite() -> str:

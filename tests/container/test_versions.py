@@ -10,6 +10,7 @@ from pathlib import Path
 
 import container_image
 import pytest
+from container_image import OTHER
 from distributed import Client
 
 from ips_components.container import check_versions
@@ -17,8 +18,6 @@ from ips_components.errors import UnsupportedVersion
 
 # Dask's own warning counts every difference, also that of 3.11.7 and 3.11.2.
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
-
-OTHER = "2026.7.1" if metadata.version("dask") != "2026.7.1" else "2026.7.0"
 
 
 @contextmanager
