@@ -1,7 +1,7 @@
 """What one coupled run needs to know, in a form that travels: plain values, no behaviour.
 
-The IPS side makes a :class:`RunSettings` from its config; it goes as a dict to the analysis task, to
-every worker's receiver and to the run coordinator on the scheduler.
+The IPS side makes a :class:`RunSettings` from its config; it goes as a dict to the analysis task,
+to every worker's receiver and to the run coordinator on the scheduler.
 """
 
 from __future__ import annotations

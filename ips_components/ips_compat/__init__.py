@@ -8,6 +8,9 @@ does not derive from ours gets the same by two lines at the top of its module::
     ips_compat.install()
 """
 
+from pathlib import Path
+
+from ips_components.errors import ConfigError
 from ips_components.ips_compat import _component, _pool, _supervisor
 from ips_components.ips_compat._calls import wait_first
 from ips_components.ips_compat._component import tail
@@ -36,4 +39,20 @@ def install() -> None:
         _component.install()
         _pool.install()
         _installed = True
-    _supervisor.attach()
+    supervisor = _supervisor.attach()
+    if supervisor is not None:
+        _check(supervisor)
+
+
+def _check(supervisor: _supervisor.Supervisor) -> None:
+    """End a framework whose files cannot work, while it is being built."""
+    from ips_components.config import check_files, explain
+
+    manager = supervisor.framework.config_manager
+    problems, _ = check_files(
+        [Path(name) for name in manager.config_file_list],
+        Path(manager.platform_file),
+        resources=not supervisor.nodes_from_command_line,
+    )
+    if problems:
+        supervisor.refuse(ConfigError(explain(problems)))

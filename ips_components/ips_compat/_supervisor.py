@@ -100,11 +100,16 @@ class Supervisor:
     exits
         Whether the process is IPS's command line: then signals are answered, and a failed run ends
         the process with a non-zero exit status. Otherwise :meth:`Framework.run` returns ``False``.
+    nodes_from_command_line
+        Whether the number of nodes was given to ``ips.py``, whatever the platform file says.
     """
 
-    def __init__(self, framework: Framework, exits: bool) -> None:
+    def __init__(
+        self, framework: Framework, exits: bool, nodes_from_command_line: bool = False
+    ) -> None:
         self.framework = framework
         self.exits = exits
+        self.nodes_from_command_line = nodes_from_command_line
         self.failures: list[Failure] = []
         self.fatal: list[Failure] = []
         self.mark = secrets.token_hex(8)
@@ -263,6 +268,15 @@ class Supervisor:
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
 
+    def refuse(self, error: Exception) -> NoReturn:
+        """End a framework that is being built, since it could not work."""
+        if not self.exits:
+            raise error
+        self.close()
+        sys.stdout.flush()
+        sys.stderr.write(f"ips_components: {error}\n")
+        raise SystemExit(2)
+
     def _on_signal(self, signum: int, _frame: FrameType | None) -> NoReturn:
         for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(other, signal.SIG_IGN)  # once is enough; the clean-up is bounded
@@ -338,30 +352,33 @@ def scratch_directory(mark: str) -> Path:
     return Path(tempfile.gettempdir()) / f"ips_components-{mark}"
 
 
-def framework_under_construction() -> tuple[Framework, bool] | None:
-    """The framework in whose constructor we are, and whether IPS's command line made it."""
+def _under_construction() -> tuple[Framework, bool, bool] | None:
+    """The framework in whose constructor we are, if any.
+
+    Returns
+    -------
+    framework, from_command_line, nodes_given
+        Whether ``ips.py`` makes it, and whether it was told the number of nodes.
+    """
     frame: FrameType | None = sys._getframe()
-    framework = None
+    framework, nodes_given = None, False
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, Framework):
             framework = owner
+            nodes_given = nodes_given or bool(frame.f_locals.get("cmd_nodes"))
         if framework is not None and frame.f_code is framework_main.__code__:
-            return framework, True
+            return framework, True, nodes_given
         frame = frame.f_back
-    return None if framework is None else (framework, False)
+    return None if framework is None else (framework, False, nodes_given)
 
 
 def attach() -> Supervisor | None:
-    """Attach a supervisor to the framework in whose constructor we are; None outside of one."""
-    found = framework_under_construction()
-    if found is None:
+    """Attach a supervisor to the framework in whose constructor we are, if it has none yet."""
+    found = _under_construction()
+    if found is None or "_ips_components_supervisor" in found[0].__dict__:
         return None
-    framework, exits = found
-    existing = framework.__dict__.get("_ips_components_supervisor")
-    if existing is not None:
-        return None
-    supervisor = Supervisor(framework, exits)
+    supervisor = Supervisor(*found)
     supervisor.attach()
-    framework._ips_components_supervisor = supervisor
+    supervisor.framework._ips_components_supervisor = supervisor
     return supervisor

@@ -1,0 +1,160 @@
+"""Config and platform files as IPS reads them, with the name of each file kept for messages."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configobj import ConfigObj, ConfigObjError, Section
+from configobj import InterpolationError as ConfigObjInterpolationError
+
+from ips_components.config._parameters import Parameter
+from ips_components.config._types import Raw, as_text
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, where, and what to do about it."""
+
+    file: str
+    section: str
+    name: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.section and f"[{self.section}]", self.name) if part)
+        lines = [f"{self.file}: {where}" if where else self.file, f"    {self.message}"]
+        if self.remedy:
+            lines.append(f"    remedy: {self.remedy}")
+        return "\n".join(lines)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like *name*, as a question, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects what is wrong with one file."""
+
+    file: str
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, section: str, name: str, message: str, remedy: str = "") -> None:
+        """Note one problem."""
+        self.found.append(Problem(self.file, section, name, message, remedy))
+
+
+class Reader:
+    """Reads typed values of one section, and collects what is wrong instead of raising."""
+
+    def __init__(self, section: str, values: Mapping[str, Any], problems: Problems) -> None:
+        self.section = section
+        self.values = values
+        self.problems = problems
+
+    def raw(self, name: str) -> Raw | None:
+        """A value as IPS has it: text, or texts where there is a comma; None when not given."""
+        if name not in self.values:
+            return None
+        try:
+            value = self.values[name]
+        except ConfigObjInterpolationError as error:
+            self.problems.add(
+                self.section,
+                name,
+                f"{error}",
+                "a name after $ must be defined above it, at the top of the file or in the "
+                "environment",
+            )
+            return None
+        if isinstance(value, (str, list)):
+            return value
+        if isinstance(value, Section):
+            self.problems.add(self.section, name, "expected a value, got a section")
+            return None
+        return str(value)  # what IPS has converted already
+
+    def get(self, parameter: Parameter) -> Any:
+        """The value of a parameter, its default when it is not given or wrong."""
+        default = None if parameter.required else parameter.default
+        raw = self.raw(parameter.name)
+        if raw is None:
+            if parameter.required and parameter.name not in self.values:
+                self._missing(parameter)
+            return default
+        optional = not parameter.required or parameter.kind.read is as_text
+        if optional and raw in ("", []):
+            return "" if parameter.required else default
+        try:
+            return parameter.kind.read(raw)
+        except ValueError as error:
+            if raw in ("", []) and parameter.kind.expects.startswith("names"):
+                return ()
+            reason = f" ({error})" if "is no" in str(error) else ""
+            self.problems.add(
+                self.section,
+                parameter.name,
+                f"expected {parameter.kind.expects}, got {as_text(raw)!r}{reason}",
+                f"for example {parameter.name} = {parameter.kind.example}"
+                if parameter.kind.example
+                else "",
+            )
+            return default
+
+    def _missing(self, parameter: Parameter) -> None:
+        similar = did_you_mean(parameter.name, self.values)
+        remedy = f"{similar.replace('did you mean', 'is it meant by')}" if similar else ""
+        example = f" {parameter.kind.example}" if parameter.kind.example else ""
+        self.problems.add(
+            self.section,
+            parameter.name,
+            f"is missing; expected {parameter.kind.expects}: {parameter.meaning}",
+            remedy or f"add the line {parameter.name} ={example}",
+        )
+
+    def all(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        """All parameters of a scope, by name."""
+        return {name: self.get(parameter) for name, parameter in parameters.items()}
+
+    def unknown(self, known: Iterable[str]) -> None:
+        """Note names that nobody will read."""
+        known = list(known)
+        for name, value in self.values.items():
+            if name in known or isinstance(value, Section):
+                continue
+            self.problems.add(
+                self.section,
+                name,
+                "is not a parameter of this section",
+                did_you_mean(name, known)
+                or "remove it; `ips-components check --reference` lists the parameters",
+            )
+
+
+def read_file(path: Path, problems: Problems) -> ConfigObj | None:
+    """Read one file; None when it cannot be read, which is noted."""
+    try:
+        return ConfigObj(str(path), interpolation="template", file_error=True, raise_errors=False)
+    except OSError as error:
+        problems.add("", "", f"cannot be read: {error}", "give the path of an existing file")
+    except ConfigObjError as error:
+        for each in getattr(error, "errors", None) or [error]:
+            problems.add("", "", f"is not well formed: {each}", "see the lines around it")
+    except UnicodeDecodeError as error:
+        problems.add("", "", f"is not text: {error}")
+    return None
+
+
+def with_environment(conf: ConfigObj) -> frozenset[str]:
+    """Add the environment as IPS does, for ``$NAME`` in values; return the file's own names."""
+    own = frozenset(conf)
+    for name, value in os.environ.items():
+        if name not in conf and not any(character in value for character in "{}()$"):
+            conf[name] = value
+    return own
