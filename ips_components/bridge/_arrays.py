@@ -1,0 +1,339 @@
+"""Arrays as the simulation describes them, and each array's share of this rank."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ips_components.errors import BridgeError
+from ips_components.model.block import Block
+from ips_components.model.contract import ArrayContract
+from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
+from ips_components.model.placement import Placement
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire.messages import Counters
+
+Cells: TypeAlias = np.ndarray[Any, Any]
+Box: TypeAlias = tuple[Sequence[int], Sequence[int]]
+
+_REMEMBERED = 4096  # chunks to which blocks that move have contributed
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array that a simulation offers, described in code.
+
+    Parameters
+    ----------
+    name
+        Identifier.
+    shape
+        Global shape of space, without time. For particles (``ragged=True``) the first entry is -1.
+    dtype
+        NumPy dtype or its name.
+    offset
+        Global index of the first cell of this rank's block; its extent is what is put. None: see
+        ``blocks``.
+    blocks
+        This rank's blocks, each an offset and a shape; an empty list for a rank without cells.
+        None, with no ``offset``: the regular decomposition over ``grid``.
+    halo
+        Ghost cells around the block in what is put, one number or one per dimension; never sent.
+    dims
+        Names of the dimensions.
+    steps
+        Steps at which the array is put: a `StepAxis`, a ``range``, a number of steps, or None when
+        it is not known.
+    attrs
+        Attributes that travel with the array.
+    ragged
+        The number of rows varies from rank to rank and step to step.
+    grid
+        Process grid of the regular decomposition, ranks in C order; None: as MPI_Dims_create.
+
+    Examples
+    --------
+    >>> Array("temperature", (64, 32), "f8", steps=100).spec.index_shape
+    (100, 64, 32)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any = "f8"
+    offset: tuple[int, ...] | None = None
+    blocks: Sequence[Box] | None = None
+    halo: int | tuple[int, ...] = 0
+    dims: tuple[str, ...] = ()
+    steps: StepAxis | range | int | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    ragged: bool = False
+    grid: tuple[int, ...] | None = None
+
+    @property
+    def spec(self) -> ArraySpec:
+        """The array as all ranks and the analyst see it."""
+        steps = self.steps
+        if steps is None:
+            axis = StepAxis()
+        elif isinstance(steps, range):
+            axis = StepAxis(steps.start, steps.step, len(steps))
+        elif isinstance(steps, StepAxis):
+            axis = steps
+        else:
+            axis = StepAxis(count=int(steps))
+        return ArraySpec(
+            self.name,
+            np.dtype(self.dtype).str,
+            tuple(self.shape),
+            axis,
+            tuple(self.dims),
+            dict(self.attrs),
+            self.ragged,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as a hello carries it."""
+        spec = self.spec
+        axis = spec.steps
+        return {
+            "name": spec.name,
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "steps": {"start": axis.start, "every": axis.every, "count": axis.count},
+            "dims": list(spec.dims),
+            "attrs": dict(spec.attrs),
+            "ragged": spec.ragged,
+        }
+
+
+class Outgoing:
+    """What this rank knows and counts of one array.
+
+    Parameters
+    ----------
+    name
+        Of the array.
+    described
+        As described in code, or None.
+    contract
+        What is agreed, None when nobody wants any of it.
+    ordinal
+        Of the array in the contract.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        described: Array | None,
+        contract: ArrayContract | None,
+        ordinal: int,
+        rank: int,
+        size: int,
+    ) -> None:
+        self.name = name
+        self.contract = contract
+        self.ordinal = ordinal
+        self.rank = rank
+        self.spec = contract.spec if contract is not None else described and described.spec
+        spec = self.spec
+        self.dtype = np.dtype(spec.dtype) if spec is not None else None
+        self.drop = contract is not None and contract.policy == "drop"
+        halo = described.halo if described is not None else 0
+        ndim = len(spec.shape) if spec is not None else 0
+        self.halo = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
+        self.offset = described.offset if described is not None else None
+        self.blocks = self._own_blocks(described, rank, size)
+        self.wanted = _wanted_steps(contract)
+        self.last_step: int | None = None
+        self.nth = 0  # puts in the last step
+        # Ledger: what was skipped is counted on the quick path, hence plain attributes.
+        self.skipped_blocks = self.skipped_bytes = 0
+        self.delivered_blocks = self.delivered_bytes = 0
+        self.dropped_blocks = self.dropped_bytes = 0
+        self.lost_blocks = self.lost_bytes = 0
+        self.placement = contract.placement if contract is not None else None
+        self._plans: BlockPlans | None = None
+        self.rows: RowPlan | None = None
+        self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
+        self._fixed: BlockPlan | None = None
+        if contract is not None and spec is not None:
+            if spec.ragged:
+                self.rows = RowPlan(contract, rank, size)
+            else:
+                self._plans = BlockPlans(contract)
+                if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
+                    self._fixed = self._plans.of(self.blocks[0], self.halo)
+
+    def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
+        """Return this rank's blocks where they are known beforehand."""
+        spec = self.spec
+        if spec is None or spec.ragged or self.offset is not None:
+            return None
+        if described is not None and described.blocks is not None:
+            return [Block(tuple(offset), tuple(shape)) for offset, shape in described.blocks]
+        grid = described.grid if described is not None else spec.attrs.get("process_grid")
+        if grid is None:
+            grid = dims_create(size, len(spec.shape))
+        decomposition = Decomposition.regular(spec.shape, tuple(grid))
+        if decomposition.size != size:
+            raise BridgeError(
+                f"array {self.name!r}: the process grid {tuple(grid)} is for {decomposition.size} "
+                f"ranks, the simulation has {size}"
+            )
+        return list(decomposition.blocks[rank])
+
+    def place(self, placement: Placement) -> None:
+        """Follow another placement."""
+        self.placement = placement
+        if self._plans is not None:
+            self._plans.place(placement)
+        if self.rows is not None:
+            self.rows.place(placement)
+
+    def owner(self, chunk: int) -> int:
+        """Return the receiver of a chunk."""
+        return -1 if self.placement is None else self.placement.owner(chunk)
+
+    def note(self, plan: BlockPlan | None, t: int, pieces: Sequence[Piece]) -> None:
+        """Remember where a block went whose place cannot be computed later."""
+        if plan is None or plan is self._fixed:
+            return
+        for piece in pieces:
+            self._moving.setdefault(piece.chunk, set()).add(t)
+        while len(self._moving) > _REMEMBERED:
+            self._moving.popitem(last=False)
+
+    def sent_of(self, chunk: int) -> set[int]:
+        """Return the time indices of a chunk to which this rank has already contributed."""
+        contract = self.contract
+        if contract is None or self.last_step is None:
+            return set()
+        if self._fixed is None and self.rows is None:
+            return set(self._moving.get(chunk, ()))
+        layout, axis = contract.layout, contract.spec.steps
+        found = set()
+        for t in range(*layout.bounds(0, chunk // layout.n_space)):
+            if axis.start + axis.every * t > self.last_step:
+                break
+            if self.rows is not None:
+                rows = self.rows.at(t)
+                if rows is not None and rows.chunk == chunk:
+                    found.add(t)
+            elif self._fixed is not None:
+                found.update(t for piece in self._fixed.at(t) if piece.chunk == chunk)
+        return found
+
+    def wants(self, step: int) -> bool:
+        """Tell whether anything of the step is wanted of anybody."""
+        return any(step in steps for steps in self.wanted)
+
+    def block_shape(self, offset: tuple[int, ...] | None, step: int) -> tuple[int, ...]:
+        """Return the shape, halo included, of what is put."""
+        block = self._block_at(offset, None, step)
+        return tuple(n + 2 * h for n, h in zip(block.shape, self.halo, strict=True))
+
+    def plan(self, cells: Cells, offset: tuple[int, ...] | None, step: int) -> BlockPlan:
+        """Return the plan of a block that is put, after checking it.
+
+        Raises
+        ------
+        BridgeError
+            When type or shape are not as described.
+        """
+        if cells.dtype != self.dtype:
+            raise BridgeError(
+                f"put of array {self.name!r} at step {step} on rank {self.rank}: expected dtype "
+                f"{self.dtype}, got {cells.dtype}; convert the block, or describe the array so"
+            )
+        plan = self._fixed if offset is None else None
+        if plan is None:
+            assert_plans = self._plans
+            if assert_plans is None:
+                raise BridgeError(f"array {self.name!r} has no plan: it is not in the contract")
+            plan = assert_plans.of(self._block_at(offset, cells.shape, step), self.halo)
+        for n, m, h in zip(cells.shape, plan.block.shape, self.halo, strict=False):
+            if n != m + 2 * h:
+                break
+        else:
+            if cells.ndim == plan.block.ndim:
+                return plan
+        halo = f" with halo {self.halo}" if any(self.halo) else ""
+        raise BridgeError(
+            f"put of array {self.name!r} at step {step} on rank {self.rank}: expected shape "
+            f"{tuple(m + 2 * h for m, h in zip(plan.block.shape, self.halo, strict=True))} (block "
+            f"{plan.block.shape}{halo}), got {cells.shape}"
+        )
+
+    def plan_at(self, offset: tuple[int, ...] | None, step: int) -> BlockPlan | None:
+        """Return the plan of a block that was described."""
+        if self._fixed is not None and offset is None:
+            return self._fixed
+        plans = self._plans
+        return None if plans is None else plans.of(self._block_at(offset, None, step), self.halo)
+
+    def _block_at(
+        self, offset: tuple[int, ...] | None, shape: tuple[int, ...] | None, step: int
+    ) -> Block:
+        where = f"array {self.name!r} at step {step} on rank {self.rank}"
+        offset = self.offset if offset is None else tuple(offset)
+        if offset is None:
+            if self.blocks is not None and len(self.blocks) == 1:
+                return self.blocks[0]
+            count = 0 if self.blocks is None else len(self.blocks)
+            raise BridgeError(
+                f"{where}: this rank has {count} blocks; say which one by put(..., offset=...)"
+            )
+        if shape is None:
+            for block in self.blocks or ():
+                if block.offset == offset:
+                    return block
+            raise BridgeError(f"{where}: no block at offset {offset} was described")
+        if len(shape) != len(self.halo):
+            raise BridgeError(f"{where}: expected {len(self.halo)} dimensions, got shape {shape}")
+        inner = tuple(n - 2 * h for n, h in zip(shape, self.halo, strict=True))
+        if min(inner, default=0) < 0:
+            raise BridgeError(f"{where}: shape {shape} is smaller than the halo {self.halo}")
+        return Block(offset, inner)
+
+    def row_cells(self, cells: Cells, step: int) -> Cells:
+        """Check the rows that are put of a ragged array."""
+        spec = self.spec
+        if spec is None or cells.dtype != self.dtype or cells.shape[1:] != spec.shape[1:]:
+            expected = None if spec is None else ("rows", *spec.shape[1:])
+            raise BridgeError(
+                f"put of array {self.name!r} at step {step} on rank {self.rank}: expected rows of "
+                f"shape {expected} and dtype {self.dtype}, got {cells.shape} and {cells.dtype}"
+            )
+        return cells
+
+    def counters(self) -> Counters:
+        """Return the account so far."""
+        blocks = (
+            self.skipped_blocks,
+            self.delivered_blocks,
+            self.dropped_blocks,
+            self.lost_blocks,
+        )
+        nbytes = (self.skipped_bytes, self.delivered_bytes, self.dropped_bytes, self.lost_bytes)
+        return Counters(self.ordinal, (sum(blocks), *blocks), (sum(nbytes), *nbytes))
+
+
+def _wanted_steps(contract: ArrayContract | None) -> tuple[range, ...]:
+    """Return the simulation steps of which something is wanted."""
+    if contract is None:
+        return ()
+    axis = contract.spec.steps
+    found = []
+    for part in contract.wanted:
+        time = part.dims[0]
+        start = axis.start + axis.every * time.start
+        stride = axis.every * time.step
+        steps = range(start, start + stride * time.count, stride)
+        if steps not in found:
+            found.append(steps)
+    return tuple(found)

@@ -1,0 +1,69 @@
+"""The few things that the bridge asks of a communicator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from ips_components.errors import BridgeError, IPSComponentsError
+
+T = TypeVar("T")
+
+
+class Communicator(Protocol):
+    """What the bridge uses of a communicator: mpi4py's has it."""
+
+    rank: int
+    size: int
+
+    def bcast(self, obj: Any, root: int = 0) -> Any:
+        """Give the root's object to all ranks."""
+
+
+class Serial:
+    """The communicator of a program that has none."""
+
+    rank = 0
+    size = 1
+
+    def bcast(self, obj: Any, root: int = 0) -> Any:
+        """Return the object."""
+        return obj
+
+
+class Apart:
+    """One of several ranks whose caller does the broadcasting itself (no collective calls)."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        if not 0 <= rank < size:
+            raise BridgeError(f"rank must be in 0 .. {size - 1}, got {rank}")
+        self.rank = rank
+        self.size = size
+
+    def bcast(self, obj: Any, root: int = 0) -> Any:
+        """Return the object: each rank asks for itself."""
+        return obj
+
+
+def from_rank_0(comm: Communicator, work: Callable[[], T]) -> T:
+    """Do something on rank 0 and return its result, or raise its error, on every rank.
+
+    Collective. No rank waits for ever: whatever happens on rank 0 is broadcast.
+    """
+    if isinstance(comm, (Serial, Apart)):
+        return work()
+    outcome: tuple[bool, Any] = (False, None)
+    failure: BaseException | None = None
+    if comm.rank == 0:
+        try:
+            outcome = (True, work())
+        except BaseException as error:
+            failure = error
+            portable = error if isinstance(error, (IPSComponentsError, OSError)) else None
+            outcome = (False, portable or BridgeError(f"rank 0 failed: {error!r}"))
+    succeeded, result = comm.bcast(outcome, 0)
+    if failure is not None:
+        raise failure
+    if not succeeded:
+        raise result
+    return result  # type: ignore[no-any-return]

@@ -1,0 +1,296 @@
+"""The connection of this rank to one receiver: what was sent, what was taken, what may be sent."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ips_components.bridge._arrays import Cells
+from ips_components.bridge._slots import Slot, Stored
+from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError
+from ips_components.wire import framing
+from ips_components.wire import messages as m
+from ips_components.wire.contact import Endpoint
+from ips_components.wire.protocol import Connection as State
+
+if TYPE_CHECKING:
+    from ips_components.bridge._transport import Transport
+
+_UCRED = struct.Struct("3i")
+_SMALL = 64 << 10  # below this a copy into one message is cheaper than a second call
+
+
+class Standing(Enum):
+    """What a link is good for."""
+
+    NEW = auto()
+    OPEN = auto()
+    BROKEN = auto()  # and being repaired
+    GONE = auto()
+
+
+@dataclass(slots=True)
+class Item:
+    """Something to send; with a number if the receiver must get it exactly once."""
+
+    message: bytes = b""
+    seq: int = 0
+    slot: Slot | None = None
+    stored: Stored | None = None
+
+
+class Link:
+    """See the module. State is guarded by the transport's condition, writing by ``send_lock``."""
+
+    def __init__(self, transport: Transport, endpoint: Endpoint) -> None:
+        self.transport = transport
+        self.endpoint = endpoint
+        self.ordinal = endpoint.ordinal
+        self.standing = Standing.NEW
+        self.lane = "tcp"
+        self.sock: socket.socket | None = None
+        self.state = State.of_rank()
+        self.decoder = framing.Decoder()
+        self.send_lock = threading.Lock()
+        self.connect_lock = threading.Lock()
+        self.to_send: deque[Item] = deque()
+        self.unacked: deque[Item] = deque()
+        self.seq = 0
+        self.admitted: dict[int, int] = {}
+        self.welcome: set[tuple[int, int]] = set()
+        self.wanted: dict[int, int] = {}
+        self.announced: set[int] = set()
+        self.heard = self.said = 0.0
+        self.silence = 30.0
+        self.heartbeat = 2.0
+        self.broken_since = 0.0
+        self.retry_at = 0.0
+        self.why = ""
+        self.left = False
+        self._sender: threading.Thread | None = None
+
+    # -- connecting ----------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> None:
+        """Connect, say hello, and take the welcome; resume where the receiver says.
+
+        Raises
+        ------
+        OSError, ProtocolError
+            When the receiver cannot be reached or will not have us.
+        """
+        transport = self.transport
+        deadline = time.monotonic() + timeout
+        with self.connect_lock:
+            if self.standing is Standing.OPEN:
+                return
+            sock, lane = self._dial(timeout)
+            try:
+                state, decoder = State.of_rank(), framing.Decoder()
+                sock.sendall(framing.pack(transport.hello()))
+                early = _receive(sock, decoder, deadline, str(self.endpoint))
+                for message in early:
+                    state.received(message)
+                first = early.pop(0)
+                if isinstance(first, m.Refused):
+                    raise BridgeError(
+                        f"{self.endpoint} refused rank {transport.rank}: {first.text}"
+                    )
+                if not isinstance(first, m.Welcome):
+                    raise ProtocolError(f"{self.endpoint} did not answer the hello")
+            except BaseException:
+                sock.close()
+                raise
+            sock.settimeout(None)
+            with self.send_lock, transport.changed:
+                self.sock, self.lane = sock, lane
+                self.state, self.decoder = state, decoder
+                self.heard = self.said = time.monotonic()
+                self.silence = first.silence_ms / 1000 or 30.0
+                self.heartbeat = first.heartbeat_ms / 1000 or 2.0
+                self.admitted.clear()
+                self.wanted.clear()
+                self.announced.clear()
+                again = [item for item in self.unacked if item.seq > first.last_seq]
+                self.unacked.clear()
+                self.to_send.extendleft(reversed(again))
+                transport.reconcile(self, {item.seq for item in self.to_send})
+                self.standing = Standing.OPEN
+            transport.opened(self, early)
+        if self.to_send:
+            self.start_sender()
+
+    def _dial(self, timeout: float) -> tuple[socket.socket, str]:
+        endpoint = self.endpoint
+        if endpoint.unix and endpoint.local and "shm" in self.transport.lanes:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                name = "\0" + endpoint.unix[1:] if endpoint.unix[0] == "@" else endpoint.unix
+                sock.connect(name)
+                credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+                uid = _UCRED.unpack(credentials)[1]
+                if uid != os.geteuid():
+                    raise ProtocolError(
+                        f"{endpoint}: its Unix socket belongs to user {uid}, not {os.geteuid()}"
+                    )
+                return sock, "shm"
+            except OSError:
+                # Another network namespace (a container): TCP may still reach it.
+                sock.close()
+                if "tcp" not in self.transport.lanes:
+                    raise
+            except BaseException:
+                sock.close()
+                raise
+        elif "tcp" not in self.transport.lanes:
+            raise BridgeError(
+                f"{endpoint} is not on this machine, and only the lane 'shm' is allowed"
+            )
+        sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock, "tcp"
+
+    # -- sending -------------------------------------------------------------------------------
+
+    def number(self) -> int:
+        """Return the next number (the transport's condition is held)."""
+        self.seq += 1
+        return self.seq
+
+    def pump(self) -> None:
+        """Send what is queued, from this thread; a failure breaks the link, and nothing is lost."""
+        changed = self.transport.changed
+        with self.send_lock:
+            while True:
+                with changed:
+                    if not self.to_send or self.standing is not Standing.OPEN:
+                        return
+                    item = self.to_send.popleft()
+                    if item.seq:
+                        self.unacked.append(item)
+                    sock = self.sock
+                if sock is None:
+                    return
+                try:
+                    self._send(sock, item)
+                except OSError as error:
+                    self.transport.broken(self, sock, f"sending failed: {error}")
+                    return
+
+    def _send(self, sock: socket.socket, item: Item) -> None:
+        self.said = time.monotonic()
+        stored, slot = item.stored, item.slot
+        if stored is None or slot is None:
+            sock.sendall(item.message)
+            return
+        piece, cells = stored.piece, stored.cells
+        if self.lane == "shm" and slot.fd >= 0:
+            frame = framing.pack_piece(
+                stored.array,
+                item.seq,
+                piece.chunk,
+                stored.t,
+                piece.dst,
+                slot=slot.number,
+                slot_offset=stored.offset,
+                strides=(0, *cells.strides) if len(piece.dst) > cells.ndim else cells.strides,
+            )
+            if slot.number not in self.announced:
+                self.announced.add(slot.number)
+                head = framing.pack(m.Slot(slot.number, 0, slot.size))
+                fds = array.array("i", [slot.fd])
+                sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            sock.sendall(frame)
+            return
+        frame = framing.pack_piece(
+            stored.array, item.seq, piece.chunk, stored.t, piece.dst, data=cells.nbytes
+        )
+        if cells.nbytes <= _SMALL:
+            sock.sendall(frame + cells.tobytes())
+            return
+        sock.sendall(frame, socket.MSG_MORE)
+        sock.sendall(_bytes_of(cells))
+
+    def start_sender(self) -> None:
+        """Have a thread send what is queued, so that the caller may go on computing."""
+        with self.transport.changed:
+            if self._sender is None:
+                self._sender = threading.Thread(
+                    target=self._send_loop, name=f"bridge to {self.ordinal}", daemon=True
+                )
+                self._sender.start()
+            else:
+                self.transport.changed.notify_all()
+
+    def _send_loop(self) -> None:
+        changed = self.transport.changed
+        while True:
+            with changed:
+                while not (self.to_send and self.standing is Standing.OPEN):
+                    if self.transport.closed or self.standing is Standing.GONE:
+                        self._sender = None
+                        return
+                    changed.wait()
+            self.pump()
+
+    def ping(self, now: float) -> None:
+        """Give a sign of life, unless a thread is sending anyway."""
+        if now - self.said < self.heartbeat or not self.send_lock.acquire(blocking=False):
+            return
+        try:
+            sock = self.sock
+            if sock is not None and self.standing is Standing.OPEN:
+                self.said = now
+                try:
+                    # Never waits: a full socket is no reason to stop reading.
+                    sock.send(framing.pack(m.Ping()), socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    self.transport.broken(self, sock, f"sending failed: {error}")
+        finally:
+            self.send_lock.release()
+
+    # -- receiving (the transport's thread, its condition held) ----------------------------------
+
+    def taken(self, seq: int) -> None:
+        """Note that the receiver took everything up to a number."""
+        while self.unacked and self.unacked[0].seq <= seq:
+            item = self.unacked.popleft()
+            if item.slot is not None and (self.lane == "tcp" or item.slot.fd < 0):
+                item.slot.pending.discard((self.ordinal, item.seq))
+
+
+def _bytes_of(cells: Cells) -> memoryview:
+    """Return the bytes of an array in C order; a strided one is copied."""
+    return np.ascontiguousarray(cells).reshape(-1).view(np.uint8).data
+
+
+def _receive(
+    sock: socket.socket, decoder: framing.Decoder, deadline: float, who: str
+) -> list[m.Message]:
+    """Return the first messages that arrive."""
+    while True:
+        left = deadline - time.monotonic()
+        ready = left > 0 and select.select([sock], [], [], left)[0]
+        if not ready:
+            raise DeadlineExceeded(
+                f"{who} did not answer the hello in time: it may be stopped or overloaded"
+            )
+        received = sock.recv(1 << 16)
+        if not received:
+            raise ConnectionResetError(f"{who} closed the connection: its token may be another")
+        if messages := decoder.feed(received):
+            return messages

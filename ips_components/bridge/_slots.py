@@ -1,0 +1,138 @@
+"""Memory between `put` and the receiver: rings of slots, one ring per block that a rank puts.
+
+A slot holds the wanted cells of one put until all receivers have taken them, and longer: until it
+is overwritten it is the replay buffer for chunks that are asked for again. In a ring of K slots the
+last K - 2 steps can be sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import mmap
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ips_components.model.pieces import Piece
+
+_ALIGN = 64
+_PAGE = mmap.PAGESIZE
+_HUGE = 2 << 20
+_numbers = itertools.count()
+
+F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
+_SEAL, _SHRINK, _GROW, _FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
+
+
+@dataclass(slots=True)
+class Stored:
+    """A piece as it lies in a slot."""
+
+    array: int
+    t: int
+    piece: Piece
+    cells: np.ndarray[Any, Any]
+    offset: int
+
+
+class Slot:
+    """Some memory; with a descriptor when receivers on this machine may map it.
+
+    ``pending`` holds what still reads it: (link, number) of sent pieces. ``busy`` says that the
+    rank itself writes it now.
+    """
+
+    __slots__ = ("abandoned", "busy", "fd", "memory", "number", "pending", "size", "step", "stored")
+
+    def __init__(self, nbytes: int, shared: bool) -> None:
+        unit = _HUGE if nbytes >= _HUGE else _PAGE
+        self.size = max(1, -(-nbytes // unit)) * unit
+        self.number = next(_numbers)
+        self.fd = -1
+        if shared:
+            self.fd = os.memfd_create("ips-components-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self.fd, self.size)
+            self.memory = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED)
+            # After this mapping nobody can make another writable one, or change the size.
+            seals = _SEAL | _SHRINK | _GROW
+            try:
+                fcntl.fcntl(self.fd, F_ADD_SEALS, seals | _FUTURE_WRITE)
+            except OSError:  # kernels before 5.1
+                fcntl.fcntl(self.fd, F_ADD_SEALS, seals)
+        else:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self.memory = mmap.mmap(-1, self.size, flags=flags)
+        if self.size >= _HUGE:
+            with contextlib.suppress(OSError):
+                self.memory.madvise(mmap.MADV_HUGEPAGE)
+        # Touch every page now: the first step must not pay for it.
+        np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
+        self.pending: set[tuple[int, int]] = set()
+        self.stored: list[Stored] = []
+        self.step: int | None = None
+        self.busy = False
+        self.abandoned = False
+
+    def array(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int = 0
+    ) -> np.ndarray[Any, Any]:
+        """Return a writable array in the slot."""
+        return np.ndarray(shape, dtype, self.memory, offset)
+
+    def close(self) -> None:
+        """Give the descriptor up; the memory goes with its last array."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(slots=True)
+class Ring:
+    """The slots of one block, used in turn.
+
+    Parameters
+    ----------
+    length
+        Number of slots.
+    shared
+        Whether receivers may map them.
+    """
+
+    length: int
+    shared: bool
+    slots: list[Slot] = field(default_factory=list)
+    at: int = 0
+
+    def next(self, nbytes: int) -> Slot | None:
+        """Return the oldest slot when it is free, grown if need be; None when it is still read."""
+        if len(self.slots) < self.length:
+            slot = Slot(nbytes, self.shared)
+            self.slots.append(slot)
+            return slot
+        slot = self.slots[self.at]
+        if slot.pending:
+            return None
+        if slot.abandoned or slot.size < nbytes:
+            slot.close()
+            slot = self.slots[self.at] = Slot(nbytes, self.shared)
+        self.at = (self.at + 1) % self.length
+        return slot
+
+    def find(self, array: int, chunk: int) -> list[tuple[Slot, Stored]]:
+        """Return what is still there of a chunk."""
+        return [
+            (slot, stored)
+            for slot in self.slots
+            if not slot.busy
+            for stored in slot.stored
+            if stored.array == array and stored.piece.chunk == chunk
+        ]
+
+
+def aligned(nbytes: int) -> int:
+    """Return the next multiple of a cache line."""
+    return -(-nbytes // _ALIGN) * _ALIGN

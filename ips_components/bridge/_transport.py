@@ -1,0 +1,675 @@
+"""All links of this rank, the thread that listens on them, and what is common to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ips_components._version import __version__
+from ips_components.bridge._arrays import Array, Outgoing
+from ips_components.bridge._link import Item, Link, Standing
+from ips_components.bridge._slots import Ring, Slot, Stored
+from ips_components.errors import (
+    AnalyticsLost,
+    BridgeError,
+    DeadlineExceeded,
+    IPSComponentsError,
+    ProtocolError,
+)
+from ips_components.model.pieces import Piece
+from ips_components.model.placement import Placement
+from ips_components.wire import framing
+from ips_components.wire import messages as m
+from ips_components.wire.contact import Contact
+
+HEARTBEAT = 2.0
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+LOOK_AGAIN = 0.25  # at the latest, although every change is notified
+
+
+class Transport:
+    """Carries pieces to receivers and news from them.
+
+    Parameters
+    ----------
+    contact
+        Run, token, endpoints, deadlines, options.
+    rank, size
+        Of this process in the simulation.
+    """
+
+    def __init__(self, contact: Contact, rank: int, size: int) -> None:
+        self.contact = contact
+        self.rank, self.size = rank, size
+        self.deadlines = contact.deadlines
+        lane = os.environ.get("IPS_COMPONENTS_LANE")
+        self.lanes: tuple[str, ...] = (lane,) if lane else tuple(contact.options["lanes"])
+        self.changed = threading.Condition(threading.RLock())
+        self.closed = False
+        self.links: dict[int, Link] = {e.ordinal: Link(self, e) for e in contact.endpoints}
+        self.contract: m.ContractIs | None = None
+        self.digest = bytes(32)
+        self.epoch = 0
+        self.outgoing: dict[int, Outgoing] = {}
+        self.rings: dict[int, list[Ring]] = {}
+        self.blocks: Mapping[str, Any] = {}
+        self.described: Sequence[Array] = ()
+        self.fault: m.Fault | None = None
+        self.lost: str | None = None
+        self.stop: str | None = None
+        self.feedback: dict[str, dict[int, m.Feedback]] = {}
+        self.said_bye: set[int] = set()
+        self._session = int.from_bytes(os.urandom(8), "little")
+        self._home: Link | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self._by_fd: dict[int, tuple[Link, socket.socket]] = {}
+        self._thread = threading.Thread(target=self._listen, name="bridge", daemon=True)
+        self._thread.start()
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def hello(self) -> m.Hello:
+        """Return this rank's first words."""
+        wants_contract = self.contract is None
+        info: dict[str, Any] = {"host": socket.gethostname(), "version": __version__}
+        if wants_contract:
+            info["arrays"] = [array.to_json() for array in self.described]
+        else:
+            info["blocks"] = self.blocks
+        return m.Hello(
+            token=self.contact.secret,
+            run=self.contact.run,
+            rank=self.rank,
+            size=self.size,
+            pid=os.getpid(),
+            session=self._session,
+            digest=self.digest,
+            epoch=self.epoch,
+            heartbeat_ms=int(HEARTBEAT * 1000),
+            info=json.dumps(info).encode(),
+            flags=m.Hello.WANTS_CONTRACT if wants_contract else 0,
+        )
+
+    def ask_contract(self) -> m.ContractIs:
+        """Return the contract, once the analysis has made it (rank 0)."""
+        link = self._first_reachable()
+        deadline = time.monotonic() + self.deadlines["contract"]
+        with self.changed:
+            while self.contract is None:
+                self.check()
+                if not self._wait(deadline):
+                    raise DeadlineExceeded(
+                        f"{link.endpoint} gave no contract within {self.deadlines['contract']:g} s:"
+                        " the analysis has not submitted its graph; see the analysis' log"
+                    )
+            contract = self.contract
+        # The data connection is made with all that the contract tells this rank about itself.
+        self._disconnect(link)
+        return contract
+
+    def _first_reachable(self) -> Link:
+        """Connect to some receiver, this rank's own turn first."""
+        with self.changed:
+            links = [link for _, link in sorted(self.links.items())]
+        start = self.rank % len(links) if links else 0
+        errors = []
+        deadline = time.monotonic() + self.deadlines["connect"]
+        pause = FIRST_RETRY
+        while links:
+            for link in links[start:] + links[:start]:
+                try:
+                    link.connect(max(0.1, deadline - time.monotonic()))
+                    return link
+                except (OSError, ProtocolError) as error:
+                    errors.append(f"{link.endpoint}: {error}")
+            with self.changed:
+                if time.monotonic() + pause > deadline:
+                    break
+                self.changed.wait(pause)
+            pause = min(LAST_RETRY, 2 * pause)
+        raise DeadlineExceeded(
+            f"no receiver could be reached within {self.deadlines['connect']:g} s: "
+            f"{'; '.join(errors[-len(links) :]) or 'the contact file names none'}; "
+            "are the Dask workers running, and their addresses reachable from this node?"
+        )
+
+    def home(self) -> Link:
+        """Return the link over which this rank reports, connected if at all possible."""
+        home = self._home
+        if home is not None and home.standing is Standing.OPEN:
+            return home
+        with self.changed:
+            open_links = [k for k in self.links.values() if k.standing is Standing.OPEN]
+        self._home = open_links[0] if open_links else self._first_reachable()
+        return self._home
+
+    def opened(self, link: Link, early: Sequence[m.Message]) -> None:
+        """Begin to listen on a link that has connected."""
+        sock = link.sock
+        if sock is None:
+            return
+        with self.changed:
+            self._by_fd[sock.fileno()] = (link, sock)
+            self._poll.register(sock.fileno(), select.POLLIN)
+            for message in early:
+                self._take(link, message)
+            self.changed.notify_all()
+        self.wake()
+
+    def broken(self, link: Link, sock: socket.socket, why: str) -> None:
+        """Note that a connection is over; the listening thread repairs it."""
+        with self.changed:
+            if link.sock is not sock:
+                return
+            self._forget(sock)
+            link.sock = None
+            link.why = why
+            if link.left or self.closed:
+                link.standing = Standing.GONE
+            else:
+                link.standing = Standing.BROKEN
+                link.broken_since = link.retry_at = time.monotonic()
+            self.changed.notify_all()
+        self.wake()
+
+    def _disconnect(self, link: Link) -> None:
+        with link.send_lock, self.changed:
+            if link.sock is not None:
+                self._forget(link.sock)
+                link.sock = None
+            link.standing = Standing.NEW
+
+    def _forget(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        if fd >= 0 and self._by_fd.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that is sending
+        sock.close()
+
+    def wake(self) -> None:
+        """Have the listening thread look up."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    # -- sending -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what makes the simulation end."""
+        if self.fault is not None and self.fault.policy == m.Fault.ABORT:
+            raise AnalyticsLost(f"the analysis failed: {self.fault.text}")
+        if self.lost is not None and self.contact.options["on_analytics_loss"] == "abort":
+            raise AnalyticsLost(self.lost)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody is there to send to, and the simulation goes on alone."""
+        return self.fault is not None or self.lost is not None
+
+    def link(self, ordinal: int) -> Link | None:
+        """Return the open link to a receiver, connected if it is new; None: wait and see."""
+        link = self.links.get(ordinal)
+        if link is None or link.standing is Standing.OPEN:
+            return link
+        if link.standing is Standing.NEW:
+            try:
+                link.connect(self.deadlines["connect"])
+                return link
+            except (OSError, ProtocolError, BridgeError) as error:
+                with self.changed:
+                    if link.standing is Standing.NEW:
+                        link.standing = Standing.BROKEN
+                        link.why = str(error)
+                        link.broken_since = link.retry_at = time.monotonic()
+                self.wake()
+        return None
+
+    def admit(
+        self, out: Outgoing, n_space: int, find: Callable[[], Sequence[Piece]]
+    ) -> tuple[Sequence[Piece], list[Link], bool]:
+        """Wait until all pieces may be sent; return them, their links, and whether they may.
+
+        Under policy ``drop`` it does not wait for credit. The pieces are found anew whenever
+        something has changed, since their receivers may.
+        """
+        deadline = gone_since = None
+        while True:
+            self.check()
+            pieces = find()
+            links: list[Link] = []
+            lacking: Link | None = None
+            row = 0
+            for piece in pieces:
+                link = self.link(piece.receiver)
+                if link is None:
+                    break
+                links.append(link)
+                row = piece.chunk // n_space
+                if (
+                    link.admitted.get(out.ordinal, 0) <= row
+                    and (out.ordinal, piece.chunk) not in link.welcome
+                ):
+                    lacking = link
+                    break
+            else:
+                return pieces, links, True
+            if self.quiet:
+                return pieces, links, False
+            if lacking is None and self._nobody_for(pieces[len(links)].receiver):
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > self.deadlines["connect"]:
+                    with self.changed:
+                        self.lost = self.lost or (
+                            f"receiver {pieces[len(links)].receiver} is gone, and nobody else took "
+                            f"its chunks within {self.deadlines['connect']:g} s"
+                        )
+                    continue
+            else:
+                gone_since = None
+            if lacking is not None and out.drop:
+                return pieces, links, False
+            if lacking is not None and lacking.wanted.get(out.ordinal) != row:
+                with self.changed:
+                    lacking.wanted[out.ordinal] = row
+                    want = framing.pack(m.Want(out.ordinal, row))
+                    lacking.to_send.append(Item(want))
+                lacking.pump()
+            with self.changed:
+                if deadline is None:
+                    deadline = time.monotonic() + self.deadlines["step"]
+                ready = lacking is not None and (
+                    lacking.admitted.get(out.ordinal, 0) > row
+                    or lacking.standing is not Standing.OPEN
+                )
+                if not ready and not self._wait(deadline):
+                    who = "a receiver" if lacking is None else str(lacking.endpoint)
+                    raise DeadlineExceeded(
+                        f"array {out.name!r}, rank {self.rank}: {who} gave no credit within "
+                        f"{self.deadlines['step']:g} s; the analysis holds its memory or has "
+                        "stopped; give workers more memory, or raise the deadline"
+                    )
+
+    def _nobody_for(self, ordinal: int) -> bool:
+        link = self.links.get(ordinal)
+        return link is None or link.standing is Standing.GONE
+
+    def slot(self, ring: Ring, nbytes: int) -> Slot | None:
+        """Return a slot that may be written, marked busy; None when the analytics are lost."""
+        deadline = None
+        with self.changed:
+            while (slot := ring.next(nbytes)) is None:
+                self.check()
+                if self.quiet:
+                    return None
+                deadline = deadline or time.monotonic() + self.deadlines["step"]
+                if not self._wait(deadline):
+                    raise DeadlineExceeded(
+                        f"rank {self.rank}: no buffer came back from the receivers within "
+                        f"{self.deadlines['step']:g} s; the analysis holds the data or has stopped"
+                    )
+            slot.busy = True
+            slot.stored.clear()
+        return slot
+
+    def publish(self, slot: Slot, stored: Sequence[Stored], links: Sequence[Link]) -> None:
+        """Send what lies in a slot."""
+        with self.changed:
+            slot.stored = list(stored)
+            slot.busy = False
+            for one, link in zip(stored, links, strict=True):
+                self._queue(link, slot, one)
+        for link in dict.fromkeys(links):
+            self._go(link, slot.size)
+
+    def _queue(self, link: Link, slot: Slot, stored: Stored) -> None:
+        seq = link.number()
+        slot.pending.add((link.ordinal, seq))
+        link.to_send.append(Item(b"", seq, slot, stored))
+
+    def _go(self, link: Link, nbytes: int) -> None:
+        if link.lane == "shm" or nbytes <= 1 << 16:
+            link.pump()
+        else:
+            link.start_sender()
+
+    def tell(self, link: Link, build: Callable[[int], m.Message]) -> None:
+        """Send a numbered message without cells."""
+        with self.changed:
+            seq = link.number()
+            link.to_send.append(Item(framing.pack(build(seq)), seq))
+        link.pump()
+
+    def report(self, message: m.Message) -> None:
+        """Send something that needs no number over the home link, if there is one."""
+        try:
+            link = self.home()
+        except (OSError, IPSComponentsError) as error:
+            with self.changed:
+                self.lost = self.lost or str(error)
+            self.check()
+            return
+        with self.changed:
+            link.to_send.append(Item(framing.pack(message)))
+        link.pump()
+
+    def unused(self, slot: Slot) -> None:
+        """Take back a slot that was not published; it is the next one again."""
+        with self.changed:
+            slot.busy = False
+            for rings in self.rings.values():
+                for ring in rings:
+                    if slot in ring.slots:
+                        ring.at = ring.slots.index(slot)
+
+    def say_bye(self, bye: m.Bye) -> set[int]:
+        """Say goodbye on all links; return the receivers that heard it."""
+        with self.changed:
+            links = [k for k in self.links.values() if k.standing is Standing.OPEN]
+            for link in links:
+                link.left = True
+                link.state.leave()
+                link.to_send.append(Item(framing.pack(bye)))
+        for link in links:
+            link.pump()
+        return {link.ordinal for link in links}
+
+    def any_open(self) -> bool:
+        """Tell whether any receiver is connected."""
+        with self.changed:
+            return any(link.standing is Standing.OPEN for link in self.links.values())
+
+    def open_lanes(self) -> dict[int, str]:
+        """Return how each connected receiver is reached."""
+        with self.changed:
+            links = self.links.values()
+            return {k.ordinal: k.lane for k in links if k.standing is Standing.OPEN}
+
+    def untaken(self) -> dict[int, tuple[int, int]]:
+        """Return, per array, blocks and bytes that were sent and not taken."""
+        with self.changed:
+            slots: dict[int, set[int]] = {}
+            nbytes: dict[int, int] = {}
+            for link in self.links.values():
+                for item in (*link.unacked, *link.to_send):
+                    if item.stored is not None and item.slot is not None:
+                        array = item.stored.array
+                        slots.setdefault(array, set()).add(item.slot.number)
+                        nbytes[array] = nbytes.get(array, 0) + item.stored.cells.nbytes
+            return {array: (len(of), nbytes[array]) for array, of in slots.items()}
+
+    def release_in_child(self) -> None:
+        """Close a forked child's copies of the descriptors, and touch nothing that is shared."""
+        self.closed = True
+        for link in self.links.values():
+            if link.sock is not None:
+                link.sock.close()
+        os.close(self._wake)
+
+    def drained(self) -> bool:
+        """Tell whether all that was sent was taken (the condition is held)."""
+        return all(
+            not link.to_send and not link.unacked
+            for link in self.links.values()
+            if link.standing is not Standing.GONE
+        )
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all was taken, or nobody is there to take it."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while not self.drained():
+                if self.quiet or not self._wait(deadline):
+                    return self.drained()
+        return True
+
+    def _wait(self, deadline: float) -> bool:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        self.changed.wait(min(left, LOOK_AGAIN))
+        return True
+
+    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait for something that news can bring."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while not done():
+                if not self._wait(deadline):
+                    return done()
+        return True
+
+    # -- listening -----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self.closed:
+            timeout = self._next_duty()
+            for fd, _ in self._poll.poll(timeout * 1000):
+                if fd == self._wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                    continue
+                known = self._by_fd.get(fd)
+                if known is not None:
+                    self._readable(*known)
+            self._duties(time.monotonic())
+
+    def _readable(self, link: Link, sock: socket.socket) -> None:
+        try:
+            received = sock.recv(1 << 18, socket.MSG_DONTWAIT)
+            if not received:
+                raise ConnectionResetError("closed by the receiver")
+            link.heard = time.monotonic()
+            with self.changed:
+                for message in link.decoder.feed(received):
+                    link.state.received(message)
+                    self._take(link, message)
+                self.changed.notify_all()
+        except BlockingIOError:
+            return
+        except (OSError, IPSComponentsError) as error:
+            self.broken(link, sock, str(error))
+
+    def _take(self, link: Link, message: m.Message) -> None:
+        """Act on a message (the condition is held)."""
+        if isinstance(message, m.Ack):
+            link.taken(message.seq)
+        elif isinstance(message, m.Release):
+            for seq in message.seqs:
+                self._released(link, seq)
+        elif isinstance(message, m.Credit):
+            link.admitted[message.array] = max(message.rows, link.admitted.get(message.array, 0))
+            link.wanted.pop(message.array, None)
+        elif isinstance(message, m.Resend):
+            self._resend(link, message)
+        elif isinstance(message, m.ContractIs):
+            self.contract = message
+        elif isinstance(message, m.PlacementIs):
+            self._replace(message)
+        elif isinstance(message, m.Feedback):
+            steps = self.feedback.setdefault(message.name, {})
+            steps[message.step] = message
+            while len(steps) > 1024:
+                del steps[min(steps)]
+        elif isinstance(message, m.Fault):
+            self.fault = self.fault or message
+        elif isinstance(message, m.Stop):
+            self.stop = message.text
+        elif isinstance(message, m.ByeAck):
+            self.said_bye.add(link.ordinal)
+        elif isinstance(message, m.Refused):
+            raise ProtocolError(f"refused: {message.text}")
+
+    def _released(self, link: Link, seq: int) -> None:
+        mark = (link.ordinal, seq)
+        for rings in self.rings.values():
+            for ring in rings:
+                for slot in ring.slots:
+                    slot.pending.discard(mark)
+
+    def _resend(self, link: Link, message: m.Resend) -> None:
+        """Send a chunk's pieces from the slots that still hold them."""
+        out = self.outgoing.get(message.array)
+        if out is None:
+            return
+        link.welcome.add((message.array, message.chunk))
+        found = [
+            hit
+            for ring in self.rings.get(message.array, ())
+            for hit in ring.find(message.array, message.chunk)
+        ]
+        for slot, stored in found:
+            self._queue(link, slot, stored)
+        lacking = out.sent_of(message.chunk) - {stored.t for _, stored in found}
+        if lacking:
+            gone = framing.pack(m.Gone(message.array, message.chunk))
+            link.to_send.append(Item(gone))
+        if link.to_send:
+            link.start_sender()
+
+    def _replace(self, message: m.PlacementIs) -> None:
+        """Follow a new placement."""
+        if message.epoch < self.epoch:
+            return
+        self.epoch = message.epoch
+        for owners in message.owners:
+            out = self.outgoing.get(owners.array)
+            if out is not None:
+                out.place(Placement(owners.epoch, owners.period, owners.owners))
+        living = {e.ordinal: e for e in message.endpoints}
+        for ordinal, endpoint in living.items():
+            if ordinal not in self.links:
+                self.links[ordinal] = Link(self, endpoint)
+        for ordinal, link in list(self.links.items()):
+            if ordinal not in living:
+                link.left = True
+                self._abandon(link)
+                if link.sock is not None:
+                    self._forget(link.sock)
+                    link.sock = None
+                link.standing = Standing.GONE
+                del self.links[ordinal]
+        # Those who now own what our slots hold will ask for it: be there.
+        for array, rings in self.rings.items():
+            out = self.outgoing[array]
+            for ring in rings:
+                for slot in ring.slots:
+                    for stored in slot.stored:
+                        link_to = self.links.get(out.owner(stored.piece.chunk))
+                        if link_to is not None and link_to.standing is Standing.NEW:
+                            link_to.standing = Standing.BROKEN
+                            link_to.broken_since = link_to.retry_at = time.monotonic()
+
+    def reconcile(self, link: Link, unsent: set[int]) -> None:
+        """Forget what was sent before a link broke, except what will be sent again.
+
+        The receiver may still read such slots, and can no longer tell when it is done: they are
+        not written again (the condition is held).
+        """
+        for rings in self.rings.values():
+            for ring in rings:
+                for slot in ring.slots:
+                    for mark in [k for k in slot.pending if k[0] == link.ordinal]:
+                        if mark[1] not in unsent:
+                            slot.pending.discard(mark)
+                            slot.abandoned |= slot.fd >= 0
+
+    def _abandon(self, link: Link) -> None:
+        """Let a receiver's slots be: it may live on and read them."""
+        for rings in self.rings.values():
+            for ring in rings:
+                for slot in ring.slots:
+                    mine = {mark for mark in slot.pending if mark[0] == link.ordinal}
+                    if mine and slot.fd >= 0 and link.lane == "shm":
+                        slot.abandoned = True
+                    slot.pending -= mine
+        link.unacked.clear()
+        link.to_send.clear()
+
+    # -- duties of the listening thread -----------------------------------------------------------
+
+    def _next_duty(self) -> float:
+        with self.changed:
+            if any(link.standing is Standing.BROKEN for link in self.links.values()):
+                return FIRST_RETRY
+        return HEARTBEAT / 4
+
+    def _duties(self, now: float) -> None:
+        with self.changed:
+            links = list(self.links.values())
+        for link in links:
+            sock = link.sock
+            if link.standing is Standing.OPEN and sock is not None:
+                if now - link.heard > link.silence:
+                    self.broken(link, sock, f"no sign of life for {link.silence:g} s")
+                else:
+                    link.ping(now)
+            elif link.standing is Standing.BROKEN and now >= link.retry_at and not self.closed:
+                self._repair(link, now)
+        self._look_for_company(links)
+
+    def _repair(self, link: Link, now: float) -> None:
+        try:
+            link.connect(1.0)
+            return
+        except (OSError, ProtocolError, BridgeError) as error:
+            link.why = str(error)
+        with self.changed:
+            if link.standing is Standing.OPEN:
+                return
+            if now - link.broken_since > self.deadlines["connect"]:
+                link.standing = Standing.GONE
+                self.changed.notify_all()
+            else:
+                pause = min(LAST_RETRY, max(FIRST_RETRY, now - link.broken_since))
+                link.retry_at = time.monotonic() + pause
+
+    def _look_for_company(self, links: Sequence[Link]) -> None:
+        """When no link is open, try those never used; when all are gone, the analytics are lost."""
+        if self.closed or not self.outgoing:
+            return
+        standings = {link.standing for link in links}
+        if Standing.OPEN in standings:
+            return
+        if standings & {Standing.BROKEN, Standing.GONE}:
+            for link in links:
+                if link.standing is Standing.NEW:
+                    with self.changed:
+                        link.standing = Standing.BROKEN
+                        link.broken_since = link.retry_at = time.monotonic()
+        if standings <= {Standing.GONE} and self.lost is None:
+            causes = "; ".join(f"{link.endpoint}: {link.why}" for link in links)
+            with self.changed:
+                self.lost = f"no receiver is left: {causes or 'none was named'}"
+                self.changed.notify_all()
+
+    def close(self) -> None:
+        """End threads and connections at once."""
+        with self.changed:
+            self.closed = True
+            for link in self.links.values():
+                if link.sock is not None:
+                    self._forget(link.sock)
+                    link.sock = None
+                link.standing = Standing.GONE
+            self.changed.notify_all()
+        self.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(5.0)
+        for link in self.links.values():
+            sender = link._sender
+            if sender is not None:
+                sender.join(5.0)
+        os.close(self._wake)
+        for rings in self.rings.values():
+            for ring in rings:
+                for slot in ring.slots:
+                    slot.close()

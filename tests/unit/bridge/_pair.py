@@ -1,0 +1,168 @@
+"""A receiver with a sink that remembers, and what is needed to start ranks against it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ips_components.external._receiver import Receiver
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec
+from ips_components.wire import contact as contacts
+
+RUN = "test-run"
+TOKEN = contacts.new_token()
+DEADLINE = 20.0
+
+
+class RememberingSink:
+    """Keeps all that a receiver reports; tests wait on it with a deadline."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self.changed = threading.Condition()
+        self.keep = keep
+        self.hellos: list[Any] = []
+        self.arrays: list[Any] = []
+        self.chunks: dict[tuple[int, int], Any] = {}
+        self.counts: dict[tuple[int, int], int] = {}
+        self.missed: list[Any] = []
+        self.steps: list[Any] = []
+        self.byes: dict[int, Any] = {}
+        self.losses: dict[int, str] = {}
+        self.faults: list[str] = []
+        self.on_described: Callable[[Any], None] | None = None
+
+    def _note(self, change: Callable[[], Any]) -> None:
+        with self.changed:
+            change()
+            self.changed.notify_all()
+
+    def hello(self, info):
+        self._note(lambda: self.hellos.append(info))
+
+    def described(self, arrays):
+        self._note(lambda: self.arrays.append(arrays))
+        if self.on_described is not None:
+            self.on_described(arrays)
+
+    def chunk(self, array, chunk, value, nbytes):
+        key = (array, chunk)
+
+        def change():
+            self.counts[key] = self.counts.get(key, 0) + 1
+            self.chunks[key] = value if self.keep else None
+
+        self._note(change)
+
+    def missing(self, array, chunk, rank, why):
+        self._note(lambda: self.missed.append((array, chunk, rank, why)))
+
+    def step_end(self, rank, info):
+        self._note(lambda: self.steps.append((rank, info)))
+
+    def bye(self, rank, info):
+        self._note(lambda: self.byes.__setitem__(rank, info))
+
+    def lost(self, rank, why):
+        self._note(lambda: self.losses.__setitem__(rank, why))
+
+    def fault(self, text):
+        self._note(lambda: self.faults.append(text))
+
+    def wait(self, done: Callable[[], bool], timeout: float = DEADLINE) -> None:
+        with self.changed:
+            if not self.changed.wait_for(done, timeout):
+                raise TimeoutError(
+                    f"chunks {sorted(self.counts)}, byes {self.byes}, losses {self.losses}, "
+                    f"faults {self.faults}, missed {self.missed}"
+                )
+
+
+def agree(*specs: ArraySpec, receivers: int = 1, **options: Any) -> Contract:
+    """Return a contract over whole arrays."""
+    return Contract(
+        RUN,
+        tuple(
+            ArrayContract.agree(spec, run=RUN, receivers=range(receivers), **options)
+            for spec in specs
+        ),
+    )
+
+
+@contextmanager
+def receivers(
+    path: Path,
+    contract: Contract | None,
+    n: int = 1,
+    *,
+    budget: int = 64 << 20,
+    keep: bool = True,
+    contact_options: dict[str, Any] | None = None,
+    deadlines: dict[str, float] | None = None,
+    **options: Any,
+) -> Iterator[tuple[Path, list[Receiver], list[RememberingSink]]]:
+    """Start receivers, give them the contract, and write the contact file."""
+    sinks = [RememberingSink(keep) for _ in range(n)]
+    started = [
+        Receiver(sink, run=RUN, token=TOKEN, budget=budget, ordinal=i, **options)
+        for i, sink in enumerate(sinks)
+    ]
+    try:
+        endpoints = tuple(receiver.endpoint for receiver in started)
+        if contract is not None:
+            for receiver in started:
+                receiver.set_contract(contract, endpoints)
+        file = path / "contact.json"
+        contact = contacts.Contact(
+            RUN,
+            TOKEN,
+            endpoints,
+            {"connect": 5.0, "contract": 10.0, "step": 15.0, "drain": 10.0, **(deadlines or {})},
+            contact_options or {},
+        )
+        contacts.write(file, contact)
+        yield file, started, sinks
+    finally:
+        for receiver in started:
+            receiver.close()
+
+
+def together(n: int, work: Callable[[int], Any]) -> list[Any]:
+    """Run ranks as threads and return what they return, or raise the first error."""
+    results: list[Any] = [None] * n
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(rank)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    if any(thread.is_alive() for thread in threads):
+        raise TimeoutError("a rank did not end")
+    return results
+
+
+def assembled(contract: Contract, ordinal: int, sinks: list[RememberingSink]) -> np.ndarray:
+    """Return an array of the contract, put together from all chunks that came."""
+    array = contract.arrays[ordinal]
+    cover = array.cover
+    whole = np.zeros(cover.count, array.dtype)
+    for sink in sinks:
+        for (number, chunk), value in sink.chunks.items():
+            if number == ordinal:
+                where = array.chunk_selection(chunk).within(cover).to_slices()
+                whole[where] = value
+    return whole
