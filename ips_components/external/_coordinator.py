@@ -157,11 +157,14 @@ class RunCoordinator(SchedulerPlugin):
         run.notify()
         return declared
 
-    async def _call_committed(self, run: _Run, keys: list[Any], timeout: float) -> None:
+    async def _call_committed(
+        self, run: _Run, keys: list[Any], timeout: float, hold: bool = False
+    ) -> None:
         """The graph is on its way: hold its results, let the external chunks go, tell the ranks.
 
         Results are held by a client of the run's own, so that they survive the death of the
-        worker that runs the analysis.
+        worker that runs the analysis.  With `hold`, the external chunks stay held as well:
+        for programs that submit their graphs piecemeal.
         """
         run.graph_keys = {key for key in keys if key not in self.scheduler.tasks}
         await run.until(
@@ -171,9 +174,11 @@ class RunCoordinator(SchedulerPlugin):
         )
         run.graph_keys = None
         self.scheduler.client_desires_keys(keys=keys, client=_holder(run))
-        self.tasks.let_go(run.state.run)
-        run.state.phase = "running"
-        self._tell_contract(run)
+        if not hold:
+            self.tasks.let_go(run.state.run)
+        if run.state.phase == "contracted":
+            run.state.phase = "running"
+            self._tell_contract(run)
         run.notify()
 
     async def _call_results_done(self, run: _Run) -> None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ips_components.external._coordinator import STREAM_OP
+from ips_components.external._coordinator import STREAM_OP, RunCoordinator
 from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
 from ips_components.external._sink import ByeInfo, HelloInfo, StepInfo
+from ips_components.external._worker_plugin import ExternalDataPlugin
 from ips_components.model.contract import Contract
 from ips_components.wire.contact import Endpoint
 from ips_components.wire.messages import Counters, Feedback
@@ -65,6 +66,20 @@ class RunWorker:
             session, self._session = self._session, None
             session.worker.extensions[EXTENSION].pop(session.run, None)
             await session.close()
+
+
+def run_plugin(settings: RunSettings) -> ExternalDataPlugin:
+    """Return the one worker plugin that a coupled run needs.
+
+    Parameters
+    ----------
+    settings : RunSettings
+    """
+    return ExternalDataPlugin(
+        [RunWorker(settings.to_dict())],
+        [f"{RunCoordinator.__module__}:{RunCoordinator.__qualname__}"],
+        name=f"external-data-{settings.run}",
+    )
 
 
 class _Dispatcher:
