@@ -180,9 +180,17 @@ class Intake:
             ]
 
     def set_size(self, size: int) -> None:
-        """Set the number of ranks (ragged chunks are complete when all of theirs came)."""
+        """Set the number of ranks (ragged chunks are complete when all of theirs came).
+
+        Rows that were admitted before learn it here; no rank can have sent any of them yet.
+        """
         with self._lock:
             self._size = size
+            for array in self._arrays:
+                if array.contract.spec.ragged:
+                    for chunk, assembly in array.open.items():
+                        part = chunk % array.n_space
+                        assembly.missing = len(ranks_of(part, array.n_space, size))
 
     def set_placement(
         self, placements: dict[int, Placement], again: Iterable[tuple[int, int]]
