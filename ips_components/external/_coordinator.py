@@ -28,6 +28,7 @@ from ips_components.errors import (
     ExternalTaskError,
     SimulationLost,
 )
+from ips_components.external._live import LivePage, open_live_page
 from ips_components.external._run_state import RunState
 from ips_components.external._state import State
 from ips_components.external._task_counts import task_counts
@@ -57,6 +58,7 @@ class _Run:
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
         self.settings: dict[str, Any] = {}
+        self.page: LivePage | None = None
 
     def notify(self) -> None:
         self.changed.set()
@@ -98,6 +100,12 @@ class RunCoordinator(SchedulerPlugin):
         self.scheduler.handlers[RPC] = self.call
         self.scheduler.stream_handlers[STREAM_OP] = self.event
         self.scheduler.add_plugin(self, name=self.name)
+
+    async def close(self) -> None:
+        """Called by the scheduler when it ends."""
+        for run in self.runs.values():
+            if run.page is not None:
+                await run.page.close()
 
     # -- calls from the analysis and from the IPS components ---------------------------
 
@@ -212,6 +220,12 @@ class RunCoordinator(SchedulerPlugin):
 
     async def _call_progress(self, run: _Run) -> dict[str, Any]:
         return self.progress(run.state.run)
+
+    async def _call_live_page(self, run: _Run, token: str, host: str, port: int) -> str:
+        """Open the live page; its address.  A second call returns the first one's page."""
+        if run.page is None:
+            run.page = open_live_page(self.scheduler, self, run.state.run, token, host, port)
+        return run.page.url
 
     async def _call_record(self, run: _Run) -> dict[str, Any]:
         return {**run.state.record(), "states": self._states(run)}
@@ -347,6 +361,9 @@ class RunCoordinator(SchedulerPlugin):
     def _endpoints(self, run: _Run) -> list[dict[str, Any]]:
         return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
 
+    def _counts(self, run: _Run) -> dict[str, int]:
+        return {} if run.contract is None else self.tasks.counts(run.state.run)
+
     def _tell(
         self, run: _Run, message: dict[str, Any], workers: Iterable[str] | None = None
     ) -> None:
@@ -393,9 +410,10 @@ class RunCoordinator(SchedulerPlugin):
         run.state.fail(who, what, cause)
         if first:
             logger.error("Run %s failed: %s %s: %s", run.state.run, who, what, cause)
-            error = AnalyticsLost if who == "analysis" else SimulationLost
-            ending = run.state.ending(run.settings.get("n_steps"))
-            self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
+            if run.contract is not None:
+                error = AnalyticsLost if who == "analysis" else SimulationLost
+                ending = run.state.ending(run.settings.get("n_steps"))
+                self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
             self._tell(run, {"action": "fault", "text": f"{who} {what}: {cause}"})
         run.notify()
 

@@ -81,6 +81,7 @@ RECORD = Entry(
                     "receiver": COUNT,
                     "address": TEXT,
                     "host": TEXT,
+                    "hostname": TEXT,
                     "pid": COUNT,
                     "nthreads": COUNT,
                     "memory_limit": NUMBER,

@@ -148,7 +148,9 @@ def _ledger(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _hosts(record: Mapping[str, Any]) -> list[tuple[str, int, str, int]]:
     """Host, number of ranks on it, how their data travel, number of workers on it."""
     ranks = Counter(rank["host"] or "unknown" for rank in record["ranks"])
-    workers = Counter(worker["host"] or "unknown" for worker in record["workers"])
+    workers = Counter(
+        worker["hostname"] or worker["host"] or "unknown" for worker in record["workers"]
+    )
     named = [host for host in record["simulation"]["hosts"] if host]
     lanes: dict[str, set[str]] = {}
     for rank in record["ranks"]:

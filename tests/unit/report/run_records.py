@@ -32,10 +32,10 @@ CONTRACT = {
         {
             "name": "temperature",
             "dtype": "float64",
-            "shape": [100, 2048, 2048],
-            "dims": ["t", "y", "x"],
-            "steps": "0:100:2",
-            "region": "512:1536, 0:2048",
+            "shape": [2048, 2048],
+            "dims": ["y", "x"],
+            "steps": "0:100:2 of 100",
+            "region": "[512:1536, 0:2048]",
             "fraction": 0.25,
             "bytes": 50 * BLOCK * 2,
             "chunks": 100,
@@ -65,7 +65,8 @@ class Feed:
             self.state.endpoints[ordinal] = {
                 "receiver": ordinal,
                 "address": f"tcp://10.0.0.{ordinal + 1}:4071{ordinal}",
-                "host": f"node{ordinal + 1}",
+                "host": f"10.0.0.{ordinal + 1}",
+                "hostname": f"node{ordinal + 1}",
                 "pid": 7100 + ordinal,
                 "nthreads": 1,
                 "memory_limit": 2048 * MIB,
@@ -80,7 +81,7 @@ class Feed:
                     "size": self.ranks,
                     "host": f"node{1 + rank % 2}",
                     "pid": 9000 + rank,
-                    "lane": "memfd",
+                    "lane": "shm",
                 },
             )
         self.state.ledger.declare(["temperature"])

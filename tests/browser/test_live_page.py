@@ -1,0 +1,62 @@
+"""The live page in a real browser, served by a real scheduler, while a run goes on and dies."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import run_records
+from chromium import Chromium
+from distributed import Scheduler
+
+from ips_components.external._coordinator import RunCoordinator
+from ips_components.external._live import open_live_page
+from ips_components.external._tasks import ExternalTasks
+
+pytestmark = pytest.mark.browser
+TOKEN = "a-token-of-this-test-0123"
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_follows_a_run_to_its_bad_end(width, tmp_path):
+    async def look():
+        feed = run_records.Feed()
+        async with (
+            Scheduler(
+                host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
+            ) as scheduler,
+            Chromium() as browser,
+        ):
+            coordinator = RunCoordinator(ExternalTasks(scheduler))
+            live = coordinator._run("heat2d_ipca")
+            live.state = feed.state
+            live.settings = {"n_steps": 100}
+            live.workers = {e["address"]: o for o, e in feed.state.endpoints.items()}
+            page_server = open_live_page(scheduler, coordinator, "heat2d_ipca", TOKEN)
+            page = await browser.open(page_server.url, width)
+            await page.until("document.getElementById('phase').textContent == 'open'")
+            feed.begin()
+            feed.run(20)
+            await page.until("document.getElementById('steps').textContent == 'step 20 of 100'")
+            feed.run(40, first=20)
+            await page.until("document.getElementById('steps').textContent == 'step 60 of 100'")
+            await page.until("document.querySelectorAll('#waiting rect').length == 4")
+            feed.run(10, first=60)
+            await page.until("document.querySelector('#throughput polyline')")
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            assert (await page.evaluate("document.getElementById('workers').rows.length")) == 2
+            feed.state.fail("rank 2", "lost", "<img src=x onerror=alert(1)>")
+            del live.workers["tcp://10.0.0.2:40711"]
+            await page.until("document.getElementById('phase').textContent == 'failed'")
+            text = await page.text()
+            assert "rank 2 lost" in text
+            assert "<img src=x onerror=alert(1)>" in text
+            assert "1 (gone)" in text
+            assert "560 MiB" in text
+            await page.screenshot(tmp_path / "live.png")
+            assert page.errors == []
+            assert all(r.startswith((page_server.url, "data:")) for r in page.requests)
+            await page_server.close()
+            await page.until("!document.getElementById('silent').hidden")
+
+    asyncio.run(look())

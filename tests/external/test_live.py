@@ -1,0 +1,144 @@
+"""The live page without a browser: who may see it, what it says, and that it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+from distributed import Scheduler
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+
+from ips_components.errors import ConfigError
+from ips_components.external._coordinator import RunCoordinator
+from ips_components.external._live import MAX_BARS, _bars, open_live_page
+from ips_components.external._tasks import ExternalTasks
+
+TOKEN = "0123456789-abcdef_XYZ"
+
+
+@asynccontextmanager
+async def scheduler_with_run():
+    async with Scheduler(
+        host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
+    ) as scheduler:
+        coordinator = RunCoordinator(ExternalTasks(scheduler))
+        state = coordinator._run("r1").state
+        state.endpoints[0] = {"receiver": 0, "address": "tcp://w:1", "hostname": "n1"}
+        state.hello(0, {"size": 2})
+        state.hello(1, {"size": 2})
+        for rank in (0, 1):
+            counters = {"t": {"bytes": {"produced": 10, "delivered": 4, "skipped": 6}}}
+            state.step_end(rank, 0, 0.5 * rank, counters)
+        state.sample({"worker": "tcp://w:1", "rss": 7, "held": 3, "credits": 5})
+        state.fault("rank 1", "slow", "<b>")
+        yield scheduler, coordinator
+
+
+async def status_of(url: str) -> int:
+    try:
+        return (await AsyncHTTPClient().fetch(url)).code
+    except HTTPClientError as error:
+        return error.code
+
+
+def test_it_tells_the_state_as_json():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            answer = await AsyncHTTPClient().fetch(page.url + "state")
+            await page.close()
+            return answer
+
+    answer = asyncio.run(look())
+    state = json.loads(answer.body)
+    assert state["steps"] == 1
+    assert state["delivered"] == 8
+    assert state["waiting"] == {"ranks_per_bar": 1, "seconds": [0.0, 0.5]}
+    assert state["workers"][0]["rss"] == 7
+    assert state["workers"][0]["alive"] is False
+    assert state["contract"] == []
+    assert state["fault_log"][0]["cause"] == "<b>"
+    assert state["dashboard"] is None
+    assert state["tasks"] == {"done": 0, "total": 0}
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Server" not in answer.headers
+
+
+def test_only_who_knows_the_token_sees_anything():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            root = page.url.removesuffix(f"{TOKEN}/")
+            assert root.startswith("http://127.0.0.1:")
+            wrong = ["", f"{TOKEN[:-1]}/", f"{TOKEN}x/state", "%C3%A9/", "state", f"{TOKEN}/.."]
+            assert {path: await status_of(root + path) for path in wrong} == dict.fromkeys(
+                wrong, 404
+            )
+            assert await status_of(page.url) == 200
+            await page.close()
+
+    asyncio.run(look())
+
+
+def test_the_page_forbids_everything_it_does_not_need():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            first, second = [await AsyncHTTPClient().fetch(page.url) for _ in range(2)]
+            await page.close()
+            return first, second
+
+    first, second = asyncio.run(look())
+    policy = first.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; connect-src 'self'")
+    assert policy != second.headers["Content-Security-Policy"]  # the nonce is used once
+    assert b"NONCE" not in first.body
+
+
+def test_closing_frees_the_port():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            port = int(page.url.split(":")[2].split("/")[0])
+            await page.close()
+            again = open_live_page(scheduler, coordinator, "r1", TOKEN, port=port)
+            await again.close()
+
+    asyncio.run(look())
+
+
+def test_a_taken_port_and_a_weak_token_are_named():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                port = taken.getsockname()[1]
+                with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+                    open_live_page(scheduler, coordinator, "r1", TOKEN, port=port)
+            for weak in ("short", "a/path/in/a/token/of/length"):
+                with pytest.raises(ConfigError, match="must be 16 or more letters"):
+                    open_live_page(scheduler, coordinator, "r1", weak)
+
+    asyncio.run(look())
+
+
+def test_many_ranks_share_bars_without_hiding_the_slowest():
+    bars = _bars([0.0] * 9_999 + [3.5])
+    assert len(bars["seconds"]) <= MAX_BARS
+    assert max(bars["seconds"]) == 3.5
+    assert _bars([]) == {"ranks_per_bar": 1, "seconds": []}
+
+
+def test_a_client_opens_the_page_and_the_scheduler_closes_it():
+    async def look():
+        async with scheduler_with_run() as (_, coordinator):
+            page = {"token": TOKEN, "host": "127.0.0.1", "port": 0}
+            url = await coordinator.call("live_page", "r1", **page)
+            assert await coordinator.call("live_page", "r1", **page) == url
+            assert await status_of(url) == 200
+        with pytest.raises(ConnectionError):
+            await AsyncHTTPClient().fetch(url)
+
+    asyncio.run(look())
