@@ -21,7 +21,7 @@ from dask.highlevelgraph import Layer
 from ips_components.external._names import Key, linear_index
 
 
-class _ChunkKeys(Set[Any]):
+class ChunkKeys(Set[Any]):
     """The keys of a chunk grid as a set that is never stored."""
 
     def __init__(self, name: str, numblocks: tuple[int, ...]) -> None:
@@ -79,7 +79,7 @@ class ExternalLayer(Layer):
         self.name = name
         self.numblocks = tuple(numblocks)
         self.hold: Hold | None = Hold()
-        self._keys: Set[Key] = _ChunkKeys(self.name, self.numblocks)
+        self._keys: Set[Key] = ChunkKeys(self.name, self.numblocks)
 
     def __getitem__(self, key: Key) -> Alias:
         if key not in self._keys:

@@ -21,7 +21,11 @@ def no_leaks() -> Iterator[None]:
     _, alive = psutil.wait_procs(left, timeout=10)
     alive = [p for p in alive if "resource_tracker" not in _command(p)]
     assert not alive, f"processes left behind: {[_command(p) for p in alive]}"
-    lingering = [t for t in threading.enumerate() if t not in threads and not t.daemon]
+    lingering = [
+        t
+        for t in threading.enumerate()
+        if t not in threads and not t.daemon and not t.name.startswith("Dask-Offload")
+    ]
     for thread in lingering:
         thread.join(10)
     assert not any(t.is_alive() for t in lingering), f"threads left behind: {lingering}"
