@@ -10,6 +10,7 @@ from pathlib import Path
 
 import container_image
 import pytest
+from ips_runs import PLATFORM
 
 HERE = Path(__file__).parent
 #: Where the slow part of the image is kept between sessions; pytest's own cache by default.
@@ -64,3 +65,11 @@ def shifter(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("SHIFTER_SITE_VOLUMES", str(tmp_path))
     assert shutil.which("shifter") == str(command)
     return command
+
+
+@pytest.fixture
+def workspace(shifter: Path, tmp_path: Path) -> Path:
+    """A user's directory: the example, and a platform of one node."""
+    shutil.copytree(HERE.parents[1] / "examples/shifter", tmp_path / "examples/shifter")
+    (tmp_path / "platform.conf").write_text(PLATFORM)
+    return tmp_path

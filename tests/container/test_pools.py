@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import signal
 import sys
 from importlib import metadata
-from pathlib import Path
 
-import psutil
 import pytest
 from container_image import OTHER, WITNESS, image_with
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PLATFORM = """\
-HOST = here
-MPIRUN = mpiexec
-NODE_DETECTION = manual
-NODES = 1
-PROCS_PER_NODE = 4
-CORES_PER_NODE = 4
-SOCKETS_PER_NODE = 1
-NODE_ALLOCATION_MODE = SHARED
-"""
-
-
-@pytest.fixture
-def workspace(shifter: Path, tmp_path: Path) -> Path:
-    """A user's directory: the example, and a platform of one node."""
-    shutil.copytree(REPOSITORY / "examples/shifter", tmp_path / "examples/shifter")
-    (tmp_path / "platform.conf").write_text(PLATFORM)
-    return tmp_path
-
-
-def run_ips(workspace: Path, config: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    """Run one config in the workspace, with some of its lines changed."""
-    path = workspace / config
-    lines = path.read_text().splitlines()
-    for name, value in changed.items():
-        (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(f"{name} ="))
-        lines[at] = f"{name} = {value}"
-    path.write_text("\n".join(lines) + "\n")
-    ips = str(Path(sys.executable).with_name("ips.py"))
-    return subprocess.run(
-        [ips, f"--config={config}", "--platform=platform.conf"],
-        cwd=workspace,
-        env={**os.environ, "PWD": str(workspace)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+from ips_runs import processes_of, run_ips, start_ips, wait_for
 
 
 def test_scheduler_workers_and_tasks_run_inside(workspace):
-    done = run_ips(workspace, "examples/shifter/inside.config", WITNESS=WITNESS)
-    assert done.returncode == 0, done.stdout
+    status, output = run_ips(workspace, WITNESS=WITNESS)
+    assert status == 0, output
     (found,) = workspace.glob("runs/inside/work/*/where.txt")
     function, binary, outside = found.read_text().splitlines()
     assert function.split()[1].startswith("/opt/venv/")
@@ -65,27 +21,33 @@ def test_scheduler_workers_and_tasks_run_inside(workspace):
     assert binary == "binary 0"
     assert outside.split()[1] == sys.executable
     assert outside.endswith("missing")
-    assert no_process_of(workspace)
+    assert processes_of(workspace) == []
 
 
 def test_other_versions_inside_end_the_run_with_both_named(workspace, base, images, monkeypatch):
     with image_with(base, f"dask=={OTHER}", f"distributed=={OTHER}") as root:
         (images / "other").symlink_to(root)
         monkeypatch.setenv("SHIFTER_IMAGE", "other")
-        done = run_ips(workspace, "examples/shifter/inside.config", WITNESS=WITNESS)
+        status, output = run_ips(workspace, WITNESS=WITNESS)
         (images / "other").unlink()
-    assert done.returncode == 1, done.stdout
+    assert status == 1, output
     both = f"dask is {metadata.version('dask')} outside, but {OTHER} inside (scheduler"
-    assert both in done.stdout.split("the run failed")[1]
-    assert no_process_of(workspace)
+    assert both in output.split("the run failed")[1]
+    assert processes_of(workspace) == []
 
 
-def no_process_of(workspace: Path) -> bool:
-    """Whether no process has the workspace in its command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            found += [process for word in process.cmdline() if str(workspace) in word]
-        except psutil.NoSuchProcess:
-            continue
-    return not found
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_ending_ips_in_a_task_ends_what_runs_inside(workspace, signum):
+    components = workspace / "examples/shifter/inside.py"
+    busy = 'Path("started").touch()\n    __import__("time").sleep(600)\n    found ='
+    components.write_text(components.read_text().replace("found =", busy))
+    ips = start_ips(workspace)
+    try:
+        wait_for(lambda: any(workspace.glob("runs/*/work/*/started")), "the task to start", 60)
+        assert any("bwrap" in words[0] for words in processes_of(workspace))
+        ips.send_signal(signum)
+        ips.communicate(timeout=30)
+        wait_for(lambda: not processes_of(workspace), "everything to be gone", 15)
+    finally:
+        ips.kill()
+    assert ips.returncode != 0
