@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,7 @@ class Bridge:
         except BaseException:
             self._transport.close()
             raise
+        self._agreed = [out for out in self._outgoing.values() if out.contract is not None]
         self._quick = {name: out.wanted for name, out in self._outgoing.items()}
         _living.add(self)
 
@@ -237,8 +239,6 @@ class Bridge:
                 out = self._outgoing[name]
                 out.skipped_blocks += 1
                 out.skipped_bytes += block.nbytes
-                if step != self._step:
-                    self._begin_step(step)
                 return
         self._put(name, step, block, offset)
 
@@ -246,8 +246,6 @@ class Bridge:
         self._check_open()
         out = self._find(name)
         cells = np.asarray(block)
-        if step != self._step:
-            self._begin_step(step)
         contract = out.contract
         if contract is None:
             out.skipped_blocks += 1
@@ -258,14 +256,16 @@ class Bridge:
             out.skipped_blocks += 1
             out.skipped_bytes += cells.nbytes
             return
+        if step != self._step:
+            self._begin_step(step)
         if out.rows is not None:
             self._put_rows(out, step, t, out.row_cells(cells, step))
             return
         plan = out.plan(cells, offset, step)
         ring = self._ring(out, step)
-        total = int(np.prod(plan.block.shape, dtype=np.int64)) * cells.itemsize
-        out.note(plan, t, plan.at(t))
-        self._send(out, step, t, lambda: plan.at(t), cells, total, ring)
+        total = prod(plan.block.shape) * cells.itemsize
+        pieces = self._send(out, step, t, partial(plan.at, t), cells, total, ring)
+        out.note(plan, t, pieces)
 
     def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
         """Put this rank's rows of a ragged array."""
@@ -279,15 +279,14 @@ class Bridge:
                 return ()
             count = len(cells)
             dst = ((0, 1, 1), (0, count, 1), *((0, n, 1) for n in one.row_shape))
-            size = count * int(np.prod(one.row_shape, dtype=np.int64))
+            size = count * prod(one.row_shape)
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
         if len(cells) or not find():
             self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
             return
-        layout = self._contract.arrays[out.ordinal].layout
         began = time.perf_counter_ns()
-        pieces, links, admitted = self._transport.admit(out, layout.n_space, find)
+        pieces, links, admitted = self._transport.admit(out, out.n_space, find)
         self._waited_ns += time.perf_counter_ns() - began
         out.last_step = step
         if admitted:
@@ -295,7 +294,7 @@ class Bridge:
             chunk = pieces[0].chunk
             self._transport.tell(links[0], lambda seq: m.Rows(out.ordinal, chunk, t, 0, seq))
         else:
-            self._not_sent(out, pieces, 0, 0)
+            self._not_sent(out, pieces, 0)
 
     def _send(
         self,
@@ -306,16 +305,16 @@ class Bridge:
         cells: Cells,
         total: int,
         ring: Ring,
-    ) -> None:
+    ) -> Sequence[Piece]:
         """Copy the wanted cells into a slot and send it."""
         transport = self._transport
         began = time.perf_counter_ns()
-        n_space = self._contract.arrays[out.ordinal].layout.n_space
+        n_space = out.n_space
         pieces, links, admitted = transport.admit(out, n_space, find)
         if not pieces:
             out.skipped_blocks += 1
             out.skipped_bytes += total
-            return
+            return ()
         itemsize = cells.itemsize
         wanted = sum(piece.cells for piece in pieces) * itemsize
         out.skipped_bytes += total - wanted
@@ -329,8 +328,8 @@ class Bridge:
             slot = transport.slot(ring, at)
         self._waited_ns += time.perf_counter_ns() - began
         if slot is None:
-            self._not_sent(out, pieces, wanted, total)
-            return
+            self._not_sent(out, pieces, wanted)
+            return pieces
         stored = []
         for piece, place in zip(pieces, places, strict=True):
             source = cells[piece.src]
@@ -339,10 +338,10 @@ class Bridge:
             stored.append(Stored(out.ordinal, t, piece, target, place))
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
-        slot.step = step
         transport.publish(slot, stored, links)
+        return pieces
 
-    def _not_sent(self, out: Outgoing, pieces: Sequence[Piece], wanted: int, total: int) -> None:
+    def _not_sent(self, out: Outgoing, pieces: Sequence[Piece], wanted: int) -> None:
         """Account for a block that nobody took."""
         if self._transport.quiet:
             out.lost_blocks += 1
@@ -398,7 +397,7 @@ class Bridge:
             n_space, when = contract.layout.n_space, t
             pieces, links, admitted = transport.admit(out, n_space, lambda: plan.at(when))
             if pieces and admitted:
-                nbytes = int(np.prod(shape, dtype=np.int64)) * out.dtype.itemsize
+                nbytes = prod(shape) * out.dtype.itemsize
                 slot = transport.slot(self._ring(out, step), nbytes)
         self._waited_ns += time.perf_counter_ns() - began
         if slot is None or plan is None or t is None:
@@ -426,13 +425,13 @@ class Bridge:
         out.note(plan, t, pieces)
         if not admitted:
             transport.unused(slot)
-            self._not_sent(out, pieces, wanted, total)
+            self._not_sent(out, pieces, wanted)
             return
-        base = cells.__array_interface__["data"][0]
+        strides = cells.strides
         stored = []
         for piece in pieces:
             source = cells[piece.src]
-            place = source.__array_interface__["data"][0] - base
+            place = sum(cut.start * stride for cut, stride in zip(piece.src, strides, strict=True))
             stored.append(Stored(out.ordinal, t, piece, source, place))
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
@@ -442,10 +441,10 @@ class Bridge:
 
     def _begin_step(self, step: int) -> None:
         if self._step is not None:
-            self._end_step()
+            self._end_step(now=False)  # it travels with the first piece of the next step
         self._step = step
 
-    def _end_step(self) -> None:
+    def _end_step(self, now: bool = True) -> None:
         step, self._step = self._step, None
         if step is None:
             return
@@ -453,7 +452,8 @@ class Bridge:
         self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
         self._step_began_waited = waited
         if not self._transport.quiet:
-            self._transport.report(m.StepEnd(step, waited, self._counters()))
+            numbers = [n for out in self._agreed for n in out.numbers()]
+            self._transport.report(framing.pack_step_end(step, waited, numbers), now)
 
     def step_end(self, step: int) -> None:
         """Say that this rank has put all of a step; the next step's first put implies it."""
@@ -479,10 +479,11 @@ class Bridge:
         name
             Of the value.
         step
-            Step for which the value must hold: of the values sent for this step or an earlier
-            one, the latest. None: the latest of all.
+            Without a `default`: wait for the value that was sent for exactly this step. With
+            one: of the values sent for this step or an earlier one, the latest. None: the latest
+            of all.
         default
-            What to return when there is none yet. Without it, wait for one.
+            What to return when there is none yet. Without it, wait.
         timeout
             Seconds to wait; None: the run's deadline for a step.
         """
@@ -490,13 +491,14 @@ class Bridge:
 
         def of_rank_0() -> Any:
             transport = self._transport
-            found = self._feedback(name, step)
+            exact = default is _NOTHING
+            found = self._feedback(name, step, exact)
             if found is None and default is _NOTHING and not transport.quiet:
                 limit = transport.deadlines["step"] if timeout is None else timeout
                 transport.wait_for(
-                    lambda: self._feedback(name, step) is not None or transport.quiet, limit
+                    lambda: self._feedback(name, step, exact) is not None or transport.quiet, limit
                 )
-                found = self._feedback(name, step)
+                found = self._feedback(name, step, exact)
                 if found is None and not transport.quiet:
                     raise BridgeError(
                         f"no value {name!r} came from the analysis for step {step} within "
@@ -513,9 +515,11 @@ class Bridge:
         found, value = from_rank_0(self._comm, of_rank_0)
         return value if found else default
 
-    def _feedback(self, name: str, step: int | None) -> m.Feedback | None:
+    def _feedback(self, name: str, step: int | None, exact: bool) -> m.Feedback | None:
         with self._transport.changed:
             steps = self._transport.feedback.get(name, {})
+            if exact and step is not None:
+                return steps.get(step)
             held = [k for k in steps if step is None or k <= step]
             return steps[max(held)] if held else None
 
@@ -625,8 +629,7 @@ class Bridge:
     # -- helpers -------------------------------------------------------------------------------
 
     def _counters(self) -> tuple[m.Counters, ...]:
-        outs = self._outgoing.values()
-        return tuple(out.counters() for out in outs if out.contract is not None)
+        return tuple(out.counters() for out in self._agreed)
 
     def _find(self, name: str) -> Outgoing:
         out = self._outgoing.get(name)

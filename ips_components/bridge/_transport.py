@@ -19,6 +19,7 @@ from ips_components.bridge._slots import Ring, Slot, Stored
 from ips_components.errors import (
     AnalyticsLost,
     BridgeError,
+    ContractError,
     DeadlineExceeded,
     IPSComponentsError,
     ProtocolError,
@@ -105,6 +106,10 @@ class Transport:
         deadline = time.monotonic() + self.deadlines["contract"]
         with self.changed:
             while self.contract is None:
+                if self.fault is not None:
+                    raise ContractError(
+                        f"the run failed before there was a contract: {self.fault.text}"
+                    )
                 self.check()
                 if not self._wait(deadline):
                     raise DeadlineExceeded(
@@ -241,6 +246,25 @@ class Transport:
         Under policy ``drop`` it does not wait for credit. The pieces are found anew whenever
         something has changed, since their receivers may.
         """
+        if self.fault is None and self.lost is None:
+            pieces = find()
+            links = []
+            for piece in pieces:
+                link = self.links.get(piece.receiver)
+                if (
+                    link is None
+                    or link.standing is not Standing.OPEN
+                    or link.admitted.get(out.ordinal, 0) <= piece.chunk // n_space
+                ):
+                    break
+                links.append(link)
+            else:
+                return pieces, links, True
+        return self._admit_in_time(out, n_space, find)
+
+    def _admit_in_time(
+        self, out: Outgoing, n_space: int, find: Callable[[], Sequence[Piece]]
+    ) -> tuple[Sequence[Piece], list[Link], bool]:
         deadline = gone_since = None
         while True:
             self.check()
@@ -327,12 +351,17 @@ class Transport:
             slot.busy = False
             for one, link in zip(stored, links, strict=True):
                 self._queue(link, slot, one)
-        for link in dict.fromkeys(links):
-            self._go(link, slot.size)
+        for link in links:
+            if link.to_send:
+                self._go(link, slot.size)
+        home = self._home
+        if home is not None and home.to_send:
+            self._go(home, 0)
 
     def _queue(self, link: Link, slot: Slot, stored: Stored) -> None:
         seq = link.number()
         slot.pending.add((link.ordinal, seq))
+        link.in_slots[seq] = slot
         link.to_send.append(Item(b"", seq, slot, stored))
 
     def _go(self, link: Link, nbytes: int) -> None:
@@ -348,18 +377,21 @@ class Transport:
             link.to_send.append(Item(framing.pack(build(seq)), seq))
         link.pump()
 
-    def report(self, message: m.Message) -> None:
-        """Send something that needs no number over the home link, if there is one."""
-        try:
-            link = self.home()
-        except (OSError, IPSComponentsError) as error:
-            with self.changed:
-                self.lost = self.lost or str(error)
-            self.check()
-            return
+    def report(self, frame: bytes, now: bool) -> None:
+        """Send something that needs no number over the home link, with the next piece or now."""
+        home = self._home
+        if home is None or home.standing is not Standing.OPEN:
+            try:
+                home = self.home()
+            except (OSError, IPSComponentsError) as error:
+                with self.changed:
+                    self.lost = self.lost or str(error)
+                self.check()
+                return
         with self.changed:
-            link.to_send.append(Item(framing.pack(message)))
-        link.pump()
+            home.to_send.append(Item(frame))
+        if now:
+            self._go(home, 0)
 
     def unused(self, slot: Slot) -> None:
         """Take back a slot that was not published; it is the next one again."""
@@ -483,8 +515,8 @@ class Transport:
         if isinstance(message, m.Ack):
             link.taken(message.seq)
         elif isinstance(message, m.Release):
-            for seq in message.seqs:
-                self._released(link, seq)
+            self._released(link, message.seqs)
+            link.taken(max(message.seqs, default=0))
         elif isinstance(message, m.Credit):
             link.admitted[message.array] = max(message.rows, link.admitted.get(message.array, 0))
             link.wanted.pop(message.array, None)
@@ -508,12 +540,11 @@ class Transport:
         elif isinstance(message, m.Refused):
             raise ProtocolError(f"refused: {message.text}")
 
-    def _released(self, link: Link, seq: int) -> None:
-        mark = (link.ordinal, seq)
-        for rings in self.rings.values():
-            for ring in rings:
-                for slot in ring.slots:
-                    slot.pending.discard(mark)
+    def _released(self, link: Link, seqs: Sequence[int]) -> None:
+        for seq in seqs:
+            slot = link.in_slots.pop(seq, None)
+            if slot is not None:
+                slot.pending.discard((link.ordinal, seq))
 
     def _resend(self, link: Link, message: m.Resend) -> None:
         """Send a chunk's pieces from the slots that still hold them."""
@@ -574,23 +605,14 @@ class Transport:
         The receiver may still read such slots, and can no longer tell when it is done: they are
         not written again (the condition is held).
         """
-        for rings in self.rings.values():
-            for ring in rings:
-                for slot in ring.slots:
-                    for mark in [k for k in slot.pending if k[0] == link.ordinal]:
-                        if mark[1] not in unsent:
-                            slot.pending.discard(mark)
-                            slot.abandoned |= slot.fd >= 0
+        for seq in [seq for seq in link.in_slots if seq not in unsent]:
+            slot = link.in_slots.pop(seq)
+            slot.pending.discard((link.ordinal, seq))
+            slot.abandoned |= slot.fd >= 0
 
     def _abandon(self, link: Link) -> None:
         """Let a receiver's slots be: it may live on and read them."""
-        for rings in self.rings.values():
-            for ring in rings:
-                for slot in ring.slots:
-                    mine = {mark for mark in slot.pending if mark[0] == link.ordinal}
-                    if mine and slot.fd >= 0 and link.lane == "shm":
-                        slot.abandoned = True
-                    slot.pending -= mine
+        self.reconcile(link, set())
         link.unacked.clear()
         link.to_send.clear()
 

@@ -1,0 +1,243 @@
+"""A whole run without MPI and IPS: real workers, receivers and bridges, ranks as threads."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+
+from ips_components.bridge import Array, Bridge
+from ips_components.errors import ConfigError, ContractError
+from ips_components.external import (
+    RunSettings,
+    run_analysis,
+    run_plugin,
+    run_record,
+    wait_for_end,
+    wait_for_receivers,
+)
+from ips_components.wire.contact import Contact, Endpoint, write
+
+STEPS, NY, NX = 12, 8, 6
+RANKS = ((0, 0), (0, 3), (4, 0), (4, 3))
+
+
+def field(step: int) -> np.ndarray:
+    return np.random.default_rng(step).random((NY, NX))
+
+
+FIELD = np.stack([field(step) for step in range(STEPS)])
+
+
+# -- analyses ------------------------------------------------------------------------------
+
+
+def mean_and_slice(arrays):
+    t = arrays["temperature"]
+    return {"mean": t.mean(axis=0), "corner": t[::3, 1:3, ::2]}
+
+
+def derivative(arrays):
+    t = arrays["temperature"]
+    return {"derivative": xr.DataArray(t[2:] - t[:-2], dims=("t", "y", "x")).mean("t")}
+
+
+def failing(arrays):
+    def boom(block):
+        raise ZeroDivisionError("on purpose")
+
+    return {"bad": da.map_blocks(boom, arrays["temperature"], dtype=float).sum()}
+
+
+def misspelt(arrays):
+    return {"mean": arrays["temprature"].mean()}
+
+
+def steering(arrays, run):
+    t = arrays["temperature"]
+    run.commit({f"mean_{k}": t[k].mean() for k in range(STEPS)})
+    for name, value in run.completed():
+        run.send("gain", float(value), step=int(name.split("_")[1]))
+    return None
+
+
+# -- harness -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address=":0", processes=True
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def coupled(cluster, tmp_path):
+    """Start a run; the analysis goes to the pool, ranks are threads of this process."""
+
+    def start(analysis: str, ranks, arrays_in_config=None, **settings):
+        name = "r" + secrets.token_hex(4)
+        parsed = RunSettings(
+            run=name,
+            token=secrets.token_hex(32),
+            analysis=f"{__name__}:{analysis}",
+            n_receivers=2,
+            arrays=arrays_in_config,
+            results=str(tmp_path / "results.zarr"),
+            run_dir=str(tmp_path),
+            n_steps=STEPS,
+            deadlines={"connect": 20.0, "contract": 20.0, "step": 20.0, "drain": 20.0},
+            **settings,
+        )
+        cluster.register_plugin(run_plugin(parsed))
+        endpoints = wait_for_receivers(cluster, name, 2, 20)
+        known = Endpoint.__dataclass_fields__
+        contact = tmp_path / "contact.json"
+        write(
+            contact,
+            Contact(
+                name,
+                parsed.token,
+                tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints),
+                parsed.deadlines,
+                {"lanes": parsed.lanes, "on_analytics_loss": parsed.on_analytics_loss},
+            ),
+        )
+        future = cluster.submit(run_analysis, parsed.to_dict(), pure=False)
+        with ThreadPoolExecutor(len(RANKS)) as pool:
+            outcomes = list(pool.map(lambda rank: ranks(rank, contact), range(len(RANKS))))
+        return name, future, outcomes, tmp_path / "results.zarr"
+
+    yield start
+
+
+def offer(rank: int) -> list[Array]:
+    return [Array("temperature", (NY, NX), "f8", offset=RANKS[rank], dims=("y", "x"), steps=STEPS)]
+
+
+def simulate(rank: int, contact, stop_after: int = STEPS):
+    y, x = RANKS[rank]
+    with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
+        for step in range(stop_after):
+            bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+    return bridge.statistics()
+
+
+# -- tests ---------------------------------------------------------------------------------
+
+
+def test_results_equal_numpy(cluster, coupled):
+    name, future, outcomes, results = coupled("mean_and_slice", simulate)
+    summary = future.result(30)
+    assert summary["results"] == str(results)
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        np.testing.assert_allclose(dataset["mean"], FIELD.mean(axis=0), rtol=1e-13)
+        np.testing.assert_array_equal(dataset["corner"], FIELD[::3, 1:3, ::2])
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    assert record["ledger"]["closed"]
+    account = record["ledger"]["arrays"]["temperature"]["bytes"]
+    assert account["produced"] == account["delivered"] == FIELD.nbytes
+    assert len(record["steps"]) == STEPS
+    assert all(step["complete"] for step in record["steps"])
+
+
+def test_only_what_the_graph_needs_is_sent(cluster, coupled):
+    name, future, _, _ = coupled("corner_only", simulate)
+    future.result(30)
+    account = wait_for_end(cluster, name, 20)["ledger"]["arrays"]["temperature"]["bytes"]
+    assert account["delivered"] == FIELD[::3, 1:3, ::2].nbytes
+    assert account["produced"] == FIELD.nbytes
+
+
+def corner_only(arrays):
+    return {"corner": arrays["temperature"][::3, 1:3, ::2].sum()}
+
+
+def test_time_is_a_dimension_like_any_other(coupled):
+    _, future, _, results = coupled("derivative", simulate)
+    future.result(30)
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        np.testing.assert_allclose(
+            dataset["derivative"], (FIELD[2:] - FIELD[:-2]).mean(axis=0), atol=1e-14
+        )
+
+
+def test_chunks_are_freed_after_their_last_consumer(cluster, coupled):
+    name, future, _, _ = coupled("mean_and_slice", simulate)
+    future.result(30)
+    wait_for_end(cluster, name, 20)
+    held = cluster.run_on_scheduler(
+        lambda dask_scheduler: [
+            k for k in dask_scheduler.tasks if str(k).startswith("('external-temperature")
+        ]
+    )
+    assert held == []
+
+
+def test_an_analysis_that_raises_fails_the_run_and_the_simulation_goes_on(cluster, coupled):
+    name, future, outcomes, _ = coupled("failing", simulate)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        future.result(30)
+    assert len(outcomes) == len(RANKS)
+    record = run_record(cluster, name)
+    assert record["phase"] == "failed"
+    assert "on purpose" in record["faults"][0]["cause"]
+
+
+def test_a_misspelt_array_is_reported_before_step_0(coupled):
+    def no_contract(rank, contact):
+        with pytest.raises(ContractError, match="temprature"):
+            simulate(rank, contact)
+
+    _, future, _, _ = coupled("misspelt", no_contract)
+    with pytest.raises(ContractError, match="did you mean 'temperature'"):
+        future.result(30)
+
+
+def test_an_unknown_analysis_is_reported(coupled):
+    def no_contract(rank, contact):
+        with pytest.raises(ContractError):
+            simulate(rank, contact)
+
+    _, future, _, _ = coupled("nonesuch", no_contract)
+    with pytest.raises(ConfigError, match="no function 'nonesuch'"):
+        future.result(30)
+
+
+def test_a_simulation_that_ends_early_errs_what_remains(cluster, coupled):
+    name, future, _, _ = coupled("mean_and_slice", lambda r, c: simulate(r, c, stop_after=5))
+    with pytest.raises(Exception, match=r"simulation ended at step 4 of 12"):
+        future.result(30)
+    record = run_record(cluster, name)
+    assert record["phase"] == "failed"
+    assert record["ledger"]["closed"]
+
+
+def test_feedback_reaches_all_ranks_alike(coupled):
+    barrier = threading.Barrier(len(RANKS), timeout=20)
+
+    def steered(rank, contact):
+        y, x = RANKS[rank]
+        gains = []
+        with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
+            for step in range(STEPS):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+                barrier.wait()
+                if rank == 0:
+                    gains.append(bridge.receive("gain", step=step))
+        return gains
+
+    _, future, outcomes, _ = coupled("steering", steered)
+    future.result(30)
+    np.testing.assert_allclose(outcomes[0], FIELD.mean(axis=(1, 2)), rtol=1e-13)
