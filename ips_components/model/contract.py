@@ -263,6 +263,10 @@ class ArrayContract:
         """Return the Dask key of a chunk."""
         return chunk_key(self.name, self.layout.unravel(chunk))
 
+    def with_placement(self, placement: Placement) -> ArrayContract:
+        """Return the same agreement with other receivers."""
+        return replace(self, placement=placement)
+
     @property
     def wanted_bytes(self) -> int | None:
         """Bytes that all ranks send over the whole run; None when ragged or open-ended."""
@@ -343,9 +347,7 @@ class Contract:
         """Return the same agreement with other receivers; its `digest` does not change."""
         return Contract(
             self.run,
-            tuple(
-                replace(a, placement=placements.get(a.spec.name, a.placement)) for a in self.arrays
-            ),
+            tuple(a.with_placement(placements.get(a.spec.name, a.placement)) for a in self.arrays),
         )
 
     def digest(self) -> str:

@@ -1,0 +1,143 @@
+"""The contract that follows from a graph: what the simulation must send, and nothing else.
+
+The graph of all results is culled once, on the client and symbolically: the leaves that are left
+are chunks of views of external arrays. The union of their cells, each counted once, is what is
+wanted. Then the arrays are bound, and the results can be computed by Dask's own means: the graph
+travels in its compact form and is optimised on the scheduler, as any other.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ips_components.errors import ContractError
+from ips_components.external._arrays import ExternalArray, OpenEndedArray
+from ips_components.external._needed import needed_chunks
+from ips_components.external._views import Index, Source, View
+from ips_components.model.contract import ArrayContract, Contract, Policy
+from ips_components.model.layout import ChunkLayout
+from ips_components.model.placement import Placement
+from ips_components.model.progression import Progression, join_all
+from ips_components.model.selection import Selection
+
+PlacementRule = Callable[[ChunkLayout, tuple[int, ...]], Placement]
+
+
+def contract_from_graph(
+    results: Any,
+    arrays: Mapping[str, ExternalArray | OpenEndedArray],
+    *,
+    run: str,
+    placement: PlacementRule | None = None,
+    policies: Mapping[str, Policy] | None = None,
+) -> Contract:
+    """Derive the contract of a run from lazy results, and bind the arrays to it.
+
+    Afterwards the results can be computed or persisted as usual, or with `submit`.
+
+    Parameters
+    ----------
+    results
+        Any nesting (mappings, lists, tuples) of dask collections: arrays, delayed, xarray objects,
+        dataframes.
+    arrays
+        Result of `external_arrays`.
+    run
+        Run id; the one that the arrays were made for.
+    placement
+        Function from a chunk layout and the chunks in space that are needed to a placement.
+        Default: even load on the receivers that the arrays were made for.
+    policies
+        What a full receiver means, by name of the array: ``"block"`` (default) or ``"drop"``.
+
+    Returns
+    -------
+    Contract
+        Arrays of which nothing is needed are not in it.
+
+    Raises
+    ------
+    ContractError
+        A result does not depend on any external array, a policy names an unknown array, or the
+        arrays have a contract already.
+    """
+    sources = {name: _source(array) for name, array in arrays.items()}
+    policies = dict(policies or {})
+    if unknown := sorted(set(policies) - set(sources)):
+        raise ContractError(
+            f"policies name arrays {unknown}, which the simulation does not offer; "
+            f"it offers {sorted(sources)}"
+        )
+    for name, source in sources.items():
+        if source.signed:
+            raise ContractError(f"array {name!r} has a contract already; it is made once per run")
+        if source.run != run:
+            raise ContractError(f"array {name!r} belongs to run {source.run!r}, not to {run!r}")
+    with _collector_paused():
+        needed = needed_chunks(results, sources.values())
+    agreed = []
+    for name, source in sources.items():
+        mine = {view: indices for view, indices in needed.items() if view.source is source}
+        contract = None
+        if mine:
+            contract = ArrayContract.agree(
+                source.spec,
+                [box for view, indices in mine.items() for box in _boxes(view, indices)],
+                run=run,
+                receivers=range(source.n_receivers),
+                layout=source.layout,
+                policy=policies.get(name, "block"),
+            )
+            if placement is not None:
+                rule = placement(contract.layout, contract.needed_space)
+                contract = contract.with_placement(rule)
+            agreed.append(contract)
+        source.bind(contract, {view.name: indices for view, indices in mine.items()})
+    return Contract(run, tuple(agreed))
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Millions of small objects are made and none is garbage: collecting would double the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _source(array: ExternalArray | OpenEndedArray) -> Source:
+    return array.view.source if isinstance(array, ExternalArray) else array.source
+
+
+def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:
+    """Return selections with exactly the cells of some chunks of a view; few if they are a grid."""
+    if 0 not in view.kept:
+        for index in sorted(indices):
+            yield view.box(index, index)
+        return
+    times: dict[Index, list[int]] = defaultdict(list)
+    for time, *space in indices:
+        times[tuple(space)].append(time)
+    rows: dict[tuple[int, ...], list[Index]] = defaultdict(list)
+    for space, of_space in times.items():
+        rows[tuple(sorted(of_space))].append(space)
+    for of_rows, spaces in rows.items():
+        for run in _runs(of_rows):
+            for space in sorted(spaces):
+                yield view.box((run.start, *space), (run.stop - 1, *space))
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[Progression]:
+    """Return the runs of consecutive numbers."""
+    for part in join_all([Progression(n, 1) for n in numbers]):
+        if part.step == 1:
+            yield part
+        else:
+            yield from (Progression(part.start + i * part.step, 1) for i in range(part.count))
