@@ -8,8 +8,16 @@ from pathlib import Path
 from ips_components.config import check_files, explain, reference
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``ips.py`` that name files."""
+def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``check``, with the options of ``ips.py`` that name files."""
+    parser = subparsers.add_parser(
+        "check",
+        help="check config and platform files without running",
+        description="Find everything in config and platform files that can be known to be wrong "
+        "before a launch. ips.py does the same when one of our components is in the run.",
+        epilog="example: ips-components check --config heat.config --platform workstation.conf",
+    )
+    parser.set_defaults(function=check)
     parser.add_argument(
         "--config", "--simulation", "-i", "-j", help="config file, or several with commas between"
     )
@@ -21,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
     """Check the files; 0 when nothing is wrong."""
     if options.reference:
         print(reference(), end="")

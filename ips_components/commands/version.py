@@ -17,11 +17,17 @@ _PACKAGES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``version``."""
+    parser = subparsers.add_parser(
+        "version",
+        help="tell all versions, for the report of a problem",
+        description="Print the versions of everything that takes part in a run.",
+    )
+    parser.set_defaults(function=version)
 
 
-def run(options: argparse.Namespace) -> int:
+def version(options: argparse.Namespace) -> int:
     """Print one line for each package."""
     print(f"python {platform.python_version()} on {platform.platform()}")
     for name in _PACKAGES:

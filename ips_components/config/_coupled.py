@@ -44,6 +44,15 @@ class CoupledChecker:
             bin_path=common["BIN_PATH"] or common["BIN_DIR"],
             **{name.lower(): value for name, value in values.items()},
         )
+        for argument in config.args:
+            if len(argument.split()) != 1:
+                self.problems.add(
+                    component.section,
+                    "ARGS",
+                    f"the argument {argument!r} has a space in it, or nothing; IPS splits command "
+                    "lines at spaces",
+                    "put such arguments into a file that the program reads",
+                )
         if config.executable and shutil.which(config.program()) is None:
             self.problems.add(
                 component.section,
@@ -57,7 +66,7 @@ class CoupledChecker:
     def analytics(self, component: Component, common: dict[str, Any]) -> AnalyticsConfig:
         reader = Reader(component.section, component.values, self.problems)
         values = reader.all(of_scope("analytics"))
-        for name in ("ANALYSIS", "FIGURE", "WORKER_PLUGINS"):
+        for name in ("ANALYSIS", "WORKER_PLUGINS"):
             self._check_function(component.section, name, values[name], common["INPUT_DIR"])
         if values["USE_SHIFTER"] and shutil.which("shifter") is None:
             self.problems.add(

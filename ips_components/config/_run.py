@@ -107,12 +107,12 @@ class AnalyticsConfig:
     contract_time_out: float = 300.0
     step_time_out: float = 600.0
     drain_time_out: float = 120.0
-    analysis_time_out: float = 0.0
+    analysis_time_out: float = 3600.0
     lanes: tuple[str, ...] = ("shm", "tcp")
     security: str = "none"
     live_page: bool = False
     progress: bool = True
-    figure: str | None = None
+    figure: bool = True
     worker_plugins: str | None = None
     input_dir: str = ""
     input_files: tuple[str, ...] = ()

@@ -10,14 +10,29 @@ does not derive from ours gets the same by two lines at the top of its module::
 
 from pathlib import Path
 
+from ips_components.config import check_files, explain
 from ips_components.errors import ConfigError
 from ips_components.ips_compat import _component, _pool, _supervisor
-from ips_components.ips_compat._calls import wait_first
-from ips_components.ips_compat._component import tail
+from ips_components.ips_compat._access import prepare_launcher, run_config, section_of
+from ips_components.ips_compat._calls import answer, wait_first
+from ips_components.ips_compat._component import describe, tail
 from ips_components.ips_compat._ips import check_version
-from ips_components.ips_compat._pool import TaskPoolError
+from ips_components.ips_compat._pool import RunningPool, TaskPoolError, running_pool
 
-__all__ = ["TaskPoolError", "check_version", "install", "tail", "wait_first"]
+__all__ = [
+    "RunningPool",
+    "TaskPoolError",
+    "answer",
+    "check_version",
+    "describe",
+    "install",
+    "prepare_launcher",
+    "run_config",
+    "running_pool",
+    "section_of",
+    "tail",
+    "wait_first",
+]
 
 _installed = False
 
@@ -46,13 +61,12 @@ def install() -> None:
 
 def _check(supervisor: _supervisor.Supervisor) -> None:
     """End a framework whose files cannot work, while it is being built."""
-    from ips_components.config import check_files, explain
-
     manager = supervisor.framework.config_manager
-    problems, _ = check_files(
+    problems, runs = check_files(
         [Path(name) for name in manager.config_file_list],
         Path(manager.platform_file),
         resources=not supervisor.nodes_from_command_line,
     )
     if problems:
         supervisor.refuse(ConfigError(explain(problems)))
+    supervisor.framework._ips_components_runs = runs

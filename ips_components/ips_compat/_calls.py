@@ -7,6 +7,12 @@ from typing import Any
 from ips_components.ips_compat._supervisor import WAIT_ANY
 
 
+def answer(services: Any, call: int) -> Any:
+    """Value that a call returned; IPS gives it in a tuple. Raises what the call raised."""
+    (value,) = services.wait_call(call)
+    return value
+
+
 def wait_first(services: Any, calls: Iterable[int], timeout: float) -> int | None:
     """Wait until one of several calls made by ``call_nonblocking`` has ended.
 
@@ -25,8 +31,8 @@ def wait_first(services: Any, calls: Iterable[int], timeout: float) -> int | Non
     Returns
     -------
     int or None
-        The call that ended; get its value or its exception by ``services.wait_call``, which will
-        not block. None when the time has passed.
+        The call that ended; get its value or its exception by `answer`, which will not block.
+        None when the time has passed.
     """
     deadline = time.monotonic() + timeout
     message = services._invoke_service(services.fwk.component_id, WAIT_ANY, tuple(calls), deadline)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,12 +67,53 @@ def _connect(**options: Any) -> Any:
     return PoolClient(**options)
 
 
-class _Health:
-    """Watches the processes of one pool, and ends them."""
+class RunningPool:
+    """A pool that runs on Dask: watches its processes, and ends them.
+
+    Attributes
+    ----------
+    on_look : callable
+        Called without arguments several times a second while somebody waits for the pool; what it
+        raises ends the wait and the pool.
+    """
 
     def __init__(self, pool: Any, launchers: Launchers) -> None:
         self.pool = pool
         self.launchers = launchers
+        self.on_look: Callable[[], None] = lambda: None
+
+    @property
+    def client(self) -> Any:
+        """Client of the pool's scheduler."""
+        return self.pool.dask_client
+
+    def check(self) -> None:
+        """Raise TaskPoolError when the scheduler or the workers are gone."""
+        if trouble := self.trouble():
+            raise TaskPoolError(f"task pool {self.pool.name!r}: {trouble}{self.story()}")
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        """Wait until so many workers have come, or it is clear that they will not."""
+        deadline = time.monotonic() + timeout
+        while (found := len(self.client.scheduler_info()["workers"])) < count:
+            self.check()
+            if time.monotonic() > deadline:
+                raise TaskPoolError(
+                    f"task pool {self.pool.name!r}: {found} of {count} Dask workers came within "
+                    f"{timeout:g} s (CONNECT_TIME_OUT); are there free cores for them beside the "
+                    f"tasks that run already?{self.story()}"
+                )
+            time.sleep(0.1)
+
+    def wait_for_tasks(self) -> dict[str, BaseException]:
+        """Wait until all tasks have ended; return what failed. They are gathered later."""
+        _settled(self.pool, self, _parameter(self.pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT))
+        futures = zip(self.pool.active_tasks, self.pool.futures, strict=True)
+        return {name: error for name, each in futures if (error := _error_of(each)) is not None}
+
+    def close(self) -> None:
+        """End the pool at once, whatever state it is in."""
+        close(self.pool)
 
     @property
     def workers(self) -> Any:
@@ -170,18 +211,26 @@ def _gone(pid: int, patience: float) -> bool:
         time.sleep(0.02)
 
 
+def running_pool(services: Any, name: str) -> RunningPool:
+    """The pool *name* of a component, which was submitted to Dask and not gathered yet."""
+    running: RunningPool | None = services.task_pools[name].__dict__.get("_ips_components_watch")
+    if running is None:
+        raise TaskPoolError(f"task pool {name!r} is not running on Dask")
+    return running
+
+
 def close(pool: Any) -> None:
     """End a pool whatever state it is in: tasks, workers, scheduler, client."""
-    health: _Health | None = pool.__dict__.pop("_ips_components_health", None)
-    if health is None:
+    running: RunningPool | None = pool.__dict__.pop("_ips_components_watch", None)
+    if running is None:
         return
     client, pool.dask_client = pool.dask_client, None
     if client is not None:
         # The connection goes first: a client that sees its scheduler die has much to say about it.
         with contextlib.suppress(Exception):
             client.close(timeout=2)
-    health.end_workers()
-    health.end_scheduler()
+    running.end_workers()
+    running.end_scheduler()
     with contextlib.suppress(OSError, TypeError):
         Path(pool.dask_file_name).unlink(missing_ok=True)
     pool.active_tasks, pool.futures = {}, []
@@ -189,7 +238,7 @@ def close(pool: Any) -> None:
     pool.dask_pool, pool.serial_pool = False, True
 
 
-def _settled(pool: Any, health: _Health, connect_time_out: float) -> None:
+def _settled(pool: Any, running: RunningPool, connect_time_out: float) -> None:
     """Wait until every task of the pool is done, or until it is clear that this will not happen."""
     woken = threading.Event()
     for future in pool.futures:
@@ -202,7 +251,8 @@ def _settled(pool: Any, health: _Health, connect_time_out: float) -> None:
         if (done - told) * 10 >= total and total >= 20:
             told = done
             pool.services.info("task pool %s: %d of %d tasks done", pool.name, done, total)
-        trouble = health.trouble()
+        running.on_look()
+        trouble = running.trouble()
         if not trouble and not connected:
             connected = done > 0 or bool(pool.dask_client.scheduler_info()["workers"])
             if not connected and time.monotonic() > deadline:
@@ -213,10 +263,18 @@ def _settled(pool: Any, health: _Health, connect_time_out: float) -> None:
         if trouble:
             raise TaskPoolError(
                 f"task pool {pool.name!r}: {trouble}, while {len(pending)} of {total} tasks were "
-                f"not done{health.story()}"
+                f"not done{running.story()}"
             )
         woken.wait(_LOOK)
         woken.clear()
+
+
+def _error_of(future: Any) -> BaseException | None:
+    """Exception of a task that has ended, None when it ended well."""
+    if future.status == "finished":
+        return None
+    error: BaseException | None = future.exception() if future.status == "error" else None
+    return error or RuntimeError(f"the task was {future.status}")
 
 
 def _failed(pool: Any) -> dict[str, BaseException]:
@@ -224,11 +282,11 @@ def _failed(pool: Any) -> dict[str, BaseException]:
     failures: dict[str, BaseException] = {}
     succeeded = []
     for name, future in zip(pool.active_tasks, pool.futures, strict=True):
-        if future.status == "finished":
+        error = _error_of(future)
+        if error is None:
             succeeded.append(future)
             continue
-        error = future.exception() if future.status == "error" else None
-        failures[name] = error or RuntimeError(f"the task was {future.status}")
+        failures[name] = error
         pool.services._send_monitor_event(
             "IPS_TASK_END", f"task_name = {name}, failed: {describe(failures[name])}", ok=False
         )
@@ -242,7 +300,7 @@ def _parameter(pool: Any, name: str, default: float) -> float:
 
 def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
     """``submit_dask_tasks`` with executables that exist, and nothing left behind when it fails."""
-    if pool.__dict__.get("_ips_components_health") is not None:
+    if pool.__dict__.get("_ips_components_watch") is not None:
         raise TaskPoolError(
             f"task pool {pool.name!r} is running on Dask already: get its finished tasks before "
             "submitting more"
@@ -256,11 +314,11 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
     pool.dask_scheduler, pool.dask_worker = str(launchers.scheduler), str(launchers.worker)
     pool.shifter = str(launchers.shifter)
     pool.dask_client = None
-    health = pool._ips_components_health = _Health(pool, launchers)
+    running = pool._ips_components_watch = RunningPool(pool, launchers)
     time_out = _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT)
 
     def connect(**options: Any) -> Any:
-        health.wait_for_scheduler(time_out)
+        running.wait_for_scheduler(time_out)
         client = pool.dask_client = _connect(**options)
         # In a container, Dask may be another one than here: better refused than misunderstood.
         check_versions(client, packages=("python", "dask", "distributed"))
@@ -278,11 +336,11 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 
 def _finish(pool: Any, original: Any) -> dict[str, Any]:
     """``get_dask_finished_tasks_status`` that ends, whatever happens to the pool."""
-    health: _Health = pool._ips_components_health
+    running: RunningPool = pool._ips_components_watch
     try:
-        _settled(pool, health, _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT))
+        _settled(pool, running, _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT))
         failures = _failed(pool)
-        with health.bounded_shutdown():
+        with running.bounded_shutdown():
             scheduler = pool.dask_sched_pid
             results: dict[str, Any] = original(pool)
             pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
@@ -356,4 +414,12 @@ def install() -> None:
         _adapt(sys.modules[ServicesProxy.__module__].TaskPool)
         create(self, task_pool_name)
 
+    get_config_param = ServicesProxy.get_config_param
+
+    @wraps(get_config_param)
+    def quiet_get_config_param(self: Any, param: str, silent: bool = False) -> Any:
+        # IPS asks for this one to learn whether there is a portal: "no" is no error.
+        return get_config_param(self, param, silent or param == "PORTAL_RUNID")
+
     ServicesProxy.create_task_pool = create_task_pool
+    ServicesProxy.get_config_param = quiet_get_config_param

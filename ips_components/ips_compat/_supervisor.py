@@ -58,7 +58,7 @@ class Failure:
 
     def __str__(self) -> str:
         where = f"component {self.component}, method {self.method}: " if self.component else ""
-        return where + " ".join(describe(self.error).split())
+        return where + describe(self.error)
 
 
 class WatchedQueue:
@@ -263,7 +263,7 @@ class Supervisor:
             for simulation in self.framework.config_manager.finished_sim_map.values()
             if isinstance(simulation.log_file, str)
         ]
-        lines = ["ips_components: the run failed", f"  cause: {cause}"]
+        lines = ["ips_components: the run failed", "  cause: " + cause.replace("\n", "\n    ")]
         lines += [f"  log:   {log}" for log in logs]
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()

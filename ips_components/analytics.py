@@ -1,0 +1,298 @@
+"""IPS component that runs a Dask analysis of what a simulation puts, in transit.
+
+In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ipsframework import Component
+
+from ips_components import ips_compat
+from ips_components._coupling import (
+    CONTACT,
+    COORDINATOR,
+    SIMULATION,
+    leave_notice,
+    read_notice,
+)
+from ips_components.config import AnalyticsConfig
+
+ips_compat.install()
+
+POOL = "analytics"
+TASK = "analysis"
+_ASK = 1.0
+_GOODBYE = 0.1
+
+
+class Analytics(Component):
+    """Starts a Dask pool with receivers in its workers, and runs the analysis in it."""
+
+    def init(
+        self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
+    ) -> dict[str, Any]:
+        """Start the pool, submit the analysis, and publish where the receivers are.
+
+        Parameters
+        ----------
+        timestamp
+            Time of the time loop.
+        run
+            Id of the run.
+        run_dir
+            Directory of the run.
+
+        Returns
+        -------
+        dict
+            ``contact``, the path of the contact file, and ``workers``.
+        """
+        from ips_components import external
+        from ips_components.wire import contact
+
+        config = self._config()
+        self._run, self._run_dir = run, Path(run_dir)
+        settings = self._settings(config)
+        if config.input_files:
+            self.services.stage_input_files(self.INPUT_FILES)
+        self._prepare_environment(config)
+        self._submit(config, settings)
+        pool = ips_compat.running_pool(self.services, POOL)
+        try:
+            pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
+            endpoints = external.wait_for_receivers(
+                pool.client, run, settings.n_receivers, config.connect_time_out
+            )
+        except BaseException:
+            pool.close()
+            raise
+        known = contact.Endpoint.__dataclass_fields__
+        path = self._run_dir / CONTACT
+        contact.write(
+            path,
+            contact.Contact(
+                run=run,
+                token=settings.token,
+                endpoints=tuple(
+                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
+                    for each in endpoints
+                ),
+                deadlines=config.deadlines,
+                options={
+                    "lanes": list(config.lanes),
+                    "replay_steps": config.replay_steps,
+                    "on_analytics_loss": config.on_analytics_loss,
+                },
+            ),
+        )
+        return {"contact": str(path), "workers": endpoints}
+
+    def step(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
+        """Wait for the analysis and for the simulation's goodbye; return what came out.
+
+        Returns
+        -------
+        dict
+            ``results`` (path), ``variables`` and ``contract`` as from the analysis task.
+
+        Raises
+        ------
+        TaskPoolError
+            When the analysis raised, or its pool was lost.
+        """
+        from ips_components import external
+        from ips_components.report import Progress
+
+        config = self._config()
+        pool = ips_compat.running_pool(self.services, POOL)
+        watch = _Watch(pool.client, self._run, self._run_dir, config)
+        with Progress(quiet=not config.progress) as progress:
+            pool.on_look = lambda: watch.look(progress.update)
+            try:
+                for error in pool.wait_for_tasks().values():
+                    watch.fail("analysis", ips_compat.describe(error))
+                self._wait_for_goodbye(pool, watch, progress.update)
+            finally:
+                with suppress(Exception):  # a pool that is lost knows nothing any more
+                    record = external.run_record(pool.client, self._run)
+                    leave_notice(self._run_dir, COORDINATOR, record)
+                (self._run_dir / CONTACT).unlink(missing_ok=True)
+        summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]
+        if config.output_files:
+            self.services.stage_output_files(
+                timestamp, list(config.output_files), save_plasma_state=False
+            )
+        return summary
+
+    def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """End what is left of the pool."""
+        self.terminate_pool()
+
+    def terminate_pool(self) -> None:
+        """End the pool when it was not gathered."""
+        if POOL in self.services.task_pools:
+            self.services.remove_task_pool(POOL)
+        (self._run_dir / CONTACT).unlink(missing_ok=True)
+
+    # --- internals ------------------------------------------------------------------------------
+
+    def _config(self) -> AnalyticsConfig:
+        run = ips_compat.run_config(self.services)
+        section = ips_compat.section_of(self)
+        return next(each for each in run.analytics if each.section == section)
+
+    def _settings(self, config: AnalyticsConfig) -> Any:
+        from ips_components.external import RunSettings
+        from ips_components.wire.contact import new_token
+
+        run = ips_compat.run_config(self.services)
+        described = [array.description(run.times.n_steps) for array in config.arrays]
+        arrays = tuple(each for each in described if each is not None)
+        suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
+        return RunSettings(
+            run=self._run,
+            token=new_token(),
+            analysis=config.analysis,
+            n_receivers=config.n_receivers,
+            parameters=config.analysis_args,
+            arrays=arrays or None,
+            decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
+            halos={a.name: a.halo for a in config.arrays if a.halo},
+            chunks={a.name: a.chunks for a in config.arrays if a.chunks},
+            policies={a.name: a.policy for a in config.arrays},
+            results=str(self._run_dir / (config.results or f"results{suffix}")),
+            results_format=config.results_format,
+            run_dir=str(self._run_dir),
+            n_steps=run.times.n_steps,
+            deadlines=config.deadlines,
+            on_analytics_loss=config.on_analytics_loss,
+            replay_steps=config.replay_steps,
+            memory_share=config.memory_share,
+            lanes=config.lanes,
+            security=config.security,
+        )
+
+    def _prepare_environment(self, config: AnalyticsConfig) -> None:
+        """Let the workers find the analysis beside the config; this process is our own."""
+        path = [config.input_dir, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
+        ips_compat.prepare_launcher(ips_compat.run_config(self.services).oversubscribe)
+
+    def _submit(self, config: AnalyticsConfig, settings: Any) -> None:
+        from ips_components.external import run_analysis, run_plugin
+
+        services = self.services
+        plain = settings.to_dict()
+
+        def analysis() -> dict[str, Any]:
+            """IPS would turn arguments into text, and write the run's secret into its log."""
+            return run_analysis(plain)
+
+        services.create_task_pool(POOL)
+        services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
+        services.submit_tasks(
+            POOL,
+            use_dask=True,
+            dask_nodes=config.dask_nodes,
+            dask_ppw=config.dask_ppw,
+            use_shifter=config.use_shifter,
+            dask_worker_plugin=run_plugin(settings),
+            dask_worker_per_gpu=config.dask_worker_per_gpu,
+        )
+
+    def _wait_for_goodbye(
+        self, pool: ips_compat.RunningPool, watch: "_Watch", show: Callable[..., None]
+    ) -> None:
+        """The analysis is done; the receivers stay until all ranks have closed their bridges."""
+        while not watch.over:
+            pool.check()
+            watch.look(show, _GOODBYE)
+            time.sleep(_GOODBYE)
+
+
+class _Watch:
+    """Looks several times a second whether a run still has a chance, and fails it if not.
+
+    Parameters
+    ----------
+    client
+        Of the pool's scheduler.
+    run, run_dir
+        The run.
+    config
+        Its deadlines.
+    """
+
+    def __init__(self, client: Any, run: str, run_dir: Path, config: AnalyticsConfig) -> None:
+        self.client = client
+        self.run = run
+        self.run_dir = run_dir
+        self.config = config
+        self.over = False
+        self._asked = 0.0
+        self._progress: tuple[Any, ...] = ()
+        self._moved = time.monotonic()
+        self._simulation_ended = 0.0
+        self._given_up = False
+
+    def fail(self, who: str, cause: str) -> None:
+        """Tell the coordinator that the run cannot succeed any more; it ignores later causes."""
+        from ips_components import external
+
+        if not self._given_up:
+            self._given_up = True
+            external.abort_run(self.client, self.run, cause, who=who)
+
+    def look(self, show: Callable[[Mapping[str, Any]], None], interval: float = _ASK) -> None:
+        """Ask the coordinator how far it is, if the last time was so many seconds ago."""
+        from ips_components.external._run import call
+
+        now = time.monotonic()
+        if now - self._asked < interval:
+            return
+        self._asked = now
+        try:
+            state = call(self.client, "progress", self.run)
+        except Exception:  # the pool is watched elsewhere, and ends the wait when it is lost
+            return
+        show(state)
+        progress = tuple(
+            state.get(name) for name in ("phase", "ranks", "steps", "analysed", "delivered")
+        )
+        if progress != self._progress:
+            self._progress, self._moved = progress, now
+        self.over = state.get("phase") in ("ended", "failed")
+        if not self.over and (cause := self._hopeless(state, now)):
+            self.fail("simulation", cause)
+
+    def _hopeless(self, state: Mapping[str, Any], now: float) -> str:
+        """Why nothing more can be expected of the simulation, or ""."""
+        notice = read_notice(self.run_dir, SIMULATION)
+        still = now - self._moved
+        if notice.get("state") == "ended":
+            self._simulation_ended = self._simulation_ended or now
+            if not notice["ok"] and now - self._simulation_ended > 2 * _ASK:
+                return str(notice["cause"])
+            if still > self.config.drain_time_out or not state.get("ranks"):
+                return (
+                    "it ended well, but not all of its ranks closed their bridges"
+                    if state.get("ranks")
+                    else "it ended without a word: does it open a bridge?"
+                )
+        elif notice.get("state") == "started":
+            if not state.get("ranks") and still > self.config.connect_time_out:
+                return (
+                    f"no rank said hello within {self.config.connect_time_out:g} s "
+                    "(CONNECT_TIME_OUT)"
+                )
+            if still > self.config.step_time_out:
+                return (
+                    f"no step was completed for {self.config.step_time_out:g} s (STEP_TIME_OUT), "
+                    f"the last one was {state.get('steps', 0)}"
+                )
+        return ""

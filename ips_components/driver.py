@@ -1,0 +1,269 @@
+"""IPS driver of a coupled run: the simulation beside the analytics, and the truth about both.
+
+In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAME = Driver``.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ipsframework import Component
+
+from ips_components import ips_compat
+from ips_components._coupling import (
+    ABORT,
+    COORDINATOR,
+    SIMULATION,
+    leave_notice,
+    new_run_id,
+    read_notice,
+    remove_notices,
+    run_directory,
+)
+from ips_components.config import AnalyticsConfig, RunConfig
+from ips_components.errors import IPSComponentsError
+
+ips_compat.install()
+
+_MARGIN = 60.0
+_LOOK = 5.0
+_FATAL = ("failed", "lost", "ended with an error", "ended early")
+
+
+class RunFailed(IPSComponentsError):
+    """A coupled run did not end well; the message is its first cause."""
+
+
+class Driver(Component):
+    """Couples one simulation to one analytics.
+
+    ``init`` starts the Dask pool and stages files, ``step`` runs both sides to their ends,
+    ``finalize`` takes everything down. The run's record, report and summary are written whether it
+    went well or not.
+    """
+
+    def init(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Initialise both sides at the same time."""
+        self._begin()
+        self._initialise("init", timestamp)
+
+    def restart(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """The same, from a checkpoint."""
+        self._begin()
+        self._initialise("restart", timestamp)
+
+    def step(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Run the simulation and the analysis of what it puts.
+
+        Raises
+        ------
+        RunFailed
+            With the first cause.
+        """
+        try:
+            results = self._couple(timestamp)
+        except BaseException as error:
+            self._conclude(error, {})
+            raise
+        self._conclude(None, results)
+
+    def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Finalise both sides."""
+        for port in (self._analytics.port, self._simulation.port):
+            self._call(port, "finalize", timestamp)
+
+    def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Nothing of its own needs to be kept."""
+
+    # --- beginning ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        config: RunConfig = ips_compat.run_config(self.services)
+        self._run_config = config
+        (self._simulation,) = config.simulations
+        (self._analytics,) = config.analytics
+        self._run = new_run_id()
+        self._run_dir = run_directory(config.sim_root, self._run)
+        self._started = time.time()
+        self._failures: list[BaseException] = []
+        self._ports = {
+            port: self.services.get_port(port)
+            for port in (self._simulation.port, self._analytics.port)
+        }
+
+    def _initialise(self, method: str, timestamp: float) -> None:
+        services = self.services
+        simulation, analytics = self._simulation.port, self._analytics.port
+        calls = {
+            services.call_nonblocking(
+                self._ports[analytics], "init", timestamp, run=self._run, run_dir=str(self._run_dir)
+            ): analytics,
+            services.call_nonblocking(self._ports[simulation], method, timestamp): simulation,
+        }
+        deadline = self._analytics.connect_time_out + _MARGIN
+        try:
+            answers = self._wait_all(calls, deadline)
+        except BaseException as error:
+            self._conclude(error, {})
+            raise
+        self._contact = answers[analytics]["contact"]
+
+    def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
+        """Wait for several calls; the first failure ends it."""
+        answers = {}
+        end = time.monotonic() + timeout
+        while calls:
+            ended = ips_compat.wait_first(self.services, calls, end - time.monotonic())
+            if ended is None:
+                raise RunFailed(
+                    f"{', '.join(calls.values())} did not answer within {timeout:g} s; see "
+                    f"{self._run_config.log_file}"
+                )
+            port = calls.pop(ended)
+            answers[port] = ips_compat.answer(self.services, ended)
+        return answers
+
+    def _call(self, port: str, method: str, timestamp: float) -> Any:
+        call = self.services.call_nonblocking(self._ports[port], method, timestamp)
+        return self._wait_all({call: port}, _MARGIN)[port]
+
+    # --- the coupled step -----------------------------------------------------------------------
+
+    def _couple(self, timestamp: float) -> dict[str, Any]:
+        """Run both sides; return the answers by port when both went well."""
+        services = self.services
+        simulation, analytics = self._simulation.port, self._analytics.port
+        leave_notice(self._run_dir, SIMULATION, {"state": "started"})
+        waiting = {
+            services.call_nonblocking(
+                self._ports[simulation],
+                "step",
+                timestamp,
+                contact=self._contact,
+                run_dir=str(self._run_dir),
+            ): simulation,
+            services.call_nonblocking(self._ports[analytics], "step", timestamp): analytics,
+        }
+        answers: dict[str, Any] = {}
+        deadline = float("inf")
+        while waiting:
+            left = min(_LOOK, deadline - time.monotonic())
+            ended = ips_compat.wait_first(services, waiting, max(left, 0.0))
+            if ended is None:
+                if time.monotonic() > deadline:
+                    self._failures.append(
+                        RunFailed(f"{', '.join(waiting.values())} did not end in time")
+                    )
+                    break
+                continue
+            port = waiting.pop(ended)
+            try:
+                answers[port] = ips_compat.answer(services, ended)
+            except Exception as error:
+                self._failures.append(error)
+            deadline = self._tell_the_other(port, answers.get(port) is not None or not
+                                            self._failures)  # fmt: skip
+        if self._failures:
+            raise RunFailed(self._first_cause())
+        return answers
+
+    def _tell_the_other(self, port: str, went_well: bool) -> float:
+        """One side has ended: let the other know, and say until when it may go on."""
+        now, config = time.monotonic(), self._analytics
+        if port == self._simulation.port:
+            cause = "" if went_well else ips_compat.describe(self._failures[-1])
+            leave_notice(
+                self._run_dir, SIMULATION, {"state": "ended", "ok": went_well, "cause": cause}
+            )
+            patience = config.analysis_time_out if went_well else 0.0
+            return now + config.drain_time_out + patience + _MARGIN
+        if went_well:  # the ranks have said goodbye already
+            return now + config.drain_time_out + _MARGIN
+        if config.on_analytics_loss == "continue":
+            return float("inf")  # the simulation has a time-out of its own
+        leave_notice(
+            self._run_dir,
+            ABORT,
+            {"cause": "the analytics failed, and ON_ANALYTICS_LOSS = abort"},
+        )
+        return now + config.drain_time_out + _MARGIN
+
+    def _first_cause(self) -> str:
+        """What went wrong first; the coordinator saw the order of things, if it lived."""
+        from ips_components.report.record import last_line
+
+        for fault in read_notice(self._run_dir, COORDINATOR).get("faults") or []:
+            # What the components told the coordinator, they tell us themselves, and better.
+            if fault["who"] not in ("simulation", "analysis") and fault["what"] in _FATAL:
+                return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
+        return ips_compat.describe(self._failures[0])
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _conclude(self, error: BaseException | None, answers: dict[str, Any]) -> None:
+        """Write record, report and figure, and print the summary."""
+        from ips_components.report import make_record, write_record, write_report
+        from ips_components.report.ledger import print_summary
+
+        coordinator = read_notice(self._run_dir, COORDINATOR)
+        remove_notices(self._run_dir)
+        facts = answers.get(self._simulation.port) or {
+            "executable": self._simulation.program(),
+            "nproc": self._simulation.nproc,
+        }
+        outcome = answers.get(self._analytics.port) or {}
+        cause = None if error is None else _in_short(ips_compat.describe(error))
+        if isinstance(error, SystemExit):
+            cause = "the run was ended by a signal"
+        fields: dict[str, Any] = {
+            "started": self._started,
+            "ended": time.time(),
+            "comment": self._run_config.comment,
+            "n_steps": self._run_config.times.n_steps,
+            "simulation": {k: facts.get(k) for k in ("executable", "nproc", "exit_status")},
+            "contract": {"arrays": outcome.get("contract", [])},
+            "results": {
+                "path": outcome.get("results"),
+                "variables": outcome.get("variables", {}),
+            },
+        }
+        ledger_open = error is None and not (coordinator.get("ledger") or {}).get("closed", False)
+        if ledger_open:
+            cause = "the ledger does not close: some blocks were produced and never accounted for"
+        record = make_record(
+            self._run,
+            status="ok" if cause is None else "failed",
+            cause=cause,
+            coordinator=coordinator,
+            config=self._run_config.parameters(),
+            **{**fields, "figures": self._figures(outcome, self._analytics)},
+        )
+        write_record(record, self._run_dir)
+        write_report(self._run_dir, record)
+        print_summary(record, self._run_dir)
+        if ledger_open:
+            raise RunFailed(cause or "")
+
+    def _figures(self, outcome: dict[str, Any], config: AnalyticsConfig) -> list[str]:
+        """Draw the results; a figure that cannot be drawn is no reason to fail a run."""
+        if not config.figure or not outcome.get("results"):
+            return []
+        from ips_components.report.figure import run_figure
+
+        path = Path(outcome["results"])
+        try:
+            import xarray
+
+            with (
+                xarray.open_zarr(path) if path.suffix == ".zarr" else xarray.open_dataset(path)
+            ) as results:
+                return [run_figure(results, self._run_dir / "results.png").name]
+        except Exception as error:
+            self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
+            return []
+
+
+def _in_short(text: str) -> str:
+    """First and last line of a message that quotes a log."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if len(lines) < 2 else f"{lines[0]} {lines[-1]}"
