@@ -62,3 +62,7 @@ class NotFittedError(AnalysisError, AttributeError):
 
 class RecordError(IPSComponentsError):
     """A run directory holds no readable run record, or the record breaks its schema."""
+
+
+class SelectionError(ContractError, IndexError):
+    """A selection lies outside an external array; names array, dimension and size."""
