@@ -9,6 +9,8 @@ from sklearn.decomposition import IncrementalPCA
 
 from ips_components import analyses
 from ips_components.errors import ContractError
+from ips_components.external._arrays import external_arrays
+from ips_components.external._contract import contract_from_graph
 from ips_components.model.spec import ArraySpec, StepAxis
 
 
@@ -169,3 +171,17 @@ def test_snapshots_end_with_the_last_step(arrays, field, count):
 def test_a_field_needs_space():
     with pytest.raises(ContractError, match="time and space"):
         analyses.heat2d_moments({"temperature": da.zeros(5)})
+
+
+def test_only_the_chosen_steps_of_an_external_array_are_asked_for():
+    spec = ArraySpec("temperature", "f8", (64, 48), StepAxis(count=200), ("y", "x"))
+
+    def contract(analysis, **options):
+        arrays = external_arrays([spec], run="r", n_receivers=2)
+        agreed = contract_from_graph(analysis(arrays, **options), arrays, run="r")
+        (row,) = agreed.table()
+        return row["fraction"]
+
+    assert contract(analyses.heat2d_spectrum, every=10) == pytest.approx(0.1)
+    assert contract(analyses.heat2d_ipca) == 1.0
+    assert contract(analyses.heat2d_derivative) == 1.0
