@@ -30,7 +30,6 @@ from ips_components.errors import ExternalTaskError, UnsupportedVersion
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler
-    from distributed.scheduler import WorkerState
 
 #: Oldest and newest version of distributed that the tests run against.
 OLDEST = (2025, 5, 1)
@@ -252,7 +251,7 @@ def shield_from_no_workers_timeout(scheduler: Scheduler, gate: Gate) -> Callable
     return undo
 
 
-def owner(scheduler: Scheduler, name: str) -> ClientState:
+def pseudo_client(scheduler: Scheduler, name: str) -> ClientState:
     """Return the pseudo-client called `name`, made if needed."""
     cs = scheduler.clients.get(name)
     if cs is None:
@@ -260,11 +259,13 @@ def owner(scheduler: Scheduler, name: str) -> ClientState:
     return cs
 
 
-def forget_owner(scheduler: Scheduler, name: str) -> None:
-    """Drop the pseudo-client called `name` if it holds nothing."""
+def forget_pseudo_client(scheduler: Scheduler, name: str) -> bool:
+    """Drop the pseudo-client called `name` if it holds nothing; tell whether it is gone."""
     cs = scheduler.clients.get(name)
-    if cs is not None and not cs.wants_what:
-        del scheduler.clients[name]
+    if cs is None or not cs.wants_what:
+        scheduler.clients.pop(name, None)
+        return True
+    return False
 
 
 _SPEC = Task("external", _never)
@@ -423,9 +424,9 @@ def is_failing(ts: TaskState) -> bool:
     return ts.exception_blame is not None
 
 
-def worker_state(scheduler: Scheduler, address: str) -> WorkerState | None:
-    """Return the state of the worker at `address`, if there is one."""
-    return scheduler.workers.get(address)
+def has_worker(scheduler: Scheduler, address: str) -> bool:
+    """Whether the scheduler has a worker at `address`."""
+    return address in scheduler.workers
 
 
 # -- worker --------------------------------------------------------------------------------

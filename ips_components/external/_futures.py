@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 import weakref
 from collections.abc import Iterable, Mapping
 from itertools import cycle
@@ -44,6 +43,8 @@ PROVIDE_TIMEOUT = 60.0
 #: Seconds between two looks at a cluster that has no worker yet.
 POLL_INTERVAL = 0.05
 
+#: Group of the keys that are declared one by one.
+FUTURES = "futures"
 #: Outcomes after which the provider has done its part.
 _FINE = frozenset({"memory", "replica", "early", "late"})
 
@@ -81,8 +82,7 @@ def external_future(key: Key, client: Client | None = None) -> Future:
 
 async def _external_future(client: Client, key: Key) -> Future:
     await ensure_plugins(client)
-    group = f"futures-{uuid.uuid4().hex[:12]}"
-    await client.scheduler.external_declare_keys(keys=[key], group=group, client=client.id)
+    await client.scheduler.external_declare_keys(keys=[key], group=FUTURES, client=client.id)
     future = _compat.make_future(client, key)
     # On the same stream, hence after the client's own claim.
     _compat.send_to_scheduler(client, {"op": "external-let-go", "keys": [key]})

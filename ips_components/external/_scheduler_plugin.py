@@ -157,11 +157,12 @@ class ExternalTasksPlugin(SchedulerPlugin):
             client=None if client is None else check_name("a client", client),
         )
 
-    def let_go(self, group: Any, when_known: Any = ()) -> None:
+    def let_go(self, group: Any, when_known: Any = (), client: Any = None) -> None:
         """See :meth:`ExternalTasks.let_go`."""
         self._tasks.let_go(
             check_name("a group of external tasks", group),
             when_known=_tuple("when_known", when_known),
+            client=None if client is None else check_name("a client", client),
         )
 
     def fail(self, keys: Any = (), group: Any = None, why: Any = "") -> int:
@@ -207,9 +208,9 @@ class ExternalTasksPlugin(SchedulerPlugin):
 
         def act() -> None:
             if keys:
-                self._tasks.let_go_keys(_keys(keys))
-            elif group in self._tasks.groups:
-                self._tasks.let_go(group)
+                self._tasks.let_go_keys(_keys(keys), client=client)
+            elif group in self._tasks.registry.groups:
+                self._tasks.let_go(group, client=client)
 
         self._guard(act, client)
 

@@ -2,24 +2,27 @@
 
 :class:`ExternalTasks` lives in the scheduler process, is found as
 ``scheduler.extensions["external-tasks"]`` and knows nothing of simulations.  It creates the
-tasks, carries out the instructions of the table in :mod:`~._state`, and tells observers what
-Dask did to the tasks.  All of its methods must be called in the scheduler's event loop.
+tasks, follows what Dask does to them through the table in :mod:`~._state`, and tells observers.
+All of its methods must be called in the scheduler's event loop.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from time import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
-from ips_components.external._groups import Bounded, EarlyData, Group, Observer
+from ips_components.external._arrivals import Arrivals
+from ips_components.external._changes import KINDS, Change, Changes
+from ips_components.external._groups import Group, Observer, Registry
+from ips_components.external._holds import Holds
 from ips_components.external._log import Record, SchedulingLog
-from ips_components.external._names import ExternalName, Key, check_key, check_name, key_name
+from ips_components.external._names import ExternalName, Key, check_key, key_name
 from ips_components.external._state import (
     Event,
     ImpossibleTransition,
@@ -39,22 +42,7 @@ EXTENSION = "external-tasks"
 EARLY_LIMIT = 1 << 30
 
 #: An exception, or a function from a key to one.
-Failure = BaseException | Callable[[Key], BaseException]
-
-#: What observers hear of a new state.
-_KINDS = {state: state.value for state in State} | {State.MEMORY: "in_memory"}
-
-
-class _Change(NamedTuple):
-    """A change of one key that the log and the observers have not heard of."""
-
-    group: Group
-    kind: str
-    state: str
-    key: Key
-    worker: str
-    stimulus: str
-    nbytes: int
+Failure: TypeAlias = BaseException | Callable[[Key], BaseException]
 
 
 class ExternalTasks:
@@ -66,6 +54,13 @@ class ExternalTasks:
     early_limit : int
         Bytes of undeclared data that the whole cluster may keep until they are declared.
 
+    Attributes
+    ----------
+    log : SchedulingLog
+        Every change of state.
+    companions : dict
+        What lives beside the external tasks, by dotted name.
+
     Raises
     ------
     UnsupportedVersion
@@ -76,17 +71,13 @@ class ExternalTasks:
         _compat.check()
         self.scheduler = scheduler
         self.log = SchedulingLog()
-        self.early = EarlyData(early_limit)
         self.companions: dict[str, Any] = {}
-        self.groups: dict[str, Group] = {}
-        self._by_name: dict[str, Group] = {}
-        self._tombstones = Bounded()
-        self._gate = _compat.Gate(scheduler)
-        self._changes: list[_Change] = []
-        self._arriving = ""  # worker whose announcement is being carried out
-        self._departed = Bounded(1000)  # stimulus -> worker that left
-        self._pending_let_go: dict[str, set[Key]] = {}
+        self.registry = Registry()
+        self.changes = Changes(scheduler.loop.add_callback, self.log, self._after_telling)
         self._stimuli = count()
+        self._holds = Holds(scheduler, self.registry, self._stimulus)
+        self._arrivals = Arrivals(self, early_limit)
+        self._gate = _compat.Gate(scheduler)
         self._undo = [
             _compat.add_arrival(scheduler),
             _compat.shield_from_no_workers_timeout(scheduler, self._gate),
@@ -96,10 +87,10 @@ class ExternalTasks:
         """Take back what was changed on the scheduler and close the log's files."""
         while self._undo:
             self._undo.pop()()
-        self.flush()
+        self.changes.flush()
         self.log.close()
 
-    # -- declaring -----------------------------------------------------------------------
+    # -- declaring and letting go --------------------------------------------------------
 
     def declare(
         self,
@@ -115,9 +106,8 @@ class ExternalTasks:
     ) -> int:
         """Create the external tasks ``(name, i, j, ...)`` of an array; return how many are new.
 
-        They wait for data, are held by the group's pseudo-client until :meth:`let_go`, and
-        data that have arrived already are matched at once.  Declaring the same again changes
-        nothing.
+        They wait for data, are held by a pseudo-client until :meth:`let_go`, and data that
+        have arrived already are matched at once.  Declaring the same again changes nothing.
 
         Parameters
         ----------
@@ -137,7 +127,7 @@ class ExternalTasks:
             Expected lengths of the chunks and type of the values; what arrives otherwise is
             refused, and the task errs.
         client : str, optional
-            Dask client whose departure ends the hold on the keys.
+            Dask client for which the tasks are held; its departure ends the hold.
 
         Raises
         ------
@@ -147,26 +137,27 @@ class ExternalTasks:
         spec = ExternalName(
             name, numblocks, None if needed is None else tuple(needed), chunks, dtype
         )
-        record = self._open_group(group, on_event, client)
-        declared = self._by_name.get(name)
+        record = self.registry.open(group, on_event)
+        declared = self.registry.by_name.get(name)
         if declared is not None and (declared is not record or record.names[name] != spec):
             raise ExternalTaskError(
                 f"external array {name!r} is already declared by group {declared.name!r} as "
                 f"{declared.names[name]}; got {spec}. Give every array its own name"
             )
-        new = self._create(record, name, spec, spec.keys())
+        new = self._create(record, name, spec, list(spec.keys()), client)
         stimulus = self._stimulus("declare")
-        self.log.add(
-            Record(
-                time(),
-                group,
-                State.DECLARED,
-                stimulus=stimulus,
-                name=name,
-                numblocks=numblocks,
-                ranges=spec.ranges,
+        if new:
+            self.log.add(
+                Record(
+                    time(),
+                    group,
+                    State.DECLARED,
+                    stimulus=stimulus,
+                    name=name,
+                    numblocks=numblocks,
+                    ranges=spec.ranges,
+                )
             )
-        )
         self._settle(new, stimulus)
         return len(new)
 
@@ -182,41 +173,33 @@ class ExternalTasks:
 
         Like :meth:`declare` for keys that are no chunks of an array.
         """
-        keys = [check_key(key) for key in keys]
-        record = self._open_group(group, on_event, client)
+        by_name: defaultdict[str, list[Key]] = defaultdict(list)
         for key in keys:
-            other = self._by_name.get(key_name(key), record)
-            if other is not record and key not in other.states:
+            by_name[key_name(check_key(key))].append(key)
+        record = self.registry.open(group, on_event)
+        for name in by_name:
+            other = self.registry.by_name.get(name, record)
+            if other is not record or record.names.get(name) is not None:
                 raise ExternalTaskError(
-                    f"key {key!r} belongs to the name {key_name(key)!r}, which group "
-                    f"{other.name!r} has declared without this key"
+                    f"the name {name!r} of key {by_name[name][0]!r} is that of an external "
+                    f"array or key of group {other.name!r}; use another name"
                 )
         new: list[Key] = []
-        for key in keys:
-            if key_name(key) not in self._by_name or self._by_name[key_name(key)] is record:
-                new += self._create(record, key_name(key), None, [key])
+        for name, mine in by_name.items():
+            new += self._create(record, name, None, mine, client)
         stimulus = self._stimulus("declare")
         if new:
             self.log.note(group, State.DECLARED, new, stimulus=stimulus)
         self._settle(new, stimulus)
-        self.flush()
         return len(new)
 
-    def _open_group(self, name: str, on_event: Observer | None, client: str | None) -> Group:
-        check_name("a group of external tasks", name)
-        group = self.groups.get(name)
-        if group is None:
-            group = self.groups[name] = Group(name)
-        if group.ended is not None:
-            raise ExternalTaskError(f"group {name!r} has ended; no data will come for it")
-        if on_event is not None and on_event not in group.observers:
-            group.observers.append(on_event)
-        if client is not None:
-            group.clients.add(client)
-        return group
-
     def _create(
-        self, group: Group, name: str, spec: ExternalName | None, keys: Iterable[Key]
+        self,
+        group: Group,
+        name: str,
+        spec: ExternalName | None,
+        keys: list[Key],
+        client: str | None,
     ) -> list[Key]:
         tasks, states = self.scheduler.tasks, group.states
         new = [key for key in keys if key not in states]
@@ -226,32 +209,22 @@ class ExternalTasks:
                     f"key {key!r} is an ordinary task of this cluster; an external task needs "
                     "a key of its own"
                 )
-        _compat.create_waiting(
-            self.scheduler, new, self._gate, _compat.owner(self.scheduler, group.owner)
-        )
+        holder = self._holds.holder(group, client)
+        if len(new) < len(keys):
+            self._holds.hold(group, client, [key for key in keys if key in states])
+        _compat.create_waiting(self.scheduler, new, self._gate, holder)
         states.update(dict.fromkeys(new, State.DECLARED))
-        group.names.setdefault(name, spec)
-        self._by_name[name] = group
-        self._tombstones.pop(name, None)
+        self.registry.add(group, name, spec)
         return new
 
     def _settle(self, new: list[Key], stimulus: str) -> None:
-        """Close the gate, then match what has arrived before it was declared."""
-        if not new:
-            return
-        self._gate.close(stimulus)
-        if not self.early:
-            return
-        by_worker: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-        for key in new:
-            for worker, item in self.early.pop(key).items():
-                by_worker[worker].append(item)
-        for worker, items in by_worker.items():
-            self.arrived(worker, items, stimulus)
+        if new:
+            self._gate.close(stimulus)
+            self._arrivals.match(new, stimulus)
 
-    # -- letting go ----------------------------------------------------------------------
-
-    def let_go(self, group: str, *, when_known: Iterable[Key] = ()) -> None:
+    def let_go(
+        self, group: str, *, when_known: Iterable[Key] = (), client: str | None = None
+    ) -> None:
         """Drop the hold on a group's keys, so that each is freed after its last consumer.
 
         Tasks that no registered graph needs are forgotten at once.  ``update_graph`` is
@@ -259,36 +232,11 @@ class ExternalTasks:
         gone.  Give the keys of its results as `when_known`; the hold is then dropped as soon
         as the scheduler knows them all.
         """
-        record = self._group(group)
-        missing = {key for key in when_known if key not in self.scheduler.tasks}
-        if missing:
-            self._pending_let_go[group] = self._pending_let_go.get(group, set()) | missing
-            return
-        if group in self._pending_let_go:
-            return
-        cs = _compat.owner(self.scheduler, record.owner)
-        stimulus = self._stimulus("let-go")
-        self.scheduler.client_releases_keys(
-            keys=[ts.key for ts in cs.wants_what], client=record.owner, stimulus_id=stimulus
-        )
-        _compat.forget_owner(self.scheduler, record.owner)
-        self._close_if_done(record)
+        self._holds.let_go(group, client, when_known)
 
-    def let_go_keys(self, keys: Iterable[Key]) -> None:
+    def let_go_keys(self, keys: Iterable[Key], *, client: str | None = None) -> None:
         """Drop the hold on single keys."""
-        stimulus = self._stimulus("let-go")
-        by_group: defaultdict[str, list[Key]] = defaultdict(list)
-        for key in keys:
-            if (group := self._by_name.get(key_name(key))) is not None:
-                by_group[group.name].append(key)
-        for name, mine in by_group.items():
-            group = self.groups[name]
-            if group.owner in self.scheduler.clients:
-                self.scheduler.client_releases_keys(
-                    keys=mine, client=group.owner, stimulus_id=stimulus
-                )
-                _compat.forget_owner(self.scheduler, group.owner)
-            self._close_if_done(group)
+        self._holds.let_go_keys(keys, client)
 
     # -- arriving ------------------------------------------------------------------------
 
@@ -303,113 +251,16 @@ class ExternalTasks:
             ``refused: <reason>`` (wrong shape or type, or no room to keep it; dropped),
             ``worker gone``.
         """
-        if _compat.worker_state(self.scheduler, worker) is None:
-            logger.info("Ignoring %d values announced by %s, which has left", len(items), worker)
-            return ["worker gone"] * len(items)
-        outcomes = []
-        ready: list[tuple[Any, int, str]] = []
-        replicas: list[Key] = []
-        drop: list[Key] = []
-        for item in items:
-            key, nbytes = item[0], item[1]
-            name = key_name(key)
-            group = self._by_name.get(name)
-            state = None if group is None else group.states.get(key)
-            if group is None or state is None:
-                outcomes.append(self._arrived_unknown(worker, item, name, drop, stimulus_id))
-                continue
-            state, instruction = self._move(group, key, state, Event.ARRIVE)
-            if instruction is Instruction.TO_MEMORY:
-                if len(item) > 2 and (why := self._mismatch(group, name, item)):
-                    outcomes.append(f"refused: {why}")
-                    drop.append(key)
-                    self._err(group, [key], ExternalTaskError(why), stimulus_id)
-                    continue
-                if not _compat.is_waiting(self.scheduler, key):
-                    logger.error("External task out of step with Dask: %s", self.story(key))
-                    outcomes.append("late")
-                    drop.append(key)
-                    continue
-                group.states[key] = state
-                ready.append((key, nbytes, "numpy.ndarray" if len(item) > 2 else "object"))
-                outcomes.append("memory")
-            elif instruction is Instruction.ADD_REPLICA:
-                replicas.append(key)
-                outcomes.append("replica")
-            elif instruction is Instruction.KEEP:
-                # Announced twice within one batch.
-                outcomes.append("replica")
-            else:
-                drop.append(key)
-                outcomes.append("late")
-                self.log.note(
-                    group.name, "late", [key], worker=worker, stimulus=stimulus_id, nbytes=[nbytes]
-                )
-        if ready:
-            self._arriving = worker
-            try:
-                _compat.to_memory(self.scheduler, worker, ready, stimulus_id)
-            finally:
-                self._arriving = ""
-        if replicas:
-            _compat.add_replica(self.scheduler, worker, replicas)
-        if drop:
-            _compat.drop_replica(self.scheduler, worker, drop, stimulus_id)
-        return outcomes
-
-    def _arrived_unknown(
-        self, worker: str, item: tuple[Any, ...], name: Any, drop: list[Key], stimulus: str
-    ) -> str:
-        key, nbytes = item[0], item[1]
-        if (group := self._by_name.get(name)) is not None:
-            spec = group.names[name]
-            if spec is not None and key not in spec:
-                drop.append(key)
-                return f"refused: external array {name!r} has no task for this chunk"
-        if group is not None or name in self._tombstones:
-            drop.append(key)
-            self.log.note("", "late", [key], worker=worker, stimulus=stimulus, nbytes=[nbytes])
-            return "late"
-        if key in self.scheduler.tasks:
-            drop.append(key)
-            return "refused: the key is an ordinary task of this cluster"
-        if not self.early.keep(worker, item):
-            drop.append(key)
-            return (
-                f"refused: the data are not declared, and the {self.early.limit} bytes kept for "
-                "early data are used up; declare the array before its data are sent"
-            )
-        self.log.note("", State.ARRIVED, [key], worker=worker, stimulus=stimulus, nbytes=[nbytes])
-        return "early"
-
-    def _mismatch(self, group: Group, name: str, item: tuple[Any, ...]) -> str:
-        spec = group.names.get(name)
-        key, _, dtype, shape = item
-        if spec is None:
-            return ""
-        if spec.dtype and dtype != spec.dtype:
-            return f"value of {key!r} has dtype {dtype!r}, declared was {spec.dtype!r}"
-        expected = spec.shape(key)
-        if expected is not None and tuple(shape) != expected:
-            return f"value of {key!r} has shape {tuple(shape)}, declared was {expected}"
-        return ""
+        return self._arrivals.arrived(worker, items, stimulus_id)
 
     def undeliverable(self, worker: str, keys: Iterable[Key], why: str, stimulus_id: str) -> None:
         """A worker could not take values in: tell the observers that they are lost."""
-        for key in keys:
-            if (group := self._by_name.get(key_name(key))) is not None:
-                self._changes.append(
-                    _Change(group, "lost", "undeliverable", key, worker, stimulus_id, 0)
-                )
-        logger.warning("Worker %s could not take in external data: %s", worker, why)
-        self._schedule_flush()
+        self._arrivals.undeliverable(worker, keys, why, stimulus_id)
 
     # -- failing -------------------------------------------------------------------------
 
     def fail(
-        self,
-        keys: Iterable[Key] | tuple[str, Iterable[tuple[int, int]]],
-        failure: Failure,
+        self, keys: Iterable[Key] | tuple[str, Iterable[tuple[int, int]]], failure: Failure
     ) -> int:
         """Err external tasks that still wait; return how many.  What is complete stays.
 
@@ -422,13 +273,15 @@ class ExternalTasks:
         """
         by_group: defaultdict[str, list[Key]] = defaultdict(list)
         for key in self._expand(keys):
-            group = self._by_name.get(key_name(key))
-            if group is None:
+            group, _ = self.registry.find(key)
+            if group is not None:
+                by_group[group.name].append(key)
+            elif not self.registry.knew(key):
                 raise ExternalTaskError(f"cannot fail {key!r}: it is not an external task")
-            by_group[group.name].append(key)
         stimulus = self._stimulus("fail")
+        groups = self.registry.groups
         return sum(
-            self._err(self.groups[name], mine, failure, stimulus) for name, mine in by_group.items()
+            self.err(groups[name], mine, failure, stimulus) for name, mine in by_group.items()
         )
 
     def fail_remaining(self, group: str, failure: Failure) -> int:
@@ -437,26 +290,25 @@ class ExternalTasks:
         Whatever of the group is lost or wanted again afterwards errs as well, since nobody
         can deliver it any more.
         """
-        record = self._group(group)
+        record = self.registry.get(group)
         record.ended = failure
-        return self._err(record, list(record.states), failure, self._stimulus("end"))
+        return self.err(record, list(record.states), failure, self._stimulus("end"))
 
     def _expand(self, keys: Any) -> Iterable[Key]:
-        if (
-            isinstance(keys, tuple)
-            and len(keys) == 2
-            and isinstance(keys[0], str)
-            and not isinstance(keys[1], str | int)
-        ):
-            name, ranges = keys
-            group = self._by_name.get(name)
-            spec = None if group is None else group.names[name]
-            if spec is None:
-                raise ExternalTaskError(f"no external array {name!r} is declared")
-            return spec.keys(ranges)
-        return list(keys)
+        """Return the keys meant by keys or by (name, ranges)."""
+        if not (isinstance(keys, tuple) and len(keys) == 2 and isinstance(keys[0], str)):
+            return keys
+        name, ranges = keys
+        if isinstance(ranges, str):
+            return keys
+        group = self.registry.by_name.get(name)
+        spec = None if group is None else group.names[name]
+        if spec is None:
+            raise ExternalTaskError(f"no external array {name!r} is declared")
+        return spec.keys(ranges)
 
-    def _err(self, group: Group, keys: Iterable[Key], failure: Failure, stimulus: str) -> int:
+    def err(self, group: Group, keys: Iterable[Key], failure: Failure, stimulus: str) -> int:
+        """Err those of `keys` that still wait; return how many."""
         failures = []
         one = None
         if isinstance(failure, BaseException):
@@ -465,7 +317,7 @@ class ExternalTasks:
             state = group.states.get(key)
             if state is None:
                 continue
-            _, instruction = self._move(group, key, state, Event.FAIL)
+            _, instruction = self.move(group, key, state, Event.FAIL)
             if instruction is Instruction.TO_ERRED:
                 if one is None:
                     exception = failure(key)  # type: ignore[operator]
@@ -480,28 +332,26 @@ class ExternalTasks:
 
     def known(self, key: Key) -> bool:
         """Whether `key` is an external task that Dask knows."""
-        group = self._by_name.get(key_name(key))
-        return group is not None and key in group.states
+        return self.registry.find(key)[1] is not None
 
     def state(self, key: Key) -> State:
         """Return the state of an external task; UNKNOWN for what nobody has declared."""
-        group = self._by_name.get(key_name(key))
-        state = None if group is None else group.states.get(key)
+        group, state = self.registry.find(key)
         if state is not None:
             return state
-        if key in self.early:
+        if key in self._arrivals.early:
             return State.ARRIVED
-        if group is not None or key_name(key) in self._tombstones:
+        if group is not None or self.registry.knew(key):
             return State.FORGOTTEN
         return State.UNKNOWN
 
     def counts(self, group: str) -> dict[str, int]:
         """Return the number of a group's tasks per state."""
-        return self._group(group).counts()
+        return self.registry.get(group).counts()
 
     def story(self, key: Key) -> dict[str, Any]:
         """Return what happened to a key: its state, our records and Dask's own transitions."""
-        self.flush()
+        self.changes.flush()
         return {
             "key": key,
             "state": str(self.state(key)),
@@ -509,20 +359,12 @@ class ExternalTasks:
             "transitions": [tuple(map(str, t)) for t in self.scheduler.story(key)],
         }
 
-    def _group(self, name: str) -> Group:
-        group = self.groups.get(name)
-        if group is None:
-            group = self._tombstones.get(("group", name))
-        if group is None:
-            raise ExternalTaskError(f"no group of external tasks is called {name!r}")
-        return group
-
     # -- what Dask does ------------------------------------------------------------------
 
     def on_transition(self, key: Key, start: str, finish: str, stimulus_id: str) -> None:
         """Hook for every transition of the scheduler; returns at once for ordinary tasks."""
-        group = self._by_name.get(key[0] if type(key) is tuple else key)
-        if group is None or (state := group.states.get(key)) is None:
+        group, state = self.registry.find(key)
+        if group is None or state is None:
             return
         ts = self.scheduler.tasks[key]
         if finish == "memory":
@@ -532,7 +374,8 @@ class ExternalTasks:
         elif finish == "released":
             if _compat.is_failing(ts):
                 return  # Dask's way from waiting to erred
-            event = Event.LOSE if start == "memory" and _compat.still_needed(ts) else Event.RELEASE
+            lost = start == "memory" and _compat.still_needed(ts)
+            event = Event.LOSE if lost else Event.RELEASE
         elif finish == "erred":
             event = Event.ERR
         elif finish == "forgotten":
@@ -544,52 +387,32 @@ class ExternalTasks:
 
     def on_update_graph(self, tasks: Iterable[Key], stimulus_id: str) -> None:
         """Hook for a new graph: note who is wanted, and let go what waited for the graph."""
-        by_name = self._by_name
-        if by_name:
+        if self.registry.by_name:
             for key in tasks:
-                group = by_name.get(key[0] if type(key) is tuple else key)
-                if group is not None and (state := group.states.get(key)) is State.DECLARED:
+                group, state = self.registry.find(key)
+                if group is not None and state is State.DECLARED:
                     self._apply(group, key, state, Event.WANT, stimulus_id, 0)
-        if self._pending_let_go:
-            known = self.scheduler.tasks
-            for name, missing in list(self._pending_let_go.items()):
-                if all(key in known for key in missing):
-                    del self._pending_let_go[name]
-                    # Not now: the scheduler is in the middle of registering the graph.
-                    self.scheduler.loop.add_callback(self._let_go_later, name)
-
-    def _let_go_later(self, name: str) -> None:
-        if name in self.groups:
-            self.let_go(name)
+        self._holds.graph_registered()
 
     def on_remove_worker(self, worker: str, stimulus_id: str) -> None:
         """Hook for a worker that left."""
-        self._departed[stimulus_id] = worker
-        for key in self.early.drop_worker(worker):
-            self.log.note("", "discarded", [key], worker=worker, stimulus=stimulus_id)
+        self.changes.departed[stimulus_id] = worker
+        self._arrivals.worker_left(worker, stimulus_id)
 
     def on_remove_client(self, client: str) -> None:
-        """Hook for a client that left: what it declared is held no longer."""
-        for group in list(self.groups.values()):
-            if client in group.clients:
-                group.clients.discard(client)
-                if not group.clients:
-                    self._pending_let_go.pop(group.name, None)
-                    self.let_go(group.name)
+        """Hook for a client that left: what was held for it is held no longer."""
+        self._holds.client_left(client)
 
     def on_restart(self) -> None:
         """Hook for ``Client.restart``: Dask has forgotten all tasks already."""
-        self.early.clear()
-        self._pending_let_go.clear()
-        for group in list(self.groups.values()):
-            _compat.forget_owner(self.scheduler, group.owner)
-            self._close_if_done(group)
-        self.flush()
+        self._arrivals.early.clear()
+        self.changes.flush()
+        self._holds.restarted()
 
     def _apply(
         self, group: Group, key: Key, state: State, event: Event, stimulus: str, nbytes: int
     ) -> None:
-        new, _ = self._move(group, key, state, event)
+        new, _ = self.move(group, key, state, event)
         if new is state:
             return
         if new is State.FORGOTTEN:
@@ -597,75 +420,27 @@ class ExternalTasks:
             group.forgotten[state] += 1
         else:
             group.states[key] = new
-        kind = _KINDS[new]
+        kind = KINDS[new]
         if new is State.WANTED and state is not State.DECLARED:
             kind = "wanted_again"
-        self._changes.append(_Change(group, kind, str(new), key, self._arriving, stimulus, nbytes))
-        if len(self._changes) == 1:
-            self._schedule_flush()
+        self.changes.add(
+            Change(group, kind, str(new), key, self._arrivals.worker, stimulus, nbytes)
+        )
 
-    def _move(
-        self, group: Group, key: Key, state: State, event: Event
-    ) -> tuple[State, Instruction]:
+    def move(self, group: Group, key: Key, state: State, event: Event) -> tuple[State, Instruction]:
+        """Look up the state table; what is impossible is raised with the task's story."""
         try:
             return transition(key, state, event)
         except ImpossibleTransition as error:
-            story = "\n".join(
-                [record.to_json() for record in self.log.story(key)]
-                + [str(t) for t in self.scheduler.story(key)]
-            )
-            raise ImpossibleTransition(
-                f"{error}. Its story (group {group.name}):\n{story}"
-            ) from None
+            story = [record.to_json() for record in self.log.story(key)]
+            story += map(str, self.scheduler.story(key))
+            text = "\n".join([f"{error}. Its story, in group {group.name}:", *story])
+            raise ImpossibleTransition(text) from None
 
-    # -- telling -------------------------------------------------------------------------
-
-    def _schedule_flush(self) -> None:
-        self.scheduler.loop.add_callback(self.flush)
-
-    def flush(self) -> None:
-        """Write the changes since the last flush to the log and tell the observers."""
-        changes, self._changes = self._changes, []
-        batches: dict[tuple[str, ...], tuple[_Change, list[Key], list[int]]] = {}
-        for change in changes:
-            alike = (change.group.name, change.kind, change.worker, change.stimulus)
-            batch = batches.get(alike)
-            if batch is None:
-                batch = batches[alike] = (change, [], [])
-            batch[1].append(change.key)
-            batch[2].append(change.nbytes)
-        now = time()
-        for change, keys, nbytes in batches.values():
-            group, kind, stimulus = change.group, change.kind, change.stimulus
-            worker = change.worker or self._departed.get(stimulus, "")
-            sizes = tuple(nbytes) if kind == "in_memory" else ()
-            self.log.add(
-                Record(now, group.name, change.state, tuple(keys), worker, stimulus, sizes)
-            )
-            info = {"group": group.name, "worker": worker, "stimulus": stimulus, "time": now}
-            self._tell(group, kind, keys, info)
-            if kind in ("lost", "wanted_again") and group.ended is not None:
-                self._err(group, keys, group.ended, stimulus)
-        for group in {change.group.name: change.group for change in changes}.values():
-            self._close_if_done(group)
-
-    def _tell(self, group: Group, kind: str, keys: list[Key], info: Mapping[str, Any]) -> None:
-        for observer in list(group.observers):
-            try:
-                observer(kind, keys, info)
-            except Exception:
-                logger.exception("An observer of external tasks failed on %s of %r", kind, keys[:5])
-
-    def _close_if_done(self, group: Group) -> None:
-        """Bury a group that has no task left and is held by nobody."""
-        if group.states or group.owner in self.scheduler.clients:
-            return
-        if self.groups.pop(group.name, None) is not None:
-            for name in group.names:
-                if self._by_name.get(name) is group:
-                    del self._by_name[name]
-                self._tombstones[name] = group.name
-            self._tombstones["group", group.name] = group
+    def _after_telling(self, group: Group, kind: str, keys: list[Key], stimulus: str) -> None:
+        if kind in ("lost", "wanted_again") and group.ended is not None:
+            self.err(group, keys, group.ended, stimulus)
+        self._holds.tidy(group)
 
     def _stimulus(self, what: str) -> str:
         return f"external-{what}-{next(self._stimuli)}-{time()}"

@@ -97,7 +97,7 @@ async def test_chunks_lost_after_the_end_of_their_group_err(c, s, a, b):
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     await external_of(a).provide({key(0): chunk(0)})
     tasks.declare("other", (1,), None, group="h")
-    tasks.groups["g"].ended = ExternalTaskError("simulation ended at step 2 of 2")
+    tasks.registry.groups["g"].ended = ExternalTaskError("simulation ended at step 2 of 2")
     await a.close()
     with pytest.raises(ExternalTaskError, match="ended at step 2 of 2"):
         await total

@@ -46,7 +46,13 @@ async def test_only_the_needed_chunks_become_tasks(c, s, a, b):
     await install(c)
     tasks = tasks_of(s)
     assert tasks.declare(NAME, (2, 5), [(1, 3), (7, 10)], group="g") == 5
-    assert {k[1:] for k in tasks.groups["g"].states} == {(0, 1), (0, 2), (1, 2), (1, 3), (1, 4)}
+    assert {k[1:] for k in tasks.registry.groups["g"].states} == {
+        (0, 1),
+        (0, 2),
+        (1, 2),
+        (1, 3),
+        (1, 4),
+    }
 
 
 @gen_cluster(client=True)
@@ -85,12 +91,12 @@ async def test_data_before_declaration_is_kept_and_matched_later(c, s, a, b):
     await install(c)
     tasks = tasks_of(s)
     external_of(a).deliver({key(0): chunk(7)})
-    await until(lambda: key(0) in tasks.early, "early data")
+    await until(lambda: key(0) in tasks._arrivals.early, "early data")
     assert tasks.state(key(0)) is State.ARRIVED
     tasks.declare(NAME, (1,), None, group="g")
     assert tasks.state(key(0)) is State.MEMORY
     assert await c.compute(lazy(1).sum()) == 28
-    assert tasks.early.nbytes == 0
+    assert tasks._arrivals.early.nbytes == 0
 
 
 @gen_cluster(client=True, config={"ips-components.external.early-limit": "1 kB"})
@@ -102,7 +108,7 @@ async def test_data_before_declaration_is_bounded(c, s, a, b):
     assert "used up" in outcome[key(1)]
     await until(lambda: key(1) not in a.data, "refused data to be dropped")
     assert key(0) in a.data
-    assert tasks.early.nbytes <= 1000
+    assert tasks._arrivals.early.nbytes <= 1000
 
 
 @gen_cluster(client=True)
@@ -111,9 +117,9 @@ async def test_early_data_die_with_their_worker(c, s, a, b):
     tasks = tasks_of(s)
     external_of(a).deliver({key(0): chunk(7)})
     external_of(b).deliver({key(0): chunk(7)})
-    await until(lambda: tasks.early.nbytes > 40, "early data of both")
+    await until(lambda: tasks._arrivals.early.nbytes > 40, "early data of both")
     await a.close()
-    await until(lambda: tasks.early.nbytes < 40, "the dead worker's data to be forgotten")
+    await until(lambda: tasks._arrivals.early.nbytes < 40, "the dead worker's data to be forgotten")
     tasks.declare(NAME, (1,), None, group="g")
     assert s.tasks[key(0)].who_has == {s.workers[b.address]}
 
