@@ -1,0 +1,117 @@
+"""The documentation is true: it builds, its links lead somewhere, what it names exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ips_components.config import reference
+from ips_components.report._schema import RECORD
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0][0] != "_")
+NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
+
+# Words in capitals that are no parameters of a config.
+OTHERS = {"MPI", "TCP", "PATH", "TERM", "KILL", "RUN_DIR", "INFO"}
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", without_code(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page):
+    text = text_of(page)
+    links = re.findall(r"\[[^\]]*\]\(([^)]+)\)", without_code(text))
+    links += re.findall(r"^```\{(?:literalinclude|include)\} (\S+)$", text, flags=re.MULTILINE)
+    for link in links:
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if "_generated" in target.parts:
+            continue
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(text_of(target)), f"{link}: no such heading"
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r"^([\w/-]+)$", text_of(DOCS / "index.md"), flags=re.MULTILINE))
+    assert {name.removesuffix(".md") for name in NAMES} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_parameters_that_are_named_exist(page):
+    known = set(re.findall(r"^\| `([A-Z][A-Z0-9_]*)`", reference(), flags=re.MULTILINE))
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)(?: = [^`]*)?`", without_code(text_of(page))))
+    variables = {name for name in named if name.startswith("IPS_COMPONENTS_")}
+    assert named - known - variables <= OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_imports_in_examples_work(page):
+    found = re.findall(r"^\s*from (ips_components[\w.]*) import ([\w, ]+)", text_of(page), re.M)
+    for module, names in found:
+        for name in names.split(","):
+            home = importlib.import_module(module)
+            name = name.split()[0]
+            if not hasattr(home, name):
+                importlib.import_module(f"{module}.{name}")
+
+
+def test_files_that_are_named_exist():
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:configs|examples|platform|benchmarks)/[\w./]*)`", text_of(page)
+        ):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_messages_of_the_troubleshooting_page_are_messages_of_the_code():
+    constants = "\n".join(
+        node.value
+        for path in (ROOT / "ips_components").rglob("*.py")
+        for node in ast.walk(ast.parse(text_of(path)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    ours, _, _ = text_of(DOCS / "troubleshooting.md").partition("## Slurm")
+    for heading in re.findall(r"^### (.+)$", ours, flags=re.MULTILINE):
+        for part in heading.split("…"):
+            assert part.strip() in constants, f"no message says {part.strip()!r} ({heading})"
+
+
+def test_the_record_is_described_as_it_is():
+    page = text_of(DOCS / "reference" / "files.md")
+    _, _, table = page.partition("| field | meaning |")
+    first = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)
+    described = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    assert described == set(RECORD.fields)
+
+
+def test_it_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "trees"]
+    built = subprocess.run(
+        [*command, DOCS, tmp_path / "html"], capture_output=True, text=True, timeout=110
+    )
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "html" / "reference" / "config.html").stat().st_size > 20_000
