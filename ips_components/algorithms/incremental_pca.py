@@ -42,8 +42,9 @@ class InSituIncrementalPCA(Estimator):
     svd_solver : {'auto', 'full', 'tsqr', 'randomized', 'gram'}, default 'auto'
         'full' ('auto' and 'tsqr' mean the same): exact, by QR and SVD. 'randomized': the SVD of
         each batch is sketched; where features are split, the sketch is of the exact triangular
-        factors, so it saves much work for features in one chunk only. 'gram': works with ``A A'``, about half of the work for split features, but
-        singular values below 1e-8 of the largest are lost.
+        factors, so it saves much work for features in one chunk only. 'gram': works with
+        ``A A'`` and is several times faster than 'full', but singular values below 1e-8 of the
+        largest are lost.
     whiten : bool, default False
         Scale transformed data to unit variance.
     iterated_power : int or 'auto', default 'auto'
