@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -139,9 +140,14 @@ class Outgoing:
         self.contract = contract
         self.ordinal = ordinal
         self.rank = rank
-        self.spec = contract.spec if contract is not None else described and described.spec
-        spec = self.spec
+        spec: ArraySpec | None = None
+        if contract is not None:
+            spec = contract.spec
+        elif described is not None:
+            spec = described.spec
+        self.spec = spec
         self.dtype = np.dtype(spec.dtype) if spec is not None else None
+        self.n_space = contract.layout.n_space if contract is not None else 1
         self.drop = contract is not None and contract.policy == "drop"
         halo = described.halo if described is not None else 0
         ndim = len(spec.shape) if spec is not None else 0
@@ -150,6 +156,7 @@ class Outgoing:
         self.blocks = self._own_blocks(described, rank, size)
         self.wanted = _wanted_steps(contract)
         self.last_step: int | None = None
+        self.own_bytes: int | None = None  # of a put, when all are of one block
         self.nth = 0  # puts in the last step
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
         self.skipped_blocks = self.skipped_bytes = 0
@@ -168,6 +175,7 @@ class Outgoing:
                 self._plans = BlockPlans(contract)
                 if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
                     self._fixed = self._plans.of(self.blocks[0], self.halo)
+                    self.own_bytes = self.blocks[0].size * spec.itemsize
 
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
         """Return this rank's blocks where they are known beforehand."""
@@ -186,6 +194,13 @@ class Outgoing:
                 f"ranks, the simulation has {size}"
             )
         return list(decomposition.blocks[rank])
+
+    def owned_bytes(self, cells: Cells) -> int:
+        """Return the bytes of what is put, without halo."""
+        if len(self.halo) != cells.ndim:
+            return cells.nbytes
+        inner = (max(0, n - 2 * h) for n, h in zip(cells.shape, self.halo, strict=True))
+        return int(prod(inner)) * cells.itemsize
 
     def place(self, placement: Placement) -> None:
         """Follow another placement."""
@@ -311,16 +326,24 @@ class Outgoing:
             )
         return cells
 
+    def numbers(self) -> list[int]:
+        """Return the account so far as a frame carries it."""
+        skipped, delivered = self.skipped_blocks, self.delivered_blocks
+        dropped, lost = self.dropped_blocks, self.lost_blocks
+        b_skipped, b_delivered = self.skipped_bytes, self.delivered_bytes
+        b_dropped, b_lost = self.dropped_bytes, self.lost_bytes
+        return [
+            self.ordinal,
+            skipped + delivered + dropped + lost,
+            *(skipped, delivered, dropped, lost),
+            b_skipped + b_delivered + b_dropped + b_lost,
+            *(b_skipped, b_delivered, b_dropped, b_lost),
+        ]
+
     def counters(self) -> Counters:
         """Return the account so far."""
-        blocks = (
-            self.skipped_blocks,
-            self.delivered_blocks,
-            self.dropped_blocks,
-            self.lost_blocks,
-        )
-        nbytes = (self.skipped_bytes, self.delivered_bytes, self.dropped_bytes, self.lost_bytes)
-        return Counters(self.ordinal, (sum(blocks), *blocks), (sum(nbytes), *nbytes))
+        ordinal, *numbers = self.numbers()
+        return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:]))  # type: ignore[arg-type]
 
 
 def _wanted_steps(contract: ArrayContract | None) -> tuple[range, ...]:

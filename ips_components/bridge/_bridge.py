@@ -67,22 +67,22 @@ class Bridge:
 
     Notes
     -----
-    ============ ============ ================================= ================================
-    call         who          blocks                            the caller's array
-    ============ ============ ================================= ================================
-    `Bridge`     collective   until the contract is there       -
-    `put`        independent  while credit or a buffer lacks;   may be re-used on return
-                              else for one copy; not in the
-                              contract: about a microsecond
-    `block`      independent  while credit or a buffer lacks    belongs to the bridge; not to be
-                                                                touched after the ``with``
-    `step_end`   independent  no                                -
-    `wait`       independent  until all is taken by receivers   -
-    `receive`    collective   until the value is there, or not  the value is the caller's
-                              at all with a ``default``
-    `should_stop` collective  no                                -
-    `close`      collective   until all is taken and accounted  -
-    ============ ============ ================================= ================================
+    ============= ============ ================================= ================================
+    call          who          blocks                            the caller's array
+    ============= ============ ================================= ================================
+    `Bridge`      collective   until the contract is there       -
+    `put`         independent  while credit or a buffer lacks;   may be re-used on return
+                               else for one copy; not in the
+                               contract: about a microsecond
+    `block`       independent  while credit or a buffer lacks    belongs to the bridge; not to be
+                                                                 touched after the ``with``
+    `step_end`    independent  no                                -
+    `wait`        independent  until all is taken by receivers   -
+    `receive`     collective   until the value is there, or not  the value is the caller's
+                               at all with a ``default``
+    `should_stop` collective   no                                -
+    `close`       collective   until all is taken and accounted  -
+    ============= ============ ================================= ================================
 
     "Independent" calls may be made by any rank at any time, in any order of arrays within a step;
     steps must rise. One thread of a rank at a time may use a bridge.
@@ -238,7 +238,8 @@ class Bridge:
             else:
                 out = self._outgoing[name]
                 out.skipped_blocks += 1
-                out.skipped_bytes += block.nbytes
+                own = out.own_bytes
+                out.skipped_bytes += out.owned_bytes(block) if own is None else own
                 return
         self._put(name, step, block, offset)
 
@@ -249,12 +250,12 @@ class Bridge:
         contract = out.contract
         if contract is None:
             out.skipped_blocks += 1
-            out.skipped_bytes += cells.nbytes
+            out.skipped_bytes += out.owned_bytes(cells)
             return
         t = contract.spec.steps.index(step)
         if t is None:
             out.skipped_blocks += 1
-            out.skipped_bytes += cells.nbytes
+            out.skipped_bytes += out.owned_bytes(cells)
             return
         if step != self._step:
             self._begin_step(step)

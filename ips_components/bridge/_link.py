@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class Link:
         self.to_send: deque[Item] = deque()
         self.unacked: deque[Item] = deque()
         self.seq = 0
+        self.in_slots: dict[int, Slot] = {}  # numbered pieces that the receiver may still read
         self.admitted: dict[int, int] = {}
         self.welcome: set[tuple[int, int]] = set()
         self.wanted: dict[int, int] = {}
@@ -175,53 +177,66 @@ class Link:
         with self.send_lock:
             while True:
                 with changed:
-                    if not self.to_send or self.standing is not Standing.OPEN:
-                        return
-                    item = self.to_send.popleft()
-                    if item.seq:
-                        self.unacked.append(item)
                     sock = self.sock
-                if sock is None:
-                    return
+                    if not self.to_send or sock is None or self.standing is not Standing.OPEN:
+                        return
+                    items = list(self.to_send)
+                    self.to_send.clear()
+                    self.unacked.extend(item for item in items if item.seq)
                 try:
-                    self._send(sock, item)
+                    self._send(sock, items)
                 except OSError as error:
                     self.transport.broken(self, sock, f"sending failed: {error}")
                     return
 
-    def _send(self, sock: socket.socket, item: Item) -> None:
+    def _send(self, sock: socket.socket, items: Sequence[Item]) -> None:
+        """Send items in order, small ones together."""
         self.said = time.monotonic()
-        stored, slot = item.stored, item.slot
-        if stored is None or slot is None:
-            sock.sendall(item.message)
-            return
-        piece, cells = stored.piece, stored.cells
-        if self.lane == "shm" and slot.fd >= 0:
-            frame = framing.pack_piece(
-                stored.array,
-                item.seq,
-                piece.chunk,
-                stored.t,
-                piece.dst,
-                slot=slot.number,
-                slot_offset=stored.offset,
-                strides=(0, *cells.strides) if len(piece.dst) > cells.ndim else cells.strides,
+        frames: list[bytes] = []
+        for item in items:
+            stored, slot = item.stored, item.slot
+            if stored is None or slot is None:
+                frames.append(item.message)
+                continue
+            piece, cells = stored.piece, stored.cells
+            if self.lane == "shm" and slot.fd >= 0:
+                if slot.number not in self.announced:
+                    sock.sendall(b"".join(frames))
+                    frames.clear()
+                    self._announce(sock, slot)
+                frames.append(
+                    framing.pack_piece(
+                        stored.array,
+                        item.seq,
+                        piece.chunk,
+                        stored.t,
+                        piece.dst,
+                        slot=slot.number,
+                        slot_offset=stored.offset,
+                        strides=(0, *cells.strides),
+                    )
+                )
+                continue
+            frames.append(
+                framing.pack_piece(
+                    stored.array, item.seq, piece.chunk, stored.t, piece.dst, data=cells.nbytes
+                )
             )
-            if slot.number not in self.announced:
-                self.announced.add(slot.number)
-                head = framing.pack(m.Slot(slot.number, 0, slot.size))
-                fds = array.array("i", [slot.fd])
-                sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-            sock.sendall(frame)
-            return
-        frame = framing.pack_piece(
-            stored.array, item.seq, piece.chunk, stored.t, piece.dst, data=cells.nbytes
-        )
-        if cells.nbytes <= _SMALL:
-            sock.sendall(frame + cells.tobytes())
-            return
-        sock.sendall(frame, socket.MSG_MORE)
-        sock.sendall(_bytes_of(cells))
+            if cells.nbytes <= _SMALL:
+                frames.append(cells.tobytes())
+                continue
+            sock.sendall(b"".join(frames), socket.MSG_MORE)
+            frames.clear()
+            sock.sendall(_bytes_of(cells))
+        if frames:
+            sock.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def _announce(self, sock: socket.socket, slot: Slot) -> None:
+        """Give the receiver a slot's descriptor."""
+        self.announced.add(slot.number)
+        head = framing.pack(m.Slot(slot.number, 0, slot.size))
+        fds = array.array("i", [slot.fd])
+        sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
     def start_sender(self) -> None:
         """Have a thread send what is queued, so that the caller may go on computing."""
@@ -270,6 +285,7 @@ class Link:
         while self.unacked and self.unacked[0].seq <= seq:
             item = self.unacked.popleft()
             if item.slot is not None and (self.lane == "tcp" or item.slot.fd < 0):
+                self.in_slots.pop(item.seq, None)
                 item.slot.pending.discard((self.ordinal, item.seq))
 
 

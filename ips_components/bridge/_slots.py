@@ -7,7 +7,6 @@ last K - 2 steps can be sent again.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import mmap
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ips_components.model.pieces import Piece
+from ips_components.wire import mapping
 
 _ALIGN = 64
 _PAGE = mmap.PAGESIZE
-_HUGE = 2 << 20
 _numbers = itertools.count()
 
 F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
@@ -46,17 +45,17 @@ class Slot:
     rank itself writes it now.
     """
 
-    __slots__ = ("abandoned", "busy", "fd", "memory", "number", "pending", "size", "step", "stored")
+    __slots__ = ("abandoned", "busy", "fd", "memory", "number", "pending", "size", "stored")
 
     def __init__(self, nbytes: int, shared: bool) -> None:
-        unit = _HUGE if nbytes >= _HUGE else _PAGE
+        unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
         self.size = max(1, -(-nbytes // unit)) * unit
         self.number = next(_numbers)
         self.fd = -1
         if shared:
             self.fd = os.memfd_create("ips-components-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, self.size)
-            self.memory = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED)
+            self.memory = mapping.shared(self.fd, self.size, writable=True)
             # After this mapping nobody can make another writable one, or change the size.
             seals = _SEAL | _SHRINK | _GROW
             try:
@@ -64,16 +63,11 @@ class Slot:
             except OSError:  # kernels before 5.1
                 fcntl.fcntl(self.fd, F_ADD_SEALS, seals)
         else:
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            self.memory = mmap.mmap(-1, self.size, flags=flags)
-        if self.size >= _HUGE:
-            with contextlib.suppress(OSError):
-                self.memory.madvise(mmap.MADV_HUGEPAGE)
+            self.memory = mapping.private(self.size)
         # Touch every page now: the first step must not pay for it.
         np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
         self.pending: set[tuple[int, int]] = set()
         self.stored: list[Stored] = []
-        self.step: int | None = None
         self.busy = False
         self.abandoned = False
 

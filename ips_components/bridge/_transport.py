@@ -269,6 +269,8 @@ class Transport:
         while True:
             self.check()
             pieces = find()
+            if self.quiet:
+                return pieces, [], False
             links: list[Link] = []
             lacking: Link | None = None
             row = 0
@@ -286,8 +288,6 @@ class Transport:
                     break
             else:
                 return pieces, links, True
-            if self.quiet:
-                return pieces, links, False
             if lacking is None and self._nobody_for(pieces[len(links)].receiver):
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > self.deadlines["connect"]:

@@ -7,7 +7,6 @@ therefore takes no lock: it only puts the buffer into a `SimpleQueue`, which may
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import weakref
 from collections import defaultdict
@@ -19,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ips_components.wire import mapping
+
 _PAGE = mmap.PAGESIZE
-_HUGE = 2 << 20
 
 
 def rounded(nbytes: int) -> int:
@@ -31,7 +31,7 @@ def rounded(nbytes: int) -> int:
     >>> rounded(1), rounded(5000), rounded((2 << 20) + 1) >> 20
     (4096, 8192, 4)
     """
-    unit = _HUGE if nbytes >= _HUGE else _PAGE
+    unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
     return max(1, -(-nbytes // unit)) * unit
 
 
@@ -86,8 +86,8 @@ class BufferPool:
 
     def __init__(self, keep: int = 1 << 30) -> None:
         self.keep = keep
-        self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
-        self._returned: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
+        self._returned: SimpleQueue[memoryview] = SimpleQueue()
         self._lock = Lock()
         self._leased = self._idle = self._made = self._reused = 0
         self._closed = False
@@ -117,7 +117,7 @@ class BufferPool:
             self._free.clear()
             self._idle = 0
 
-    def _take(self, size: int) -> mmap.mmap:
+    def _take(self, size: int) -> memoryview:
         with self._lock:
             self._collect()
             self._leased += size
@@ -127,11 +127,7 @@ class BufferPool:
                 self._reused += 1
                 return free.pop()  # the last one used is the warmest
             self._made += 1
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if size >= _HUGE:
-            with contextlib.suppress(OSError):  # a kernel without huge pages
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        return memory
+        return mapping.private(size)
 
     def _collect(self) -> None:
         while True:

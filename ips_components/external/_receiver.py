@@ -42,7 +42,7 @@ from ips_components.wire.framing import pack as _pack
 logger = logging.getLogger(__name__)
 
 TICK = 0.25
-UNSENT_TICK = 0.005  # while a rank has not taken all that it was sent
+SHORT_TICK = 0.004  # while a rank has not taken all that it was sent, or waits for an answer
 MAX_STRANGERS = 128
 FEEDBACK_KEPT = 1024
 _UCRED = struct.Struct("3i")
@@ -158,6 +158,7 @@ class Receiver:
         self.watermarks: list[int] = []
         self._notices: list[m.Message] = []  # faults and the stop, for those who come late
         self._closed = False
+        self._answering = False
         self._pumping = threading.Lock()
         self._last_release = time.monotonic()
         self._unix_path = unix_path
@@ -264,6 +265,11 @@ class Receiver:
                 self._placement = message
         if placements:
             self._broadcast(message)
+        self._pump()
+
+    def set_horizon(self, rows: Mapping[int, int]) -> None:
+        """Let ranks send chunk rows below these, by array ordinal; the others wait (open-ended)."""
+        self.intake.set_horizon(rows)
         self._pump()
 
     def feedback(self, name: str, value: Any, step: int) -> None:
@@ -449,16 +455,22 @@ class Receiver:
                 self.sink.missing(message.array, message.chunk, peer.rank, why)
         elif isinstance(message, m.Bye):
             peer.left = True
-            connection.send(m.Ack(peer.last_seq), m.ByeAck())
             status = "ok" if message.status == 0 else "aborted"
             self.sink.bye(
                 peer.rank, ByeInfo(message.last_step, status, message.reason, message.counters)
             )
+            connection.send(m.Ack(peer.last_seq), m.ByeAck())
 
     def deliver(self, complete: Complete) -> None:
         """Hand a complete chunk over."""
         self.sink.chunk(complete.array, complete.chunk, complete.value, complete.nbytes)
         self._events.put(("pump",))
+
+    def answer_later(self) -> None:
+        """Have the keeper answer ranks that can wait a little."""
+        if not self._answering:
+            self._answering = True
+            self._events.put(("answer",))
 
     def slot_returned(self, connection: Connection, seq: int) -> None:
         """Note that nobody reads a slot's piece any more (any thread, any moment: no lock)."""
@@ -518,11 +530,11 @@ class Receiver:
 
     def _keep(self) -> None:
         next_tick = time.monotonic() + TICK
-        unsent = False
+        unsent, answer_at = False, 0.0
         while not self._closed:
             wait = max(0.0, next_tick - time.monotonic())
             try:
-                event = self._events.get(timeout=min(wait, UNSENT_TICK) if unsent else wait)
+                event = self._events.get(timeout=min(wait, SHORT_TICK) if unsent else wait)
             except Empty:
                 event = ("tick",)
             released = pump = False
@@ -533,6 +545,8 @@ class Receiver:
                     released = pump = True
                 elif event[0] == "pump":
                     pump = True
+                elif event[0] == "answer":
+                    answer_at = time.monotonic() + SHORT_TICK
                 elif event[0] == "slot":
                     slots.setdefault(event[1], []).append(event[2])
                 try:
@@ -548,7 +562,12 @@ class Receiver:
                 self._pump()
             with self._lock:
                 connections = list(self._connections)
+            if self._answering and time.monotonic() >= answer_at:
+                self._answering = False
+                for connection in connections:
+                    connection.answer()
             unsent = sum(connection.flush() for connection in connections) > 0
+            unsent |= self._answering
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
                 self._tick()

@@ -6,7 +6,6 @@ import array
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import socket
 import struct
@@ -19,7 +18,7 @@ import numpy as np
 
 from ips_components.errors import ProtocolError
 from ips_components.external._buffers import on_last_view
-from ips_components.wire import framing
+from ips_components.wire import framing, mapping
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
@@ -35,6 +34,7 @@ PART = 16 << 20  # of a large piece; between parts the connection is seen to be 
 MAX_OUTBOX = 256 << 20
 MAX_SLOTS = 4096
 MAX_FDS = 16
+ANSWER_AT = 2  # pieces that may go without an answer until the keeper's next turn
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 
@@ -72,7 +72,7 @@ class Connection:
         self._beaten = self.opened
         self.wanted: dict[int, int] = {}  # array -> row for which the rank waits
         self.slots_held = 0
-        self._slots: dict[int, mmap.mmap] = {}
+        self._slots: dict[int, memoryview] = {}
         self._fds: deque[int] = deque()
         self._buffer = bytearray(READ_AHEAD)
         self._view = memoryview(self._buffer)
@@ -80,8 +80,9 @@ class Connection:
         self._scratch: bytearray | None = None
         self._outbox: deque[memoryview] = deque()
         self._out_lock = threading.Lock()
-        self._releasable: list[int] = []
-        self._unacked = False
+        self._releasable: deque[int] = deque()
+        self._unanswered = 0
+        self._answer_lock = threading.Lock()
         self._closed = False
         self.why = ""
         self.thread = threading.Thread(target=self._run, name=f"receiver {name}", daemon=True)
@@ -234,20 +235,30 @@ class Connection:
     def _numbered(self, seq: int) -> None:
         if self.peer is not None and seq > self.peer.last_seq:
             self.peer.last_seq = seq
-        self._unacked = True
+        self._unanswered += 1
 
     def _settle(self) -> None:
-        """Nothing more is at hand: acknowledge what came."""
+        """Nothing more is at hand: acknowledge what came, unless a little later will do.
+
+        An answer interrupts the rank while it computes. The rank can do without one as long as it
+        has free slots and buffers, so that the keeper sends most answers, several in one.
+        """
         self.credit(self.receiver.watermarks)
-        if not self._unacked and not self._releasable:
-            return
-        frames: list[m.Message] = []
-        if self._releasable:
-            frames.append(m.Release(tuple(self._releasable)))
-            self._releasable.clear()
-        if self._unacked and self.peer is not None:
-            frames.append(m.Ack(self.peer.last_seq))
-            self._unacked = False
+        if self._unanswered >= ANSWER_AT:
+            self.answer()
+        elif self._unanswered:
+            self.receiver.answer_later()
+
+    def answer(self) -> None:
+        """Acknowledge and give back what came so far (any thread)."""
+        with self._answer_lock:
+            if not self._unanswered or self.peer is None:
+                return
+            self._unanswered = 0
+            done = tuple(self._releasable.popleft() for _ in range(len(self._releasable)))
+            frames: list[m.Message] = [m.Release(done)] if done else []
+            if not done or done[-1] < self.peer.last_seq:
+                frames.append(m.Ack(self.peer.last_seq))
         self.send(*frames)
 
     def _piece(self, piece: m.Piece, nbytes: int) -> None:
@@ -332,7 +343,7 @@ class Connection:
                 )
             if slot.slot not in self._slots and len(self._slots) >= MAX_SLOTS:
                 raise ProtocolError(f"more than {MAX_SLOTS} slots")
-            self._slots[slot.slot] = mmap.mmap(fd, slot.size, mmap.MAP_SHARED, mmap.PROT_READ)
+            self._slots[slot.slot] = mapping.shared(fd, slot.size, writable=False)
         except OSError as error:
             raise ProtocolError(f"slot {slot.slot} cannot be mapped: {error}") from error
         finally:
@@ -413,7 +424,7 @@ def _parts(target: np.ndarray[Any, Any], nbytes: int) -> Any:
         yield target[start : start + rows]
 
 
-def _slot_array(slot: mmap.mmap, piece: m.Piece, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def _slot_array(slot: memoryview, piece: m.Piece, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Return a piece's cells as they lie in a slot."""
     low = high = piece.slot_offset
     for count, stride in zip(piece.shape, piece.strides, strict=True):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
@@ -75,6 +75,7 @@ class _ArrayIntake:
         self._scanned = 0
         layout = contract.layout
         self._end = layout.chunk_of(0, contract.cover.stop[0] - 1) + 1
+        self.horizon = self._end  # rows that nobody has declared yet must wait at their ranks
         self._kinds: dict[int, tuple[int, ...]] = {}
         self._sizes: dict[tuple[tuple[int, ...], int], tuple[int, bool]] = {}
 
@@ -92,9 +93,12 @@ class _ArrayIntake:
         if self.receiver not in owners:
             return None
         while not self._batch:
+            if self._scanned >= self.horizon and self.horizon < self._end:
+                self.watermark = max(self.watermark, self._scanned)
+                return None
             if self._scanned >= self._end:
                 return None
-            last = min(self._scanned + _BATCH, self._end)
+            last = min(self._scanned + _BATCH, self.horizon)
             rows: dict[int, list[int]] = {}
             for chunk in self.contract.needed_ids(self._scanned, last).tolist():
                 if owners[chunk % len(owners)] == self.receiver:
@@ -162,6 +166,7 @@ class Intake:
         self._released = released
         self._lock = threading.Lock()
         self._arrays: list[_ArrayIntake] = []
+        self._horizons: dict[int, int] = {}
         self._size = 1
         self._again: list[tuple[int, int, int]] = []  # heap of (step, array, chunk)
         self._overdraft: set[tuple[int, int]] = set()
@@ -178,6 +183,14 @@ class Intake:
             self._arrays = [
                 _ArrayIntake(i, array, receiver) for i, array in enumerate(contract.arrays)
             ]
+        self.set_horizon({})
+
+    def set_horizon(self, rows: Mapping[int, int]) -> None:
+        """Bound the rows that may come, by array; what is declared later comes later."""
+        with self._lock:
+            self._horizons.update(rows)
+            for array in self._arrays:
+                array.horizon = min(self._horizons.get(array.ordinal, array.horizon), array._end)
 
     def set_size(self, size: int) -> None:
         """Set the number of ranks (ragged chunks are complete when all of theirs came).

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ips_components.errors import ProtocolError
-from ips_components.wire.messages import BY_OP, NO_SLOT, VERSION, Axes, Message, Piece
+from ips_components.wire.messages import (
+    BY_OP,
+    NO_SLOT,
+    VERSION,
+    Axes,
+    Message,
+    Piece,
+    StepEnd,
+)
 
 MAGIC = b"IPSc"
 HEADER = struct.Struct("<4sBBHQIIQ")
@@ -67,6 +76,18 @@ def pack_piece(
     head = (MAGIC, VERSION, Piece.OP, 0, seq, body, array, data)
     place = (chunk, t, 0, slot, slot_offset, len(dst), 0)
     return layout.pack(*head, *place, *(n for axis in dst for n in axis), *strides)
+
+
+_STEP_ENDS: dict[int, struct.Struct] = {}
+
+
+def pack_step_end(step: int, waited_ns: int, counters: Sequence[int]) -> bytes:
+    """Return the frame of a `StepEnd` whose counters are given as numbers, 11 per array."""
+    layout = _STEP_ENDS.get(len(counters))
+    if layout is None:
+        layout = _STEP_ENDS[len(counters)] = struct.Struct(f"{HEADER.format}qQII{len(counters)}Q")
+    head = (MAGIC, VERSION, StepEnd.OP, 0, 0, layout.size - HEADER_BYTES, 0, 0)
+    return layout.pack(*head, step, waited_ns, len(counters) // 11, 0, *counters)
 
 
 def parse_header(buffer: memoryview | bytes, offset: int = 0) -> Header:

@@ -1,0 +1,370 @@
+"""Blocks of ranks become chunks, bit for bit, over both lanes."""
+
+import threading
+
+import numpy as np
+import pytest
+from _pair import RUN, agree, assembled, receivers, together
+
+from ips_components.bridge import Array, Bridge
+from ips_components.errors import AnalyticsLost, BridgeError, ContactError, ContractError
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.selection import Selection
+from ips_components.model.spec import ArraySpec, StepAxis
+
+LANES = [("tcp",), ("shm", "tcp")]
+SPEC = ArraySpec("t", "f8", (12, 8), StepAxis(count=6))
+
+
+@pytest.fixture(params=LANES, ids=lambda lanes: lanes[0])
+def lanes(request):
+    return request.param
+
+
+def quarter(field, rank, halo=0):
+    i, j = divmod(rank, 2)
+    padded = np.pad(field, halo)
+    n, m = field.shape[0] // 2, field.shape[1] // 2
+    return padded[i * n : (i + 1) * n + 2 * halo, j * m : (j + 1) * m + 2 * halo]
+
+
+def run(contract, file, sinks, work, size=4, arrays=None):
+    """Run `work(bridge, rank)` on all ranks and wait for all goodbyes and chunks."""
+
+    def rank(number):
+        with Bridge(contact=file, rank=number, size=size, arrays=arrays) as bridge:
+            work(bridge, number)
+            return bridge
+
+    return together(size, rank)
+
+
+def test_blocks_become_chunks(tmp_path, lanes):
+    contract = agree(SPEC, receivers=2)
+    field = np.random.default_rng(0).random((6, 12, 8))
+    options = {"lanes": lanes}
+    with receivers(tmp_path, contract, 2, contact_options=options) as (file, started, sinks):
+
+        def work(bridge, rank):
+            for step in range(6):
+                bridge.put("t", step, quarter(field[step], rank))
+            assert set(bridge.statistics().lanes.values()) == {lanes[0]}
+
+        bridges = run(contract, file, sinks, work)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
+        assert all(count == 1 for sink in sinks for count in sink.counts.values())
+        for rank, bridge in enumerate(bridges):
+            account = bridge.statistics().arrays["t"]
+            assert account["bytes"]["produced"] == account["bytes"]["delivered"] == 6 * 6 * 4 * 8
+            byes = [sink.byes[rank] for sink in sinks if rank in sink.byes]
+            assert byes[0].counters[0].closed
+            assert byes[0].status == "ok"
+        steps = {info.step for sink in sinks for _, info in sink.steps}
+        assert steps == set(range(6))
+        assert not any(sink.faults or sink.losses for sink in sinks)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u8", "c16", "b1", ">f8", "f2"])
+@pytest.mark.parametrize("order", ["C", "F", "strided", "negative"])
+def test_types_and_memory_orders(tmp_path, lanes, dtype, order):
+    spec = ArraySpec("t", dtype, (6, 4), StepAxis(count=2))
+    contract = agree(spec)
+    field = (np.arange(48).reshape(2, 6, 4) % 7).astype(dtype)
+    with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, sinks):
+        with Bridge(contact=file) as bridge:
+            for step in range(2):
+                block = field[step]
+                if order == "F":
+                    block = np.asfortranarray(block)
+                elif order == "strided":
+                    block = np.repeat(np.repeat(block, 2, 0), 3, 1)[::2, ::3]
+                elif order == "negative":
+                    block = np.ascontiguousarray(block[::-1, ::-1])[::-1, ::-1]
+                bridge.put("t", step, block)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
+        assert all(not value.flags.writeable for value in sinks[0].chunks.values())
+
+
+def test_only_what_is_wanted_is_sent_and_halo_never(tmp_path, lanes):
+    wanted = [
+        Selection.from_key(np.s_[::2, 1:9:3, ::2], (6, 12, 8)),
+        Selection.from_key(np.s_[4:, 10:, 5], (6, 12, 8)),
+    ]
+    array = ArrayContract.agree(SPEC, wanted, run=RUN, receivers=(0, 1))
+    contract = Contract(RUN, (array,))
+    field = np.random.default_rng(1).random((6, 12, 8))
+    expected = np.zeros_like(field)
+    for part in array.wanted:
+        expected[part.to_slices()] = field[part.to_slices()]
+    expected = expected[array.cover.to_slices()]
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, _, sinks):
+        arrays = [Array("t", (12, 8), "f8", halo=1, steps=6)]
+
+        def work(bridge, rank):
+            for step in range(6):
+                bridge.put("t", step, quarter(field[step], rank, halo=1))
+
+        bridges = run(contract, file, sinks, work, arrays=arrays)
+        assert np.array_equal(assembled(contract, 0, sinks), expected)
+        delivered = sum(b.statistics().arrays["t"]["bytes"]["delivered"] for b in bridges)
+        assert delivered == array.wanted_bytes
+        produced = sum(b.statistics().arrays["t"]["bytes"]["produced"] for b in bridges)
+        assert produced == field.nbytes
+
+
+def test_blocks_in_place(tmp_path, lanes):
+    contract = agree(SPEC, receivers=2)
+    field = np.random.default_rng(2).random((6, 12, 8))
+    arrays = [Array("t", (12, 8), "f8", halo=2, steps=6)]
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, _, sinks):
+
+        def work(bridge, rank):
+            for step in range(6):
+                with bridge.block("t", step) as out:
+                    assert out.shape == (10, 8)
+                    out[...] = quarter(field[step], rank, halo=2)
+
+        run(contract, file, sinks, work, arrays=arrays)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
+
+
+def test_a_body_that_raises_publishes_nothing(tmp_path, lanes):
+    contract = agree(SPEC)
+    with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, sinks):
+        with Bridge(contact=file) as bridge:
+            with pytest.raises(ValueError, match="numerics"), bridge.block("t", 0) as out:
+                out[...] = 1
+                raise ValueError("numerics")
+            with bridge.block("t", 0) as out:
+                out[...] = 2
+        assert (sinks[0].chunks[0, 0] == 2).all()
+
+
+def test_steps_that_nobody_wants_cost_nothing(tmp_path):
+    wanted = [Selection.from_key(np.s_[3], (6, 12, 8))]
+    contract = Contract(RUN, (ArrayContract.agree(SPEC, wanted, run=RUN),))
+    block = np.zeros((12, 8))
+    with receivers(tmp_path, contract) as (file, _, sinks):
+        with Bridge(contact=file, arrays=[Array("t", (12, 8), steps=6), Array("u", (3,))]) as b:
+            for step in range(6):
+                b.put("t", step, block)
+                b.put("u", step, np.zeros(3))
+            account = b.statistics().arrays
+        assert account["t"]["blocks"]["skipped"] == 5
+        assert account["u"]["blocks"] == {
+            "produced": 6, "skipped": 6, "delivered": 0, "dropped": 0, "lost": 0,
+        }  # fmt: skip
+        assert set(sinks[0].counts) == {(0, 3)}
+
+
+def test_blocks_that_move_and_several_blocks_per_rank(tmp_path, lanes):
+    contract = agree(SPEC, receivers=2)
+    field = np.random.default_rng(3).random((6, 12, 8))
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, _, sinks):
+
+        def work(bridge, rank):
+            for step in range(6):
+                for part in range(6):
+                    if (part + step) % 3 == rank:
+                        rows = slice(2 * part, 2 * part + 2)
+                        bridge.put("t", step, field[step, rows], offset=(2 * part, 0))
+
+        run(contract, file, sinks, work, size=3)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
+
+
+def test_particles(tmp_path, lanes):
+    spec = ArraySpec("x", "f4", (-1, 3), StepAxis(count=4), ragged=True)
+    contract = agree(spec, receivers=2)
+    rng = np.random.default_rng(4)
+    counts = rng.integers(0, 5, (4, 4))
+    counts[1] = 0
+    rows = {(s, r): rng.random((counts[s, r], 3)).astype("f4") for s in range(4) for r in range(4)}
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, _, sinks):
+
+        def work(bridge, rank):
+            for step in range(4):
+                bridge.put("x", step, rows[step, rank])
+
+        run(contract, file, sinks, work, arrays=[Array("x", (-1, 3), "f4", steps=4, ragged=True)])
+        for step in range(4):
+            for part in range(2):
+                chunk = step * 2 + part
+                value = next(s.chunks[0, chunk] for s in sinks if (0, chunk) in s.chunks)
+                expected = np.concatenate([rows[step, r] for r in (2 * part, 2 * part + 1)])
+                assert np.array_equal(value[0], expected)
+
+
+def test_several_steps_per_chunk(tmp_path, lanes):
+    contract = agree(SPEC, receivers=2, chunks=(4, 5, -1))
+    field = np.random.default_rng(5).random((6, 12, 8))
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, _, sinks):
+
+        def work(bridge, rank):
+            for step in range(6):
+                bridge.put("t", step, quarter(field[step], rank))
+
+        run(contract, file, sinks, work)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
+
+
+def test_arrays_described_in_code_reach_the_analysis(tmp_path):
+    with receivers(tmp_path, None) as (file, (receiver,), (sink,)):
+        endpoint = receiver.endpoint
+
+        def agree_then(arrays):
+            spec = ArraySpec(
+                arrays[0]["name"], arrays[0]["dtype"], tuple(arrays[0]["shape"]),
+                StepAxis(**arrays[0]["steps"]), tuple(arrays[0]["dims"]), arrays[0]["attrs"],
+            )  # fmt: skip
+            threading.Thread(target=lambda: receiver.set_contract(agree(spec), (endpoint,))).start()
+
+        sink.on_described = agree_then
+        offered = Array("t", (4, 4), "f4", dims=("y", "x"), steps=range(10, 50, 20), attrs={"a": 1})
+        with Bridge(contact=file, arrays=[offered]) as bridge:
+            for step in range(50):
+                bridge.put("t", step, np.full((4, 4), step, "f4"))
+        assert sorted(sink.counts) == [(0, 0), (0, 1)]
+        assert sink.chunks[0, 1][0, 0, 0] == 30
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (np.zeros((6, 4), "f4"), "array 't' at step 2 on rank 0: expected dtype float64, got flo"),
+        (np.zeros((6, 5)), r"expected shape \(12, 8\) \(block \(12, 8\)\), got \(6, 5\)"),
+        (np.zeros(6), r"got \(6,\)"),
+    ],
+)
+def test_a_wrong_block_is_named(tmp_path, block, message):
+    with (
+        receivers(tmp_path, agree(SPEC)) as (file, _, _sinks),
+        pytest.raises(BridgeError, match=message),
+        Bridge(contact=file) as bridge,
+    ):
+        bridge.put("t", 2, block)
+
+
+def test_an_array_that_was_not_described(tmp_path):
+    arrays = [Array("t", (12, 8), steps=6)]
+    with (
+        receivers(tmp_path, agree(SPEC)) as (file, _, _sinks),
+        pytest.raises(BridgeError, match="'temp' was not described; described are \\['t'\\]"),
+        Bridge(contact=file, arrays=arrays) as bridge,
+    ):
+        bridge.put("temp", 0, np.zeros((12, 8)))
+
+
+def test_an_array_that_the_simulation_does_not_offer(tmp_path):
+    with (
+        receivers(tmp_path, agree(SPEC)) as (file, _, _sinks),
+        pytest.raises(ContractError, match="the analysis wants array 't'"),
+    ):
+        Bridge(contact=file, arrays=[Array("u", (3,))])
+
+
+def test_an_exception_in_the_body_is_told(tmp_path):
+    with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
+        with pytest.raises(ZeroDivisionError), Bridge(contact=file) as bridge:
+            bridge.put("t", 0, np.zeros((12, 8)))
+            raise ZeroDivisionError("unstable")
+        sink.wait(lambda: 0 in sink.byes)
+        assert sink.byes[0].status == "aborted"
+        assert "unstable" in sink.byes[0].reason
+
+
+def test_no_contact_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("IPS_COMPONENTS_CONTACT", raising=False)
+    with pytest.raises(ContactError, match="IPS_COMPONENTS_CONTACT"):
+        Bridge()
+    monkeypatch.setenv("IPS_COMPONENTS_DEADLINE", "0.05")
+    with pytest.raises(ContactError, match="no contact file at .* after 0.05 s"):
+        Bridge(contact=tmp_path / "none")
+
+
+class FakeComm:
+    """Broadcasts between threads, as a communicator does between ranks."""
+
+    def __init__(self, rank, size, board):
+        self.rank, self.size, self._board = rank, size, board
+
+    def bcast(self, obj, root=0):
+        barrier, cell = self._board
+        if self.rank == root:
+            cell[0] = obj
+        barrier.wait(20)
+        result = cell[0]
+        barrier.wait(20)
+        return result
+
+
+def world(size):
+    board = (threading.Barrier(size), [None])
+    return [FakeComm(rank, size, board) for rank in range(size)]
+
+
+def test_an_error_on_rank_0_reaches_every_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPS_COMPONENTS_DEADLINE", "0.05")
+    comms = world(3)
+
+    def rank(number):
+        with pytest.raises(ContactError, match="no contact file"):
+            Bridge(comms[number], contact=tmp_path / "none")
+        return True
+
+    assert together(3, rank) == [True] * 3
+
+
+def test_feedback_and_stop_are_the_same_on_all_ranks(tmp_path):
+    comms = world(3)
+    with receivers(tmp_path, agree(SPEC), 2) as (file, started, _):
+
+        def rank(number):
+            with Bridge(comms[number], contact=file) as bridge:
+                nothing = bridge.receive("gain", step=1, default=None)
+                if number == 0:
+                    for receiver in started:
+                        receiver.feedback("gain", 0.5, 2)
+                        receiver.feedback("gain", [1, 2], 4)
+                got = bridge.receive("gain", step=2)
+                awaited = bridge.receive("gain", step=4)
+                held = bridge.receive("gain", step=3, default=None)
+                latest = bridge.receive("gain", step=9, default=None)
+                assert (awaited, held) == ([1, 2], 0.5)
+                before = bridge.should_stop()
+                if number == 0:
+                    started[0].stop("converged")
+                while not bridge.should_stop():
+                    pass
+                return nothing, got, latest, before
+
+        assert together(3, rank) == [(None, 0.5, [1, 2], False)] * 3
+
+
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_a_fault_of_the_analysis(tmp_path, policy):
+    with receivers(tmp_path, agree(SPEC)) as (file, (receiver,), _):
+        bridge = Bridge(contact=file)
+        try:
+            bridge.put("t", 0, np.zeros((12, 8)))
+            bridge.wait()
+            receiver.fault("KeyError: 'x'", policy)
+            assert bridge._transport.wait_for(lambda: bridge._transport.fault, 10)
+            if policy == "abort":
+                with pytest.raises(AnalyticsLost, match="KeyError"):
+                    bridge.put("t", 1, np.zeros((12, 8)))
+            else:
+                bridge.put("t", 1, np.zeros((12, 8)))
+                account = bridge.statistics().arrays["t"]["blocks"]
+                assert (account["delivered"], account["lost"]) == (1, 1)
+        finally:
+            bridge.close("aborted")
+
+
+def test_a_closed_bridge(tmp_path):
+    with receivers(tmp_path, agree(SPEC)) as (file, _, _):
+        bridge = Bridge(contact=file)
+        bridge.close()
+        bridge.close()
+        with pytest.raises(BridgeError, match="closed"):
+            bridge.put("t", 0, np.zeros((12, 8)))
