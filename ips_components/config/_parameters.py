@@ -302,7 +302,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         choice("manual", "slurm_env", "pbs_env", "checkjob", "qstat", "qstat2"),
         "Where IPS learns about the nodes.",
     ),
-    _P("CORES_PER_NODE", "platform", kinds.COUNT, "Processes that fit on a node."),
+    _P(
+        "CORES_PER_NODE",
+        "platform",
+        kinds.WHOLE,
+        "Processes that fit on a node; 0: as many as the batch job says.",
+    ),
     _P("SOCKETS_PER_NODE", "platform", kinds.COUNT, "Parts of a node."),
     _P(
         "NODE_ALLOCATION_MODE",

@@ -14,9 +14,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Stands for the runtime: writes down its command line and the variables that must not get in.
 RECORDER = """\
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -E
 import json, os, sys
-names = [name for name in ("PYTHONPATH", "PYTHONHOME") if name in os.environ]
+names = [name for name in ("PYTHONHOME",) if name in os.environ]
 json.dump({"words": sys.argv[1:], "leaked": names}, open(os.environ["RECORD"], "w"))
 sys.exit(7)
 """
@@ -72,11 +72,11 @@ def test_working_directory_and_volumes_are_mounted_without_shifters_flags(runtim
 
 
 def test_python_of_the_host_stays_outside(runtime, tmp_path):
-    _, _, record = call(runtime, tmp_path, "true", SHIFTER_IMAGE="image", PYTHONPATH="/host")
+    _, _, record = call(runtime, tmp_path, "true", SHIFTER_IMAGE="image", PYTHONHOME="/host")
     if runtime == "podman-hpc":  # its environment stays outside; what is named goes in
         named = [after for word, after in pairwise(record["words"]) if word == "--env"]
         assert {"SHIFTER_IMAGE", "RECORD"} <= set(named)
-        assert not {"PATH", "PYTHONPATH"} & set(named)
+        assert not {"PATH", "PYTHONHOME"} & set(named)
     else:
         assert record["leaked"] == []
 

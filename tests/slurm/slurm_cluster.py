@@ -135,9 +135,23 @@ class Job:
         pairs = (line.split() for line in text.splitlines())
         return {step: nodes for step, nodes in pairs if step.split(".")[1].isdigit()}
 
+    def nodes(self) -> list[str]:
+        """Names of the nodes that the job has."""
+        return self.cluster.run("scontrol", "show", "hostnames", self.info()["NodeList"]).split()
+
     def processes(self) -> list[psutil.Process]:
         """Return the living processes that this job started, wherever their parent is now."""
         return processes_tagged(self.tag)
+
+    def processes_with(self, word: str, program: str = "") -> list[psutil.Process]:
+        """Those of `processes` with `word` in their command line, running `program`."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if any(word in each for each in words) and program in Path(words[0]).name:
+                    found.append(process)
+        return found
 
     def cancel(self) -> None:
         """Cancel the job, as its user would."""
