@@ -331,7 +331,7 @@ def _slice(item: slice, length: int, array: ExternalArray, dim: int) -> tuple[Pr
 
 def _fancy(
     item: Any, length: int, array: ExternalArray, dim: int
-) -> tuple[Progression, np.ndarray[Any, Any]] | None:
+) -> tuple[Progression, np.ndarray[Any, Any] | slice] | None:
     """Return the smallest progression around the positions of a list or mask, and the rest."""
     wanted = np.asarray(item)
     if wanted.ndim != 1 or wanted.dtype.kind not in "iub" or _is_rows(array, dim):
@@ -348,7 +348,8 @@ def _fancy(
         _position(extreme, length, array, dim)
     wanted = np.where(wanted < 0, wanted + length, wanted)
     around = cover(Progression(int(i), 1) for i in np.unique(wanted))
-    return around, (wanted - around.start) // around.step
+    left = (wanted - around.start) // around.step
+    return around, slice(None) if np.array_equal(left, np.arange(around.count)) else left
 
 
 def _rows(chunk: Any, width: int) -> Any:

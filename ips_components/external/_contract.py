@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask._task_spec import Alias, GraphNode, Task, convert_legacy_graph
+from dask.array.optimization import optimize as optimize_arrays
+from dask.base import tokenize
+from dask.blockwise import fuse_roots, optimize_blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.utils import ensure_dict
 
 from ips_components.errors import ContractError
 from ips_components.external._arrays import ExternalArray, OpenEndedArray
 from ips_components.external._needed import needed_chunks
-from ips_components.external._views import Index, Source, View
+from ips_components.external._views import Index, Source, View, ViewLayer
 from ips_components.model.contract import ArrayContract, Contract, Policy
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.placement import Placement
 from ips_components.model.progression import Progression, join_all
 from ips_components.model.selection import Selection
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 PlacementRule = Callable[[ChunkLayout, tuple[int, ...]], Placement]
 
@@ -98,6 +110,77 @@ def contract_from_graph(
             agreed.append(contract)
         source.bind(contract, {view.name: indices for view, indices in mine.items()})
     return Contract(run, tuple(agreed))
+
+
+def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[str, Future]:
+    """Submit lazy results, after the contract was made; better than ``client.compute`` by itself.
+
+    Cuts and aliases of external chunks go into the tasks that use them, which saves a task per
+    chunk. Results of different kinds are submitted apart: Dask returns them in another order than
+    they were given when delayed values and arrays are mixed.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    results
+        Dask collections by name.
+    **options
+        For ``client.compute``.
+
+    Returns
+    -------
+    dict
+        A future for each result, by name.
+    """
+    kinds: dict[Any, list[str]] = defaultdict(list)
+    futures: dict[str, Future] = {}
+    with dask.config.set(array_optimize=optimize):
+        for name, result in results.items():
+            kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
+        for names in kinds.values():
+            submitted = client.compute([results[name] for name in names], sync=False, **options)
+            futures.update(zip(names, submitted, strict=True))
+    return {name: futures[name] for name in results}
+
+
+def optimize(graph: Any, keys: Any, **options: Any) -> Any:
+    """Optimise a graph of arrays as dask.array does, without a task to cut each external chunk.
+
+    A function for Dask's configuration value ``array_optimize``.
+    """
+    if not isinstance(graph, HighLevelGraph):
+        return optimize_arrays(graph, keys, **options)
+    views = {layer.name for layer in graph.layers.values() if isinstance(layer, ViewLayer)}
+    if not views:
+        return optimize_arrays(graph, keys, **options)
+    outputs = set(flatten(keys if isinstance(keys, list | set | tuple) else [keys]))
+    graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
+    tasks = inline_cuts(convert_legacy_graph(ensure_dict(graph)), views, outputs)
+    name = f"external-{tokenize(outputs)}"
+    return optimize_arrays(HighLevelGraph({name: MaterializedLayer(tasks)}, {name: set()}), keys)
+
+
+def inline_cuts(
+    tasks: Mapping[Any, GraphNode], views: Set[str], outputs: Set[Any]
+) -> dict[Any, GraphNode]:
+    """Put the tasks of views into the tasks that use them, which keep their keys."""
+    leaves = {
+        key: task
+        for key, task in tasks.items()
+        if type(key) is tuple and key[0] in views and key not in outputs
+    }
+    inlined = {}
+    for key, task in tasks.items():
+        if key in leaves:
+            continue
+        used = [leaves[leaf] for leaf in task.dependencies if leaf in leaves]
+        if aliases := {leaf.key: leaf.target for leaf in used if isinstance(leaf, Alias)}:
+            task = task.substitute(aliases)
+        if cuts := [leaf for leaf in used if not isinstance(leaf, Alias)]:
+            task = Task.fuse(*cuts, task, key=key)
+        inlined[key] = task
+    return inlined
 
 
 @contextmanager
