@@ -57,6 +57,8 @@ class _Run:
         self.epoch = 0
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
+        self.ahead = False  # open-ended: what is declared reaches beyond the last step
+        self.horizon: dict[int, int] = {}
         self.settings: dict[str, Any] = {}
         self.page: LivePage | None = None
 
@@ -138,8 +140,12 @@ class RunCoordinator(SchedulerPlugin):
             "the simulation has done so)",
         )
 
-    async def _call_contract(self, run: _Run, blob: bytes) -> int:
-        """Declare the external tasks of a contract.  Idempotent for the same contract."""
+    async def _call_contract(self, run: _Run, blob: bytes, ahead: bool = False) -> int:
+        """Declare the external tasks of a contract.  Idempotent for the same contract.
+
+        With `ahead`, tasks are declared piecemeal by ``declare_ahead``: nobody knows how many
+        steps there will be.
+        """
         self._raise_if_failed(run)
         contract = Contract.from_bytes(blob)
         if run.contract is not None:
@@ -153,7 +159,8 @@ class RunCoordinator(SchedulerPlugin):
         run.contract, run.blob = contract, blob
         run.state.ledger.declare(array.spec.name for array in contract.arrays)
         declared = 0
-        for array in contract.arrays:
+        run.ahead = ahead
+        for array in () if ahead else contract.arrays:
             declared += self.tasks.declare(
                 array.name,
                 array.layout.numblocks,
@@ -188,6 +195,20 @@ class RunCoordinator(SchedulerPlugin):
             run.state.phase = "running"
             self._tell_contract(run)
         run.notify()
+
+    async def _call_declare_ahead(self, run: _Run, array: int, first: int, stop: int) -> None:
+        """Declare the tasks of some time indices, then let the receivers take their data."""
+        keys, last_row = _keys_between(self._contract(run).arrays[array], first, stop)
+        self.tasks.declare_keys(keys, group=run.state.run, on_event=self._task_event)
+        run.horizon = {**run.horizon, array: last_row}
+        self._tell(run, {"action": "horizon", "array": array, "rows": last_row})
+
+    async def _call_let_go_steps(self, run: _Run, array: int, first: int, stop: int) -> None:
+        keys, _ = _keys_between(self._contract(run).arrays[array], first, stop)
+        self.tasks.let_go_keys(keys)
+
+    async def _call_check(self, run: _Run) -> None:
+        self._raise_if_failed(run)
 
     async def _call_results_done(self, run: _Run) -> None:
         """The analysis has all it will ever get; nothing needs to be held any more."""
@@ -379,6 +400,7 @@ class RunCoordinator(SchedulerPlugin):
                 "ordinal": run.workers[worker],
                 "blob": run.blob,
                 "endpoints": self._endpoints(run),
+                "horizon": list(run.horizon.items()) if run.ahead else None,
             }
             self._tell(run, message, [worker])
 
@@ -400,7 +422,7 @@ class RunCoordinator(SchedulerPlugin):
         remaining = 0
         if run.contract is not None:
             remaining = self.tasks.fail_remaining(run.state.run, SimulationLost(reason))
-        if remaining and not run.state.stop_reason:
+        if remaining and not run.state.stop_reason and not run.ahead:
             self._fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
         else:
             run.state.end()
@@ -502,6 +524,12 @@ class RunCoordinator(SchedulerPlugin):
 def _holder(run: _Run) -> str:
     """The pseudo-client that holds a run's results, whoever asked for them may die."""
     return f"external-results-{run.state.run}"
+
+
+def _keys_between(array: ArrayContract, first: int, stop: int) -> tuple[list[Any], int]:
+    """Keys of the chunks with time indices ``first .. stop - 1``, and the row after them."""
+    rows = array.layout.chunk_of(0, first), array.layout.chunk_of(0, stop - 1) + 1
+    return [array.key(int(chunk)) for chunk in array.needed_ids(*rows)], rows[1]
 
 
 def _where(array: ArrayContract, chunk: int) -> str:

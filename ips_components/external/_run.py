@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -16,12 +17,13 @@ from typing import Any
 
 from distributed import Client, as_completed, get_client, worker_client
 
-from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
+from ips_components.errors import ContractError, DeadlineExceeded, ExternalTaskError, SimulationLost
 from ips_components.external._analysis import Offered, load_analysis
 from ips_components.external._arrays import ExternalArray, external_arrays
 from ips_components.external._contract import contract_from_graph
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
+from ips_components.external._rolling import Rolling
 from ips_components.external._settings import RunSettings
 from ips_components.model.contract import Contract
 from ips_components.wire.values import encode
@@ -63,8 +65,24 @@ async def _call(client: Client, method: str, run: str, arguments: dict[str, Any]
 
 
 def wait_for_receivers(client: Client, run: str, n: int, timeout: float) -> list[dict[str, Any]]:
-    """Wait until `n` workers have opened their receivers; their endpoints."""
-    return call(client, "receivers", run, n=n, timeout=timeout)
+    """Wait until `n` workers have opened their receivers; their endpoints.
+
+    The first worker brings the coordinator to the scheduler, some time after it has registered.
+    """
+    deadline = time.monotonic() + timeout
+    while not client.run_on_scheduler(_has_coordinator):
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"run {run}: no worker has opened a receiver within {timeout:g} s; see the "
+                "workers' logs for the reason"
+            )
+        time.sleep(0.2)
+    remaining = max(0.0, deadline - time.monotonic())
+    return call(client, "receivers", run, n=n, timeout=remaining)
+
+
+def _has_coordinator(dask_scheduler: Any) -> bool:
+    return RPC in dask_scheduler.handlers
 
 
 def abort_run(client: Client, run: str, cause: str, *, who: str = "workflow") -> None:
@@ -124,12 +142,10 @@ class Run:
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}
         self._stored = set(stored)
-        self.contract = contract_from_graph(
+        contract = contract_from_graph(
             lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
         )
-        for row in self.contract.table():
-            logger.info("Contract: %s", row)
-        self._call("contract", blob=self.contract.to_bytes())
+        self._sign(contract)
         futures = self.client.compute(list(lazy.values()), sync=False)
         self._futures = dict(zip(lazy, futures, strict=True))
         self._call(
@@ -149,6 +165,37 @@ class Run:
         names = {future.key: name for name, future in self._futures.items()}
         for future in as_completed(list(self._futures.values()), raise_errors=False):
             yield names[future.key], future.result()
+
+    def rolling(self, array: Any, size: int, **options: Any) -> Rolling:
+        """Return windows of `size` consecutive steps; see :class:`~._rolling.Rolling`."""
+        return Rolling(self, array, size, **options)
+
+    # -- for rolling windows -----------------------------------------------------------
+
+    def sign(self, contract: Contract, *, ahead: bool = False) -> None:
+        """Sign a contract that does not come from a graph, and let the ranks begin."""
+        self._sign(contract, ahead=ahead)
+        self._call("committed", keys=[], timeout=self.settings.deadlines["contract"], hold=True)
+
+    def declare_ahead(self, array: int, first: int, stop: int) -> None:
+        """Make external tasks of the time indices ``first .. stop - 1`` and allow their data."""
+        self._call("declare_ahead", array=array, first=first, stop=stop)
+
+    def let_go_steps(self, array: int, first: int, stop: int) -> None:
+        """Leave the chunks of these time indices to the graphs that need them."""
+        self._call("let_go_steps", array=array, first=first, stop=stop)
+
+    def raise_if_failed(self) -> None:
+        """Raise the run's first fault, if it has failed."""
+        self._call("check")
+
+    def _sign(self, contract: Contract, *, ahead: bool = False) -> None:
+        if self.contract is not None:
+            raise ContractError("the contract of a run is signed once; it was signed before")
+        self.contract = contract
+        for row in contract.table():
+            logger.info("Contract: %s", row)
+        self._call("contract", blob=contract.to_bytes(), ahead=ahead)
 
     # -- for run_analysis --------------------------------------------------------------
 
@@ -179,7 +226,16 @@ class Run:
         returned = function(Offered(self.arrays), **parameters)
         if self.contract is None:
             self.commit(returned)
+        elif returned is not None:
+            self._add(name_results(returned))
         return self._finish()
+
+    def _add(self, named: Mapping[str, Any]) -> None:
+        """Take results beyond those of the contract: constants, and graphs over what is there."""
+        lazy = lazy_parts(named)
+        self._constants.update({n: v for n, v in named.items() if n not in lazy})
+        futures = self.client.compute(list(lazy.values()), sync=False)
+        self._futures.update(zip(lazy, futures, strict=True))
 
     def _finish(self) -> dict[str, Any]:
         """Collect what the analysis promised, keep what is complete, then say what failed."""

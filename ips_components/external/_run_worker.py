@@ -137,12 +137,24 @@ class _Session:
 
     # -- actions of the coordinator: event loop ----------------------------------------
 
-    def on_contract(self, ordinal: int, blob: bytes, endpoints: list[dict[str, Any]]) -> None:
+    def on_contract(
+        self,
+        ordinal: int,
+        blob: bytes,
+        endpoints: list[dict[str, Any]],
+        horizon: list[Any] | None = None,
+    ) -> None:
         self.contract = Contract.from_bytes(blob)
         self._names = [array.spec.name for array in self.contract.arrays]
         self._peers = _endpoints(endpoints)
         self.receiver.ordinal = ordinal
+        if horizon is not None:
+            self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
+            self.receiver.set_horizon(dict(horizon))
         self.receiver.set_contract(self.contract, self._peers)
+
+    def on_horizon(self, array: int, rows: int) -> None:
+        self.receiver.set_horizon({array: rows})
 
     def on_placement(
         self, epoch: int, blob: bytes, endpoints: list[dict[str, Any]], resend: list[Any]

@@ -137,7 +137,7 @@ def simulate(rank: int, contact, stop_after: int = STEPS):
 
 
 def test_results_equal_numpy(cluster, coupled):
-    name, future, outcomes, results = coupled("mean_and_slice", simulate)
+    name, future, _, results = coupled("mean_and_slice", simulate)
     summary = future.result(30)
     assert summary["results"] == str(results)
     with xr.open_zarr(results, consolidated=False) as dataset:
@@ -241,3 +241,69 @@ def test_feedback_reaches_all_ranks_alike(coupled):
     _, future, outcomes, _ = coupled("steering", steered)
     future.result(30)
     np.testing.assert_allclose(outcomes[0], FIELD.mean(axis=(1, 2)), rtol=1e-13)
+
+
+# -- open-ended runs -----------------------------------------------------------------------
+
+
+def windows(arrays, run):
+    rolling = run.rolling(arrays["temperature"], 3, region=(slice(None, None, 2),))
+    seen = [
+        (w.steps.start, w.steps.stop, float(w.value))
+        for w in rolling.scan(lambda total, x: (total + x.sum(), x.mean()), 0.0)
+    ]
+    return {"windows": np.array(seen), "total": rolling.state}
+
+
+def offer_open(rank: int) -> list[Array]:
+    return [Array("temperature", (NY, NX), "f8", offset=RANKS[rank], dims=("y", "x"))]
+
+
+@pytest.mark.parametrize("steps", [3, 4, 40])
+def test_rolling_windows_of_an_open_ended_run(cluster, coupled, steps):
+    def endless(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(steps):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, results = coupled("windows", endless)
+    future.result(30)
+    wanted = np.stack([field(k)[::2] for k in range(steps)])
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        found = dataset["windows"].values
+        np.testing.assert_array_equal(found[:, 0], np.arange(steps - 2))
+        np.testing.assert_allclose(
+            found[:, 2], [wanted[k : k + 3].mean() for k in range(steps - 2)], rtol=1e-13
+        )
+        total = sum(wanted[k : k + 3].sum() for k in range(steps - 2))
+        np.testing.assert_allclose(dataset["total"], total, rtol=1e-12)
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    assert record["ledger"]["closed"]
+
+
+def test_an_early_stop_ends_the_simulation_cleanly(cluster, coupled):
+    def until_stopped(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(10_000):
+                if bridge.should_stop():
+                    return step
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+        return None
+
+    name, future, outcomes, _ = coupled("converging", until_stopped)
+    future.result(30)
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    assert record["stop_reason"] == "converged"
+    assert all(step is not None for step in outcomes)
+
+
+def converging(arrays, run):
+    for window in run.rolling(arrays["temperature"], 1).map(lambda x: x.mean()):
+        if window.index == 5:
+            run.stop("converged")
+            break
+    return {"reached": window.index}
