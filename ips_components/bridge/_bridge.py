@@ -348,6 +348,10 @@ class Bridge:
             out.lost_blocks += 1
             out.lost_bytes += wanted
             return
+        if self._transport.stop is not None:  # the analysis has all that it wants
+            out.skipped_blocks += 1
+            out.skipped_bytes += wanted
+            return
         out.dropped_blocks += 1
         out.dropped_bytes += wanted
         for piece in pieces:

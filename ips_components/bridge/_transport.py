@@ -299,7 +299,7 @@ class Transport:
                     continue
             else:
                 gone_since = None
-            if lacking is not None and out.drop:
+            if lacking is not None and (out.drop or self.stop is not None):
                 return pieces, links, False
             if lacking is not None and lacking.wanted.get(out.ordinal) != row:
                 with self.changed:

@@ -149,6 +149,7 @@ class Receiver:
         self._connections: set[Connection] = set()
         self._contract: Contract | None = None
         self._contract_frame = b""
+        self._agreed = threading.Event()  # the contract is here
         self._digest = bytes(32)
         self._dtypes: list[np.dtype[Any]] = []
         self._size: int | None = None
@@ -219,6 +220,7 @@ class Receiver:
                 self.intake.set_contract(contract, self.ordinal, self._size or 1)
                 self._digest = digest
                 self._contract = contract
+                self._agreed.set()
             waiting = [
                 peer.connection
                 for peer in self._peers.values()
@@ -352,6 +354,9 @@ class Receiver:
         """Take a rank in whose token was right."""
         info = _parse_info(hello)
         arrays = _described(info)
+        if hello.digest != bytes(32):
+            # Rank 0 may have it from another receiver before our owner has told us.
+            self._agreed.wait(self._handshake)
         with self._lock:
             if self._size is None:
                 self._size = hello.size
