@@ -149,7 +149,10 @@ class Outgoing:
         self.dtype = np.dtype(spec.dtype) if spec is not None else None
         self.n_space = contract.layout.n_space if contract is not None else 1
         self.drop = contract is not None and contract.policy == "drop"
-        halo = described.halo if described is not None else 0
+        if described is not None:
+            halo = described.halo
+        else:
+            halo = spec.attrs.get("halo", 0) if spec is not None else 0
         ndim = len(spec.shape) if spec is not None else 0
         self.halo = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
         self.offset = described.offset if described is not None else None

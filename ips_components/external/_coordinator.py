@@ -26,13 +26,16 @@ from ips_components.errors import (
     ContractError,
     DeadlineExceeded,
     ExternalTaskError,
+    GeometryError,
     SimulationLost,
 )
 from ips_components.external._live import LivePage, open_live_page
 from ips_components.external._run_state import RunState
 from ips_components.external._state import State
 from ips_components.external._task_counts import task_counts
+from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.decomposition import Decomposition
 from ips_components.model.placement import replace
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class _Run:
         self.contract: Contract | None = None
         self.blob = b""
         self.epoch = 0
+        self.blocks: dict[str, dict[int, tuple[Block, ...]]] = {}  # array -> rank -> blocks
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
@@ -293,6 +297,23 @@ class RunCoordinator(SchedulerPlugin):
 
     def _event_hello(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
         run.state.hello(rank, info)
+        for name, blocks in info["blocks"].items():
+            run.blocks.setdefault(name, {})[rank] = tuple(
+                Block(tuple(offset), tuple(shape)) for offset, shape in blocks
+            )
+            self._check_tiling(run, name)
+
+    def _check_tiling(self, run: _Run, name: str) -> None:
+        """When all ranks have said what they hold: every cell must belong to exactly one block."""
+        blocks = run.blocks[name]
+        if run.contract is None or len(blocks) != run.state.n_ranks:
+            return
+        spec = run.contract[name].spec
+        try:
+            by_rank = tuple(blocks[rank] for rank in range(len(blocks)))
+            Decomposition(spec.shape, by_rank).validate(name)
+        except GeometryError as error:
+            self._fail(run, "simulation", "described wrong blocks", str(error), policy="abort")
 
     def _event_steps(self, run: _Run, worker: str, steps: Iterable[Any]) -> None:
         for rank, step, waited, counters in steps:
@@ -427,7 +448,7 @@ class RunCoordinator(SchedulerPlugin):
         else:
             run.state.end()
 
-    def _fail(self, run: _Run, who: str, what: str, cause: str) -> None:
+    def _fail(self, run: _Run, who: str, what: str, cause: str, policy: str | None = None) -> None:
         first = run.state.phase != "failed"
         run.state.fail(who, what, cause)
         if first:
@@ -436,7 +457,8 @@ class RunCoordinator(SchedulerPlugin):
                 error = AnalyticsLost if who == "analysis" else SimulationLost
                 ending = run.state.ending(run.settings.get("n_steps"))
                 self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
-            self._tell(run, {"action": "fault", "text": f"{who} {what}: {cause}"})
+            text = f"{who} {what}: {cause}"
+            self._tell(run, {"action": "fault", "text": text, "policy": policy})
         run.notify()
 
     def _replan(self, run: _Run, gone: int) -> None:

@@ -173,8 +173,8 @@ class _Session:
         feedback = Feedback(**{**message, "shape": tuple(message["shape"])})
         self.receiver.feedback(feedback.name, decode(feedback), feedback.step)
 
-    def on_fault(self, text: str) -> None:
-        self.receiver.fault(text, self.settings.on_analytics_loss)
+    def on_fault(self, text: str, policy: str | None = None) -> None:
+        self.receiver.fault(text, policy or self.settings.on_analytics_loss)
 
     def on_stop(self, reason: str) -> None:
         self.receiver.stop(reason)

@@ -129,7 +129,16 @@ class RunSettings:
 
     def array_specs(self) -> list[ArraySpec]:
         """Return the arrays that the config describes; none when the simulation describes them."""
-        return self.specs_from(self.arrays or ())
+        described = []
+        for array in self.arrays or ():
+            # What only ranks need to find their blocks travels with the array.
+            attrs = dict(array.get("attrs", {}))
+            if (grid := self.decompositions.get(array["name"])) is not None:
+                attrs["process_grid"] = list(grid)
+            if halo := self.halos.get(array["name"]):
+                attrs["halo"] = halo if isinstance(halo, int) else list(halo)
+            described.append({**array, "attrs": attrs})
+        return self.specs_from(described)
 
     @staticmethod
     def specs_from(described: Iterable[Mapping[str, Any]]) -> list[ArraySpec]:

@@ -13,7 +13,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from ips_components.bridge import Array, Bridge
-from ips_components.errors import ConfigError, ContractError
+from ips_components.errors import AnalyticsLost, ConfigError, ContractError
 from ips_components.external import (
     RunSettings,
     run_analysis,
@@ -241,6 +241,55 @@ def test_feedback_reaches_all_ranks_alike(coupled):
     _, future, outcomes, _ = coupled("steering", steered)
     future.result(30)
     np.testing.assert_allclose(outcomes[0], FIELD.mean(axis=(1, 2)), rtol=1e-13)
+
+
+def test_overlapping_blocks_are_refused_with_both_ranks_named(cluster, coupled):
+    def overlapping(rank, contact):
+        y, x = RANKS[rank]
+        box = ((y, x), (4, 4 if rank == 0 else 3))
+        array = Array("temperature", (NY, NX), "f8", blocks=[box], steps=STEPS)
+        with (
+            pytest.raises(AnalyticsLost, match=r"ranks 0 .* and 1 .* overlap"),
+            Bridge(contact=contact, arrays=[array], rank=rank, size=len(RANKS)) as bridge,
+        ):
+            for step in range(10_000):
+                bridge.put("temperature", step, np.zeros(box[1]))
+                bridge.wait()
+
+    name, future, _, _ = coupled("mean_and_slice", overlapping)
+    with pytest.raises(Exception, match="overlap"):
+        future.result(30)
+    assert run_record(cluster, name)["faults"][0]["what"] == "described wrong blocks"
+
+
+def test_arrays_of_the_config_with_its_process_grid_and_halo(coupled):
+    described = [
+        {
+            "name": "temperature",
+            "dtype": "<f8",
+            "shape": [NY, NX],
+            "dims": ["y", "x"],
+            "steps": {"start": 0, "every": 1, "count": STEPS},
+        }
+    ]
+
+    def rows(rank, contact):
+        padded = np.full((NY // 4 + 2, NX + 2), np.nan)
+        with Bridge(contact=contact, rank=rank, size=4) as bridge:
+            for step in range(STEPS):
+                padded[1:-1, 1:-1] = field(step)[2 * rank : 2 * rank + 2]
+                bridge.put("temperature", step, padded)
+
+    _, future, _, results = coupled(
+        "mean_and_slice",
+        rows,
+        described,
+        decompositions={"temperature": (4, 1)},
+        halos={"temperature": 1},
+    )
+    future.result(30)
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        np.testing.assert_allclose(dataset["mean"], FIELD.mean(axis=0), rtol=1e-13)
 
 
 # -- open-ended runs -----------------------------------------------------------------------
