@@ -33,18 +33,17 @@ def slow_down(workspace: Path, steps: int, pace: int) -> None:
 
 def nodes_of_steps(job: Job, seconds: float) -> tuple[set[str], set[str]]:
     """Nodes of the workers' step and of the ranks' step, seen while both run."""
-    seen: dict[str, str] = {}
+    seen: list[str] = []
 
     def both() -> bool:
         if job.state() in FINAL_STATES:
-            raise AssertionError(f"the job ended with steps {seen}:\n{job.text()}")
-        seen.update(job.steps())
-        return len(job.steps()) >= 2
+            raise AssertionError(f"the job ended with steps on {seen}:\n{job.text()}")
+        seen[:] = [nodes for _, nodes in sorted(job.steps().items())]
+        return len(seen) == 2
 
     wait_for(both, "two steps at a time", seconds)
     workers, ranks = (
-        set(job.cluster.run("scontrol", "show", "hostnames", seen[step]).split())
-        for step in sorted(seen)
+        set(job.cluster.run("scontrol", "show", "hostnames", nodes).split()) for nodes in seen
     )
     return workers, ranks
 
