@@ -182,6 +182,8 @@ class Analytics(Component):
         path = [config.input_dir, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
         ips_compat.prepare_launcher(ips_compat.run_config(self.services).oversubscribe)
+        # A worker that dies must not take the others with it, whatever the site's default is.
+        os.environ["SLURM_KILL_BAD_EXIT"] = "0"
 
     def _submit(self, config: AnalyticsConfig, settings: Any) -> None:
         from ips_components.external import run_analysis, run_plugin

@@ -144,6 +144,8 @@ class Simulation(Component):
             os.environ[ENVIRONMENT] = contact
         os.environ.update(config.environment)
         ips_compat.prepare_launcher(ips_compat.run_config(self.services).oversubscribe)
+        # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
+        os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")
 
     def _wait(
         self, config: SimulationConfig, task: int, run_dir: Path | None, started: float
