@@ -15,12 +15,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask._task_spec import Alias, GraphNode, Task, convert_legacy_graph
+from dask._task_spec import (
+    Alias,
+    GraphNode,
+    Task,
+    convert_legacy_graph,
+    fuse_linear_task_spec,
+)
 from dask.array.optimization import optimize as optimize_arrays
-from dask.base import tokenize
 from dask.blockwise import fuse_roots, optimize_blockwise
 from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict
 
 from ips_components.errors import ContractError
@@ -149,16 +154,14 @@ def optimize(graph: Any, keys: Any, **options: Any) -> Any:
 
     A function for Dask's configuration value ``array_optimize``.
     """
-    if not isinstance(graph, HighLevelGraph):
+    layers = graph.layers.values() if isinstance(graph, HighLevelGraph) else ()
+    views = {layer.name for layer in layers if isinstance(layer, ViewLayer) and not layer.is_whole}
+    if not views or dask.config.get("optimization.fuse.active") is False:
         return optimize_arrays(graph, keys, **options)
-    views = {layer.name for layer in graph.layers.values() if isinstance(layer, ViewLayer)}
-    if not views:
-        return optimize_arrays(graph, keys, **options)
-    outputs = set(flatten(keys if isinstance(keys, list | set | tuple) else [keys]))
+    outputs = set(flatten(keys if isinstance(keys, list | set) else [keys]))
     graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
     tasks = inline_cuts(convert_legacy_graph(ensure_dict(graph)), views, outputs)
-    name = f"external-{tokenize(outputs)}"
-    return optimize_arrays(HighLevelGraph({name: MaterializedLayer(tasks)}, {name: set()}), keys)
+    return fuse_linear_task_spec(tasks, keys=outputs)
 
 
 def inline_cuts(

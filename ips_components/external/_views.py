@@ -170,6 +170,8 @@ class View:
         dropped = dim not in self.kept
         if self.source.spec.ragged and dim == 1:
             return None
+        if not dropped and self.selection.dims[dim] == contract.cover.dims[dim]:
+            return None
         cuts: list[slice | int | None] = []
         for number in self.grid[dim]:
             bounds = contract.layout.bounds(dim, number)
@@ -370,7 +372,7 @@ class ViewLayer(Layer):
         else:
             name = self.name
             chosen = {index for index in self.indices() if (name, *index) in keys}
-        if self.name == self._external:
+        if self.is_whole:
             dependencies: dict[Key, set[Key]] = {(self.name, *i): set() for i in chosen}
         else:
             dependencies = {(self.name, *i): {self._target(i)} for i in chosen}
@@ -388,6 +390,11 @@ class ViewLayer(Layer):
         if left is not None and len(left) == prod(self.numblocks):
             left = None
         return _layer, (view, left, self.annotations)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the chunks are the external ones, by the same keys."""
+        return self.name == self._external
 
     @property
     def _external(self) -> str:
