@@ -9,6 +9,7 @@ the receiver.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from ips_components.external._analysis import load_analysis
 from ips_components.external._coordinator import STREAM_OP, RunCoordinator
 from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
@@ -59,6 +61,7 @@ class RunWorker:
         self._session = _Session(RunSettings.from_dict(self.settings), worker, external)
         sessions[self._session.run] = self._session
         worker.stream_handlers[STREAM_OP] = _Dispatcher(sessions)
+        await asyncio.to_thread(_import_early, self._session.settings.analysis)
         self._session.open()
 
     async def teardown(self) -> None:
@@ -80,6 +83,16 @@ def run_plugin(settings: RunSettings) -> ExternalDataPlugin:
         [f"{RunCoordinator.__module__}:{RunCoordinator.__qualname__}"],
         name=f"external-data-{settings.run}",
     )
+
+
+def _import_early(analysis: str) -> None:
+    """Import the analysis before there is work: Dask unpickles tasks on the event loop.
+
+    A worker that imported NumPy's kin there, seconds long, would hear no rank meanwhile.  What is
+    wrong with the analysis, the analysis task itself will say.
+    """
+    with contextlib.suppress(Exception):
+        load_analysis(analysis)
 
 
 class _Dispatcher:
