@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from ips_components.report._numbers import byte_scale, duration, size, time_scale
@@ -113,12 +114,13 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
     steps = [step for step in record["steps"] if step["complete"] is not None]
     if times is None or len(steps) < 2:
         return None
-    ends = sorted(step["complete"] for step in steps)
-    first = min(step["first_put"] or step["complete"] for step in steps)
-    waits = [(s["complete"] - s["waited"]["max"], s["complete"]) for s in steps]
-    busy = [(s["complete"], s["analysed"]) for s in steps if s["analysed"] is not None]
-    put = sorted((s["complete"], s["step"]) for s in steps)
-    analysed = sorted((s["analysed"], s["step"]) for s in steps if s["analysed"] is not None)
+    ends = {step["step"]: _end(step) for step in steps}
+    first = min(step["first_put"] or _end(step) for step in steps)
+    last = max(ends.values())
+    waits = [(_end(s) - s["waited"]["max"], _end(s)) for s in steps]
+    used = {s["step"]: s["analysed"] for s in steps if s["analysed"] is not None}
+    busy = [(ends[step], t) for step, t in used.items()]
+    put, analysed = _everything_up_to(ends), _everything_up_to(used)
 
     def draw(width: float) -> Canvas:
         canvas = Canvas(width, 0, "Timeline of the simulation against the analytics")
@@ -131,7 +133,7 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
         canvas.text(LEFT, y, "simulation")
         lane = y + 6
         canvas.rect(x.start, lane, x.stop - x.start, LANE, "idle")
-        a, b = x.at(times.of(first)), x.at(times.of(ends[-1]))
+        a, b = x.at(times.of(first)), x.at(times.of(last))
         canvas.rect(a, lane, max(b - a, 1.0), LANE, "sim")
         _share(canvas, waits, times, x, lane, "wait")
         y = lane + LANE + 20
@@ -140,8 +142,7 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
         canvas.rect(x.start, lane, x.stop - x.start, LANE, "idle")
         _share(canvas, busy, times, x, lane, "ana")
         top, bottom = lane + LANE + 44, lane + LANE + 44 + min(220, 0.5 * width)
-        highest = max(step for _, step in put)
-        y_axis = Axis(min(step for _, step in put), max(highest, 1), bottom, top)
+        y_axis = Axis(put[0][1], max(put[-1][1], 1), bottom, top)
         frame(canvas, x, y_axis, x_label=times.label, y_label="simulation step", whole=True)
         at_most = int(width)
         curve = thin([(x.at(times.of(t)), y_axis.at(step)) for t, step in put], at_most)
@@ -160,9 +161,9 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
 
     caption = (
         "Above: what each side was doing. The orange part of the height is the share of time in "
-        "which the slowest rank waited for the analytics to take its data. Below: the steps that "
-        "all ranks have put (blue) and those whose data the analytics have used up (green); the "
-        "wider the shaded band, the further the analytics are behind."
+        "which the slowest rank waited for the analytics to take its data. Below: up to which step "
+        "all ranks have put everything (blue) and the analytics have used it up (green); the wider "
+        "the shaded band, the further the analytics are behind."
     )
     return _chart("timeline", "Timeline", caption + _cut(record, times), draw)
 
@@ -288,6 +289,19 @@ def _waiting(record: Mapping[str, Any]) -> Chart | None:
 
 def _chart(name: str, title: str, caption: str, draw: Callable[[float], Canvas]) -> Chart:
     return Chart(name, title, caption, "".join(draw(w).svg(cls) for cls, w in WIDTHS.items()))
+
+
+def _end(step: Mapping[str, Any]) -> float:
+    """When all ranks had put a step: their reports may be late, its use cannot be early."""
+    analysed = step["analysed"]
+    complete: float = step["complete"]
+    return complete if analysed is None else min(complete, analysed)
+
+
+def _everything_up_to(when: Mapping[int, float]) -> list[tuple[float, int]]:
+    """From when on nothing is missing up to and including each step; both rise."""
+    steps = sorted(when)
+    return list(zip(accumulate((when[step] for step in steps), max), steps, strict=True))
 
 
 def _share(

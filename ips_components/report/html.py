@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from ips_components._version import __version__
 from ips_components.report import _numbers as numbers
@@ -83,6 +86,9 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
         css=_resource("report.css"),
         made_by=__version__,
         show=_show,
+        sizes=_sizes,
+        kind=_kind,
+        breakable=_breakable,
         values_of=_values_of,
     )
 
@@ -212,3 +218,31 @@ def _values_of(variable: Mapping[str, Any]) -> str:
     if variable["min"] is None:
         return numbers.NONE
     return f"{numbers.digits(variable['min'])} to {numbers.digits(variable['max'])}"
+
+
+def _sizes(entry: Mapping[str, Any]) -> str:
+    """``y 64, x 64``; names may include time, which the shape of an offered array does not."""
+    shape, dims = entry["shape"], entry["dims"]
+    if not shape:
+        return "one number"
+    names = dims[-len(shape) :] if len(dims) >= len(shape) else [""] * len(shape)
+    named = [
+        f"{name}\N{NO-BREAK SPACE}{'varies' if n is None or n < 0 else n}".strip()
+        for name, n in zip(names, shape, strict=True)
+    ]
+    return ", ".join(named)
+
+
+def _kind(dtype: str | None) -> str:
+    """NumPy's name of a type, ``float64`` for ``<f8``."""
+    try:
+        return numpy.dtype(dtype).name if dtype else numbers.NONE
+    except TypeError:
+        return str(dtype)
+
+
+def _breakable(name: str) -> Any:
+    """A long name that may be broken after each of its words."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))

@@ -28,7 +28,8 @@ POLL_INTERVAL = 0.5
 #: Seconds over which the shown rate is averaged.
 RATE_WINDOW = 3.0
 
-_FINAL = ("ended", "failed")
+#: Last phases of a run; the analysis may go on after the simulation.
+_FINAL = {"ended": "simulation ended", "failed": "failed"}
 
 
 class Progress:
@@ -72,6 +73,7 @@ class Progress:
             self._view = _Bars(self._stream) if self._stream.isatty() else _Lines(self._stream)
         self._shown = -interval
         self._last = ""
+        self._phase: Any = None
 
     def __enter__(self) -> Self:
         if isinstance(self._view, _Bars):
@@ -97,11 +99,12 @@ class Progress:
         if isinstance(self._view, _Bars):
             self._view.show(state, rate)
             return
-        due = now - self._shown >= self._interval or state.get("phase") in _FINAL
+        phase = state.get("phase")
+        due = now - self._shown >= self._interval or (phase in _FINAL and phase != self._phase)
         line = describe(state, rate)
         if due and line != self._last:
             self._view.show(line)
-            self._shown, self._last = now, line
+            self._shown, self._last, self._phase = now, line, phase
 
     @contextmanager
     def following(
@@ -167,7 +170,7 @@ def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
     parts += _traffic(state, rate)
     parts += _cost(state)
     if state.get("phase") in _FINAL:
-        parts.append(str(state["phase"]))
+        parts.append(_FINAL[state["phase"]])
     return f"{state.get('run', 'run')}: {', '.join(parts)}"
 
 

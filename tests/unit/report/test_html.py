@@ -11,12 +11,12 @@ import pytest
 import run_records
 
 from ips_components.report import _numbers as numbers
-from ips_components.report._charts import covered, rates
+from ips_components.report._charts import charts, covered, rates
 from ips_components.report._svg import Axis
 from ips_components.report.html import render, write_report
 from ips_components.report.record import make_record, write_record
 
-VOID = {"meta", "link", "img", "br", "hr"}
+VOID = {"meta", "link", "img", "br", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -206,3 +206,20 @@ def test_durations(value, text):
 )
 def test_percentages_never_round_to_all_or_nothing(value, text):
     assert numbers.percent(value) == text
+
+
+def test_dimensions_are_named_from_the_last_one_and_types_as_numpy_does():
+    array = {"name": "atoms", "shape": [-1, 3], "dims": ["time", "row", "x"], "dtype": "<f8"}
+    page = Page(render(make_record("r", status="ok", contract={"arrays": [array]})))
+    assert "row varies, x 3 float64" in page.text
+
+
+def test_reports_that_come_late_do_not_turn_the_timeline_round():
+    steps = [
+        {"step": i, "first_put": i, "complete": 9.0, "analysed": 2.0 + (i % 3), "delivered": 9}
+        for i in range(6)
+    ]
+    (chart,) = [c for c in charts(make_record("r", status="ok", steps=steps)) if "time" in c.name]
+    for points in re.findall(r'polyline points="([^"]+)"', chart.svg):
+        pairs = [tuple(map(float, point.split(","))) for point in points.split()]
+        assert pairs == sorted(pairs, key=lambda p: (p[0], -p[1]))

@@ -139,7 +139,11 @@ def test_plain_lines_come_at_intervals_and_only_when_something_moved():
         progress.update({"steps": 3})
         progress.update({"steps": 3})
         progress.update({"steps": 3, "phase": "ended"})
-    assert out.getvalue().splitlines() == ["run: step 1", "run: step 3", "run: step 3, ended"]
+    assert out.getvalue().splitlines() == [
+        "run: step 1",
+        "run: step 3",
+        "run: step 3, simulation ended",
+    ]
 
 
 def test_quiet_shows_nothing():
