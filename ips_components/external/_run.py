@@ -20,7 +20,7 @@ from distributed import Client, as_completed, get_client, worker_client
 from ips_components.errors import ContractError, DeadlineExceeded, ExternalTaskError, SimulationLost
 from ips_components.external._analysis import Offered, load_analysis
 from ips_components.external._arrays import ExternalArray, external_arrays
-from ips_components.external._contract import contract_from_graph
+from ips_components.external._contract import contract_from_graph, submit
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
 from ips_components.external._rolling import Rolling
@@ -146,11 +146,10 @@ class Run:
             lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
         )
         self._sign(contract)
-        futures = self.client.compute(list(lazy.values()), sync=False)
-        self._futures = dict(zip(lazy, futures, strict=True))
+        self._futures = submit(self.client, lazy)
         self._call(
             "committed",
-            keys=[future.key for future in futures],
+            keys=[future.key for future in self._futures.values()],
             timeout=self.settings.deadlines["contract"],
         )
 
@@ -234,8 +233,7 @@ class Run:
         """Take results beyond those of the contract: constants, and graphs over what is there."""
         lazy = lazy_parts(named)
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
-        futures = self.client.compute(list(lazy.values()), sync=False)
-        self._futures.update(zip(lazy, futures, strict=True))
+        self._futures.update(submit(self.client, lazy))
 
     def _finish(self) -> dict[str, Any]:
         """Collect what the analysis promised, keep what is complete, then say what failed."""
