@@ -365,7 +365,7 @@ class Bridge:
         nth = out.nth if out.last_step == step else 0
         out.nth = nth + 1
         while len(rings) <= nth:
-            rings.append(Ring(self._replay + 3, self._shared))
+            rings.append(Ring(self._replay, self._shared))
         return rings[nth]
 
     @contextlib.contextmanager

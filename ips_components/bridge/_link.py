@@ -116,6 +116,9 @@ class Link:
                 raise
             sock.settimeout(None)
             with self.send_lock, transport.changed:
+                if transport.closed:
+                    sock.close()
+                    raise ConnectionAbortedError("the bridge was closed meanwhile")
                 self.sock, self.lane = sock, lane
                 self.state, self.decoder = state, decoder
                 self.heard = self.said = time.monotonic()
@@ -234,7 +237,8 @@ class Link:
     def _announce(self, sock: socket.socket, slot: Slot) -> None:
         """Give the receiver a slot's descriptor."""
         self.announced.add(slot.number)
-        head = framing.pack(m.Slot(slot.number, 0, slot.size))
+        ring = slot.ring
+        head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, ring.spare))
         fds = array.array("i", [slot.fd])
         sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 

@@ -1,8 +1,9 @@
 """Memory between `put` and the receiver: rings of slots, one ring per block that a rank puts.
 
 A slot holds the wanted cells of one put until all receivers have taken them, and longer: until it
-is overwritten it is the replay buffer for chunks that are asked for again. In a ring of K slots the
-last K - 2 steps can be sent again.
+is overwritten it is the replay buffer for chunks that are asked for again. To replay k steps a ring
+has k + 3 slots: one is written, k are replayed, and two may be lent to a receiver that uses them in
+place as chunks for as long as the analysis likes.
 """
 
 from __future__ import annotations
@@ -45,9 +46,22 @@ class Slot:
     rank itself writes it now.
     """
 
-    __slots__ = ("abandoned", "busy", "fd", "memory", "number", "pending", "size", "stored")
+    __slots__ = (
+        "abandoned",
+        "busy",
+        "fd",
+        "memory",
+        "number",
+        "pending",
+        "ring",
+        "size",
+        "stored",
+        "used",
+    )
 
-    def __init__(self, nbytes: int, shared: bool) -> None:
+    def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
+        self.ring = ring
+        self.used = 0  # turn of the ring in which it was last handed out
         unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
         self.size = max(1, -(-nbytes // unit)) * unit
         self.number = next(_numbers)
@@ -84,36 +98,51 @@ class Slot:
             self.fd = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ring:
-    """The slots of one block, used in turn.
+    """The slots of one block.
 
     Parameters
     ----------
-    length
-        Number of slots.
+    replay
+        Number of steps that can be sent again.
     shared
-        Whether receivers may map them.
+        Whether receivers may map the slots.
     """
 
-    length: int
+    replay: int
     shared: bool
+    number: int = field(default_factory=itertools.count().__next__)
     slots: list[Slot] = field(default_factory=list)
-    at: int = 0
+    turn: int = 0
+
+    @property
+    def length(self) -> int:
+        """Number of slots at most."""
+        return self.replay + 3
+
+    @property
+    def spare(self) -> int:
+        """Number of slots that receivers must not keep."""
+        return self.replay + 1
 
     def next(self, nbytes: int) -> Slot | None:
-        """Return the oldest slot when it is free, grown if need be; None when it is still read."""
+        """Return the free slot that was used longest ago, grown if need be; None: none is free."""
         if len(self.slots) < self.length:
-            slot = Slot(nbytes, self.shared)
+            slot = Slot(nbytes, self.shared, self)
             self.slots.append(slot)
-            return slot
-        slot = self.slots[self.at]
-        if slot.pending:
-            return None
-        if slot.abandoned or slot.size < nbytes:
-            slot.close()
-            slot = self.slots[self.at] = Slot(nbytes, self.shared)
-        self.at = (self.at + 1) % self.length
+        else:
+            free = [slot for slot in self.slots if not slot.pending]
+            if not free:
+                return None
+            slot = min(free, key=lambda one: one.used)
+            if slot.abandoned or slot.size < nbytes:
+                slot.close()
+                self.slots.remove(slot)
+                slot = Slot(nbytes, self.shared, self)
+                self.slots.append(slot)
+        self.turn += 1
+        slot.used = self.turn
         return slot
 
     def find(self, array: int, chunk: int) -> list[tuple[Slot, Stored]]:

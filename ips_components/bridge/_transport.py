@@ -397,10 +397,7 @@ class Transport:
         """Take back a slot that was not published; it is the next one again."""
         with self.changed:
             slot.busy = False
-            for rings in self.rings.values():
-                for ring in rings:
-                    if slot in ring.slots:
-                        ring.at = ring.slots.index(slot)
+            slot.used = 0
 
     def say_bye(self, bye: m.Bye) -> set[int]:
         """Say goodbye on all links; return the receivers that heard it."""

@@ -477,9 +477,9 @@ class Receiver:
             self._answering = True
             self._events.put(("answer",))
 
-    def slot_returned(self, connection: Connection, seq: int) -> None:
+    def slot_returned(self, connection: Connection, ring: int, seq: int) -> None:
         """Note that nobody reads a slot's piece any more (any thread, any moment: no lock)."""
-        self._events.put(("slot", connection, seq))
+        self._events.put(("slot", connection, (ring, seq)))
 
     def connection_ended(self, connection: Connection) -> None:
         """Note that a connection is over."""
@@ -543,7 +543,7 @@ class Receiver:
             except Empty:
                 event = ("tick",)
             released = pump = False
-            slots: dict[Connection, list[int]] = {}
+            slots: dict[Connection, list[tuple[int, int]]] = {}
             while True:
                 if event[0] == "free":
                     self.intake.freed(event[1])
@@ -558,9 +558,8 @@ class Receiver:
                     event = self._events.get_nowait()
                 except Empty:
                     break
-            for connection, seqs in slots.items():
-                connection.slots_held -= len(seqs)
-                connection.send(m.Release(tuple(seqs)))
+            for connection, returned in slots.items():
+                connection.give_back(returned)
             if released:
                 self._last_release = time.monotonic()
             if pump:

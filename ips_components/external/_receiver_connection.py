@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +71,8 @@ class Connection:
         self._last_row: dict[int, int] = {}
         self._beaten = self.opened
         self.wanted: dict[int, int] = {}  # array -> row for which the rank waits
-        self.slots_held = 0
-        self._slots: dict[int, memoryview] = {}
+        self._slots: dict[int, tuple[memoryview, m.Slot]] = {}
+        self._held: Counter[int] = Counter()  # slots in use as chunks, by ring
         self._fds: deque[int] = deque()
         self._buffer = bytearray(READ_AHEAD)
         self._view = memoryview(self._buffer)
@@ -299,21 +299,22 @@ class Connection:
 
     def _piece_in_slot(self, piece: m.Piece, peer: Peer) -> None:
         receiver = self.receiver
-        slot = self._slots.get(piece.slot)
-        if slot is None:
+        memory, slot = self._slots.get(piece.slot, (None, None))
+        if memory is None or slot is None:
             raise ProtocolError(f"a piece in slot {piece.slot}, which was never announced")
         dtype = receiver.dtype(piece.array)
-        cells = _slot_array(slot, piece, dtype)
-        # The last free slots are copied out: a chunk that Dask keeps must not starve the rank.
-        if cells.flags.c_contiguous and self.slots_held + 2 <= len(self._slots):
+        cells = _slot_array(memory, piece, dtype)
+        # Some slots must stay free: a chunk that the analysis keeps must not starve the rank.
+        ring = slot.ring
+        if cells.flags.c_contiguous and self._held[ring] + slot.spare < slot.length:
             whole = receiver.intake.whole(peer.rank, piece)
             complete = None
             if whole is not None:
                 complete = receiver.intake.adopt(peer.rank, piece, cells)
             if complete is not None:
-                self.slots_held += 1
+                self._held[ring] += 1
                 seq, returned = piece.seq, receiver.slot_returned
-                on_last_view(cells, lambda: returned(self, seq))
+                on_last_view(cells, lambda: returned(self, ring, seq))
                 del cells
                 receiver.deliver(complete)
                 return
@@ -343,11 +344,17 @@ class Connection:
                 )
             if slot.slot not in self._slots and len(self._slots) >= MAX_SLOTS:
                 raise ProtocolError(f"more than {MAX_SLOTS} slots")
-            self._slots[slot.slot] = mapping.shared(fd, slot.size, writable=False)
+            self._slots[slot.slot] = (mapping.shared(fd, slot.size, writable=False), slot)
         except OSError as error:
             raise ProtocolError(f"slot {slot.slot} cannot be mapped: {error}") from error
         finally:
             os.close(fd)
+
+    def give_back(self, returned: list[tuple[int, int]]) -> None:
+        """Return slots that were chunks: pairs of ring and number of the piece (the keeper)."""
+        for ring, _ in returned:
+            self._held[ring] -= 1
+        self.send(m.Release(tuple(seq for _, seq in returned)))
 
     def drop_slot(self, slot: int) -> None:
         """Forget a slot; arrays in it keep its memory."""

@@ -70,6 +70,7 @@ class _ArrayIntake:
         self.open: dict[int, _Assembly] = {}
         self.again: set[int] = set()  # to be asked for again, not yet admitted
         self.asked: set[int] = set()  # asked for again, not yet complete
+        self.skip: set[int] = set()  # given up before they were admitted
         self.ragged_bytes = 0  # of the largest ragged chunk so far
         self._batch: list[tuple[int, list[int]]] = []  # rows with chunks of ours, last one first
         self._scanned = 0
@@ -247,6 +248,7 @@ class Intake:
                 if not ahead:
                     break
                 _, array, (row, chunks) = min(ahead, key=lambda one: (one[0], one[1].ordinal))
+                chunks = [chunk for chunk in chunks if chunk not in array.skip]
                 need = sum(array.chunk_bytes(c) for c in chunks if c not in array.open)
                 used = self.reserved + self.held
                 # A ragged row of unknown size goes alone, until one has told the size.
@@ -255,6 +257,7 @@ class Intake:
                     self.blocked, self.needed = True, need
                     break
                 array.admit(row)
+                array.skip = {chunk for chunk in array.skip if chunk // array.n_space > row}
                 for chunk in chunks:
                     if chunk not in array.open:
                         self._expect(array, chunk)
@@ -368,7 +371,10 @@ class Intake:
             assembly = array.open.pop(chunk, None)
             self._overdraft.discard((ordinal, chunk))
             if assembly is None:
-                return False
+                if chunk // array.n_space < array.watermark or chunk in array.skip:
+                    return False
+                array.skip.add(chunk)
+                return True
             self.reserved -= assembly.nbytes
         self._released(0)
         return True

@@ -36,7 +36,8 @@ StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (11 u64: 
 Want       5  chunk row u64: the rank waits for credit for it
 Dropped    6  chunk u64: the rank dropped its part by policy
 Gone       7  chunk u64: asked for again, but no longer in the replay buffer
-Slot       8  slot u32, zero u32, size u64; one memfd travels with the frame
+Slot       8  slot u32, ring u32, size u64, length u32, spare u32; one memfd travels with the
+              frame. A ring has ``length`` slots, of which the receiver leaves ``spare`` free
 SlotDrop   9  slot u32, zero u32
 Bye        10 last step i64, status u32 (0 ok, 1 aborted), n u32, n x counters, reason (UTF-8)
 Ping       11 empty (both ways)
@@ -357,12 +358,14 @@ class Slot(_Fixed):
     """A sealed memfd in which pieces will lie; its descriptor travels with this frame."""
 
     slot: int = 0
-    zero: int = 0
+    ring: int = 0
     size: int = 0
+    length: int = 0
+    spare: int = 0
 
     OP: ClassVar[int] = 8
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ")
-    FIELDS: ClassVar[tuple[str, ...]] = ("slot", "zero", "size")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQII")
+    FIELDS: ClassVar[tuple[str, ...]] = ("slot", "ring", "size", "length", "spare")
 
 
 @dataclass(frozen=True, slots=True)

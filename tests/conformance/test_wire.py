@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_wire import EXAMPLES
 
 from ips_components.errors import ContactError, ProtocolError
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
-from make_wire import EXAMPLES
 
 VECTORS = json.loads(Path(__file__).with_name("wire.json").read_text())
 

@@ -1,7 +1,6 @@
 """Every test here ends without threads, descriptors, shared memory or sockets left over."""
 
 import gc
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ def _descriptors() -> dict[str, str]:
     found = {}
     for fd in Path("/proc/self/fd").iterdir():
         try:
-            found[fd.name] = os.readlink(fd)
+            found[fd.name] = str(fd.readlink())
         except OSError:
             continue
     return found

@@ -43,7 +43,7 @@ def test_blocks_become_chunks(tmp_path, lanes):
     contract = agree(SPEC, receivers=2)
     field = np.random.default_rng(0).random((6, 12, 8))
     options = {"lanes": lanes}
-    with receivers(tmp_path, contract, 2, contact_options=options) as (file, started, sinks):
+    with receivers(tmp_path, contract, 2, contact_options=options) as (file, _, sinks):
 
         def work(bridge, rank):
             for step in range(6):
@@ -278,7 +278,7 @@ def test_no_contact_file(tmp_path, monkeypatch):
     with pytest.raises(ContactError, match="IPS_COMPONENTS_CONTACT"):
         Bridge()
     monkeypatch.setenv("IPS_COMPONENTS_DEADLINE", "0.05")
-    with pytest.raises(ContactError, match="no contact file at .* after 0.05 s"):
+    with pytest.raises(ContactError, match=r"no contact file at .* after 0.05 s"):
         Bridge(contact=tmp_path / "none")
 
 

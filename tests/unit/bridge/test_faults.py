@@ -1,0 +1,278 @@
+"""Broken connections and dead processes: no loss, no doubling, no hang, nothing left behind."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+
+import numpy as np
+import pytest
+from _pair import RUN, TOKEN, RememberingSink, agree, assembled, receivers, together
+
+from ips_components.bridge import Array, Bridge
+from ips_components.errors import AnalyticsLost, DeadlineExceeded
+from ips_components.external._receiver import Receiver
+from ips_components.model.placement import replace
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire import contact as contacts
+
+SPEC = ArraySpec("t", "f8", (8, 1000), StepAxis(count=60))
+LANES = [("tcp",), ("shm", "tcp")]
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(params=LANES, ids=lambda lanes: lanes[0])
+def lanes(request):
+    return request.param
+
+
+def field(step):
+    return np.random.default_rng(step).random(SPEC.shape)
+
+
+def put_all(file, rank, size, steps=60, gate=None):
+    arrays = [Array("t", SPEC.shape, grid=(size, 1), steps=60)]
+    n = SPEC.shape[0] // size
+    with Bridge(contact=file, rank=rank, size=size, arrays=arrays) as bridge:
+        for step in range(steps):
+            if gate is not None:
+                gate(step)
+            bridge.put("t", step, field(step)[rank * n : (rank + 1) * n])
+
+
+def test_connections_cut_again_and_again_lose_and_double_nothing(tmp_path, lanes):
+    contract = agree(SPEC, receivers=2)
+    with receivers(tmp_path, contract, 2, contact_options={"lanes": lanes}) as (file, rs, sinks):
+        done = threading.Event()
+
+        def cut():
+            while not done.wait(0.03):
+                for receiver in rs:
+                    with receiver._lock:
+                        victims = [c for c in receiver._connections if c.peer is not None]
+                    for connection in victims:
+                        connection.shut("cut by the test")
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            together(4, lambda rank: put_all(file, rank, 4))
+        finally:
+            done.set()
+            cutter.join()
+        for sink in sinks:
+            sink.wait(lambda sink=sink: len(sink.counts) == 60)
+            assert set(sink.counts.values()) == {1}
+            assert not sink.losses
+        expected = np.stack([field(step) for step in range(60)])
+        assert np.array_equal(assembled(contract, 0, sinks), expected)
+
+
+def receiver_process(pipe, path, contract, ordinal):
+    """A receiver in a process of its own, driven through a pipe."""
+    sink = RememberingSink(keep=False)
+    receiver = Receiver(sink, run=RUN, token=TOKEN, budget=64 << 20, ordinal=ordinal)
+    pipe.send(receiver.endpoint)
+    endpoints = pipe.recv()
+    receiver.set_contract(contract, endpoints)
+    pipe.send("ready")
+    sink.wait(lambda: len(sink.counts) >= 10)
+    pipe.send("ten")
+    pipe.recv()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_receivers_chunks_come_again_from_replay_buffers(tmp_path, lanes, stop):
+    contract = agree(SPEC, receivers=2)
+    array = contract.arrays[0]
+    options = {"lanes": lanes, "replay_steps": 60}
+    ours, theirs = SPAWN.Pipe()
+    victim = SPAWN.Process(target=receiver_process, args=(theirs, tmp_path, contract, 1))
+    victim.start()
+    try:
+        doomed = ours.recv()
+        with receivers(tmp_path, None) as (file, (survivor,), (sink,)):
+            endpoints = (survivor.endpoint, doomed)
+            survivor.set_contract(contract, endpoints)
+            ours.send(endpoints)
+            assert ours.recv() == "ready"
+            deadlines = {"connect": 2.0, "step": 30.0, "drain": 20.0, "contract": 10.0}
+            contacts.write(file, contacts.Contact(RUN, TOKEN, endpoints, deadlines, options))
+            killed = threading.Event()
+
+            def gate(step):
+                if step == 20:
+                    killed.wait(20)
+
+            ranks = threading.Thread(
+                target=lambda: together(2, lambda rank: put_all(file, rank, 2, gate=gate))
+            )
+            ranks.start()
+            assert ours.recv() == "ten"
+            os.kill(victim.pid, stop)
+            victim.join(10)
+            placement = replace(array.placement, [0])
+            lost = [c for c in range(120) if array.placement.owner(c) == 1]
+            survivor.set_placement(
+                {0: placement}, (survivor.endpoint,), [(0, chunk) for chunk in lost]
+            )
+            killed.set()
+            ranks.join(60)
+            assert not ranks.is_alive()
+            sink.wait(lambda: len(sink.counts) == 120)
+            expected = np.stack([field(step) for step in range(60)])
+            assert np.array_equal(assembled(contract, 0, [sink]), expected)
+            assert set(sink.counts.values()) == {1}
+            assert all(bye.counters[0].closed for bye in sink.byes.values())
+    finally:
+        victim.kill()
+        victim.join(10)
+        ours.close()
+        theirs.close()
+
+
+def test_chunks_that_left_the_replay_buffer_are_reported(tmp_path, lanes):
+    options = {"lanes": lanes, "replay_steps": 0}
+    with receivers(tmp_path, agree(SPEC), contact_options=options) as (file, (r,), (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(20):
+                bridge.put("t", step, field(step))
+            bridge.wait()
+            sink.wait(lambda: len(sink.counts) == 20)
+            r.set_placement({}, (r.endpoint,), [(0, 2), (0, 19)])
+            sink.wait(lambda: sink.missed and sink.counts[0, 19] == 2)
+        (missed,) = sink.missed
+        assert missed[:3] == (0, 2, 0)
+        assert "replay buffer" in missed[3]
+
+
+def rank_process(file, rank, size, started):
+    def gate(step):
+        if step == 10:
+            started.set()
+            threading.Event().wait(60)
+
+    put_all(file, rank, size, gate=gate)
+
+
+def test_rank_killed_between_two_steps(tmp_path, lanes):
+    with receivers(tmp_path, agree(SPEC), contact_options={"lanes": lanes}, grace=0.3) as (
+        file,
+        (receiver,),
+        (sink,),
+    ):
+        started = SPAWN.Event()
+        process = SPAWN.Process(target=rank_process, args=(file, 0, 1, started))
+        process.start()
+        assert started.wait(30)
+        sink.wait(lambda: len(sink.counts) == 10)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(10)
+        sink.wait(lambda: 0 in sink.losses, 10)
+        assert "not back within 0.3 s" in sink.losses[0]
+        assert receiver.statistics().ranks == 0
+        # What it shared stays valid for those who hold it.
+        assert np.array_equal(sink.chunks[0, 9][0], field(9))
+        process.close()
+
+
+def test_a_stopped_rank_is_found_by_its_silence(tmp_path, lanes):
+    with receivers(
+        tmp_path, agree(SPEC), contact_options={"lanes": lanes}, grace=0.3, silence=3.0
+    ) as (file, _, (sink,)):
+        started = SPAWN.Event()
+        process = SPAWN.Process(target=rank_process, args=(file, 0, 1, started))
+        process.start()
+        try:
+            assert started.wait(30)
+            os.kill(process.pid, signal.SIGSTOP)
+            sink.wait(lambda: 0 in sink.losses, 15)
+            assert "no sign of life for 3 s" in sink.losses[0]
+        finally:
+            process.kill()
+            process.join(10)
+            process.close()
+
+
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_all_receivers_gone(tmp_path, lanes, policy):
+    options = {"lanes": lanes, "on_analytics_loss": policy}
+    with receivers(tmp_path, agree(SPEC), contact_options=options, deadlines={"connect": 0.3}) as (
+        file,
+        (receiver,),
+        _,
+    ):
+        bridge = Bridge(contact=file)
+        bridge.put("t", 0, field(0))
+        assert bridge.wait()
+        receiver.close()
+        if policy == "abort":
+            with pytest.raises(AnalyticsLost, match=r"receiver 0 at|no receiver is left"):
+                for step in range(1, 60):
+                    bridge.put("t", step, field(step))
+            bridge.close("aborted")
+        else:
+            for step in range(1, 60):
+                bridge.put("t", step, field(step))
+            bridge.close()
+            account = bridge.statistics().arrays["t"]["blocks"]
+            assert account["produced"] == 60 == account["delivered"] + account["lost"]
+            assert account["lost"] > 50
+            assert bridge.statistics().lost
+
+
+def test_no_receiver_can_be_reached(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    endpoint = contacts.Endpoint(0, "127.0.0.1", port)
+    file = tmp_path / "contact"
+    contacts.write(file, contacts.Contact(RUN, TOKEN, (endpoint,), {"connect": 0.3}))
+    with pytest.raises(DeadlineExceeded, match=r"no receiver could be reached within 0\.3 s"):
+        Bridge(contact=file)
+
+
+def test_no_contract_in_time(tmp_path):
+    with (
+        receivers(tmp_path, None, deadlines={"contract": 0.3}) as (file, _, _),
+        pytest.raises(DeadlineExceeded, match=r"gave no contract within 0.3 s"),
+    ):
+        Bridge(contact=file)
+
+
+def test_a_wrong_token(tmp_path):
+    with receivers(tmp_path, agree(SPEC), deadlines={"connect": 0.3}) as (file, (r,), (sink,)):
+        contact = contacts.read(file)
+        wrong = contacts.Contact(RUN, contacts.new_token(), contact.endpoints, contact.deadlines)
+        contacts.write(file, wrong)
+        with pytest.raises(DeadlineExceeded, match="token"):
+            Bridge(contact=file)
+        assert r.statistics().ranks == 0
+        assert not sink.hellos
+
+
+def test_a_forked_child_hides_nothing(tmp_path, lanes):
+    """The parent's death is seen although a child of it lives on."""
+    with receivers(tmp_path, agree(SPEC), contact_options={"lanes": lanes}, grace=0.2) as (
+        file,
+        _,
+        (sink,),
+    ):
+        started = SPAWN.Event()
+        process = SPAWN.Process(target=forking_rank, args=(file, started))
+        process.start()
+        assert started.wait(30)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(10)
+        sink.wait(lambda: 0 in sink.losses, 10)
+        process.close()
+
+
+def forking_rank(file, started):
+    bridge = Bridge(contact=file)
+    bridge.put("t", 0, field(0))
+    if os.fork() == 0:
+        threading.Event().wait(5)
+        os._exit(0)
+    started.set()
+    threading.Event().wait(60)

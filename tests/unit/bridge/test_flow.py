@@ -1,0 +1,189 @@
+"""Memory stays bounded, nobody starves, and what is dropped is counted."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+from _pair import agree, receivers, together
+
+from ips_components.bridge import Array, Bridge
+from ips_components.errors import DeadlineExceeded
+from ips_components.model.spec import ArraySpec, StepAxis
+
+KIB = 1 << 10
+STEP = 256 * KIB
+SPEC = ArraySpec("t", "f8", (4, STEP // 32), StepAxis(count=40))
+LANES = [("tcp",), ("shm", "tcp")]
+
+
+@pytest.fixture(params=LANES, ids=lambda lanes: lanes[0])
+def options(request):
+    return {"contact_options": {"lanes": request.param}}
+
+
+def rows(rank, step, n=4):
+    return np.full((4 // n, STEP // 32), 100 * step + rank, "f8")
+
+
+def start(work):
+    errors = []
+
+    def run():
+        try:
+            together(4, work)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def test_a_slow_consumer_makes_ranks_wait_in_bounded_memory(tmp_path, options):
+    budget = 3 * STEP
+    arrays = [Array("t", SPEC.shape, grid=(4, 1), steps=40)]
+    with receivers(tmp_path, agree(SPEC), budget=budget, **options) as (file, (r,), (sink,)):
+
+        def work(rank):
+            with Bridge(contact=file, rank=rank, size=4, arrays=arrays) as bridge:
+                for step in range(40):
+                    bridge.put("t", step, rows(rank, step))
+                return bridge.statistics().waited
+
+        thread, errors = start(work)
+        for step in range(40):
+            sink.wait(lambda step=step: (0, step) in sink.counts)
+            numbers = r.statistics()
+            assert numbers.held + numbers.reserved <= budget
+            assert numbers.pool_leased + numbers.pool_idle <= budget
+            with sink.changed:
+                value = sink.chunks.pop((0, step))
+            assert (value[0] == 100 * step + np.arange(4)[:, None]).all()
+            del value
+        thread.join(30)
+        assert not errors
+
+
+def test_a_retained_slice_does_not_starve_the_rank(tmp_path, options):
+    kept = []
+    with receivers(tmp_path, agree(SPEC), budget=64 * STEP, **options) as (file, (_,), (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(40):
+                bridge.put("t", step, rows(0, step, 1))
+                if step % 2:
+                    sink.wait(lambda step=step: (0, step) in sink.counts)
+                    kept.append(sink.chunks[0, step][0, 1, :5])
+        sink.wait(lambda: len(sink.counts) == 40)
+        sink.chunks.clear()
+        gc.collect()
+        assert [int(k[0]) for k in kept] == list(range(100, 4000, 200))
+        kept.clear()
+
+
+def test_a_chunk_larger_than_the_budget_passes_alone(tmp_path, options):
+    with receivers(tmp_path, agree(SPEC), budget=STEP // 2, keep=False, **options) as (
+        file,
+        _,
+        (sink,),
+    ):
+        with Bridge(contact=file) as bridge:
+            for step in range(10):
+                bridge.put("t", step, rows(0, step, 1))
+        assert len(sink.counts) == 10
+
+
+def test_a_fast_rank_waits_for_a_slow_one(tmp_path, options):
+    """The fast rank may not fill the budget with steps that the slow one has not begun."""
+    go = threading.Event()
+    arrays = [Array("t", SPEC.shape, grid=(4, 1), steps=40)]
+    with receivers(tmp_path, agree(SPEC), budget=3 * STEP, keep=False, **options) as (
+        file,
+        (receiver,),
+        (sink,),
+    ):
+
+        def work(rank):
+            with Bridge(contact=file, rank=rank, size=4, arrays=arrays) as bridge:
+                for step in range(40):
+                    if rank == 3 and step == 1:
+                        go.wait(20)
+                    bridge.put("t", step, rows(rank, step))
+
+        thread, errors = start(work)
+        sink.wait(lambda: (0, 0) in sink.counts)
+        while receiver.statistics().waiting_ranks < 3:
+            assert thread.is_alive()
+        assert receiver.statistics().open_chunks <= 3
+        go.set()
+        thread.join(30)
+        assert not errors
+        assert len(sink.counts) == 40
+
+
+def test_policy_drop_counts_and_reports(tmp_path, options):
+    contract = agree(SPEC, policy="drop")
+    with receivers(tmp_path, contract, budget=3 * STEP, **options) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(40):
+                bridge.put("t", step, rows(0, step, 1))
+            assert bridge.wait()
+            account = bridge.statistics().arrays["t"]["blocks"]
+        assert account["produced"] == 40 == account["delivered"] + account["dropped"]
+        assert account["dropped"] > 0
+        assert len(sink.counts) == account["delivered"]
+        told = {chunk for _, chunk, _, _ in sink.missed}
+        assert told | {chunk for _, chunk in sink.counts} >= set(range(max(told) + 1))
+
+
+def test_pressure_is_told_when_ranks_wait_and_nothing_is_released(tmp_path, options):
+    asked = []
+
+    def spill(nbytes):
+        asked.append(nbytes)
+        with sink.changed:
+            sink.chunks.clear()
+
+    with receivers(
+        tmp_path, agree(SPEC), budget=2 * STEP, on_pressure=spill, pressure_after=0.1, **options
+    ) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(6):
+                bridge.put("t", step, rows(0, step, 1))
+        sink.wait(lambda: len(sink.counts) == 6)
+    assert asked
+    assert set(asked) == {STEP}
+
+
+def test_a_wait_for_credit_has_a_deadline(tmp_path, options):
+    with receivers(tmp_path, agree(SPEC), budget=STEP, deadlines={"step": 0.3}, **options) as (
+        file,
+        _,
+        (sink,),
+    ):
+        bridge = Bridge(contact=file)
+        bridge.put("t", 0, rows(0, 0, 1))
+        with pytest.raises(DeadlineExceeded, match=r"'t', rank 0: receiver 0 .* no credit within"):
+            bridge.put("t", 1, rows(0, 1, 1))
+        bridge.close("aborted", "no credit")
+        sink.wait(lambda: 0 in sink.byes)
+
+
+def test_two_arrays_share_the_budget_in_order_of_steps(tmp_path, options):
+    specs = (SPEC, ArraySpec("u", "f8", (4, STEP // 32), StepAxis(0, 2, 20)))
+    with receivers(tmp_path, agree(*specs), budget=4 * STEP, keep=False, **options) as (
+        file,
+        _,
+        (sink,),
+    ):
+        with Bridge(contact=file) as bridge:
+            for step in range(40):
+                bridge.put("t", step, rows(0, step, 1))
+                bridge.put("u", step, rows(1, step, 1))
+            assert bridge.statistics().arrays["u"]["blocks"]["skipped"] == 20
+        assert len(sink.counts) == 60
+
+
+def test_statistics_tell_the_lanes(tmp_path):
+    with receivers(tmp_path, agree(SPEC)) as (file, (receiver,), _), Bridge(contact=file):
+        assert receiver.statistics().lanes == {"shm": 1, "tcp": 0}
