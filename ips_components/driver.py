@@ -255,7 +255,9 @@ class Driver(Component):
             import xarray
 
             with (
-                xarray.open_zarr(path) if path.suffix == ".zarr" else xarray.open_dataset(path)
+                xarray.open_zarr(path, consolidated=False)
+                if path.suffix == ".zarr"
+                else xarray.open_dataset(path)
             ) as results:
                 return [run_figure(results, self._run_dir / "results.png").name]
         except Exception as error:

@@ -29,6 +29,7 @@ __all__ = [
     "Message",
     "MethodResult",
     "ResourceManager",
+    "ServiceResponse",
     "ServicesProxy",
     "TaskManager",
     "TaskPool",
@@ -46,6 +47,7 @@ def _home(cls: type) -> ModuleType:
 
 Message: Any = _home(Component).Message
 MethodResult: Any = _home(Component).MethodResultMessage
+ServiceResponse: Any = _home(Framework).ServiceResponseMessage
 BlockedMessage: Any = _home(TaskManager).BlockedMessageException
 resource_list: Any = _home(ResourceManager).getResourceList
 framework_main: Any = _home(Framework).main

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
+
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import guard_command
 
@@ -23,6 +25,7 @@ _SCRIPT = """\
 log={directory}/{name}.$(hostname).$$.log
 scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
 exec 2>>"$log"
+{temporary}
 exec {guard} --parent "$PPID" --scratch "$scratch" -- \\
     {python} -m {module} "$@" {extra}
 """
@@ -57,6 +60,13 @@ class Launchers:
         return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
+def _temporary_directory() -> str:
+    """Line that makes Dask keep its files in a directory which is removed, unless told where."""
+    if dask.config.get("temporary-directory", None):
+        return ": # Dask is configured to use a directory of the user's"
+    return "DASK_TEMPORARY_DIRECTORY=$scratch; export DASK_TEMPORARY_DIRECTORY"
+
+
 def _write(directory: Path, name: str, template: str, **words: str) -> Path:
     script = directory / name
     *guarded, _ = guard_command()
@@ -68,6 +78,7 @@ def _write(directory: Path, name: str, template: str, **words: str) -> Path:
             mark="{" + guard.MARK + ":-none}",
             guard=shlex.join(guarded),
             python=shlex.quote(sys.executable),
+            temporary=_temporary_directory(),
             **words,
         )
     )
@@ -105,7 +116,6 @@ def write_launchers(
         log.unlink(missing_ok=True)
     # The last one of an option that is given twice holds: IPS itself says --nworkers 1.
     workers = f"--nworkers {workers_per_node} "
-    scratch = '--local-directory "$scratch" '  # inside a container its own default is better
     return Launchers(
         scheduler=_write(
             directory,
@@ -119,7 +129,7 @@ def write_launchers(
             "dask-worker",
             _SCRIPT,
             module="distributed.cli.dask_worker",
-            extra=workers + scratch + shlex.join(worker_options),
+            extra=workers + shlex.join(worker_options),
         ),
         shifter=(
             _write(

@@ -25,13 +25,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from ips_components.ips_compat import guard
+from ips_components.ips_compat import _deadlock, guard
 from ips_components.ips_compat._component import GUARD, describe
 from ips_components.ips_compat._ips import (
     BlockedMessage,
     Framework,
     Message,
     MethodResult,
+    ServiceResponse,
     framework_main,
 )
 
@@ -181,7 +182,30 @@ class Supervisor:
             if getattr(message, "target_method", "") == WAIT_ANY and self._is_due(message):
                 self.framework.blocked_messages.remove(message)
                 return message
+        self._break_deadlock()
         return None
+
+    def _break_deadlock(self) -> None:
+        """Refuse a request for cores that would be waited for in vain."""
+        framework = self.framework
+        system = framework.config_manager.fwk_sim_name
+        working = [
+            str(callee) for callee, _ in self._callee.values() if callee.get_sim_name() != system
+        ]
+        deadlock = _deadlock.find(framework, working)
+        if deadlock is None:
+            return
+        request, story = deadlock
+        framework.blocked_messages.remove(request)
+        refusal = ServiceResponse(
+            framework.component_id,
+            request.sender_id,
+            request.message_id,
+            Message.FAILURE,
+            RuntimeError(story),
+        )
+        registry = framework.comp_registry
+        registry.getComponentArtifact(request.sender_id, "svc_response_q").put(refusal)
 
     def _fate(self, callee: Any) -> str:
         """Why a component cannot answer any more, or ""."""

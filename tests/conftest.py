@@ -1,0 +1,103 @@
+"""Fixtures for every test: nothing that a test starts may be left behind."""
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+_MARK = "IPS_COMPONENTS_TEST"
+_PATIENCE = 10.0
+
+
+def _marked(mark: str) -> dict[int, str]:
+    """Living processes that were started with the mark in their environment, and what they are."""
+    wanted = f"{_MARK}={mark}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if wanted in environment and state not in "ZX":
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(entry.name)] = command[:200]
+        except OSError:
+            continue
+    return found
+
+
+def _mapped(pids: Iterable[int]) -> set[str]:
+    """Segments of /dev/shm that these processes map."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+                if " /dev/shm/" in line and "(deleted)" not in line:
+                    found.add(line[line.index(" /dev/shm/") + 1 :])
+    return found
+
+
+class _Onlooker:
+    """Notes which shared memory the processes of a test use, while it runs.
+
+    Other tests may run on this machine at the same time, so that a mere list of /dev/shm before and
+    after would blame the innocent.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+        self.segments: set[str] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            self.segments |= _mapped(_marked(self.mark))
+
+    def left(self) -> list[str]:
+        return sorted(segment for segment in self.segments if Path(segment).exists())
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Fail a test after which processes, sockets, shared memory or temporary files are left.
+
+    Yields the directory for temporary files, which must be empty in the end.
+    """
+    mark = uuid.uuid4().hex
+    # Paths of Unix sockets are short, those of pytest are not.
+    temporary = Path("/tmp") / f"ipsc-{mark[:8]}"
+    temporary.mkdir()
+    monkeypatch.setenv(_MARK, mark)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    onlooker = _Onlooker(mark)
+    yield temporary
+    onlooker.stop()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        processes = _marked(mark)
+        files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
+        shared = onlooker.left()
+        if not (processes or files or shared) or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    temporary.rmdir()
+    left = [f"process {pid}: {command}" for pid, command in processes.items()]
+    left += [f"file {name}" for name in files] + [f"shared memory {name}" for name in shared]
+    assert not left, "left behind:\n" + "\n".join(left)

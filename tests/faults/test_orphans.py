@@ -1,0 +1,148 @@
+"""Whoever dies, and however: nothing is left after ten seconds, and nobody waits for ever.
+
+The fixture ``leaves_nothing`` does the looking; what is here is the killing.
+"""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from workflows import BIN
+
+RANKS = f"{BIN}/python {Path(__file__).with_name('ranks.py')}"
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+
+busy = pytest.mark.parametrize(
+    ("work", "extra"),
+    [
+        ("mpi_task", {"WORKER": {"COMMAND": RANKS}, "platform": {"MPIRUN": "mpiexec"}}),
+        ("pool_busy", {}),
+        ("task", {"WORKER": {"COMMAND": "/bin/sh -c (setsid${IFS}sleep${IFS}100)"}}),
+    ],
+    ids=["mpi", "pool", "runaway"],
+)
+
+
+def _process(flow, role, phase="STEP"):
+    return int(re.search(rf"{role} {phase} \w+ (\d+)", flow.output())[1])
+
+
+@busy
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
+def test_ips_alone_is_ended_while_busy(workflow, signum, work, extra):
+    flow = workflow(worker=work, **extra)
+    process = flow.start()
+    flow.wait_for("busy")
+    process.send_signal(signum)
+    ended = flow.wait(process, 15.0)
+    assert ended.status == (-9 if signum == signal.SIGKILL else 128 + signum)
+    if signum != signal.SIGKILL:
+        assert f"ended by {signum.name}" in ended.last_lines
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
+def test_the_whole_group_is_ended_while_busy(workflow, signum):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    os.killpg(process.pid, signum)
+    ended = flow.wait(process, 15.0)
+    assert ended.status != 0
+
+
+@busy
+def test_driver_raises_while_another_component_is_busy(workflow, work, extra):
+    ended = workflow(driver="raise_while_busy", worker=work, **extra).run()
+    assert ended.status == 1
+    assert "the driver gave up" in ended.last_lines
+
+
+@busy
+def test_component_is_killed_while_busy(workflow, work, extra):
+    flow = workflow(worker=work, **extra)
+    process = flow.start()
+    flow.wait_for("busy")
+    os.kill(_process(flow, "worker"), signal.SIGKILL)
+    ended = flow.wait(process, 20.0)
+    assert ended.status == 1
+    assert "was ended by SIGKILL during step()" in ended.last_lines
+
+
+def test_driver_is_killed_while_busy(workflow):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    os.kill(_process(flow, "driver"), signal.SIGKILL)
+    ended = flow.wait(process, 20.0)
+    assert ended.status == 1
+
+
+def test_stopped_component_cannot_hold_up_the_end(workflow):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    os.kill(_process(flow, "worker"), signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert flow.wait(process, 20.0).status == 128 + signal.SIGTERM
+
+
+def test_pool_that_is_never_gathered(workflow):
+    ended = workflow(worker="pool_never_gathered").run()
+    assert ended.status == 0, ended.output
+
+
+def _descendants(process, word):
+    return [
+        each
+        for each in psutil.Process(process.pid).children(recursive=True)
+        if word in " ".join(each.cmdline()) and "guard.py" not in " ".join(each.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+def test_scheduler_is_killed(workflow, signum):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    for each in _descendants(process, "distributed.cli.dask_scheduler"):
+        each.send_signal(signum)
+    ended = flow.wait(process, 30.0)
+    assert ended.status == 1
+    assert "while 2 of 2 tasks were not done" in ended.output
+
+
+def test_all_workers_are_killed(workflow):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    for each in _descendants(process, "distributed.cli.dask_worker"):
+        each.kill()
+    ended = flow.wait(process, 30.0)
+    assert ended.status == 1
+    assert "all Dask workers ended" in ended.output
+
+
+def test_rank_is_killed(workflow):
+    flow = workflow(worker="mpi_task", WORKER={"COMMAND": RANKS}, platform={"MPIRUN": "mpiexec"})
+    process = flow.start()
+    flow.wait_for("busy")
+    ranks = _descendants(process, "ranks.py")
+    next(each for each in ranks if "mpiexec" not in each.cmdline()[0]).kill()
+    flow.wait(process, 30.0)
+
+
+@pytest.mark.parametrize("word", ["guard.py --parent", "--janitor"], ids=["guard", "janitor"])
+def test_guards_are_killed_themselves(workflow, word):
+    flow = workflow(worker="pool_busy")
+    process = flow.start()
+    flow.wait_for("busy")
+    for each in psutil.Process(process.pid).children(recursive=True):
+        if word in " ".join(each.cmdline()):
+            each.kill()
+    time.sleep(0.5)  # let it sink in
+    process.send_signal(signal.SIGTERM)
+    assert flow.wait(process, 30.0).status != 0
