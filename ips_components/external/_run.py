@@ -110,7 +110,11 @@ class Run:
     settings : RunSettings
     contract : Contract or None
         None until :meth:`commit`.
+    offered_by : str
+        Who offers the arrays, for messages.
     """
+
+    offered_by = "the simulation"
 
     def __init__(self, client: Client, settings: RunSettings) -> None:
         self.client = client
@@ -146,7 +150,7 @@ class Run:
             lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
         )
         self._sign(contract)
-        self._futures = submit(self.client, lazy)
+        self._futures = self._submit(lazy)
         self._call(
             "committed",
             keys=[future.key for future in self._futures.values()],
@@ -222,7 +226,7 @@ class Run:
         parameters = dict(settings.parameters)
         if "run" in inspect.signature(function).parameters:
             parameters["run"] = self
-        returned = function(Offered(self.arrays), **parameters)
+        returned = function(Offered(self.arrays, self.offered_by), **parameters)
         if self.contract is None:
             self.commit(returned)
         elif returned is not None:
@@ -233,7 +237,11 @@ class Run:
         """Take results beyond those of the contract: constants, and graphs over what is there."""
         lazy = lazy_parts(named)
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
-        self._futures.update(submit(self.client, lazy))
+        self._futures.update(self._submit(lazy))
+
+    def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand graphs to the scheduler; a future for each result, by name."""
+        return submit(self.client, lazy)
 
     def _finish(self) -> dict[str, Any]:
         """Collect what the analysis promised, keep what is complete, then say what failed."""
