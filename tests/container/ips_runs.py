@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 
 CONFIG = "examples/shifter/inside.config"
+HEAT2D = "configs/heat2d_ipca.config"
 PLATFORM = """\
 HOST = here
 MPIRUN = mpiexec
 NODE_DETECTION = manual
 NODES = 1
-PROCS_PER_NODE = 4
-CORES_PER_NODE = 4
+PROCS_PER_NODE = 8
+CORES_PER_NODE = 8
 SOCKETS_PER_NODE = 1
 NODE_ALLOCATION_MODE = SHARED
 """
