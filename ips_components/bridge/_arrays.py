@@ -157,6 +157,8 @@ class Outgoing:
         self.halo = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
         self.offset = described.offset if described is not None else None
         self.blocks = self._own_blocks(described, rank, size)
+        # Described by an offset alone: the first put tells the extent, and the receivers are told.
+        self.told = self.offset is None
         self.wanted = _wanted_steps(contract)
         self.last_step: int | None = None
         self.own_bytes: int | None = None  # of a put, when all are of one block

@@ -263,6 +263,10 @@ class Bridge:
             self._put_rows(out, step, t, out.row_cells(cells, step))
             return
         plan = out.plan(cells, offset, step)
+        if out.told is False:
+            box = (plan.block.offset, plan.block.shape)
+            self._transport.report(framing.pack(m.Blocks(out.ordinal, (box,))), now=False)
+            out.told = True
         ring = self._ring(out, step)
         total = prod(plan.block.shape) * cells.itemsize
         pieces = self._send(out, step, t, partial(plan.at, t), cells, total, ring)

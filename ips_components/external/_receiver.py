@@ -458,6 +458,9 @@ class Receiver:
             if self.intake.give_up(message.array, message.chunk):
                 why = f"rank {peer.rank} no longer has its part in the replay buffer"
                 self.sink.missing(message.array, message.chunk, peer.rank, why)
+        elif isinstance(message, m.Blocks):
+            self.dtype(message.array)  # refuses an array that is not in the contract
+            self.sink.blocks(peer.rank, message.array, message.blocks)
         elif isinstance(message, m.Bye):
             peer.left = True
             status = "ok" if message.status == 0 else "aborted"

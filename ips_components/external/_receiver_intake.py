@@ -462,9 +462,10 @@ class Intake:
         self.completed += 1
         released = self._released
         on_last_view(value, lambda: released(nbytes))
-        value.flags.writeable = False
-        # The view, not the root, is handed out: nobody can make it writable again.
-        return Complete(array.ordinal, chunk, value.view(), nbytes)
+        # Over a read-only view of the memory nobody can make the array writable again.
+        cells = value.reshape(-1).view(np.uint8).data.toreadonly()
+        final: Array = np.frombuffer(cells, value.dtype).reshape(value.shape) if nbytes else value
+        return Complete(array.ordinal, chunk, final, nbytes)
 
 
 def _check_fit(contract: ArrayContract, piece: Piece, shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from ips_components.wire.messages import Counters
 
+Boxes = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+
 
 @dataclass(frozen=True, slots=True)
 class HelloInfo:
@@ -26,9 +28,7 @@ class HelloInfo:
     host: str
     pid: int
     lane: str
-    blocks: Mapping[str, Sequence[tuple[tuple[int, ...], tuple[int, ...]]]] = field(
-        default_factory=dict
-    )
+    blocks: Mapping[str, Boxes] = field(default_factory=dict)
     returning: bool = False
 
 
@@ -69,6 +69,9 @@ class Sink(Protocol):
 
     def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
         """A chunk will not become complete: dropped by policy, or no longer in replay buffers."""
+
+    def blocks(self, rank: int, array: int, blocks: Boxes) -> None:
+        """A rank says with its first put which blocks (offset, extent) of an array it holds."""
 
     def step_end(self, rank: int, info: StepInfo) -> None:
         """A rank has put all of a step."""

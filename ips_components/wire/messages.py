@@ -41,6 +41,8 @@ Slot       8  slot u32, ring u32, size u64, length u32, spare u32; one memfd tra
 SlotDrop   9  slot u32, zero u32
 Bye        10 last step i64, status u32 (0 ok, 1 aborted), n u32, n x counters, reason (UTF-8)
 Ping       11 empty (both ways)
+Blocks     12 n u32, ndim u32, n x ndim x (offset u64, extent u64): what this rank holds of the
+              array, where the hello could not say it yet
 ========== == =============================================================================
 
 Bodies from receiver to rank
@@ -91,6 +93,7 @@ HELLO_BYTES = _HELLO.size
 _PIECE = struct.Struct("<QQIIQII")
 _AXIS = struct.Struct("<QQQ")
 _STEP_END = struct.Struct("<qQII")
+_BLOCKS = struct.Struct("<II")
 _BYE = struct.Struct("<qII")
 _CONTRACT = struct.Struct("<32sII")
 _PLACEMENT = struct.Struct("<II")
@@ -411,6 +414,38 @@ class Ping(Message):
     OP: ClassVar[int] = 11
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks(Message):
+    """What a rank holds of an array, told with its first put (an offset was described, no extent)."""
+
+    array: int
+    blocks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    OP: ClassVar[int] = 12
+    MAX_BODY: ClassVar[int] = 1 << 20
+    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("array",)
+
+    def pack(self) -> bytes:
+        ndim = len(self.blocks[0][0]) if self.blocks else 0
+        numbers = [
+            number
+            for offset, extent in self.blocks
+            for pair in zip(offset, extent, strict=True)
+            for number in pair
+        ]
+        return _BLOCKS.pack(len(self.blocks), ndim) + struct.pack(f"<{len(numbers)}Q", *numbers)
+
+    @classmethod
+    def parse(cls, body: memoryview) -> Self:
+        count, ndim = _BLOCKS.unpack_from(body)
+        if ndim > MAX_NDIM:
+            raise ProtocolError(f"a block must have at most {MAX_NDIM} dimensions, got {ndim}")
+        _need(body, _BLOCKS.size + count * ndim * 16)
+        numbers = struct.unpack_from(f"<{2 * count * ndim}Q", body, _BLOCKS.size)
+        rows = (numbers[i * 2 * ndim : (i + 1) * 2 * ndim] for i in range(count if ndim else 0))
+        return cls(array=0, blocks=tuple((row[0::2], row[1::2]) for row in rows))
+
+
 # --- receiver -> rank ---------------------------------------------------------------------------
 
 
@@ -656,7 +691,7 @@ def _need(body: memoryview | bytes, length: int) -> None:
 BY_OP: dict[int, type[Message]] = {
     cls.OP: cls
     for cls in (
-        *(Hello, Piece, Rows, StepEnd, Want, Dropped, Gone, Slot, SlotDrop, Bye, Ping),
+        *(Hello, Piece, Rows, StepEnd, Want, Dropped, Gone, Slot, SlotDrop, Bye, Ping, Blocks),
         *(Welcome, ContractIs, Credit, Resend, Ack, Release, PlacementIs, Feedback),
         *(Fault, Stop, ByeAck, Refused),
     )

@@ -42,6 +42,7 @@ RECEIVER: Table = {
             m.Gone,
             m.Slot,
             m.SlotDrop,
+            m.Blocks,
             m.Ping,
         )
     },

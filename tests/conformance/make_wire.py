@@ -49,6 +49,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.SlotDrop(slot=7, zero=0),
     m.Bye(last_step=99, status=1, counters=COUNTERS, reason="ValueError: é"),
     m.Ping(),
+    m.Blocks(array=1, blocks=(((0, 8), (4, 8)), ((12, 0), (4, 16)))),
     m.Welcome(last_seq=17, ordinal=3, heartbeat_ms=2000, silence_ms=30000, flags=1),
     m.ContractIs(digest=bytes(range(32)), contract=b"IPSCTRT1 contract", endpoints=ENDPOINTS),
     m.Credit(array=1, rows=16),

@@ -65,6 +65,9 @@ class RememberingSink:
     def step_end(self, rank, info):
         self._note(lambda: self.steps.append((rank, info)))
 
+    def blocks(self, rank, array, blocks):
+        pass
+
     def bye(self, rank, info):
         self._note(lambda: self.byes.__setitem__(rank, info))
 

@@ -1,0 +1,270 @@
+"""Any bytes to a receiver: nothing but a closed connection and a log line.
+
+The first tests run always (Hypothesis); the last one is coverage-guided and runs with ``-m fuzz``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ips_components.external._receiver import Receiver
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire import framing
+from ips_components.wire import messages as m
+
+RUN, TOKEN = "fuzzed", "a1" * 32
+SPECS = (
+    ArraySpec("t", "f8", (8, 8), StepAxis(count=50)),
+    ArraySpec("x", "f4", (-1, 3), StepAxis(count=50), ragged=True),
+)
+BUDGET = 1 << 20
+
+
+class CountingSink:
+    def __init__(self):
+        self.faults = []
+        self.chunks = 0
+
+    def fault(self, text):
+        self.faults.append(text)
+
+    def chunk(self, array, chunk, value, nbytes):
+        self.chunks += 1
+
+    def __getattr__(self, name):
+        if name in ("hello", "described", "missing", "step_end", "bye", "lost"):
+            return lambda *args: None
+        raise AttributeError(name)
+
+
+@pytest.fixture(scope="module")
+def target():
+    logging.getLogger("ips_components").setLevel(logging.ERROR)
+    sink = CountingSink()
+    receiver = Receiver(sink, run=RUN, token=TOKEN, budget=BUDGET, ordinal=0, grace=0.1)
+    arrays = tuple(ArrayContract.agree(spec, run=RUN) for spec in SPECS)
+    receiver.set_contract(Contract(RUN, arrays))
+    with receiver:
+        yield receiver, sink
+    logging.getLogger("ips_components").setLevel(logging.NOTSET)
+
+
+def hello(rank=0):
+    return framing.pack(
+        m.Hello(token=bytes.fromhex(TOKEN), run=RUN, rank=rank, size=4, pid=1, session=rank + 1)
+    )
+
+
+def throw(receiver, *parts, local=False, fds=0):
+    """Send bytes and wait until the receiver has had enough of them."""
+    if local:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect("\0" + receiver.endpoint.unix[1:])
+    else:
+        sock = socket.create_connection((receiver.endpoint.host, receiver.endpoint.port))
+    with sock:
+        sock.settimeout(10)
+        try:
+            for part in parts:
+                if fds:
+                    read, write = os.pipe()
+                    try:
+                        socket.send_fds(sock, [part or b"x"], [read] * fds)
+                    finally:
+                        os.close(read)
+                        os.close(write)
+                else:
+                    sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
+        except OSError:
+            pass  # it closed while we were still talking
+
+
+def is_well(receiver, sink):
+    """The receiver still serves: a proper rank gets a chunk through."""
+    assert not sink.faults
+    before = sink.chunks
+    answered = socket.create_connection((receiver.endpoint.host, receiver.endpoint.port))
+    with answered:
+        answered.settimeout(10)
+        answered.sendall(hello(3))
+        decoder = framing.Decoder()
+        row = None
+        while row is None:
+            for message in decoder.feed(answered.recv(1 << 16)):
+                if isinstance(message, m.Credit) and message.array == 0:
+                    row = message.rows - 1
+        cells = np.zeros((1, 8, 8))
+        dst = ((0, 1, 1), (0, 8, 1), (0, 8, 1))
+        answered.sendall(framing.pack_piece(0, 1, row, row, dst, cells.nbytes) + cells.tobytes())
+        answered.sendall(framing.pack(m.Bye(0)))
+        while not any(isinstance(x, m.ByeAck) for x in decoder.feed(answered.recv(1 << 16))):
+            pass
+    assert sink.chunks - before in (0, 1)
+    numbers = receiver.statistics()
+    assert numbers.held + numbers.reserved <= BUDGET
+    names = [t.name for t in threading.enumerate() if t.name.startswith("receiver")]
+    assert len(names) < 10, names
+
+
+FUZZ = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+ops = st.sampled_from(sorted(m.BY_OP))
+u64 = st.one_of(st.integers(0, 100), st.integers(0, 2**64 - 1))
+u32 = st.one_of(st.integers(0, 4), st.integers(0, 2**32 - 1))
+
+
+@st.composite
+def frames(draw):
+    """Frames with a sound header and any fields in the body."""
+    body = draw(st.one_of(st.binary(max_size=120), st.lists(u64, max_size=14).map(_u64s)))
+    data = draw(st.binary(max_size=64))
+    length = draw(st.one_of(st.just(len(body)), u32))
+    header = framing.HEADER.pack(
+        framing.MAGIC, m.VERSION, draw(ops), 0, draw(u64), length, draw(u32),
+        draw(st.one_of(st.just(0), st.just(len(data)), u64)),
+    )  # fmt: skip
+    return header + body + data
+
+
+def _u64s(numbers):
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+@st.composite
+def pieces(draw):
+    """Pieces that are almost right."""
+    dst = tuple(
+        draw(st.lists(st.tuples(u64, u64, u64), min_size=1, max_size=4))
+        if draw(st.booleans())
+        else [(0, 1, 1), (draw(st.integers(0, 9)), draw(st.integers(0, 9)), 1), (0, 8, 1)]
+    )
+    data = draw(st.sampled_from([0, 8, 64, 512, 1 << 20]))
+    array, seq = draw(st.integers(0, 3)), draw(u64)
+    chunk = draw(st.integers(0, 60))
+    if draw(st.booleans()):
+        return framing.pack_piece(array, seq, chunk, chunk, dst, data) + bytes(data)
+    strides = tuple(draw(st.integers(-(2**63), 2**63 - 1)) for _ in dst)
+    slot, offset = draw(u32), draw(u64)
+    if slot == m.NO_SLOT:
+        slot = 0
+    return framing.pack_piece(array, seq, chunk, chunk, dst, 0, slot, offset, strides)
+
+
+@FUZZ
+@given(st.lists(st.binary(max_size=400), max_size=4), st.booleans())
+def test_any_bytes_before_a_hello(target, parts, local):
+    throw(target[0], *parts, local=local)
+    is_well(*target)
+
+
+@FUZZ
+@given(frames(), st.booleans())
+def test_any_frame_before_a_hello(target, frame, local):
+    throw(target[0], frame, local=local)
+    is_well(*target)
+
+
+@FUZZ
+@given(st.lists(st.one_of(frames(), pieces(), st.binary(max_size=90)), max_size=5), st.booleans())
+def test_any_frames_of_a_rank_that_knows_the_token(target, parts, local):
+    throw(target[0], hello(), *parts, local=local)
+    is_well(*target)
+
+
+@FUZZ
+@given(st.binary(max_size=300))
+def test_any_info_in_a_hello(target, info):
+    message = m.Hello(bytes.fromhex(TOKEN), RUN, 1, 4, 1, 9, info=info)
+    throw(target[0], framing.pack(message))
+    is_well(*target)
+
+
+@settings(FUZZ, max_examples=15)
+@given(st.integers(1, 40), st.booleans())
+def test_descriptors_that_nobody_announced(target, count, known):
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only counted
+    throw(target[0], hello() if known else b"", b"", local=True, fds=count)
+    is_well(*target)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # noqa: PTH208
+
+
+def test_a_slot_that_is_not_sealed(target):
+    receiver, sink = target
+    fd = os.memfd_create("unsealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, 4096)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect("\0" + receiver.endpoint.unix[1:])
+            sock.settimeout(10)
+            sock.sendall(hello())
+            socket.send_fds(sock, [framing.pack(m.Slot(1, 0, 4096, 4, 2))], [fd])
+            with pytest.raises(OSError, match=r"reset|closed"):
+                while sock.recv(1 << 16):
+                    pass
+                raise OSError("closed")
+    finally:
+        os.close(fd)
+    is_well(receiver, sink)
+
+
+def test_a_stranger_who_says_nothing(target):
+    receiver = Receiver(CountingSink(), run=RUN, token=TOKEN, budget=BUDGET, handshake=0.2)
+    with receiver, socket.create_connection((receiver.endpoint.host, receiver.endpoint.port)) as s:
+        s.settimeout(10)
+        assert s.recv(1) == b""
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(180)
+def test_atheris(tmp_path):
+    """Coverage-guided, over the sans-I/O parts that all bytes go through."""
+    pytest.importorskip("atheris")
+    script = tmp_path / "fuzz.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import struct, sys
+            import atheris
+            with atheris.instrument_imports(include=["ips_components"]):
+                from ips_components.errors import ProtocolError
+                from ips_components.wire import framing
+            def one(data):
+                for parse in (framing.Decoder().feed, head):
+                    try:
+                        parse(data)
+                    except ProtocolError:
+                        pass
+            def head(data):
+                if len(data) >= framing.HEADER_BYTES:
+                    header = framing.parse_header(data)
+                    framing.parse(header, memoryview(data)[framing.HEADER_BYTES:])
+            atheris.Setup(sys.argv, one)
+            atheris.Fuzz()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "-max_total_time=60", "-max_len=4096"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
