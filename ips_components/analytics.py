@@ -4,9 +4,12 @@ In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
 """
 
 import os
+import sys
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,9 @@ class Analytics(Component):
         config = self._config()
         pool = ips_compat.running_pool(self.services, POOL)
         watch = _Watch(pool.client, self._run, self._run_dir, config)
+        if config.live_page:
+            page = external.open_live_page(pool.client, self._run)
+            self.services.warning("live page on %s: %s", socket.gethostname(), page)
         with Progress(quiet=not config.progress) as progress:
             pool.on_look = lambda: watch.look(progress.update)
             try:
@@ -203,9 +209,20 @@ class Analytics(Component):
             dask_nodes=config.dask_nodes,
             dask_ppw=config.dask_ppw,
             use_shifter=config.use_shifter,
-            dask_worker_plugin=run_plugin(settings),
+            dask_worker_plugin=self._with_others(config, run_plugin(settings)),
             dask_worker_per_gpu=config.dask_worker_per_gpu,
         )
+
+    def _with_others(self, config: AnalyticsConfig, plugin: Any) -> Any:
+        """Put the worker plugins that the config names beside ours."""
+        if config.worker_plugins is None:
+            return plugin
+        from ips_components.plugins import PluginStack
+
+        sys.path.insert(0, config.input_dir)  # this process is the component's own
+        module, _, function = config.worker_plugins.partition(":")
+        others = getattr(import_module(module), function)(self.services.get_working_dir())
+        return PluginStack([plugin, *(others if isinstance(others, (list, tuple)) else [others])])
 
     def _wait_for_goodbye(
         self, pool: ips_compat.RunningPool, watch: "_Watch", show: Callable[..., None]

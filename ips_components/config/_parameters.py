@@ -268,7 +268,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "WORKER_PLUGINS",
         "analytics",
         kinds.FUNCTION,
-        "Function that returns worker plugins to ride beside the external data plugin.",
+        "Function that gets the working directory and returns worker plugins, to ride beside ours.",
         None,
     ),
     # --- an array of the analytics
