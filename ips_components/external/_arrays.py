@@ -110,6 +110,11 @@ class ExternalArray(da.Array):
         return self.view.source.spec
 
     @property
+    def source(self) -> Source:
+        """What this is a view of; shared by all views of the array."""
+        return self.view.source
+
+    @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions of this view."""
         return tuple(self.spec.dims[dim] for dim in self.view.kept)

@@ -31,7 +31,7 @@ from dask.utils import ensure_dict
 from ips_components.errors import ContractError
 from ips_components.external._arrays import ExternalArray, OpenEndedArray
 from ips_components.external._needed import needed_chunks
-from ips_components.external._views import Index, Source, View, ViewLayer
+from ips_components.external._views import Index, View, ViewLayer
 from ips_components.model.contract import ArrayContract, Contract, Policy
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.placement import Placement
@@ -82,7 +82,7 @@ def contract_from_graph(
         A result does not depend on any external array, a policy names an unknown array, or the
         arrays have a contract already.
     """
-    sources = {name: _source(array) for name, array in arrays.items()}
+    sources = {name: array.source for name, array in arrays.items()}
     policies = dict(policies or {})
     if unknown := sorted(set(policies) - set(sources)):
         raise ContractError(
@@ -196,10 +196,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _source(array: ExternalArray | OpenEndedArray) -> Source:
-    return array.view.source if isinstance(array, ExternalArray) else array.source
 
 
 def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:

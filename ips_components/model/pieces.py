@@ -16,8 +16,8 @@ from math import prod
 from typing import NamedTuple, TypeAlias
 
 from ips_components.errors import GeometryError
+from ips_components.model.array_contract import ArrayContract
 from ips_components.model.block import Block
-from ips_components.model.contract import ArrayContract
 from ips_components.model.placement import Placement
 from ips_components.model.progression import Progression
 

@@ -1,0 +1,202 @@
+"""The two written forms of what is agreed for an array: binary for ranks, JSON for people.
+
+The binary form is compact, and a C program parses it without any library. All of it is
+little-endian and every item begins at a multiple of 8 bytes::
+
+    contract   magic  8 bytes "IPSCTRT1"
+               i64    length of the whole contract in bytes
+               string run
+               i64    number of arrays, then that many records:
+    array      i64    length of this record in bytes, this field included; what a reader does not
+                      know lies at the end of the record and is skipped by this length
+               string name
+               string dask name
+               string dtype, as NumPy writes it, such as "<f8"
+               i64    bytes per cell
+               i64    flags: 1 ragged, 2 policy "drop" (else "block"), 4 open-ended
+               i64*3  steps: start, every, count (-1 when open-ended)
+               i64    n = number of dimensions, time first
+               i64*n  shape of the index space (2**40 for time when open-ended; the rows of a
+                      ragged array count its parts)
+               n *    chunk sizes of a dimension: i64 number of runs, then i64*2 per run: size,
+                      repetitions (an open-ended time dimension has one run and repeats for ever)
+               i64*3n cover: all starts, all counts, all steps
+               i64    number of wanted selections, then i64*3n for each, like cover
+               i64*2  placement: epoch, period
+               i64    number of owners, then an i64 each
+               string JSON object with "dims" and "attrs"; ranks have no use for it
+    string     i64 length in bytes, UTF-8 without terminator, zero bytes up to a multiple of 8
+
+A chunk is needed exactly when some wanted selection has a cell in it; this is never written down.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ips_components.errors import ContractError
+from ips_components.model._binary import Reader, Writer
+from ips_components.model.array_contract import ArrayContract
+from ips_components.model.layout import ChunkLayout, unroll
+from ips_components.model.placement import Placement
+from ips_components.model.selection import Selection
+from ips_components.model.spec import ArraySpec, StepAxis
+
+MAX_CHUNKS = 1 << 24
+"""Bound of the chunks along one dimension of a contract that is read from bytes."""
+
+_RAGGED, _DROP, _OPEN = 1, 2, 4
+
+
+def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
+    """Append the binary record of an array, without its placement for a digest."""
+    spec, layout = array.spec, array.layout
+    with out.record():
+        out.string(spec.name)
+        out.string(array.name)
+        out.string(spec.dtype)
+        out.ints(spec.itemsize)
+        out.ints(
+            _RAGGED * spec.ragged | _DROP * (array.policy == "drop") | _OPEN * layout.open_ended
+        )
+        count = -1 if spec.steps.count is None else spec.steps.count
+        out.ints(spec.steps.start, spec.steps.every, count)
+        out.ints(layout.ndim, *layout.shape)
+        for dim in range(layout.ndim):
+            runs = layout.runs(dim)
+            out.ints(len(runs), *(n for run in runs for n in run))
+        _write_selection(out, array.cover)
+        out.ints(len(array.wanted))
+        for part in array.wanted:
+            _write_selection(out, part)
+        if placements:
+            placement = array.placement
+            out.ints(placement.epoch, placement.period, len(placement.owners), *placement.owners)
+        out.string(json.dumps({"dims": spec.dims, "attrs": dict(spec.attrs)}, sort_keys=True))
+
+
+def _write_selection(out: Writer, selection: Selection) -> None:
+    out.ints(*selection.start, *selection.count, *selection.step)
+
+
+def read_array(reader: Reader) -> ArrayContract:
+    """Read the binary record of an array."""
+    with reader.record():
+        name, dask_name, dtype = reader.string(), reader.string(), reader.string()
+        itemsize, flags = reader.ints(2)
+        start, every, count = reader.ints(3)
+        ndim = reader.length(8)
+        shape = reader.ints(ndim)
+        chunks = tuple(_read_runs(reader, n) for n in shape)
+        cover_ = _read_selection(reader, ndim)
+        wanted = tuple(_read_selection(reader, ndim) for _ in range(reader.length(24)))
+        epoch, period = reader.ints(2)
+        owners = reader.ints(reader.length(8))
+        extra = json.loads(reader.string())
+    ragged = bool(flags & _RAGGED)
+    spec = ArraySpec(
+        name,
+        dtype,
+        (-1, *shape[2:]) if ragged else shape[1:],
+        StepAxis(start, every, None if flags & _OPEN else count),
+        dims=tuple(extra["dims"]),
+        attrs=extra["attrs"],
+        ragged=ragged,
+    )
+    if spec.itemsize != itemsize:
+        raise ContractError(f"array {name!r}: dtype {dtype} has not {itemsize} bytes per cell")
+    return ArrayContract(
+        spec,
+        ChunkLayout(shape, chunks),
+        cover_,
+        wanted,
+        Placement(epoch, period, owners),
+        dask_name,
+        "drop" if flags & _DROP else "block",
+    )
+
+
+def _read_runs(reader: Reader, length: int) -> tuple[int, ...]:
+    numbers = reader.ints(2 * reader.length(16))
+    runs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    # Checked before unrolling: a hostile repetition must not allocate.
+    if (
+        any(size < 1 or times < 1 for size, times in runs)
+        or sum(size * times for size, times in runs) > length
+        or sum(times for _, times in runs) > MAX_CHUNKS
+    ):
+        raise ContractError(f"chunk runs {runs} do not fit a dimension of length {length}")
+    return unroll(runs)
+
+
+def _read_selection(reader: Reader, ndim: int) -> Selection:
+    return Selection(reader.ints(ndim), reader.ints(ndim), reader.ints(ndim))
+
+
+def array_to_dict(array: ArrayContract) -> dict[str, Any]:
+    """Return the JSON object of an array."""
+    spec, layout, placement = array.spec, array.layout, array.placement
+    return {
+        "name": spec.name,
+        "dask_name": array.name,
+        "dtype": spec.dtype,
+        "shape": list(spec.shape),
+        "dims": list(spec.dims),
+        "steps": {
+            "start": spec.steps.start,
+            "every": spec.steps.every,
+            "count": spec.steps.count,
+        },
+        "ragged": spec.ragged,
+        "attrs": dict(spec.attrs),
+        "policy": array.policy,
+        "index_shape": list(layout.shape),
+        "chunk_runs": [[list(run) for run in layout.runs(dim)] for dim in range(layout.ndim)],
+        "cover": _selection_to_dict(array.cover),
+        "wanted": [_selection_to_dict(part) for part in array.wanted],
+        "placement": {
+            "epoch": placement.epoch,
+            "period": placement.period,
+            "owners": list(placement.owners),
+        },
+    }
+
+
+def array_from_dict(item: dict[str, Any]) -> ArrayContract:
+    """Read the JSON object of an array."""
+    placement = item["placement"]
+    return ArrayContract(
+        ArraySpec(
+            item["name"],
+            item["dtype"],
+            tuple(item["shape"]),
+            StepAxis(**item["steps"]),
+            dims=tuple(item["dims"]),
+            attrs=item["attrs"],
+            ragged=item["ragged"],
+        ),
+        ChunkLayout(
+            tuple(item["index_shape"]),
+            tuple(
+                unroll(tuple((size, times) for size, times in runs)) for runs in item["chunk_runs"]
+            ),
+        ),
+        _selection_from_dict(item["cover"]),
+        tuple(map(_selection_from_dict, item["wanted"])),
+        Placement(placement["epoch"], placement["period"], tuple(placement["owners"])),
+        item["dask_name"],
+        item["policy"],
+    )
+
+
+def _selection_to_dict(selection: Selection) -> dict[str, list[int]]:
+    return {
+        "start": list(selection.start),
+        "count": list(selection.count),
+        "step": list(selection.step),
+    }
+
+
+def _selection_from_dict(item: dict[str, Any]) -> Selection:
+    return Selection(tuple(item["start"]), tuple(item["count"]), tuple(item["step"]))
