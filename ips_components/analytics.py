@@ -4,8 +4,8 @@ In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
 """
 
 import os
-import sys
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -114,10 +114,11 @@ class Analytics(Component):
         config = self._config()
         pool = ips_compat.running_pool(self.services, POOL)
         watch = _Watch(pool.client, self._run, self._run_dir, config)
-        if config.live_page:
-            page = external.open_live_page(pool.client, self._run)
-            self.services.warning("live page on %s: %s", socket.gethostname(), page)
         with Progress(quiet=not config.progress) as progress:
+            if config.live_page:
+                page = external.open_live_page(pool.client, self._run)
+                self.services.warning("live page on %s: %s", socket.gethostname(), page)
+                progress.note(f"live page on {socket.gethostname()}: {page}")
             pool.on_look = lambda: watch.look(progress.update)
             try:
                 for error in pool.wait_for_tasks().values():

@@ -221,7 +221,7 @@ class Driver(Component):
             "comment": self._run_config.comment,
             "n_steps": self._run_config.times.n_steps,
             "simulation": {k: facts.get(k) for k in ("executable", "nproc", "exit_status")},
-            "contract": {"arrays": outcome.get("contract", [])},
+            "contract": {"arrays": outcome["contract"]} if "contract" in outcome else None,
             "results": {
                 "path": outcome.get("results"),
                 "variables": outcome.get("variables", {}),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ips_components.external._run import (
         Run,
         abort_run,
+        open_live_page,
         run_analysis,
         run_record,
         wait_for_end,
@@ -31,6 +32,7 @@ _HOMES = {
     "abort_run": "_run",
     "external_array": "_futures",
     "external_future": "_futures",
+    "open_live_page": "_run",
     "provide": "_futures",
     "replay": "_replay",
     "run_analysis": "_run",
@@ -48,6 +50,7 @@ __all__ = [
     "abort_run",
     "external_array",
     "external_future",
+    "open_live_page",
     "provide",
     "replay",
     "run_analysis",

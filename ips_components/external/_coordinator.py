@@ -253,7 +253,8 @@ class RunCoordinator(SchedulerPlugin):
         return run.page.url
 
     async def _call_record(self, run: _Run) -> dict[str, Any]:
-        return {**run.state.record(), "states": self._states(run)}
+        rows = run.contract.table() if run.contract is not None else []
+        return {**run.state.record(), "states": self._states(run), "contract": {"arrays": rows}}
 
     def progress(self, name: str) -> dict[str, Any]:
         """How far a run is, for the terminal and the live page."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import secrets
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,27 @@ def run_record(client: Client, run: str) -> dict[str, Any]:
 def wait_for_end(client: Client, run: str, timeout: float) -> dict[str, Any]:
     """Wait until every rank has closed its bridge, or the run has failed; the record."""
     return call(client, "ended", run, timeout=timeout)
+
+
+def open_live_page(client: Client, run: str, host: str = "127.0.0.1", port: int = 0) -> str:
+    """Open the live page of a run in the scheduler's process.
+
+    Parameters
+    ----------
+    client
+        Of the scheduler.
+    run
+        The run id.
+    host, port
+        Where to listen; 0: any free port.
+
+    Returns
+    -------
+    str
+        Its address, with a token in it: who has it may look.
+    """
+    token = secrets.token_urlsafe(24)
+    return str(call(client, "live_page", run, token=token, host=host, port=port))
 
 
 class Run:

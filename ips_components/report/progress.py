@@ -106,6 +106,11 @@ class Progress:
             self._view.show(line)
             self._shown, self._last, self._phase = now, line, phase
 
+    def note(self, text: str) -> None:
+        """Show one line that stays."""
+        if self._view is not None:
+            self._view.note(text)
+
     @contextmanager
     def following(
         self, ask: Callable[[], Mapping[str, Any]], interval: float = POLL_INTERVAL
@@ -209,6 +214,8 @@ class _Lines:
         self._stream.write(line + "\n")
         self._stream.flush()
 
+    note = show
+
 
 class _Bars:
     """Two bars and a line that stay in place."""
@@ -238,6 +245,9 @@ class _Bars:
 
     def stop(self) -> None:
         self._live.stop()
+
+    def note(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, state: Mapping[str, Any], rate: float | None) -> None:
         steps, n_steps = state.get("steps") or 0, state.get("n_steps")

@@ -146,10 +146,19 @@ def test_plain_lines_come_at_intervals_and_only_when_something_moved():
     ]
 
 
+def test_a_note_stays_on_either_kind_of_output():
+    for out in (io.StringIO(), Terminal()):
+        with Progress(stream=out) as progress:
+            progress.update(STATE)
+            progress.note("live page: http://127.0.0.1:1/[token]/")
+        assert "live page: http://127.0.0.1:1/[token]/" in out.getvalue()
+
+
 def test_quiet_shows_nothing():
     out = Terminal()
     with Progress(stream=out, quiet=True) as progress:
         progress.update(STATE)
+        progress.note("nothing")
     assert out.getvalue() == ""
 
 
