@@ -299,10 +299,13 @@ class RunCoordinator(SchedulerPlugin):
     def _event_hello(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
         run.state.hello(rank, info)
         for name, blocks in info["blocks"].items():
-            run.blocks.setdefault(name, {})[rank] = tuple(
-                Block(tuple(offset), tuple(shape)) for offset, shape in blocks
-            )
-            self._check_tiling(run, name)
+            self._event_blocks(run, worker, rank, name, blocks)
+
+    def _event_blocks(self, run: _Run, worker: str, rank: int, name: str, blocks: Any) -> None:
+        run.blocks.setdefault(name, {})[rank] = tuple(
+            Block(tuple(offset), tuple(shape)) for offset, shape in blocks
+        )
+        self._check_tiling(run, name)
 
     def _check_tiling(self, run: _Run, name: str) -> None:
         """When all ranks have said what they hold: every cell must belong to exactly one block."""

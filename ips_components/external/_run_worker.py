@@ -21,7 +21,7 @@ from ips_components.external._analysis import load_analysis
 from ips_components.external._coordinator import STREAM_OP, RunCoordinator
 from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
-from ips_components.external._sink import ByeInfo, HelloInfo, StepInfo
+from ips_components.external._sink import Boxes, ByeInfo, HelloInfo, StepInfo
 from ips_components.external._worker_plugin import ExternalDataPlugin
 from ips_components.model.contract import Contract
 from ips_components.wire.contact import Endpoint
@@ -227,6 +227,10 @@ class _Session:
 
     def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
         self._from_thread("missing", array=array, chunk=chunk, rank=rank, why=why)
+
+    def blocks(self, rank: int, array: int, blocks: Boxes) -> None:
+        boxes = [list(map(list, box)) for box in blocks]
+        self._from_thread("blocks", rank=rank, name=self._names[array], blocks=boxes)
 
     def step_end(self, rank: int, info: StepInfo) -> None:
         item = (rank, info.step, info.waited, self._counters(info.counters))

@@ -416,7 +416,7 @@ class Ping(Message):
 
 @dataclass(frozen=True, slots=True)
 class Blocks(Message):
-    """What a rank holds of an array, told with its first put (an offset was described, no extent)."""
+    """What a rank holds of an array, told with its first put when only an offset was described."""
 
     array: int
     blocks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()

@@ -121,8 +121,10 @@ def coupled(cluster, tmp_path):
     yield start
 
 
-def offer(rank: int) -> list[Array]:
-    return [Array("temperature", (NY, NX), "f8", offset=RANKS[rank], dims=("y", "x"), steps=STEPS)]
+def offer(rank: int, lower: int = 0) -> list[Array]:
+    y, x = RANKS[rank]
+    offset = (y + lower, x)
+    return [Array("temperature", (NY, NX), "f8", offset=offset, dims=("y", "x"), steps=STEPS)]
 
 
 def simulate(rank: int, contact, stop_after: int = STEPS):
@@ -260,6 +262,21 @@ def test_overlapping_blocks_are_refused_with_both_ranks_named(cluster, coupled):
     with pytest.raises(Exception, match="overlap"):
         future.result(30)
     assert run_record(cluster, name)["faults"][0]["what"] == "described wrong blocks"
+
+
+def test_a_hole_between_blocks_is_found_at_the_first_put(coupled):
+    def holed(rank, contact):
+        with (
+            pytest.raises(AnalyticsLost, match=r"no rank has \[0:1, 0:3\]"),
+            Bridge(contact=contact, arrays=offer(rank, rank == 0), rank=rank, size=4) as bridge,
+        ):
+            for step in range(10_000):
+                bridge.put("temperature", step, np.zeros((3 if rank == 0 else 4, 3)))
+                bridge.wait()
+
+    _, future, _, _ = coupled("mean_and_slice", holed)
+    with pytest.raises(Exception, match="do not tile"):
+        future.result(30)
 
 
 def test_arrays_of_the_config_with_its_process_grid_and_halo(coupled):

@@ -33,6 +33,9 @@ class Notes:
     def step_end(self, rank, info):
         pass
 
+    def blocks(self, rank, array, blocks):
+        pass
+
     def bye(self, rank, info):
         self.byes.put((rank, info))
 
