@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from container_image import OTHER, WITNESS, image_with
-from ips_runs import HEAT2D, processes_of, run_ips
+from ips_runs import HEAT2D, processes_of, run_ips, start_ips, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -88,3 +89,24 @@ def test_image_with_another_dask_is_refused(coupled, base, images, monkeypatch):
     both = f"distributed is {metadata.version('distributed')} outside, but {OTHER} inside"
     assert both in output.split("the run failed")[1]
     assert processes_of(coupled) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_ending_ips_in_mid_run_ends_both_sides(coupled, signum):
+    path = coupled / HEAT2D
+    path.write_text(path.read_text().replace("--steps {NSTEP}", "--steps {NSTEP} --pace 100"))
+    ips = start_ips(coupled, HEAT2D, NSTEP="2000")
+    try:
+        wait_for(lambda: running(coupled, "heat2d.py") >= 4, "four ranks", 90)
+        wait_for(lambda: running(coupled, "dask_worker"), "the workers", 10)
+        ips.send_signal(signum)
+        ips.communicate(timeout=30)
+        wait_for(lambda: not processes_of(coupled), "everything to be gone", 15)
+    finally:
+        ips.kill()
+    assert ips.returncode != 0
+
+
+def running(workspace: Path, word: str) -> int:
+    """How many command lines of the run have `word` in them."""
+    return sum(any(word in each for each in words) for words in processes_of(workspace))

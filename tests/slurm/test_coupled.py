@@ -56,7 +56,7 @@ def record_of_the_run(workspace: Path) -> dict:
 
 def assert_complete(job: Job, workspace: Path) -> None:
     """The job ended well, the ledger closed, every step came from four ranks, nothing is left."""
-    assert job.wait(100) == "COMPLETED", job.text()
+    assert job.wait(180) == "COMPLETED", job.text()
     record = record_of_the_run(workspace)
     assert record["status"] == "ok"
     assert record["simulation"]["nproc"] == RANKS
@@ -72,7 +72,7 @@ def test_simulation_and_workers_on_disjoint_nodes(submit, workspace):
     set_parameters(workspace / "platform/slurm.conf", NODE_ALLOCATION_MODE="EXCLUSIVE")
     slow_down(workspace, 20, 50)
     job = submit(CONFIG, "-N", "3", "--ntasks-per-node=4")
-    workers, ranks = nodes_of_steps(job, 60)
+    workers, ranks = nodes_of_steps(job, 90)
     assert len(workers) == 2
     assert len(ranks) == 1
     assert not workers & ranks
@@ -88,7 +88,7 @@ def test_simulation_and_workers_on_shared_nodes(submit, workspace, sharing):
     set_parameters(workspace / CONFIG, TASK_PPN__HEAT2D=2)
     slow_down(workspace, 20, 50)
     job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4", **sharing)
-    workers, ranks = nodes_of_steps(job, 60)
+    workers, ranks = nodes_of_steps(job, 90)
     assert workers == ranks == set(job.nodes())
     assert_complete(job, workspace)
 
@@ -96,7 +96,7 @@ def test_simulation_and_workers_on_shared_nodes(submit, workspace, sharing):
 def test_killed_rank_fails_the_job_and_leaves_nothing(submit, workspace):
     slow_down(workspace, 1000, 20)
     job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4")
-    wait_for(lambda: len(ranks_of(job)) >= RANKS, "the ranks to start", 60)
+    wait_for(lambda: len(ranks_of(job)) >= RANKS, "the ranks to start", 90)
     ranks_of(job)[-1].send_signal(signal.SIGKILL)
     assert job.wait(60) == "FAILED", job.text()
     assert "ips_components: the run failed" in job.text()
@@ -107,7 +107,7 @@ def test_killed_rank_fails_the_job_and_leaves_nothing(submit, workspace):
 def test_scancel_in_mid_run_leaves_nothing(submit, workspace):
     slow_down(workspace, 1000, 20)
     job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4")
-    wait_for(lambda: len(ranks_of(job)) >= RANKS, "the ranks to start", 60)
+    wait_for(lambda: len(ranks_of(job)) >= RANKS, "the ranks to start", 90)
     job.cancel()
     assert job.wait(30) == "CANCELLED"
     job.assert_nothing_left()
