@@ -52,7 +52,7 @@ def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
         learns of it.
     """
     parsed = RunSettings.from_dict(settings)
-    with _client() as client:
+    with current_client() as client:
         return Run(client, parsed).execute()
 
 
@@ -305,7 +305,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def _client() -> Iterator[Client]:
+def current_client() -> Iterator[Client]:
     """The client of the surrounding task (its thread is given back to the pool), or the current."""
     try:
         from distributed import get_worker
