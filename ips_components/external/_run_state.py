@@ -125,8 +125,9 @@ class RunState:
         return True
 
     def analysed(self, step: int) -> None:
+        """All consumers of a step are done; after a failure they have only been given up."""
         entry = self.steps.get(step)
-        if entry is not None:
+        if entry is not None and self.phase != "failed":
             entry.analysed = self.clock()
 
     def sample(self, sample: dict[str, Any]) -> None:

@@ -79,3 +79,13 @@ def test_the_record_is_json(state):
     state.sample({"worker": "w"})
     state.fault("worker w", "lost", "why")
     assert json.loads(json.dumps(state.record()))["steps"][0]["step"] == 0
+
+
+def test_steps_whose_consumers_are_given_up_are_not_analysed(state):
+    state.hello(0, {"size": 1})
+    for step in (0, 1):
+        state.step_end(0, step, 0.0, {})
+    state.analysed(0)
+    state.fail("rank 0", "lost", "killed")
+    state.analysed(1)
+    assert [step["analysed"] is None for step in state.record()["steps"]] == [False, True]
