@@ -76,10 +76,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from ips_components.errors import ProtocolError
+from ips_components.wire._record import Record
 from ips_components.wire.contact import Endpoint, pack_endpoints, parse_endpoints
 
 VERSION = 1
@@ -103,8 +103,7 @@ _FEEDBACK = struct.Struct("<qBBHI")
 Axes = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Record):
     """A frame's meaning: `HEADER_FIELDS` travel in the header, all else in the body."""
 
     OP: ClassVar[int]
@@ -121,7 +120,6 @@ class Message:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
 class _Fixed(Message):
     """A body of one fixed layout whose values are the message's fields in order."""
 
@@ -136,7 +134,6 @@ class _Fixed(Message):
         return cls(**dict(zip(cls.FIELDS, cls.LAYOUT.unpack_from(body), strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
 class _Text(Message):
     """A body that is one UTF-8 text."""
 
@@ -152,8 +149,7 @@ class _Text(Message):
         return cls(str(body, "utf-8", "replace"))
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Record):
     """One array's account, cumulative: produced = skipped + delivered + dropped + lost."""
 
     array: int
@@ -171,7 +167,6 @@ class Counters:
 # --- rank -> receiver ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Hello(Message):
     """The first words of a rank on every connection."""
 
@@ -225,7 +220,6 @@ class Hello(Message):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Piece(Message):
     """Cells of one block that belong to one chunk; they follow as data or lie in a slot."""
 
@@ -279,7 +273,6 @@ class Piece(Message):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Rows(_Fixed):
     """A rank has no rows of a ragged chunk (rows that exist are announced by their piece)."""
 
@@ -295,7 +288,6 @@ class Rows(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("chunk", "t", "rows")
 
 
-@dataclass(frozen=True, slots=True)
 class StepEnd(Message):
     """A rank has put all that it has for a step; counters are cumulative."""
 
@@ -316,7 +308,6 @@ class StepEnd(Message):
         return cls(step, waited, _parse_counters(body, _STEP_END.size, count))
 
 
-@dataclass(frozen=True, slots=True)
 class Want(_Fixed):
     """The rank waits: it has something for this chunk row and no credit for it."""
 
@@ -329,7 +320,6 @@ class Want(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("row",)
 
 
-@dataclass(frozen=True, slots=True)
 class Dropped(_Fixed):
     """The rank dropped its part of the chunk by policy: the chunk will never be complete."""
 
@@ -343,7 +333,6 @@ class Dropped(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("chunk",)
 
 
-@dataclass(frozen=True, slots=True)
 class Gone(_Fixed):
     """A chunk that was asked for again is no longer in the rank's replay buffer."""
 
@@ -356,7 +345,6 @@ class Gone(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("chunk",)
 
 
-@dataclass(frozen=True, slots=True)
 class Slot(_Fixed):
     """A sealed memfd in which pieces will lie; its descriptor travels with this frame."""
 
@@ -371,7 +359,6 @@ class Slot(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("slot", "ring", "size", "length", "spare")
 
 
-@dataclass(frozen=True, slots=True)
 class SlotDrop(_Fixed):
     """The rank uses this slot no more."""
 
@@ -383,7 +370,6 @@ class SlotDrop(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("slot", "zero")
 
 
-@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """A rank's last words: its last step, how it ended, its final account."""
 
@@ -407,14 +393,12 @@ class Bye(Message):
         return cls(last_step, status, counters, str(text, "utf-8", "replace"))
 
 
-@dataclass(frozen=True, slots=True)
 class Ping(Message):
     """A sign of life, either way."""
 
     OP: ClassVar[int] = 11
 
 
-@dataclass(frozen=True, slots=True)
 class Blocks(Message):
     """What a rank holds of an array, told with its first put when only an offset was described."""
 
@@ -449,7 +433,6 @@ class Blocks(Message):
 # --- receiver -> rank ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Welcome(_Fixed):
     """The hello was accepted; ``last_seq`` tells a returning rank where to go on."""
 
@@ -473,7 +456,6 @@ class Welcome(_Fixed):
     )
 
 
-@dataclass(frozen=True, slots=True)
 class ContractIs(Message):
     """The contract of the run, with the endpoints that it names by ordinal."""
 
@@ -501,7 +483,6 @@ class ContractIs(Message):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Credit(_Fixed):
     """Pieces of the array's chunk rows below ``rows`` are welcome."""
 
@@ -514,7 +495,6 @@ class Credit(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("rows",)
 
 
-@dataclass(frozen=True, slots=True)
 class Resend(_Fixed):
     """The receiver takes (or takes again) the rank's part of a chunk, whatever the credit."""
 
@@ -527,7 +507,6 @@ class Resend(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("chunk",)
 
 
-@dataclass(frozen=True, slots=True)
 class Ack(_Fixed):
     """All numbered messages up to ``seq`` were taken."""
 
@@ -538,7 +517,6 @@ class Ack(_Fixed):
     FIELDS: ClassVar[tuple[str, ...]] = ("seq",)
 
 
-@dataclass(frozen=True, slots=True)
 class Release(Message):
     """The pieces with these numbers are read no more: their slots may be written."""
 
@@ -555,8 +533,7 @@ class Release(Message):
         return cls(struct.unpack_from(f"<{len(body) // 8}Q", body))
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(Record):
     """The placement of one array: ``owners[(row % period) * chunks per row + s]``."""
 
     array: int
@@ -565,7 +542,6 @@ class Owners:
     owners: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class PlacementIs(Message):
     """Chunks have new owners; the endpoints are the complete new list."""
 
@@ -599,7 +575,6 @@ class PlacementIs(Message):
         return cls(epoch, tuple(owners), parse_endpoints(body[at:]))
 
 
-@dataclass(frozen=True, slots=True)
 class Feedback(Message):
     """A value from the analysis for the simulation; see `wire.values` for Python objects."""
 
@@ -607,7 +582,7 @@ class Feedback(Message):
     step: int
     kind: int
     shape: tuple[int, ...] = ()
-    data: bytes = field(default=b"", repr=False)
+    data: bytes = b""
 
     OP: ClassVar[int] = 39
     MAX_BODY: ClassVar[int] = 64 << 20
@@ -628,7 +603,6 @@ class Feedback(Message):
         return cls(name, step, kind, shape, bytes(body[at : at + data_length]))
 
 
-@dataclass(frozen=True, slots=True)
 class Fault(Message):
     """The analytics side has failed; ``policy`` says what the simulation does about it."""
 
@@ -649,21 +623,18 @@ class Fault(Message):
         return cls(str(body[8:], "utf-8", "replace"), policy)
 
 
-@dataclass(frozen=True, slots=True)
 class Stop(_Text):
     """The analysis has what it wants: end at the next convenient step, successfully."""
 
     OP: ClassVar[int] = 41
 
 
-@dataclass(frozen=True, slots=True)
 class ByeAck(Message):
     """The rank's bye was taken."""
 
     OP: ClassVar[int] = 42
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(_Text):
     """Why the receiver will not talk to this rank."""
 

@@ -92,7 +92,7 @@ def vectors() -> dict[str, Any]:
             {
                 "message": type(message).__name__,
                 "op": message.OP,
-                "fields": {k: _plain(v) for k, v in asdict(message).items()},
+                "fields": {k: _plain(v) for k, v in message.fields().items()},
                 "frame": framing.pack(message).hex(),
             }
             for message in EXAMPLES
@@ -108,6 +108,10 @@ def vectors() -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, (m.Counters, m.Owners)):
+        return _plain(value.fields())
+    if isinstance(value, Endpoint):
+        return asdict(value)
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
