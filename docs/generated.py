@@ -20,12 +20,35 @@ def write_pages(docs: Path) -> None:
     _, _, parameters = reference().partition("\n")
     pages = {
         "parameters.md": parameters,
+        "c.md": "\n".join(c_lines(ROOT / "ips_components" / "bridge" / "c")) + "\n",
         "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results")) + "\n",
     }
     for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def c_lines(folder: Path) -> Iterator[str]:
+    """The public header of the C bridge and the Fortran module, as far as they are there."""
+    header = folder / "ips_bridge.h"
+    if not header.exists():
+        yield "This version has no bridge for C or Fortran."
+        return
+    parts = (
+        ("ips_bridge.h", "c", "C and C++"),
+        ("ips_bridge_mpi.h", "c", "The broadcast, for programs with MPI"),
+        ("ips_bridge.f90", "fortran", "Fortran"),
+    )
+    for name, language, title in parts:
+        path = folder / name
+        if path.exists():
+            yield f"## {title}: `{name}`"
+            yield ""
+            yield f"```{language}"
+            yield path.read_text(encoding="utf-8").rstrip()
+            yield "```"
+            yield ""
 
 
 def benchmark_lines(results: Path) -> Iterator[str]:
