@@ -109,7 +109,7 @@ class _Checker:
             restart_root=top["RESTART_ROOT"],
             restart_time=top["RESTART_TIME"],
             times=times,
-            simulations=tuple(simulations),
+            simulations=() if any(each.source for each in analytics) else tuple(simulations),
             analytics=tuple(analytics),
             oversubscribe=bool(self.machine.get("OVERSUBSCRIBE")),
         )

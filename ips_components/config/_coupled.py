@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from configobj import ConfigObj, Section
@@ -37,7 +38,7 @@ class CoupledChecker:
         config = SimulationConfig(
             port=component.port,
             section=component.section,
-            nproc=common["NPROC"] or 1,
+            nproc=common["NPROC"] or 0,
             input_files=common["INPUT_FILES"] or (),
             output_files=common["OUTPUT_FILES"] or (),
             restart_files=common["RESTART_FILES"],
@@ -83,6 +84,15 @@ class CoupledChecker:
                 "is True, but the platform has no GPUS_PER_NODE",
                 "add GPUS_PER_NODE to the platform file",
             )
+        if values["SOURCE"]:
+            values["SOURCE"] = str(Path(common["INPUT_DIR"], values["SOURCE"]))
+            if not Path(values["SOURCE"]).exists():
+                self.problems.add(
+                    component.section,
+                    "SOURCE",
+                    f"there is no file or folder {values['SOURCE']!r}",
+                    "correct the path, or leave SOURCE out to analyse a running simulation",
+                )
         return AnalyticsConfig(
             port=component.port,
             section=component.section,
@@ -195,7 +205,7 @@ class CoupledChecker:
         if drivers[0].port != "DRIVER":
             add("PORTS", drivers[0].port, "the driver must be the port DRIVER", "[[DRIVER]]")
         for kind, found in (("simulation", simulations), ("analytics", analytics)):
-            if not found:
+            if not found and not (kind == "simulation" and any(each.source for each in analytics)):
                 class_name = kind.capitalize()
                 add(
                     section,
@@ -222,7 +232,7 @@ class CoupledChecker:
         blocks = 1
         for count in array.decomposition:
             blocks *= count
-        if simulations and all(each.nproc != blocks for each in simulations):
+        if simulations and all(each.nproc not in (0, blocks) for each in simulations):
             ranks = " or ".join(str(each.nproc) for each in simulations)
             self.problems.add(
                 f"{analytics.section}][ARRAYS][{array.name}",

@@ -160,6 +160,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     # --- the analytics
     _P("ANALYSIS", "analytics", kinds.FUNCTION, "Function from external arrays to lazy results."),
     _P("ANALYSIS_ARGS", "analytics", kinds.ARGUMENTS, "Its keyword arguments.", {}),
+    _P(
+        "SOURCE",
+        "analytics",
+        kinds.TEXT,
+        "A stored field (Zarr, NetCDF, HDF5 or npy) to analyse instead of a simulation, which is "
+        "then not run.",
+        "",
+    ),
     _P("DASK_NODES", "analytics", kinds.COUNT, "Nodes for Dask.", 1),
     _P(
         "DASK_WORKERS_PER_NODE",

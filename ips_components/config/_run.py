@@ -92,6 +92,7 @@ class AnalyticsConfig:
     section: str
     analysis: str
     analysis_args: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
     arrays: tuple[ArrayConfig, ...] = ()
     dask_nodes: int = 1
     dask_workers_per_node: int = 1

@@ -150,14 +150,35 @@ def _module_function(raw: Raw) -> str:
     return text
 
 
+def _items(text: str) -> list[str]:
+    """Split at commas and white space, but not within brackets or quotes."""
+    items, item, depth, quote = [], "", 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif depth == 0 and (character == "," or character.isspace()):
+            items.append(item)
+            item = ""
+            continue
+        item += character
+    return [each for each in [*items, item] if each]
+
+
 def _pairs(raw: Raw) -> dict[str, str]:
     pairs = {}
-    items = raw if isinstance(raw, list) else shlex.split(raw)
-    for item in items:
+    for item in _items(as_text(raw)):
         name, equals, value = item.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"{item.strip()!r} is no NAME=value")
-        pairs[name.strip()] = value.strip()
+        if not equals or not name:
+            raise ValueError(f"{item!r} is no NAME=value")
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        pairs[name] = value
     return pairs
 
 

@@ -254,7 +254,7 @@ def _settled(pool: Any, running: RunningPool, connect_time_out: float) -> None:
             told = done
             pool.services.info("task pool %s: %d of %d tasks done", pool.name, done, total)
         running.on_look()
-        trouble = running.trouble()
+        trouble = running.trouble() or _disconnected(pool)
         if not trouble and not connected:
             connected = done > 0 or bool(pool.dask_client.scheduler_info()["workers"])
             if not connected and time.monotonic() > deadline:
@@ -264,11 +264,24 @@ def _settled(pool: Any, running: RunningPool, connect_time_out: float) -> None:
                 )
         if trouble:
             raise TaskPoolError(
-                f"task pool {pool.name!r}: {trouble}, while {len(pending)} of {total} tasks were "
-                f"not done{running.story()}"
+                f"task pool {pool.name!r}: {running.trouble() or trouble}, while {len(pending)} of "
+                f"{total} tasks were not done{running.story()}"
             )
         woken.wait(_LOOK)
         woken.clear()
+    if trouble := _disconnected(pool):
+        # The client notices first; a moment later it is known which process is gone.
+        time.sleep(_LOOK)
+        raise TaskPoolError(
+            f"task pool {pool.name!r}: {running.trouble() or trouble}, while tasks were not done"
+            f"{running.story()}"
+        )
+
+
+def _disconnected(pool: Any) -> str:
+    """A client that loses its scheduler cancels its futures, and would try again for ever."""
+    lost = any(future.status in ("cancelled", "lost") for future in pool.futures)
+    return "the connection to the Dask scheduler was lost" if lost else ""
 
 
 def _error_of(future: Any) -> BaseException | None:

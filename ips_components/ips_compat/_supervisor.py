@@ -320,6 +320,8 @@ class Supervisor:
         self._end_processes(children)
         for path in self._log_pipes():
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch_directory(self.mark).rmdir()
         if self._signal:
             self._report(f"ended by {signal.Signals(self._signal).name}")
 

@@ -44,6 +44,7 @@ _AWAITED = {
     signal.SIGQUIT,
     _PARENT_DIED,
 }
+_MPI_SEGMENTS = ("mpich_", "vader_segment.", "sm_segment.", "psm2_shm", "ucx_shm")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -118,6 +119,26 @@ def _signal_all(pids: Sequence[int], signum: int) -> None:
             os.kill(pid, signum)
 
 
+def mpi_segments(pids: Sequence[int]) -> set[Path]:
+    """Shared memory segments of MPI libraries that these processes map."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+                _, slash, name = line.partition(" /dev/shm/")
+                if slash and name.startswith(_MPI_SEGMENTS) and not name.endswith(" (deleted)"):
+                    found.add(Path("/dev/shm", name))
+    return found
+
+
+def _remove_segments(segments: set[Path]) -> None:
+    """Remove segments that killed ranks left behind, unless somebody else maps them."""
+    left = {path for path in segments if path.exists()}
+    if left:
+        for path in left - mpi_segments(list(_all_pids())):
+            path.unlink(missing_ok=True)
+
+
 # --- the guard --------------------------------------------------------------------------------
 
 
@@ -179,11 +200,18 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
         command, stdin=subprocess.DEVNULL, preexec_fn=prepare, process_group=0
     )
     main, status = process.pid, None
+    segments: set[Path] = set()
+    look, patience = time.monotonic() + 0.5, 0.5
     while status is None:
-        got = signal.sigtimedwait(_AWAITED, 1.0)
+        got = signal.sigtimedwait(_AWAITED, min(patience, 1.0))
         signum = 0 if got is None else got.si_signo
+        if time.monotonic() > look:  # ever more rarely: segments are made when MPI starts
+            segments |= mpi_segments(descendants(os.getpid()))
+            patience *= 2.0
+            look = time.monotonic() + patience
         status = _reap(main, status)
         if os.getppid() != parent or signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            segments |= mpi_segments(descendants(os.getpid()))
             status = _end_descendants(main, status, grace)
             break
         if signum == signal.SIGQUIT:
@@ -193,6 +221,7 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
         # The command is done; children that it left behind get a moment to end by themselves.
         if descendants(os.getpid()):
             status = _end_descendants(main, status, min(grace, 1.0))
+    _remove_segments(segments)
     process.returncode = 0  # already reaped here: keep Popen from complaining about it
     return signal.SIGKILL if status is None else status
 
@@ -280,6 +309,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         if options.scratch:
             shutil.rmtree(options.scratch, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: other guards have scratch there
+                Path(options.scratch).parent.rmdir()
     sys.stderr.flush()
     _exit_like(status)
 

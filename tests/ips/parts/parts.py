@@ -1,5 +1,6 @@
 """Components for tests: each behaviour is a method, named in the config."""
 
+import faulthandler
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from ipsframework import Component
 from ips_components import ips_compat
 
 ips_compat.install()
+faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 
 class Part(Component):
@@ -199,7 +201,7 @@ class Part(Component):
 
     def _say_busy(self):
         Path(self.services.sim_conf["SIM_ROOT"], "busy").touch()
-        print("busy", flush=True)
+        print("at work now", flush=True)
 
     def _wait_for_file(self, name, directory=None):
         path = Path(directory or self.services.sim_conf["SIM_ROOT"], name)

@@ -1,0 +1,350 @@
+"""Parameters of config files: what is read, what is refused, and how it is said."""
+
+import contextlib
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ips_components import config
+from ips_components.config import _types as kinds
+from ips_components.config._parameters import PARAMETERS, SCOPES, of_scope
+from ips_components.errors import ConfigError
+
+PLATFORM = """
+HOST =
+MPIRUN = mpiexec
+NODE_DETECTION = manual
+CORES_PER_NODE = 8
+SOCKETS_PER_NODE = 1
+NODE_ALLOCATION_MODE = SHARED
+"""
+
+CONFIG = """
+SIM_NAME = heat
+SIM_ROOT = /tmp/heat
+LOG_FILE = $SIM_ROOT/heat.log
+SIMULATION_MODE = NORMAL
+
+[PORTS]
+    NAMES = DRIVER SIMULATION ANALYTICS
+    [[DRIVER]]
+        IMPLEMENTATION = DRIVER
+    [[SIMULATION]]
+        IMPLEMENTATION = HEAT
+    [[ANALYTICS]]
+        IMPLEMENTATION = PCA
+
+[TIME_LOOP]
+    MODE = REGULAR
+    START = 0
+    FINISH = 1
+    NSTEP = 200
+
+[DRIVER]
+    CLASS = test
+    SUB_CLASS =
+    NAME = Driver
+    NPROC = 1
+    BIN_PATH =
+    INPUT_FILES =
+    OUTPUT_FILES =
+    SCRIPT =
+    MODULE = ips_components.driver
+
+[HEAT]
+    CLASS = test
+    SUB_CLASS =
+    NAME = Simulation
+    NPROC = 4
+    BIN_PATH =
+    INPUT_FILES =
+    OUTPUT_FILES =
+    SCRIPT =
+    MODULE = ips_components.simulation
+    EXECUTABLE = /bin/sh
+    ARGS = heat.py --steps {NSTEP} --tag "one"
+    ENVIRONMENT = OMP_NUM_THREADS=1 MODE=fast
+
+[PCA]
+    CLASS = test
+    SUB_CLASS =
+    NAME = Analytics
+    NPROC = 1
+    BIN_PATH =
+    INPUT_FILES =
+    OUTPUT_FILES =
+    SCRIPT =
+    MODULE = ips_components.analytics
+    ANALYSIS = my_analysis:mean
+    ANALYSIS_ARGS = n_components=4, solver=full, weights=[1, 2.5]
+    DASK_WORKERS_PER_NODE = 2
+    DASK_PPW = 1
+    LANES = tcp
+    [[ARRAYS]]
+        [[[temperature]]]
+            SHAPE = 64, 32
+            DIMS = y x
+            DECOMPOSITION = 2, 2
+            HALO = 1
+            STEPS = 0:200:10
+            CHUNKS = 1, 32, -1
+            POLICY = drop
+            UNITS = K
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Write both files, with replacements, and check them."""
+    (tmp_path / "my_analysis.py").write_text("def mean(arrays):\n    return arrays\n")
+    for name in ("PROCS_PER_NODE", "NODES"):
+        monkeypatch.delenv(name, raising=False)
+
+    def check(*replacements, platform=(), text=CONFIG):
+        paths = tmp_path / "heat.config", tmp_path / "machine.conf"
+        for path, content, changes in zip(
+            paths, (text, PLATFORM), (replacements, platform), strict=True
+        ):
+            for old, new in changes:
+                assert old in content, f"nothing to replace: {old}"
+                content = content.replace(old, new, 1)
+            path.write_text(content)
+        return config.check_files([paths[0]], paths[1])
+
+    return check
+
+
+def test_everything_is_read(files):
+    problems, (run,) = files()
+    assert not problems, config.explain(problems)
+    (simulation,), (analytics,) = run.simulations, run.analytics
+    assert run.times.n_steps == 200
+    assert run.log_file == "/tmp/heat/heat.log"
+    assert simulation.nproc == 4
+    assert simulation.arguments(NSTEP=200) == ["heat.py", "--steps", "200", "--tag", "one"]
+    assert simulation.environment == {"OMP_NUM_THREADS": "1", "MODE": "fast"}
+    assert analytics.n_receivers == 2
+    assert analytics.analysis_args == {"n_components": 4, "solver": "full", "weights": [1, 2.5]}
+    assert analytics.lanes == ("tcp",)
+    (array,) = analytics.arrays
+    assert array.chunks == (1, 32, -1)
+    assert array.description(200) == {
+        "name": "temperature",
+        "dtype": "float64",
+        "shape": [64, 32],
+        "steps": {"start": 0, "every": 10, "count": 20},
+        "dims": ["y", "x"],
+        "attrs": {"units": "K"},
+        "ragged": False,
+    }
+    flat = run.parameters()
+    assert flat["HEAT.NPROC"] == 4
+    assert flat["PCA.ARRAYS.temperature.POLICY"] == "drop"
+    assert flat["TIME_LOOP.N_STEPS"] == 200
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "said", "remedy"),
+    [
+        ("NPROC = 4", "NPROC = four", "[HEAT] NPROC", "expected a whole number >= 1", "NPROC = 4"),
+        ("NPROC = 4", "NPROC = 0", "[HEAT] NPROC", "got '0'", ""),
+        ("    EXECUTABLE = /bin/sh\n", "", "[HEAT] EXECUTABLE", "is missing", "add the line"),
+        (
+            "EXECUTABLE =",
+            "EXECUTEABLE =",
+            "[HEAT] EXECUTEABLE",
+            "is not a parameter",
+            "EXECUTABLE?",
+        ),
+        ("EXECUTABLE =", "EXECUTEABLE =", "[HEAT] EXECUTABLE", "is missing", "EXECUTEABLE?"),
+        ("/bin/sh", "/bin/nothing", "[HEAT] EXECUTABLE", "is not an executable file", "absolute"),
+        ('"one"', '"one two"', "[HEAT] ARGS", "has a space in it", "file"),
+        ("DASK_PPW = 1", "DASK_PWP = 1", "[PCA] DASK_PWP", "is not a parameter", "DASK_PPW?"),
+        ("MODE=fast", "fast", "[HEAT] ENVIRONMENT", "'fast' is no NAME=value", ""),
+        ("my_analysis:mean", "my_analysis.mean", "[PCA] ANALYSIS", "package.module:function", ""),
+        ("my_analysis:mean", "no_module:mean", "[PCA] ANALYSIS", "no module 'no_module'", "INPUT"),
+        ("my_analysis:mean", "my_analysis:maen", "[PCA] ANALYSIS", "no function 'maen'", "mean?"),
+        ("LANES = tcp", "LANES = udp", "[PCA] LANES", "one or more of shm, tcp", ""),
+        ("[[ARRAYS]]", "[[ARAYS]]", "[PCA] ARAYS", "sub-section that nobody reads", "ARRAYS?"),
+        ("SHAPE = 64, 32", "SHAPE = 64, no", "temperature] SHAPE", "whole numbers >= 1", ""),
+        ("DIMS = y x", "DIMS = z y x", "temperature] DIMS", "expected 2 entries", ""),
+        ("CHUNKS = 1, 32, -1", "CHUNKS = 32, -1", "temperature] CHUNKS", "3 entries, time", ""),
+        ("= 2, 2", "= 2, 3", "temperature] DECOMPOSITION", "has 6 blocks", "product"),
+        ("POLICY = drop", "POLICY = wait", "temperature] POLICY", "one of block, drop", ""),
+        ("NSTEP = 200", "NSTEPS = 200", "[TIME_LOOP] NSTEPS", "is not a parameter", "NSTEP?"),
+        ("NAMES = DRIVER", "NAMES = DRIVE", "[PORTS] NAMES", "has no DRIVER", ""),
+        ("NAMES = DRIVER", "NAMES = DRIVE", "[PORTS] DRIVE", "has no sub-section", "DRIVER?"),
+        ("DRIVER SIMULATION A", "DRIVER, SIMULATION, A", "[PORTS] NAMES", "got commas", "NAMES ="),
+        ("    NAMES =", "    NAME =", "[PORTS] NAMES", "is missing", "NAME?"),
+        ("ION = HEAT", "ION = HAET", "[PORTS][SIMULATION] IMPL", "does not exist", "HEAT?"),
+        ("IMPLEMENTATION = PCA", "", "[PORTS][ANALYTICS] IMPLEMENTATION", "is missing", ""),
+        ("[PORTS]", "[PORT]", "PORTS", "the section is missing", ""),
+        ("ips_components.simulation", "ips_components.simulaton", "[HEAT] MODULE", "no module", ""),
+        ("NAME = Simulation", "NAME = Simulatoin", "[HEAT] NAME", "has no class", "Simulation?"),
+        ("    MODULE = ips_components.driver\n", "", "[DRIVER] MODULE", "is missing, and", ""),
+        ("    INPUT_FILES =\n", "    INPUT_FILES = a.dat\n", "[DRIVER] INPUT_FILES", "a.dat", ""),
+        ("    CLASS = test\n", "", "[DRIVER] CLASS", "is missing", ""),
+        ("    BIN_PATH =\n", "", "[DRIVER] BIN_PATH", "be it empty", ""),
+        ("/tmp/heat\n", "heat\n", "SIM_ROOT", "expected an absolute path", "$PWD/heat"),
+        ("$SIM_ROOT/heat.log", "$SIM_RUT/heat.log", "LOG_FILE", "SIM_RUT", "must be defined"),
+        ("SIM_NAME = heat\n", "", "SIM_NAME", "is missing", ""),
+        ("= NORMAL", "= RESTART", "RESTART_ROOT", "SIMULATION_MODE = RESTART", "checkpoint"),
+        ("MODE = REGULAR", "MODE = EXPLICIT", "[TIME_LOOP] VALUES", "is missing", ""),
+    ],
+)
+def test_what_is_wrong_is_said_with_where_and_remedy(files, old, new, where, said, remedy):
+    problems, _ = files((old, new))
+    texts = [str(problem) for problem in problems]
+    assert any(where in t and said in t and remedy in t for t in texts), config.explain(problems)
+    assert all("heat.config" in text for text in texts)
+
+
+def test_all_problems_are_found_at_once(files):
+    problems, _ = files(("NPROC = 4", "NPROC = x"), ("= tcp", "= x"), ("NAME = Driver", "NAME = D"))
+    assert {(each.section, each.name) for each in problems} >= {
+        ("HEAT", "NPROC"),
+        ("PCA", "LANES"),
+        ("DRIVER", "NAME"),
+    }
+
+
+def test_load_raises_with_all_of_it(files, tmp_path):
+    files(("NPROC = 4", "NPROC = x"), ("= tcp", "= x"))
+    with pytest.raises(ConfigError, match=r"(?s)2 problems.*NPROC.*LANES"):
+        config.load(tmp_path / "heat.config", tmp_path / "machine.conf")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("CORES_PER_NODE = 8", "CORES_PER_NODE = 4"), "so that both would wait for ever"),
+        (("CORES_PER_NODE = 8", "CORES_PER_NODE = 2"), "4 processes asked for"),
+        (("= SHARED", "= EXCLUSIVE"), "holds whole nodes that it needs"),
+        (("CORES_PER_NODE = 8", "CORES_PER_NODE = x"), "expected a whole number"),
+        (("MPIRUN = mpiexec\n", ""), "is missing"),
+        (("= manual", "= guess"), "one of manual, slurm_env"),
+    ],
+)
+def test_platform_and_resources(files, change, said):
+    problems, _ = files(platform=[change])
+    assert said in config.explain(problems)
+
+
+def test_two_nodes_given_whole_are_enough(files):
+    problems, _ = files(platform=[("= SHARED", "= EXCLUSIVE\nNODES = 2\nPROCS_PER_NODE = 4")])
+    assert not problems, config.explain(problems)
+
+
+def test_exported_variable_that_shadows_the_platform(files, monkeypatch):
+    monkeypatch.setenv("PROCS_PER_NODE", "77")
+    problems, _ = files(platform=[("HOST =", "PROCS_PER_NODE = 8\nHOST =")])
+    assert "unset PROCS_PER_NODE" in config.explain(problems)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    problems, runs = config.check_files([tmp_path / "none.config"], tmp_path / "none.conf")
+    assert not runs
+    assert [each.file for each in problems] == [
+        str(tmp_path / "none.conf"),
+        str(tmp_path / "none.config"),
+    ]
+
+
+def test_config_that_is_not_well_formed(files):
+    problems, _ = files(text="SIM_NAME = 1\n[[DEEP]]\nno equals sign\n")
+    assert "is not well formed" in config.explain(problems)
+
+
+def test_a_config_without_our_components_may_have_parameters_of_its_own(files):
+    problems, (run,) = files(
+        ("ips_components.simulation", "json"),
+        ("NAME = Simulation", "NAME = JSONDecoder"),
+        ("ips_components.driver", "json"),
+        ("NAME = Driver", "NAME = JSONEncoder\n TEMPERATURE = 3"),
+        ("EXECUTABLE", "ANYTHING"),
+    )
+    assert not problems, config.explain(problems)
+    assert not run.simulations
+
+
+def test_every_parameter_is_known_once_per_scope_and_described():
+    for scope in SCOPES:
+        names = [each.name for each in PARAMETERS if each.scope == scope]
+        assert len(names) == len(set(names))
+    for each in PARAMETERS:
+        assert each.scope in SCOPES
+        assert each.meaning.endswith(".")
+        assert each.name.isupper()
+
+
+def test_defaults_and_examples_are_what_their_kinds_would_read():
+    for each in PARAMETERS:
+        if each.kind.example:
+            each.kind.read(each.kind.example)
+
+
+def test_reference_names_every_parameter():
+    page = config.reference()
+    for each in PARAMETERS:
+        assert f"| `{each.name}`" in page
+
+
+def test_our_components_take_what_every_component_takes():
+    for scope, other in itertools.combinations(("component", "simulation", "analytics"), 2):
+        if scope == "component":
+            assert not set(of_scope(scope)) & set(of_scope(other))
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [
+        (kinds.NUMBER, "1 + 2*3", 7.0),
+        (kinds.NUMBER, "-1.5e-3", -0.0015),
+        (kinds.TRUTH, "yes", True),
+        (kinds.TRUTH, "False", False),
+        (kinds.EXTENTS, ["64", "32"], (64, 32)),
+        (kinds.EXTENTS, "64x32", (64, 32)),
+        (kinds.EXTENTS, "(-1, 3)", (-1, 3)),
+        (kinds.WIDTHS, "1", 1),
+        (kinds.WIDTHS, ["1", "2"], (1, 2)),
+        (kinds.STEPS, "100", {"start": 0, "every": 1, "count": 100}),
+        (kinds.STEPS, "10::5", {"start": 10, "every": 5, "count": None}),
+        (kinds.CHUNKS, "auto", None),
+        (kinds.CHUNKS, "10", (10,)),
+        (kinds.CHUNKS, "(1, (32, 32), -1)", (1, (32, 32), -1)),
+        (kinds.ARGUMENTS, '{"a": 1, "b": [true]}', {"a": 1, "b": [True]}),
+        (kinds.ARGUMENTS, ["a=1", "b='x y'"], {"a": 1, "b": "x y"}),
+        (kinds.ARGUMENTS, ["a=[1", "2]", "b=(3", "4)"], {"a": [1, 2], "b": (3, 4)}),
+        (kinds.PAIRS, "A=1 B='two words'", {"A": "1", "B": "two words"}),
+        (kinds.LIST, ["a.dat", "b.dat"], ("a.dat", "b.dat")),
+    ],
+)
+def test_kinds_read(kind, raw, value):
+    assert kind.read(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        (kinds.NUMBER, "__import__('os')"),
+        (kinds.NUMBER, "1/0"),
+        (kinds.TIME_OUT, "0"),
+        (kinds.TIME_OUT, "nan"),
+        (kinds.SHARE, "1.5"),
+        (kinds.STEPS, "10:5"),
+        (kinds.STEPS, "1:2:3:4"),
+        (kinds.EXTENTS, "0"),
+        (kinds.ARGUMENTS, "{broken"),
+    ],
+)
+def test_kinds_refuse(kind, raw):
+    with pytest.raises(ValueError):
+        kind.read(raw)
+
+
+@given(st.text(max_size=40), st.sampled_from([each.kind for each in PARAMETERS]))
+def test_no_text_breaks_a_kind(text, kind):
+    with contextlib.suppress(ValueError):
+        kind.read(text)
