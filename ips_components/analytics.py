@@ -68,6 +68,8 @@ class Analytics(Component):
         pool = ips_compat.running_pool(self.services, POOL)
         try:
             pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
+            if config.source:
+                return {"contact": "", "workers": []}
             endpoints = external.wait_for_receivers(
                 pool.client, run, settings.n_receivers, config.connect_time_out
             )
@@ -113,6 +115,11 @@ class Analytics(Component):
 
         config = self._config()
         pool = ips_compat.running_pool(self.services, POOL)
+        if config.source:
+            # No ranks and no receivers: nobody to watch, and no block to account for.
+            pool.wait_for_tasks()
+            leave_notice(self._run_dir, COORDINATOR, {"ledger": {"closed": True}})
+            return self._finished(config, timestamp)
         watch = _Watch(pool.client, self._run, self._run_dir, config)
         with Progress(quiet=not config.progress) as progress:
             if config.live_page:
@@ -129,6 +136,10 @@ class Analytics(Component):
                     record = external.run_record(pool.client, self._run)
                     leave_notice(self._run_dir, COORDINATOR, record)
                 (self._run_dir / CONTACT).unlink(missing_ok=True)
+        return self._finished(config, timestamp)
+
+    def _finished(self, config: AnalyticsConfig, timestamp: float) -> dict[str, Any]:
+        """Take what the analysis returned, and stage files."""
         summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]
         if config.output_files:
             self.services.stage_output_files(
@@ -193,14 +204,14 @@ class Analytics(Component):
         os.environ["SLURM_KILL_BAD_EXIT"] = "0"
 
     def _submit(self, config: AnalyticsConfig, settings: Any) -> None:
-        from ips_components.external import run_analysis, run_plugin
+        from ips_components.external import replay, run_analysis, run_plugin
 
         services = self.services
-        plain = settings.to_dict()
+        plain, source = settings.to_dict(), config.source
 
         def analysis() -> dict[str, Any]:
             """IPS would turn arguments into text, and write the run's secret into its log."""
-            return run_analysis(plain)
+            return replay(plain, source) if source else run_analysis(plain)
 
         services.create_task_pool(POOL)
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
@@ -210,7 +221,7 @@ class Analytics(Component):
             dask_nodes=config.dask_nodes,
             dask_ppw=config.dask_ppw,
             use_shifter=config.use_shifter,
-            dask_worker_plugin=self._with_others(config, run_plugin(settings)),
+            dask_worker_plugin=self._with_others(config, None if source else run_plugin(settings)),
             dask_worker_per_gpu=config.dask_worker_per_gpu,
         )
 
@@ -223,7 +234,8 @@ class Analytics(Component):
         sys.path.insert(0, config.input_dir)  # this process is the component's own
         module, _, function = config.worker_plugins.partition(":")
         others = getattr(import_module(module), function)(self.services.get_working_dir())
-        return PluginStack([plugin, *(others if isinstance(others, (list, tuple)) else [others])])
+        others = list(others) if isinstance(others, (list, tuple)) else [others]
+        return PluginStack(others if plugin is None else [plugin, *others])
 
     def _wait_for_goodbye(
         self, pool: ips_compat.RunningPool, watch: "_Watch", show: Callable[..., None]

@@ -69,7 +69,7 @@ class Driver(Component):
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Finalise both sides."""
-        for port in (self._analytics.port, self._simulation.port):
+        for port in reversed(self._ports):
             self._call(port, "finalize", timestamp)
 
     def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
@@ -80,26 +80,31 @@ class Driver(Component):
     def _begin(self) -> None:
         config: RunConfig = ips_compat.run_config(self.services)
         self._run_config = config
-        (self._simulation,) = config.simulations
+        # A replay of a stored field has no simulation.
+        self._simulation = config.simulations[0] if config.simulations else None
         (self._analytics,) = config.analytics
         self._run = new_run_id()
         self._run_dir = run_directory(config.sim_root, self._run)
         self._started = time.time()
         self._failures: list[BaseException] = []
         self._ports = {
-            port: self.services.get_port(port)
-            for port in (self._simulation.port, self._analytics.port)
+            each.port: self.services.get_port(each.port)
+            for each in (self._simulation, self._analytics)
+            if each is not None
         }
 
     def _initialise(self, method: str, timestamp: float) -> None:
         services = self.services
-        simulation, analytics = self._simulation.port, self._analytics.port
+        analytics = self._analytics.port
         calls = {
             services.call_nonblocking(
                 self._ports[analytics], "init", timestamp, run=self._run, run_dir=str(self._run_dir)
-            ): analytics,
-            services.call_nonblocking(self._ports[simulation], method, timestamp): simulation,
+            ): analytics
         }
+        if self._simulation is not None:
+            simulation = self._simulation.port
+            call = services.call_nonblocking(self._ports[simulation], method, timestamp)
+            calls[call] = simulation
         deadline = self._analytics.connect_time_out + _MARGIN
         try:
             answers = self._wait_all(calls, deadline)
@@ -132,18 +137,19 @@ class Driver(Component):
     def _couple(self, timestamp: float) -> dict[str, Any]:
         """Run both sides; return the answers by port when both went well."""
         services = self.services
-        simulation, analytics = self._simulation.port, self._analytics.port
-        leave_notice(self._run_dir, SIMULATION, {"state": "started"})
-        waiting = {
-            services.call_nonblocking(
-                self._ports[simulation],
+        waiting = {}
+        if self._simulation is not None:
+            leave_notice(self._run_dir, SIMULATION, {"state": "started"})
+            call = services.call_nonblocking(
+                self._ports[self._simulation.port],
                 "step",
                 timestamp,
                 contact=self._contact,
                 run_dir=str(self._run_dir),
-            ): simulation,
-            services.call_nonblocking(self._ports[analytics], "step", timestamp): analytics,
-        }
+            )
+            waiting[call] = self._simulation.port
+        analytics = self._analytics.port
+        waiting[services.call_nonblocking(self._ports[analytics], "step", timestamp)] = analytics
         answers: dict[str, Any] = {}
         deadline = float("inf")
         while waiting:
@@ -170,7 +176,7 @@ class Driver(Component):
     def _tell_the_other(self, port: str, went_well: bool) -> float:
         """One side has ended: let the other know, and say until when it may go on."""
         now, config = time.monotonic(), self._analytics
-        if port == self._simulation.port:
+        if self._simulation is not None and port == self._simulation.port:
             cause = "" if went_well else ips_compat.describe(self._failures[-1])
             leave_notice(
                 self._run_dir, SIMULATION, {"state": "ended", "ok": went_well, "cause": cause}
@@ -207,10 +213,13 @@ class Driver(Component):
 
         coordinator = read_notice(self._run_dir, COORDINATOR)
         remove_notices(self._run_dir)
-        facts = answers.get(self._simulation.port) or {
-            "executable": self._simulation.program(),
-            "nproc": self._simulation.nproc,
-        }
+        if self._simulation is None:
+            facts: dict[str, Any] = {"source": self._analytics.source}
+        else:
+            facts = answers.get(self._simulation.port) or {
+                "executable": self._simulation.program(),
+                "nproc": self._simulation.nproc,
+            }
         outcome = answers.get(self._analytics.port) or {}
         cause = None if error is None else _in_short(ips_compat.describe(error))
         if isinstance(error, SystemExit):
@@ -219,8 +228,10 @@ class Driver(Component):
             "started": self._started,
             "ended": time.time(),
             "comment": self._run_config.comment,
-            "n_steps": self._run_config.times.n_steps,
-            "simulation": {k: facts.get(k) for k in ("executable", "nproc", "exit_status")},
+            "n_steps": self._run_config.times.n_steps if self._simulation else None,
+            "simulation": {
+                k: facts.get(k) for k in ("executable", "nproc", "exit_status", "source")
+            },
             "contract": {"arrays": outcome["contract"]} if "contract" in outcome else None,
             "results": {
                 "path": outcome.get("results"),

@@ -17,6 +17,8 @@ class Facts:
 
     Attributes
     ----------
+    source : str or None
+        Stored field that was analysed instead of a simulation.
     bytes, blocks : dict
         The ledger summed over the arrays.
     waited : float or None
@@ -31,6 +33,7 @@ class Facts:
 
     ok: bool
     cause: str | None
+    source: str | None
     duration: float | None
     ranks: int | None
     steps: int
@@ -65,6 +68,7 @@ class Facts:
         return cls(
             ok=record["status"] == "ok",
             cause=record["cause"],
+            source=record["simulation"]["source"],
             duration=None if None in ends else ends[1] - ends[0],
             ranks=len(record["ranks"]) or record["simulation"]["nproc"],
             steps=len(complete),
@@ -93,6 +97,8 @@ class Facts:
 
     def sentences(self) -> list[str]:
         """What happened, in a few plain sentences."""
+        if self.source:
+            return [f"Replayed from {self.source}: no simulation ran."]
         if not self.steps:
             return ["The simulation put no complete step."]
         ranks = plural(self.ranks, "rank") if self.ranks else "The ranks"

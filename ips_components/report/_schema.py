@@ -71,6 +71,7 @@ RECORD = Entry(
                 "executable": TEXT,
                 "nproc": COUNT,
                 "exit_status": COUNT,
+                "source": TEXT,
                 "hosts": Listing(TEXT),
             }
         ),

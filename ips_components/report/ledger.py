@@ -101,6 +101,22 @@ def _headline(record: Mapping[str, Any], facts: Facts) -> str:
 def _summary_rows(
     record: Mapping[str, Any], facts: Facts, run_dir: Path | None
 ) -> list[tuple[str, str]]:
+    rows = [("replay of", facts.source)] if facts.source else _coupled_rows(record, facts)
+    if facts.explained_variance:
+        ratios = ", ".join(map(numbers.percent, facts.explained_variance))
+        together = numbers.percent(sum(facts.explained_variance))
+        rows.append(("explained variance", f"{ratios} (together {together})"))
+    if record["results"]["path"]:
+        rows.append(("results", record["results"]["path"]))
+    if run_dir is not None:
+        rows += [("figure", str(run_dir / name)) for name in record["figures"]]
+        if (run_dir / REPORT).exists():
+            rows.append(("report", str(run_dir / REPORT)))
+    return rows
+
+
+def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, str]]:
+    """What went from the simulation to the analytics."""
     of = "" if facts.n_steps is None else f" of {numbers.count(facts.n_steps)}"
     within = "" if not facts.active else f" in {numbers.duration(facts.active)}"
     rows = [("steps", f"{numbers.count(facts.steps)}{of}{within}")]
@@ -121,16 +137,6 @@ def _summary_rows(
         share = facts.waited_share
         of_it = "" if share is None else f" ({numbers.percent(share)} of its time)"
         rows.append(("simulation waited", f"{numbers.duration(facts.waited)}{of_it}"))
-    if facts.explained_variance:
-        ratios = ", ".join(map(numbers.percent, facts.explained_variance))
-        together = numbers.percent(sum(facts.explained_variance))
-        rows.append(("explained variance", f"{ratios} (together {together})"))
-    if record["results"]["path"]:
-        rows.append(("results", record["results"]["path"]))
-    if run_dir is not None:
-        rows += [("figure", str(run_dir / name)) for name in record["figures"]]
-        if (run_dir / REPORT).exists():
-            rows.append(("report", str(run_dir / REPORT)))
     return rows
 
 
