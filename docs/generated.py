@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def write_pages(docs: Path) -> None:
     pages = {
         "parameters.md": parameters,
         "c.md": "\n".join(c_lines(ROOT / "ips_components" / "bridge" / "c")) + "\n",
-        "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results")) + "\n",
+        "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
     }
     for name, text in pages.items():
         path = folder / name
@@ -51,45 +52,77 @@ def c_lines(folder: Path) -> Iterator[str]:
             yield ""
 
 
-def benchmark_lines(results: Path) -> Iterator[str]:
-    """A section for each file of results; a sentence when there is none."""
+def benchmark_lines(results: Path, pictures: Path | None = None) -> Iterator[str]:
+    """A section for each file of results, with its plots; a sentence when there is none.
+
+    Parameters
+    ----------
+    results
+        Folder of the JSON files, and of plots whose names begin with a file's.
+    pictures
+        Folder for copies of the plots, below that of the documentation.
+    """
     files = sorted(results.glob("*.json")) if results.is_dir() else []
     if not files:
         yield "No results are stored with this version."
         return
     for path in files:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        yield f"### {path.stem.replace('_', ' ').capitalize()}"
+        title = path.stem.replace("_", " ")
+        yield f"### {title.capitalize()}"
         yield ""
-        yield from _document_lines(document)
+        yield from _document_lines(json.loads(path.read_text(encoding="utf-8")))
         yield ""
+        for plot in sorted(results.glob(f"{path.stem}*.svg")) if pictures else ():
+            shutil.copy(plot, pictures / plot.name)
+            yield f"![Plot of {title}]({pictures.name}/{plot.name})"
+            yield ""
 
 
 def _document_lines(document: Any) -> Iterator[str]:
-    """Scalars as sentences, lists of rows as tables."""
+    """Numbers and words as a list, rows (also by name) as tables."""
     if isinstance(document, list):
         document = {"results": document}
+    tables = {}
     for name, value in document.items():
-        title = str(name).replace("_", " ")
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            yield ""
-            yield from _table(value)
-            yield ""
+        if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+            tables[name] = [{name: key, **_flat(row)} for key, row in value.items()]
+        elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            tables[name] = [_flat(row) for row in value]
         elif isinstance(value, dict):
-            yield f"- {title}: " + ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
-        elif not isinstance(value, list):
-            yield f"- {title}: {_cell(value)}"
+            words = ", ".join(f"{_words(k)} {_cell(v)}" for k, v in _flat(value).items())
+            yield f"- {_words(name)}: {words}"
+        else:
+            yield f"- {_words(name)}: {_cell(value)}"
+    for rows in tables.values():
+        yield ""
+        yield from _table(rows)
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key} ")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    yield "| " + " | ".join(column.replace("_", " ") for column in columns) + " |"
+    yield "| " + " | ".join(map(_words, columns)) + " |"
     yield "|" + "---|" * len(columns)
     for row in rows:
         yield "| " + " | ".join(_cell(row.get(column)) for column in columns) + " |"
 
 
+def _words(name: Any) -> str:
+    return str(name).replace("_", " ")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
     return str("" if value is None else value).replace("|", "\\|")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -104,6 +105,28 @@ def test_the_record_is_described_as_it_is():
     first = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)
     described = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
     assert described == set(RECORD.fields)
+
+
+def test_benchmark_results_become_tables(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    generated = importlib.import_module("generated")
+    assert list(generated.benchmark_lines(tmp_path)) == ["No results are stored with this version."]
+    results = {
+        "distributed": "2026.8.0",
+        "machine": {"cpus": 2},
+        "sizes": {"10": {"wall": {"declare": 0.1234}}, "20": {"wall": {"declare": 0.3}}},
+    }
+    (tmp_path / "external_tasks.json").write_text(json.dumps(results))
+    assert list(generated.benchmark_lines(tmp_path))[:8] == [
+        "### External tasks",
+        "",
+        "- distributed: 2026.8.0",
+        "- machine: cpus 2",
+        "",
+        "| sizes | wall declare |",
+        "|---|---|",
+        "| 10 | 0.123 |",
+    ]
 
 
 def test_it_builds_without_a_warning(tmp_path):
