@@ -10,7 +10,7 @@ from pathlib import Path
 
 import container_image
 import pytest
-from ips_runs import PLATFORM
+from container_runs import PLATFORM
 
 HERE = Path(__file__).parent
 #: Where the slow part of the image is kept between sessions; pytest's own cache by default.

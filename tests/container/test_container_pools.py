@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 from container_image import OTHER, WITNESS, image_with
-from ips_runs import processes_of, run_ips, start_ips, wait_for
+from container_runs import processes_of, run_ips, start_ips, wait_for
 
 
 def test_scheduler_workers_and_tasks_run_inside(workspace):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from container_image import WITNESS
-from ips_runs import processes_of, run_ips
+from container_runs import processes_of, run_ips
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/ips-components:test"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import wait_for
-from workspaces import copy_of, set_parameters
+from slurm_workspaces import copy_of, set_parameters
 
 CONFIG = "examples/slurm/pool.config"
 

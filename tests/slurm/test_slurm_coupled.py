@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import FINAL_STATES, Job, wait_for
-from workspaces import copy_of, set_parameters
+from slurm_workspaces import copy_of, set_parameters
 
 CONFIG = "configs/heat2d_ipca.config"
 RANKS = 4

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from container_image import OTHER, WITNESS, image_with
-from ips_runs import HEAT2D, processes_of, run_ips, start_ips, wait_for
+from container_runs import HEAT2D, processes_of, run_ips, start_ips, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
