@@ -7,22 +7,16 @@ import logging
 import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
-
-from ips_components.bridge._arrays import Array, Cells, Outgoing
-from ips_components.bridge._comm import Apart, Communicator, Serial, from_rank_0
-from ips_components.bridge._slots import Ring, Slot, Stored, aligned
+from ips_components.bridge._arrays import Array, Outgoing
+from ips_components.bridge._comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
+from ips_components.bridge._putting import Putting
 from ips_components.bridge._transport import Transport
 from ips_components.errors import AnalyticsLost, BridgeError, ContactError, ContractError
 from ips_components.model.contract import Contract
-from ips_components.model.pieces import Piece
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
@@ -31,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 DEADLINE = "IPS_COMPONENTS_DEADLINE"
 _NOTHING: Any = object()
+Whereabouts: TypeAlias = tuple[str, dict[str, list[tuple[list[int], list[int]]]]]
+"""A rank's host, and its blocks by array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class BridgeStatistics:
     lost: str | None = None
 
 
-class Bridge:
+class Bridge(Putting):
     """Connects the ranks of a simulation to the analysis of its arrays.
 
     Parameters
@@ -114,14 +110,12 @@ class Bridge:
         self.rank, self.size = comm.rank, comm.size
         self._closed = False
         self._pid = os.getpid()
-        self._waited_ns = 0
-        self._step: int | None = None
-        self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
-        self._step_began_waited = 0
-        self._scratch: dict[tuple[Any, ...], Cells] = {}
-        self._in_block = False
+        self._begin()
         described = {array.name: array for array in arrays or ()}
-        found, frame = from_rank_0(comm, lambda: self._open(contact, list(described.values())))
+        hosts = to_rank_0(comm, _whereabouts(described.values()))
+        found, frame = from_rank_0(
+            comm, lambda: self._open(contact, list(described.values()), hosts or [])
+        )
         self._contact = contacts.Contact.from_bytes(found)
         header = framing.parse_header(frame)
         message = framing.parse(header, memoryview(frame)[framing.HEADER_BYTES :])
@@ -151,13 +145,14 @@ class Bridge:
     # -- opening -------------------------------------------------------------------------------
 
     def _open(
-        self, path: str | os.PathLike[str] | None, described: list[Array]
+        self, path: str | os.PathLike[str] | None, described: list[Array], hosts: list[Whereabouts]
     ) -> tuple[bytes, bytes]:
         """Find the contact file and ask for the contract (rank 0)."""
         contact = _wait_for_contact(path)
         transport = Transport(contact, self.rank, self.size)
         try:
             transport.described = described
+            transport.hosts = hosts
             contract = transport.ask_contract()
         finally:
             transport.close()
@@ -198,279 +193,6 @@ class Bridge:
             link.endpoint.local and link.endpoint.unix for link in transport.links.values()
         )
         return outgoing
-
-    # -- putting -------------------------------------------------------------------------------
-
-    def put(
-        self,
-        name: str,
-        step: int,
-        block: Cells,
-        *,
-        offset: tuple[int, ...] | None = None,
-    ) -> None:
-        """Offer a block of one step; what the contract names of it is sent.
-
-        Parameters
-        ----------
-        name
-            Array.
-        step
-            Simulation step; steps of an array rise.
-        block
-            This rank's cells, halo included, any memory order. Ragged: this rank's rows.
-        offset
-            Global index of the block's first cell (without halo), when it is not the one
-            described.
-
-        Raises
-        ------
-        BridgeError
-            When dtype or shape are not what was described.
-        DeadlineExceeded, AnalyticsLost
-            When the analytics do not take data any more and the policy is to end with them.
-        """
-        wanted = self._quick.get(name)
-        if wanted is not None:
-            for steps in wanted:
-                if step in steps:
-                    break
-            else:
-                out = self._outgoing[name]
-                out.skipped_blocks += 1
-                own = out.own_bytes
-                out.skipped_bytes += out.owned_bytes(block) if own is None else own
-                return
-        self._put(name, step, block, offset)
-
-    def _put(self, name: str, step: int, block: Cells, offset: tuple[int, ...] | None) -> None:
-        self._check_open()
-        out = self._find(name)
-        cells = np.asarray(block)
-        contract = out.contract
-        if contract is None:
-            out.skipped_blocks += 1
-            out.skipped_bytes += out.owned_bytes(cells)
-            return
-        t = contract.spec.steps.index(step)
-        if t is None:
-            out.skipped_blocks += 1
-            out.skipped_bytes += out.owned_bytes(cells)
-            return
-        if step != self._step:
-            self._begin_step(step)
-        if out.rows is not None:
-            self._put_rows(out, step, t, out.row_cells(cells, step))
-            return
-        plan = out.plan(cells, offset, step)
-        if out.told is False:
-            box = (plan.block.offset, plan.block.shape)
-            self._transport.report(framing.pack(m.Blocks(out.ordinal, (box,))), now=False)
-            out.told = True
-        ring = self._ring(out, step)
-        total = prod(plan.block.shape) * cells.itemsize
-        pieces = self._send(out, step, t, partial(plan.at, t), cells, total, ring)
-        out.note(plan, t, pieces)
-
-    def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
-        """Put this rank's rows of a ragged array."""
-        rows = out.rows
-        if rows is None:
-            return
-
-        def find() -> Sequence[Piece]:
-            one = rows.at(t)
-            if one is None:
-                return ()
-            count = len(cells)
-            dst = ((0, 1, 1), (0, count, 1), *((0, n, 1) for n in one.row_shape))
-            size = count * prod(one.row_shape)
-            return (Piece(one.chunk, one.receiver, one.src, dst, size),)
-
-        if len(cells) or not find():
-            self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
-            return
-        began = time.perf_counter_ns()
-        pieces, links, admitted = self._transport.admit(out, out.n_space, find)
-        self._waited_ns += time.perf_counter_ns() - began
-        out.last_step = step
-        if admitted:
-            out.delivered_blocks += 1
-            chunk = pieces[0].chunk
-            self._transport.tell(links[0], lambda seq: m.Rows(out.ordinal, chunk, t, 0, seq))
-        else:
-            self._not_sent(out, pieces, 0)
-
-    def _send(
-        self,
-        out: Outgoing,
-        step: int,
-        t: int,
-        find: Callable[[], Sequence[Piece]],
-        cells: Cells,
-        total: int,
-        ring: Ring,
-    ) -> Sequence[Piece]:
-        """Copy the wanted cells into a slot and send it."""
-        transport = self._transport
-        began = time.perf_counter_ns()
-        n_space = out.n_space
-        pieces, links, admitted = transport.admit(out, n_space, find)
-        if not pieces:
-            out.skipped_blocks += 1
-            out.skipped_bytes += total
-            return ()
-        itemsize = cells.itemsize
-        wanted = sum(piece.cells for piece in pieces) * itemsize
-        out.skipped_bytes += total - wanted
-        out.last_step = step
-        slot = None
-        if admitted:
-            places, at = [], 0
-            for piece in pieces:
-                places.append(at)
-                at += aligned(piece.cells * itemsize)
-            slot = transport.slot(ring, at)
-        self._waited_ns += time.perf_counter_ns() - began
-        if slot is None:
-            self._not_sent(out, pieces, wanted)
-            return pieces
-        stored = []
-        for piece, place in zip(pieces, places, strict=True):
-            source = cells[piece.src]
-            target = slot.array(source.shape, source.dtype, place)
-            np.copyto(target, source)
-            stored.append(Stored(out.ordinal, t, piece, target, place))
-        out.delivered_blocks += 1
-        out.delivered_bytes += wanted
-        transport.publish(slot, stored, links)
-        return pieces
-
-    def _not_sent(self, out: Outgoing, pieces: Sequence[Piece], wanted: int) -> None:
-        """Account for a block that nobody took."""
-        if self._transport.quiet:
-            out.lost_blocks += 1
-            out.lost_bytes += wanted
-            return
-        if self._transport.stop is not None:  # the analysis has all that it wants
-            out.skipped_blocks += 1
-            out.skipped_bytes += wanted
-            return
-        out.dropped_blocks += 1
-        out.dropped_bytes += wanted
-        for piece in pieces:
-            link = self._transport.link(piece.receiver)
-            if link is not None:
-                self._transport.tell(link, partial(m.Dropped, out.ordinal, piece.chunk))
-
-    def _ring(self, out: Outgoing, step: int) -> Ring:
-        """Return the ring of this put: the n-th put of an array in a step has the n-th ring."""
-        rings = self._transport.rings[out.ordinal]
-        nth = out.nth if out.last_step == step else 0
-        out.nth = nth + 1
-        while len(rings) <= nth:
-            rings.append(Ring(self._replay, self._shared))
-        return rings[nth]
-
-    @contextlib.contextmanager
-    def block(
-        self, name: str, step: int, *, offset: tuple[int, ...] | None = None
-    ) -> Iterator[Cells]:
-        """Give memory inside the transport to compute a block into; it is put on leaving.
-
-        Parameters
-        ----------
-        name, step, offset
-            As in `put`.
-
-        Yields
-        ------
-        ndarray
-            Of the block's shape with halo, C order, cells unspecified. It belongs to the bridge
-            after the ``with``. When the body raises, nothing is put.
-        """
-        self._check_open()
-        out = self._find(name)
-        if out.dtype is None or (out.spec is not None and out.spec.ragged):
-            raise BridgeError(f"array {name!r} cannot be computed in place; use put")
-        shape = out.block_shape(offset, step)
-        contract = out.contract
-        t = None if contract is None else contract.spec.steps.index(step)
-        plan = None
-        if t is not None and out.wants(step):
-            plan = out.plan_at(offset, step)
-        transport = self._transport
-        slot: Slot | None = None
-        began = time.perf_counter_ns()
-        if plan is not None and contract is not None and t is not None:
-            n_space, when = contract.layout.n_space, t
-            pieces, links, admitted = transport.admit(out, n_space, lambda: plan.at(when))
-            if pieces and admitted:
-                nbytes = prod(shape) * out.dtype.itemsize
-                slot = transport.slot(self._ring(out, step), nbytes)
-        self._waited_ns += time.perf_counter_ns() - began
-        if slot is None or plan is None or t is None:
-            key = (shape, out.dtype)
-            cells = self._scratch.get(key)
-            if cells is None:
-                cells = self._scratch[key] = np.empty(shape, out.dtype)
-            yield cells
-            self.put(name, step, cells, offset=offset)
-            return
-        cells = slot.array(shape, out.dtype)
-        try:
-            yield cells
-        except BaseException:
-            transport.unused(slot)
-            raise
-        if step != self._step:
-            self._begin_step(step)
-        when = t
-        pieces, links, admitted = transport.admit(out, n_space, lambda: plan.at(when))
-        wanted = sum(piece.cells for piece in pieces) * cells.itemsize
-        total = plan.block.size * cells.itemsize
-        out.skipped_bytes += total - wanted
-        out.last_step = step
-        out.note(plan, t, pieces)
-        if not admitted:
-            transport.unused(slot)
-            self._not_sent(out, pieces, wanted)
-            return
-        strides = cells.strides
-        stored = []
-        for piece in pieces:
-            source = cells[piece.src]
-            place = sum(cut.start * stride for cut, stride in zip(piece.src, strides, strict=True))
-            stored.append(Stored(out.ordinal, t, piece, source, place))
-        out.delivered_blocks += 1
-        out.delivered_bytes += wanted
-        transport.publish(slot, stored, links)
-
-    # -- steps ---------------------------------------------------------------------------------
-
-    def _begin_step(self, step: int) -> None:
-        if self._step is not None:
-            self._end_step(now=False)  # it travels with the first piece of the next step
-        self._step = step
-
-    def _end_step(self, now: bool = True) -> None:
-        step, self._step = self._step, None
-        if step is None:
-            return
-        waited = self._waited_ns
-        self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
-        self._step_began_waited = waited
-        if not self._transport.quiet:
-            numbers = [n for out in self._agreed for n in out.numbers()]
-            self._transport.report(framing.pack_step_end(step, waited, numbers), now)
-
-    def step_end(self, step: int) -> None:
-        """Say that this rank has put all of a step; the next step's first put implies it."""
-        self._check_open()
-        if self._step is None:
-            self._step = step
-        if self._step == step:
-            self._end_step()
 
     # -- news ----------------------------------------------------------------------------------
 
@@ -640,25 +362,6 @@ class Bridge:
     def _counters(self) -> tuple[m.Counters, ...]:
         return tuple(out.counters() for out in self._agreed)
 
-    def _find(self, name: str) -> Outgoing:
-        out = self._outgoing.get(name)
-        if out is None:
-            if self._described:
-                raise BridgeError(
-                    f"array {name!r} was not described; described are {sorted(self._outgoing)}"
-                )
-            # The config may offer arrays that nobody wants.
-            out = Outgoing(name, None, None, len(self._outgoing), self.rank, self.size)
-            self._outgoing[name] = out
-            self._quick[name] = ()
-        return out
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BridgeError("the bridge is closed")
-        if os.getpid() != self._pid:
-            raise BridgeError("a bridge cannot be used in a forked process")
-
 
 _living: weakref.WeakSet[Bridge] = weakref.WeakSet()
 
@@ -671,6 +374,17 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _whereabouts(described: Iterable[Array]) -> Whereabouts:
+    """Return this rank's host and what it holds: chunks go to receivers on the same host."""
+    boxes: dict[str, list[tuple[list[int], list[int]]]] = {}
+    for one in described:
+        if one.blocks is not None:
+            boxes[one.name] = [(list(offset), list(extent)) for offset, extent in one.blocks]
+        elif one.offset is not None:  # its extent is known at the first put only
+            boxes[one.name] = [(list(one.offset), [1] * len(one.offset))]
+    return contacts.host_identity()[0], boxes
 
 
 def _wait_for_contact(path: str | os.PathLike[str] | None) -> contacts.Contact:

@@ -45,6 +45,18 @@ class Apart:
         return obj
 
 
+def to_rank_0(comm: Communicator, mine: T) -> list[T] | None:
+    """Return what all ranks hold on rank 0, None elsewhere. Collective.
+
+    A communicator without ``gather`` tells what rank 0 itself holds.
+    """
+    gather = getattr(comm, "gather", None)
+    if gather is None:
+        return [mine] if comm.rank == 0 else None
+    gathered: list[T] | None = gather(mine, root=0)
+    return gathered
+
+
 def from_rank_0(comm: Communicator, work: Callable[[], T]) -> T:
     """Do something on rank 0 and return its result, or raise its error, on every rank.
 

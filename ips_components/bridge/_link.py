@@ -191,6 +191,8 @@ class Link:
                 except OSError as error:
                     self.transport.broken(self, sock, f"sending failed: {error}")
                     return
+                if not self.to_send:  # whoever adds to it now pumps for himself
+                    return
 
     def _send(self, sock: socket.socket, items: Sequence[Item]) -> None:
         """Send items in order, small ones together."""

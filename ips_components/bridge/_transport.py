@@ -62,6 +62,7 @@ class Transport:
         self.rings: dict[int, list[Ring]] = {}
         self.blocks: Mapping[str, Any] = {}
         self.described: Sequence[Array] = ()
+        self.hosts: Sequence[Any] = ()
         self.fault: m.Fault | None = None
         self.lost: str | None = None
         self.stop: str | None = None
@@ -84,6 +85,7 @@ class Transport:
         info: dict[str, Any] = {"host": socket.gethostname(), "version": __version__}
         if wants_contract:
             info["arrays"] = [array.to_json() for array in self.described]
+            info["hosts"] = self.hosts
         else:
             info["blocks"] = self.blocks
         return m.Hello(
@@ -261,6 +263,12 @@ class Transport:
             else:
                 return pieces, links, True
         return self._admit_in_time(out, n_space, find)
+
+    def still(self, links: Sequence[Link]) -> bool:
+        """Tell whether what was admitted may be sent as it was found."""
+        if self.quiet:
+            return False
+        return all(link.standing is Standing.OPEN for link in links)
 
     def _admit_in_time(
         self, out: Outgoing, n_space: int, find: Callable[[], Sequence[Piece]]

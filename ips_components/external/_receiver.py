@@ -387,6 +387,8 @@ class Receiver:
                 lane="shm" if connection.local else "tcp",
                 blocks=_blocks(info),
                 returning=returning,
+                asks=peer.wants_contract,
+                hosts=_hosts(info),
             )
         )
         if arrays is not None and self._contract is None:
@@ -700,6 +702,14 @@ def _described(info: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"the description of an array is wrong: {error!r}") from error
     return checked
+
+
+def _hosts(info: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Check and return where the ranks are and what each holds."""
+    try:
+        return [(str(host), _blocks({"blocks": boxes})) for host, boxes in info.get("hosts", ())]
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"the hosts of a hello are wrong: {error!r}") from error
 
 
 def _blocks(info: Mapping[str, Any]) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:

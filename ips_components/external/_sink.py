@@ -21,6 +21,8 @@ class HelloInfo:
 
     ``blocks`` maps array names to the rank's blocks, each an offset and a shape; arrays whose
     blocks move or vary are not in it. ``returning`` is true when the rank had a connection before.
+    ``asks``: it waits for the contract, and ``hosts`` tells, by rank, on which host which blocks
+    are, as far as it knows.
     """
 
     rank: int
@@ -30,6 +32,8 @@ class HelloInfo:
     lane: str
     blocks: Mapping[str, Boxes] = field(default_factory=dict)
     returning: bool = False
+    asks: bool = False
+    hosts: Sequence[tuple[str, Mapping[str, Boxes]]] = ()
 
 
 @dataclass(frozen=True, slots=True)

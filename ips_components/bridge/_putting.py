@@ -1,0 +1,386 @@
+"""Putting blocks: from the caller's array, or in place, into slots and on their way."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ips_components.bridge._arrays import Cells, Outgoing
+from ips_components.bridge._link import Link
+from ips_components.bridge._slots import Ring, Slot, Stored, aligned
+from ips_components.bridge._transport import Transport
+from ips_components.errors import BridgeError
+from ips_components.model.pieces import BlockPlan, Piece
+from ips_components.wire import framing
+from ips_components.wire import messages as m
+
+
+class Putting:
+    """The part of a `Bridge` that puts; the state belongs to the bridge."""
+
+    rank: int
+    size: int
+    _transport: Transport
+    _outgoing: dict[str, Outgoing]
+    _agreed: list[Outgoing]
+    _quick: dict[str, tuple[range, ...]]
+    _described: bool
+    _replay: int
+    _shared: bool
+    _closed: bool
+    _pid: int
+
+    def _begin(self) -> None:
+        """Set the counters to their beginning."""
+        self._waited_ns = 0
+        self._step: int | None = None
+        self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
+        self._step_began_waited = 0
+        self._scratch: dict[tuple[Any, ...], Cells] = {}
+
+    # -- putting -------------------------------------------------------------------------------
+
+    def put(
+        self,
+        name: str,
+        step: int,
+        block: Cells,
+        *,
+        offset: tuple[int, ...] | None = None,
+    ) -> None:
+        """Offer a block of one step; what the contract names of it is sent.
+
+        Parameters
+        ----------
+        name
+            Array.
+        step
+            Simulation step; steps of an array rise.
+        block
+            This rank's cells, halo included, any memory order. Ragged: this rank's rows.
+        offset
+            Global index of the block's first cell (without halo), when it is not the one
+            described.
+
+        Raises
+        ------
+        BridgeError
+            When dtype or shape are not what was described.
+        DeadlineExceeded, AnalyticsLost
+            When the analytics do not take data any more and the policy is to end with them.
+        """
+        wanted = self._quick.get(name)
+        if wanted is not None:
+            for steps in wanted:
+                if step in steps:
+                    break
+            else:
+                out = self._outgoing[name]
+                out.skipped_blocks += 1
+                own = out.own_bytes
+                out.skipped_bytes += out.owned_bytes(block) if own is None else own
+                return
+        self._put(name, step, block, offset)
+
+    def _put(self, name: str, step: int, block: Cells, offset: tuple[int, ...] | None) -> None:
+        self._check_open()
+        out = self._find(name)
+        cells = np.asarray(block)
+        contract = out.contract
+        if contract is None:
+            out.skipped_blocks += 1
+            out.skipped_bytes += out.owned_bytes(cells)
+            return
+        t = contract.spec.steps.index(step)
+        if t is None:
+            out.skipped_blocks += 1
+            out.skipped_bytes += out.owned_bytes(cells)
+            return
+        self._turn_to(step)
+        if out.rows is not None:
+            self._put_rows(out, step, t, out.row_cells(cells, step))
+            return
+        plan = out.plan(cells, offset, step)
+        self._tell_block(out, plan)
+        ring = self._ring(out, step)
+        total = prod(plan.block.shape) * cells.itemsize
+        pieces = self._send(out, step, t, partial(plan.at, t), cells, total, ring)
+        out.note(plan, t, pieces)
+
+    def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
+        """Put this rank's rows of a ragged array."""
+        rows = out.rows
+        if rows is None:
+            return
+
+        def find() -> Sequence[Piece]:
+            one = rows.at(t)
+            if one is None:
+                return ()
+            count = len(cells)
+            dst = ((0, 1, 1), (0, count, 1), *((0, n, 1) for n in one.row_shape))
+            size = count * prod(one.row_shape)
+            return (Piece(one.chunk, one.receiver, one.src, dst, size),)
+
+        if len(cells) or not find():
+            self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
+            return
+        began = time.perf_counter_ns()
+        pieces, links, admitted = self._transport.admit(out, out.n_space, find)
+        self._waited_ns += time.perf_counter_ns() - began
+        out.last_step = step
+        if admitted:
+            out.delivered_blocks += 1
+            chunk = pieces[0].chunk
+            self._transport.tell(links[0], lambda seq: m.Rows(out.ordinal, chunk, t, 0, seq))
+        else:
+            self._not_sent(out, pieces, 0)
+
+    def _send(
+        self,
+        out: Outgoing,
+        step: int,
+        t: int,
+        find: Callable[[], Sequence[Piece]],
+        cells: Cells,
+        total: int,
+        ring: Ring,
+    ) -> Sequence[Piece]:
+        """Copy the wanted cells into a slot and send it."""
+        transport = self._transport
+        began = time.perf_counter_ns()
+        n_space = out.n_space
+        pieces, links, admitted = transport.admit(out, n_space, find)
+        if not pieces:
+            out.skipped_blocks += 1
+            out.skipped_bytes += total
+            return ()
+        itemsize = cells.itemsize
+        wanted = sum(piece.cells for piece in pieces) * itemsize
+        out.skipped_bytes += total - wanted
+        out.last_step = step
+        slot = None
+        if admitted:
+            places, at = [], 0
+            for piece in pieces:
+                places.append(at)
+                at += aligned(piece.cells * itemsize)
+            slot = transport.slot(ring, at)
+        self._waited_ns += time.perf_counter_ns() - began
+        if slot is None:
+            self._not_sent(out, pieces, wanted)
+            return pieces
+        stored = []
+        for piece, place in zip(pieces, places, strict=True):
+            source = cells[piece.src]
+            target = slot.array(source.shape, source.dtype, place)
+            np.copyto(target, source)
+            stored.append(Stored(out.ordinal, t, piece, target, place))
+        out.delivered_blocks += 1
+        out.delivered_bytes += wanted
+        transport.publish(slot, stored, links)
+        return pieces
+
+    def _not_sent(self, out: Outgoing, pieces: Sequence[Piece], wanted: int) -> None:
+        """Account for a block that nobody took."""
+        if self._transport.quiet:
+            out.lost_blocks += 1
+            out.lost_bytes += wanted
+            return
+        if self._transport.stop is not None:  # the analysis has all that it wants
+            out.skipped_blocks += 1
+            out.skipped_bytes += wanted
+            return
+        out.dropped_blocks += 1
+        out.dropped_bytes += wanted
+        for piece in pieces:
+            link = self._transport.link(piece.receiver)
+            if link is not None:
+                self._transport.tell(link, partial(m.Dropped, out.ordinal, piece.chunk))
+
+    def _ring(self, out: Outgoing, step: int) -> Ring:
+        """Return the ring of this put: the n-th put of an array in a step has the n-th ring."""
+        rings = self._transport.rings[out.ordinal]
+        nth = out.nth if out.last_step == step else 0
+        out.nth = nth + 1
+        while len(rings) <= nth:
+            rings.append(Ring(self._replay, self._shared))
+        return rings[nth]
+
+    def block(
+        self, name: str, step: int, *, offset: tuple[int, ...] | None = None
+    ) -> AbstractContextManager[Cells]:
+        """Give memory inside the transport to compute a block into; it is put on leaving.
+
+        Parameters
+        ----------
+        name, step, offset
+            As in `put`.
+
+        Returns
+        -------
+        context manager
+            Of an array of the block's shape with halo, C order, cells unspecified. It belongs to
+            the bridge after the ``with``. When the body raises, nothing is put.
+        """
+        self._check_open()
+        out = self._find(name)
+        if out.dtype is None or (out.spec is not None and out.spec.ragged):
+            raise BridgeError(f"array {name!r} cannot be computed in place; use put")
+        return _InPlace(self, out, step, offset)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _turn_to(self, step: int) -> None:
+        """Begin a step, if it is not the present one."""
+        if step != self._step:
+            if self._step is not None:
+                self._end_step(now=False)  # it travels with the first piece of the next step
+            self._step = step
+
+    def _tell_block(self, out: Outgoing, plan: BlockPlan) -> None:
+        """Tell where a block is whose place nobody could know before it was put."""
+        if out.told is False:
+            box = (plan.block.offset, plan.block.shape)
+            self._transport.report(framing.pack(m.Blocks(out.ordinal, (box,))), now=False)
+            out.told = True
+
+    def _end_step(self, now: bool = True) -> None:
+        step, self._step = self._step, None
+        if step is None:
+            return
+        waited = self._waited_ns
+        self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
+        self._step_began_waited = waited
+        if not self._transport.quiet:
+            numbers = [n for out in self._agreed for n in out.numbers()]
+            self._transport.report(framing.pack_step_end(step, waited, numbers), now)
+
+    def step_end(self, step: int) -> None:
+        """Say that this rank has put all of a step; the next step's first put implies it."""
+        self._check_open()
+        if self._step is None:
+            self._step = step
+        if self._step == step:
+            self._end_step()
+
+    def _find(self, name: str) -> Outgoing:
+        out = self._outgoing.get(name)
+        if out is None:
+            if self._described:
+                raise BridgeError(
+                    f"array {name!r} was not described; described are {sorted(self._outgoing)}"
+                )
+            # The config may offer arrays that nobody wants.
+            out = Outgoing(name, None, None, len(self._outgoing), self.rank, self.size)
+            self._outgoing[name] = out
+            self._quick[name] = ()
+        return out
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BridgeError("the bridge is closed")
+        if os.getpid() != self._pid:
+            raise BridgeError("a bridge cannot be used in a forked process")
+
+
+class _InPlace(AbstractContextManager[Cells]):
+    """A block that is computed inside a slot."""
+
+    __slots__ = (
+        "_bridge",
+        "_cells",
+        "_links",
+        "_offset",
+        "_out",
+        "_pieces",
+        "_plan",
+        "_slot",
+        "_step",
+        "_t",
+    )
+
+    def __init__(
+        self, bridge: Putting, out: Outgoing, step: int, offset: tuple[int, ...] | None
+    ) -> None:
+        self._bridge, self._out, self._step, self._offset = bridge, out, step, offset
+        self._slot: Slot | None = None
+        self._plan: BlockPlan | None = None
+        self._t = 0
+        self._links: list[Link] = []
+        self._pieces: Sequence[Piece] = ()
+
+    def __enter__(self) -> Cells:
+        out, bridge, dtype = self._out, self._bridge, self._out.dtype
+        shape = out.block_shape(self._offset, self._step)
+        if out.contract is not None and out.wants(self._step):
+            t = out.contract.spec.steps.index(self._step)
+            self._plan = out.plan_at(self._offset, self._step)
+            if self._plan is not None and t is not None and dtype is not None:
+                self._t = t
+                began = time.perf_counter_ns()
+                self._take_slot(prod(shape) * dtype.itemsize)
+                bridge._waited_ns += time.perf_counter_ns() - began
+        slot = self._slot
+        if slot is not None and dtype is not None:
+            self._cells = slot.array(shape, dtype)
+        else:
+            key = (shape, dtype)
+            if key not in bridge._scratch:
+                bridge._scratch[key] = np.empty(shape, dtype)
+            self._cells = bridge._scratch[key]
+        return self._cells
+
+    def _take_slot(self, nbytes: int) -> None:
+        out, bridge = self._out, self._bridge
+        if self._admit() and self._pieces:
+            self._slot = bridge._transport.slot(bridge._ring(out, self._step), nbytes)
+
+    def _admit(self) -> bool:
+        plan = self._plan
+        if plan is None:
+            return False
+        find = partial(plan.at, self._t)
+        transport = self._bridge._transport
+        self._pieces, self._links, admitted = transport.admit(self._out, self._out.n_space, find)
+        return admitted
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        out, bridge, slot, plan = self._out, self._bridge, self._slot, self._plan
+        transport = bridge._transport
+        if slot is None or plan is None:
+            if error is None:
+                bridge.put(out.name, self._step, self._cells, offset=self._offset)
+            return
+        if error is not None:
+            transport.unused(slot)
+            return
+        bridge._turn_to(self._step)
+        bridge._tell_block(out, plan)
+        # Credit was given on entering; only the death of a receiver makes it void.
+        admitted = transport.still(self._links) or self._admit()
+        cells = self._cells
+        wanted = sum([piece.cells for piece in self._pieces]) * cells.itemsize
+        out.skipped_bytes += plan.block.size * cells.itemsize - wanted
+        out.last_step = self._step
+        out.note(plan, self._t, self._pieces)
+        if not admitted:
+            transport.unused(slot)
+            bridge._not_sent(out, self._pieces, wanted)
+            return
+        strides = cells.strides
+        stored = []
+        for piece in self._pieces:
+            place = sum([c.start * stride for c, stride in zip(piece.src, strides, strict=True)])
+            stored.append(Stored(out.ordinal, self._t, piece, cells[piece.src], place))
+        out.delivered_blocks += 1
+        out.delivered_bytes += wanted
+        transport.publish(slot, stored, self._links)
