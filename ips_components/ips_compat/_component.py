@@ -47,10 +47,13 @@ class GuardedProcess:
 
 def describe(error: object) -> str:
     """An exception in words: its type unless the message says it all, and what it came from."""
-    text = str(error).strip() or type(error).__name__
+    message = str(error).strip()
+    text = message or type(error).__name__
     if isinstance(error, BaseException):
-        if type(error) not in (Exception, RuntimeError) and not isinstance(
-            error, IPSComponentsError
+        if (
+            message
+            and type(error) not in (Exception, RuntimeError)
+            and not isinstance(error, IPSComponentsError)
         ):
             text = f"{type(error).__name__}: {text}"
         if error.__cause__ is not None and str(error.__cause__) not in text:

@@ -1,0 +1,217 @@
+"""The adapter's parts that need no framework: versions, resources, launchers, messages."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from ips_components import ips_compat
+from ips_components.errors import IPSComponentsError, UnsupportedVersion
+from ips_components.ips_compat import _deadlock
+from ips_components.ips_compat._component import HonestQueue
+from ips_components.ips_compat._ips import Message, MethodResult
+from ips_components.ips_compat._launchers import write_launchers
+from ips_components.ips_compat.resources import Allocator, Request
+
+
+@pytest.mark.parametrize("version", ["0.8.1", "0.8.2", "0.8.10+g12345", "0.8.1.post1"])
+def test_versions_within_the_span(version):
+    ips_compat.check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.7.1", "0.9.0", "1.0", "0+unknown"])
+def test_versions_outside_of_it(version):
+    with pytest.raises(UnsupportedVersion, match="pip install"):
+        ips_compat.check_version(version)
+
+
+class _Queue:
+    def __init__(self):
+        self.messages = []
+
+    def put(self, message):
+        self.messages.append(message)
+
+
+class _Unreadable(Exception):
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "text"),
+    [
+        (Message.SUCCESS, threading.Lock(), "returned a lock which cannot be pickled"),
+        (Message.FAILURE, _Unreadable("one", 2), "one"),
+    ],
+)
+def test_an_answer_that_would_get_lost_becomes_a_failure(status, value, text):
+    queue = _Queue()
+    HonestQueue(queue).put(MethodResult("a", "b", 1, status, value))
+    (message,) = queue.messages
+    assert message.status == Message.FAILURE
+    assert text in str(message.args[0])
+    pickle.loads(pickle.dumps(message.args))
+
+
+def test_other_answers_pass_as_they_are():
+    queue = _Queue()
+    error = KeyError("x")
+    HonestQueue(queue).put(MethodResult("a", "b", 1, Message.FAILURE, error))
+    assert queue.messages[0].args == (error,)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("negative"), "ValueError: negative"),
+        (RuntimeError("it broke"), "it broke"),
+        (IPSComponentsError("a message of ours"), "a message of ours"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_errors_in_words(error, words):
+    assert ips_compat.describe(error) == words
+
+
+def test_errors_with_what_they_came_from():
+    error = RuntimeError("cannot start")
+    error.__cause__ = OSError("no space")
+    assert ips_compat.describe(error) == "cannot start (from OSError: no space)"
+
+
+def test_error_of_a_pool_travels():
+    error = ips_compat.TaskPoolError("two failed", {"a": 0}, {"b": ValueError("x")})
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == "two failed"
+    assert copy.results == {"a": 0}
+    assert isinstance(copy.failures["b"], ValueError)
+
+
+def _platform(**changes):
+    return {
+        "HOST": "",
+        "NODE_DETECTION": "manual",
+        "CORES_PER_NODE": 8,
+        "SOCKETS_PER_NODE": 1,
+        "NODES": 0,
+        "PROCS_PER_NODE": 0,
+        "TOTAL_PROCS": 0,
+        "GPUS_PER_NODE": 0,
+        "NODE_ALLOCATION_MODE": "SHARED",
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("platform", "requests", "said"),
+    [
+        ({}, [Request("pool", 1, 1), Request("ranks", 4)], ""),
+        ({"CORES_PER_NODE": 4}, [Request("pool", 1, 1), Request("ranks", 4)], "pool holds cores"),
+        ({}, [Request("ranks", 9)], "9 processes asked for"),
+        ({}, [Request("pool", 2, 1)], "2 processes asked for, 1 per node"),
+        ({"NODES": 2, "PROCS_PER_NODE": 8}, [Request("pool", 2, 1), Request("ranks", 14)], ""),
+        (
+            {"NODES": 2, "PROCS_PER_NODE": 8, "NODE_ALLOCATION_MODE": "EXCLUSIVE"},
+            [Request("pool", 2, 1, shared=False), Request("ranks", 8, shared=False)],
+            "pool holds whole nodes",
+        ),
+        ({"GPUS_PER_NODE": 2}, [Request("pool", 2, 2, gpp=1)], ""),
+        ({"GPUS_PER_NODE": 1}, [Request("pool", 2, 2, gpp=1)], "2 processes asked for"),
+    ],
+)
+def test_tasks_that_run_together_must_fit(platform, requests, said):
+    allocator = Allocator.of_platform(_platform(**platform))
+    answers = [allocator.allocate(request) for request in requests]
+    assert answers[:-1] == [""] * (len(requests) - 1)
+    assert (said in answers[-1]) if said else (answers[-1] == "")
+
+
+def test_nodes_of_a_batch_job_are_unknown_outside_of_it(monkeypatch):
+    monkeypatch.delenv("SLURM_NODELIST", raising=False)
+    assert Allocator.of_platform(_platform(NODE_DETECTION="slurm_env")) is None
+
+
+
+
+class _Id:
+    def __init__(self, name):
+        self.class_name = name
+
+    def __str__(self):
+        return self.class_name
+
+
+def _framework(*blocked, held=()):
+    messages = [
+        SimpleNamespace(sender_id=_Id(sender), target_method=method, args=args)
+        for sender, method, *args in blocked
+    ]
+    active = {i: (_Id(name), cores, cores) for i, (name, cores) in enumerate(held)}
+    resources = SimpleNamespace(total_cores=8, active_tasks=active)
+    return SimpleNamespace(blocked_messages=messages, resource_manager=resources)
+
+
+TASK = SimpleNamespace(nproc=4)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "working", "dead"),
+    [
+        ([("A", "init_task", TASK)], ["A"], True),
+        ([("A", "init_task", TASK), ("D", "wait_call", 1, True)], ["A", "D"], True),
+        ([("A", "init_task", TASK)], ["A", "B"], False),
+        ([("D", "wait_call", 1, True)], ["D"], False),
+        ([("A", "init_task", TASK), ("D", "wait_call", 1, False)], ["A", "D"], False),
+        ([], ["A"], False),
+    ],
+)
+def test_deadlocks_over_cores(blocked, working, dead):
+    found = _deadlock.find(_framework(*blocked, held=[("A", 8)]), working)
+    assert (found is not None) == dead
+    if found:
+        assert "A holds 8" in found[1]
+
+
+def test_launchers_run_dask_wherever_it_is(tmp_path):
+    launchers = write_launchers(tmp_path, "a pool/1", workers_per_node=3)
+    assert launchers.scheduler.parent.parent.parent == tmp_path
+    for path in (launchers.scheduler, launchers.worker):
+        assert os.access(path, os.X_OK)
+        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0
+        assert "--scheduler-file" in done.stdout
+    assert "--nworkers 3" in launchers.worker.read_text()
+    assert len(launchers.logs()) == 2
+
+
+def test_a_second_launcher_replaces_the_first(tmp_path):
+    first = write_launchers(tmp_path, "pool")
+    second = write_launchers(tmp_path, "pool", workers_per_node=2)
+    assert first == second
+    assert "--nworkers 2" in second.worker.read_text()
+    assert {path.name for path in second.worker.parent.iterdir()} == {
+        "dask-scheduler",
+        "dask-worker",
+    }
+
+
+def test_tail_of_a_log(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("".join(f"line {i}\n" for i in range(10000)))
+    assert ips_compat.tail(log, 2) == "line 9998\nline 9999"
+    assert ips_compat.tail(tmp_path / "none.log") == ""
+
+
+def test_installing_outside_of_a_framework_changes_classes_only():
+    code = (
+        "from ips_components import ips_compat\n"
+        "ips_compat.install(); ips_compat.install()\n"
+        "import os, ips_components.driver, ips_components.simulation, ips_components.analytics\n"
+        "assert 'IPS_COMPONENTS_MARK' not in os.environ\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
