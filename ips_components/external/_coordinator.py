@@ -35,8 +35,8 @@ from ips_components.external._state import State
 from ips_components.external._task_counts import task_counts
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
-from ips_components.model.decomposition import Decomposition
-from ips_components.model.placement import replace
+from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.placement import affinity, place, replace
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,9 @@ class _Run:
         self.blocks: dict[str, dict[int, tuple[Block, ...]]] = {}  # array -> rank -> blocks
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
+        self.asked = self.answered = False  # the ranks ask for the contract; they have got it
+        self.hosts: list[Any] = []  # by rank: host, blocks by array
+        self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
         self.horizon: dict[int, int] = {}
         self.settings: dict[str, Any] = {}
@@ -197,7 +200,8 @@ class RunCoordinator(SchedulerPlugin):
             self.tasks.let_go(run.state.run)
         if run.state.phase == "contracted":
             run.state.phase = "running"
-            self._tell_contract(run)
+            if run.asked:
+                self._answer(run)
         run.notify()
 
     async def _call_declare_ahead(self, run: _Run, array: int, first: int, stop: int) -> None:
@@ -289,7 +293,7 @@ class RunCoordinator(SchedulerPlugin):
             "receiver": ordinal,
             "address": worker,
         }
-        if run.state.phase == "running":
+        if run.answered:
             self._tell_contract(run, [worker])
 
     def _event_described(self, run: _Run, worker: str, arrays: list[dict[str, Any]]) -> None:
@@ -298,6 +302,10 @@ class RunCoordinator(SchedulerPlugin):
 
     def _event_hello(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
         run.state.hello(rank, info)
+        if info["asks"] and not run.asked:
+            run.asked, run.hosts = True, info["hosts"]
+            if run.state.phase == "running":
+                self._answer(run)
         for name, blocks in info["blocks"].items():
             self._event_blocks(run, worker, rank, name, blocks)
 
@@ -418,6 +426,48 @@ class RunCoordinator(SchedulerPlugin):
             if stream is not None:
                 stream.send({"op": STREAM_OP, "run": run.state.run, **message})
 
+    def _answer(self, run: _Run) -> None:
+        """Give the contract to those who ask for it, placed near the blocks where it matters."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        if len(set(hosts.values())) > 1 and run.hosts:
+            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
+            run.contract = contract.with_placements(
+                {
+                    array.spec.name: place(
+                        array.layout,
+                        list(hosts),
+                        needed=array.needed_space,
+                        hosts=hosts,
+                        cells=run.cells[array.spec.name],
+                    )
+                    for array in contract.arrays
+                }
+            )
+            run.blob = run.contract.to_bytes()
+        run.answered = True
+        self._tell_contract(run)
+
+    def _hostnames(self, run: _Run) -> dict[int, str]:
+        return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
+
+    def _cells(self, run: _Run, array: ArrayContract) -> dict[str, Any] | None:
+        """How many wanted cells of each chunk in space the blocks of each host hold."""
+        if array.spec.ragged:
+            return None
+        blocks: dict[str, list[Block]] = {}
+        grid = array.spec.attrs.get("process_grid") or dims_create(
+            len(run.hosts), len(array.spec.shape)
+        )
+        regular = Decomposition.regular(array.spec.shape, grid)
+        for rank, (host, boxes) in enumerate(run.hosts):
+            if array.spec.name in boxes:
+                mine = [Block(tuple(o), tuple(n)) for o, n in boxes[array.spec.name]]
+            else:
+                mine = list(regular.blocks[rank]) if rank < regular.size else []
+            blocks.setdefault(host, []).extend(mine)
+        return affinity(array.layout, array.wanted, blocks)
+
     def _tell_contract(self, run: _Run, workers: Iterable[str] | None = None) -> None:
         for worker in list(run.workers) if workers is None else workers:
             message = {
@@ -468,11 +518,14 @@ class RunCoordinator(SchedulerPlugin):
     def _replan(self, run: _Run, gone: int) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
         contract = self._contract(run)
-        living = sorted(run.workers.values())
-        hosts = {ordinal: run.state.endpoints[ordinal]["hostname"] for ordinal in living}
+        hosts = self._hostnames(run)
         placements = {
             array.spec.name: replace(
-                array.placement, living, needed=array.needed_space(), hosts=hosts, cells=None
+                array.placement,
+                list(hosts),
+                needed=array.needed_space,
+                hosts=hosts,
+                cells=run.cells.get(array.spec.name),
             )
             for array in contract.arrays
             if gone in array.placement.receivers

@@ -13,7 +13,6 @@ import secrets
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from distributed import Client, as_completed, get_client, worker_client
@@ -153,7 +152,10 @@ class Run:
     def send(self, name: str, value: Any, step: int = 0) -> None:
         """Send a value back to the simulation (see ``Bridge.receive``)."""
         message = encode(name, step, value)
-        self._call("feedback", message=asdict(message))
+        fields = {
+            each: getattr(message, each) for each in ("name", "step", "kind", "shape", "data")
+        }
+        self._call("feedback", message=fields)
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""

@@ -211,10 +211,9 @@ class _Session:
                 "host": info.host,
                 "pid": info.pid,
                 "lane": info.lane,
-                "blocks": {
-                    name: [list(map(list, b)) for b in blocks]
-                    for name, blocks in info.blocks.items()
-                },
+                "asks": info.asks,
+                "blocks": _plain(info.blocks),
+                "hosts": [[host, _plain(blocks)] for host, blocks in info.hosts],
             },
         )
 
@@ -229,8 +228,8 @@ class _Session:
         self._from_thread("missing", array=array, chunk=chunk, rank=rank, why=why)
 
     def blocks(self, rank: int, array: int, blocks: Boxes) -> None:
-        boxes = [list(map(list, box)) for box in blocks]
-        self._from_thread("blocks", rank=rank, name=self._names[array], blocks=boxes)
+        name = self._names[array]
+        self._from_thread("blocks", rank=rank, name=name, blocks=_plain({name: blocks})[name])
 
     def step_end(self, rank: int, info: StepInfo) -> None:
         item = (rank, info.step, info.waited, self._counters(info.counters))
@@ -328,6 +327,11 @@ class _Session:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             logger.debug("The worker's event loop is closed; dropping a report")
+
+
+def _plain(blocks: Mapping[str, Boxes]) -> dict[str, list[Any]]:
+    """Blocks as lists, which is what Dask's streams carry."""
+    return {name: [[list(o), list(n)] for o, n in boxes] for name, boxes in blocks.items()}
 
 
 def _endpoints(items: list[dict[str, Any]]) -> list[Endpoint]:

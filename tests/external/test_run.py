@@ -22,6 +22,7 @@ from ips_components.external import (
     wait_for_end,
     wait_for_receivers,
 )
+from ips_components.model.keys import array_name
 from ips_components.wire.contact import Contact, Endpoint, write
 
 STEPS, NY, NX = 12, 8, 6
@@ -179,10 +180,9 @@ def test_chunks_are_freed_after_their_last_consumer(cluster, coupled):
     name, future, _, _ = coupled("mean_and_slice", simulate)
     future.result(30)
     wait_for_end(cluster, name, 20)
+    prefix = array_name("temperature", name)
     held = cluster.run_on_scheduler(
-        lambda dask_scheduler: [
-            k for k in dask_scheduler.tasks if str(k).startswith("('external-temperature")
-        ]
+        lambda dask_scheduler: [k for k in dask_scheduler.tasks if prefix in str(k)]
     )
     assert held == []
 

@@ -1,0 +1,153 @@
+"""The run coordinator fed with events by hand: no workers, no sockets."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ips_components.external._coordinator import RunCoordinator
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.sent: list[dict] = []
+
+    def send(self, message) -> None:
+        self.sent.append(message)
+
+
+class Tasks:
+    """External tasks that remember what was asked of them."""
+
+    def __init__(self) -> None:
+        self.scheduler = SimpleNamespace(
+            handlers={},
+            stream_handlers={},
+            stream_comms={"a": Stream(), "b": Stream()},
+            tasks={},
+            clients={},
+            add_plugin=lambda plugin, name: None,
+            client_desires_keys=lambda keys, client: None,
+        )
+        self.let_go_of: list[str] = []
+
+    def declare(self, *args, **kwargs) -> int:
+        return 1
+
+    def let_go(self, group) -> None:
+        self.let_go_of.append(group)
+
+    def fail_remaining(self, group, failure) -> int:
+        return 0
+
+    def counts(self, group) -> dict:
+        return {}
+
+
+@pytest.fixture
+def coordinator():
+    return RunCoordinator(Tasks())
+
+
+SPEC = ArraySpec("t", "<f8", (8, 6), StepAxis(count=4), ("y", "x"))
+
+
+def contract(receivers=2) -> Contract:
+    return Contract("r", (ArrayContract.agree(SPEC, run="r", receivers=range(receivers)),))
+
+
+def open_receiver(coordinator, worker, hostname) -> None:
+    endpoint = {"ordinal": 0, "host": "127.0.0.1", "port": 1, "hostname": hostname}
+    coordinator.event(worker, "open", "r", endpoint=endpoint)
+
+
+def hello(coordinator, rank, size=4, asks=False, hosts=()) -> None:
+    info = {"size": size, "host": "h", "pid": 1, "lane": "tcp"}
+    info |= {"asks": asks, "blocks": {}, "hosts": [list(each) for each in hosts]}
+    coordinator.event("a", "hello", "r", rank=rank, info=info)
+
+
+def told(coordinator, worker, action):
+    sent = coordinator.scheduler.stream_comms[worker].sent
+    return [message for message in sent if message["action"] == action]
+
+
+async def sign(coordinator) -> None:
+    await coordinator.call("contract", "r", blob=contract().to_bytes())
+    await coordinator.call("committed", "r", keys=[], timeout=1.0)
+
+
+def run(coroutine):
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def test_the_contract_is_told_when_it_is_made_and_asked_for(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign(coordinator))
+    assert not told(coordinator, "a", "contract")
+    hello(coordinator, 0, asks=True)
+    assert [m["ordinal"] for m in told(coordinator, "b", "contract")] == [1]
+    assert len(told(coordinator, "a", "contract")[0]["endpoints"]) == 2
+
+
+def test_asked_for_before_it_is_made(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    hello(coordinator, 0, asks=True)
+    assert not told(coordinator, "a", "contract")
+    run(sign(coordinator))
+    assert told(coordinator, "a", "contract")
+    assert coordinator.tasks.let_go_of == ["r"]
+
+
+def test_chunks_go_to_receivers_on_the_host_of_their_blocks(coordinator):
+    """Two hosts; the ranks of the lower half of the plate run on the host of receiver 1."""
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node2")
+    run(sign(coordinator))
+    hosts = [
+        ("node2", {"t": [[[0, 0], [4, 3]]]}),
+        ("node2", {"t": [[[0, 3], [4, 3]]]}),
+        ("node1", {"t": [[[4, 0], [4, 3]]]}),
+        ("node1", {"t": [[[4, 3], [4, 3]]]}),
+    ]
+    hello(coordinator, 0, asks=True, hosts=hosts)
+    placed = Contract.from_bytes(told(coordinator, "a", "contract")[0]["blob"])
+    assert [placed.arrays[0].placement.owner(chunk) for chunk in (0, 1)] == [1, 0]
+    assert placed.digest() == contract().digest()
+
+
+def test_a_receiver_that_leaves_hands_its_chunks_to_the_others(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node2")
+    run(sign(coordinator))
+    hello(coordinator, 0, asks=True)
+    coordinator.remove_worker(coordinator.scheduler, "b")
+    (message,) = told(coordinator, "a", "placement")
+    placed = Contract.from_bytes(message["blob"])
+    assert set(placed.arrays[0].placement.owners) == {0}
+    assert [e["ordinal"] for e in message["endpoints"]] == [0]
+
+
+def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    coordinator.remove_worker(coordinator.scheduler, "a")
+    assert coordinator.runs["r"].state.phase == "failed"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 300, 3])
+def test_run_ids_are_checked(coordinator, bad):
+    with pytest.raises(ValueError, match="run id"):
+        run(coordinator.call("record", bad))
+
+
+def test_unknown_methods_are_refused(coordinator):
+    with pytest.raises(ValueError, match="no method 'explode'"):
+        run(coordinator.call("explode", "r"))
