@@ -110,6 +110,11 @@ def _resource(name: str) -> str:
 
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     """Name, value and remark of the key numbers."""
+    if facts.source:
+        return [
+            ("Duration", numbers.duration(facts.duration), "of the whole run"),
+            ("Peak memory", numbers.size(facts.peak_memory), "of one worker"),
+        ]
     of = "" if facts.n_steps is None else f"of {numbers.count(facts.n_steps)}"
     waited = facts.waited_share
     tiles = [

@@ -259,6 +259,22 @@ def before_first_step_record() -> dict[str, Any]:
     )
 
 
+def replay_record() -> dict[str, Any]:
+    """An analysis of a stored field: no simulation, no ranks, no ledger."""
+    record = ok_record()
+    return make_record(
+        "heat2d_replay",
+        status="ok",
+        config=CONFIG,
+        contract=CONTRACT,
+        results=record["results"],
+        simulation={"source": "/scratch/ada/field.zarr"},
+        workers=record["workers"],
+        started=START,
+        ended=START + 8.2,
+    )
+
+
 def _half_sent(feed: Feed, rank: int) -> dict[str, Any]:
     """Counters of a rank that produced a block more than it could account for."""
     counters = feed.counters(rank)
@@ -271,6 +287,7 @@ RECORDS = {
     "ok": ok_record,
     "rank-death": rank_death_record,
     "before-first-step": before_first_step_record,
+    "replay": replay_record,
     "empty": lambda: make_record("nothing", status="failed"),
     "many": lambda: ok_record(ranks=600, workers=12, steps=40),
     "one-step": lambda: ok_record(steps=1),

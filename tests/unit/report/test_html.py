@@ -223,3 +223,11 @@ def test_reports_that_come_late_do_not_turn_the_timeline_round():
     for points in re.findall(r'polyline points="([^"]+)"', chart.svg):
         pairs = [tuple(map(float, point.split(","))) for point in points.split()]
         assert pairs == sorted(pairs, key=lambda p: (p[0], -p[1]))
+
+
+def test_a_replay_shows_its_source_and_nothing_of_a_simulation():
+    page = Page(render(run_records.replay_record()))
+    assert "Replayed from /scratch/ada/field.zarr: no simulation ran." in page.text
+    assert "Nothing else is read." in page.text
+    for word in ("Ledger", "Timeline", "Exit status", "Produced"):
+        assert word not in page.text
