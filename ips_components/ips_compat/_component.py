@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,7 +91,12 @@ class HonestQueue:
         return getattr(self._queue, name)
 
 
+leaving = threading.Event()
+"""Set in a component's process that was told to end: the framework answers no more."""
+
+
 def _leave(signum: int, _frame: object) -> NoReturn:
+    leaving.set()
     raise SystemExit(128 + signum)
 
 

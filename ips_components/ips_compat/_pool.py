@@ -18,7 +18,7 @@ from typing import Any
 from ips_components.container import check_versions
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._component import describe, tail
+from ips_components.ips_compat._component import describe, leaving, tail
 from ips_components.ips_compat._ips import Component, ServicesProxy
 from ips_components.ips_compat._launchers import Launchers, write_launchers
 
@@ -179,18 +179,19 @@ class RunningPool:
             process.kill()
         self.pool.services.wait_task(self.pool.dask_workers_tid)
 
+    def hurry(self) -> None:
+        """Ask scheduler and workers to end, and do not wait for that."""
+        if self.pool.dask_sched_pid is not None:
+            with contextlib.suppress(OSError):
+                os.kill(self.pool.dask_sched_pid, signal.SIGTERM)
+        process = self.workers
+        if process is not None:
+            process.terminate()
+
     @contextlib.contextmanager
     def bounded_shutdown(self) -> Iterator[None]:
         """IPS waits without a deadline for the pool to shut down: lend it ours."""
-
-        def lose_patience() -> None:
-            with contextlib.suppress(OSError):
-                os.kill(self.pool.dask_sched_pid or 0, signal.SIGTERM)
-            process = self.workers
-            if process is not None:
-                process.terminate()
-
-        timer = threading.Timer(_SHUTDOWN_TIME_OUT, lose_patience)
+        timer = threading.Timer(_SHUTDOWN_TIME_OUT, self.hurry)
         timer.daemon = True
         timer.start()
         try:
@@ -225,6 +226,9 @@ def close(pool: Any) -> None:
     """End a pool whatever state it is in: tasks, workers, scheduler, client."""
     running: RunningPool | None = pool.__dict__.pop("_ips_components_watch", None)
     if running is None:
+        return
+    if leaving.is_set():
+        running.hurry()  # the guards see to the rest
         return
     client, pool.dask_client = pool.dask_client, None
     if client is not None:

@@ -1,0 +1,64 @@
+"""A simulation for tests: a known field on MPI ranks, with a fault of one rank at a moment.
+
+    field.py STEPS [--fault RANK:HOW@WHEN] [--pace SECONDS]
+
+HOW is raise, exit, kill or stop; WHEN is start, open, step:N, end (bridge open) or closed.
+"""
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from ips_components.bridge import Array, Bridge
+
+CELLS = 64
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--fault", default="")
+    parser.add_argument("--pace", type=float, default=0.0)
+    parser.add_argument("--no-bridge", action="store_true")
+    options = parser.parse_args()
+    comm = MPI.COMM_WORLD
+    Path(f"rank_{comm.rank}.pid").write_text(str(os.getpid()))
+    rank, _, rest = options.fault.partition(":")
+    how, _, moment = rest.partition("@")
+
+    def now(when):
+        if options.fault and int(rank) == comm.rank and when == moment:
+            fail(how)
+
+    now("start")
+    if options.no_bridge:
+        return
+    mine = slice(CELLS * comm.rank // comm.size, CELLS * (comm.rank + 1) // comm.size)
+    field = Array("field", shape=(CELLS,), offset=(mine.start,), steps=options.steps)
+    with Bridge(comm=comm, arrays=[field]) as bridge:
+        now("open")
+        for step in range(options.steps):
+            now(f"step:{step}")
+            bridge.put("field", step, np.arange(CELLS)[mine] + 100.0 * step)
+            time.sleep(options.pace)
+            if comm.rank == 0:
+                Path("last_step").write_text(str(step))
+        now("end")
+    now("closed")
+    Path(f"rank_{comm.rank}.done").touch()
+
+
+def fail(how):
+    if how == "raise":
+        raise ValueError("the simulation found a negative density")
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
+
+
+main()

@@ -1,0 +1,243 @@
+"""Every death in a coupled run has an outcome: no hang, no orphan, exit status and cause."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+from workflows import BIN, Workflow
+
+HERE = Path(__file__).parent / "coupled"
+STEPS = 12
+
+
+@pytest.fixture
+def coupled(tmp_path, leaves_nothing):
+    """Make a coupled run of two ranks and some workers."""
+    made = []
+
+    def make(fault="", arguments="", analysis="", pace=0.0, workers=1, steps=STEPS, **parameters):
+        words = [f"{HERE}/field.py {{NSTEP}} --pace {pace}", arguments]
+        words += [f"--fault {fault}"] if fault else []
+        made.append(
+            Workflow(
+                tmp_path,
+                {
+                    "DRIVER": {"MODULE": "ips_components.driver", "NAME": "Driver"},
+                    "SIMULATION": {
+                        "MODULE": "ips_components.simulation",
+                        "NAME": "Simulation",
+                        "NPROC": 2,
+                        "EXECUTABLE": BIN / "python",
+                        "ARGS": " ".join(words),
+                    },
+                    "ANALYTICS": {
+                        "MODULE": "ips_components.analytics",
+                        "NAME": "Analytics",
+                        "ANALYSIS": "field_analysis:analyse",
+                        "ANALYSIS_ARGS": analysis or None,
+                        "INPUT_DIR": HERE,
+                        "DASK_WORKERS_PER_NODE": workers,
+                        "DASK_PPW": 2,
+                        "CONNECT_TIME_OUT": 40,
+                        "DRAIN_TIME_OUT": 10,
+                        "FIGURE": False,
+                        **parameters,
+                    },
+                },
+                platform={"MPIRUN": "mpiexec"},
+                time_loop={"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": steps},
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def record_of(flow):
+    (path,) = flow.root.glob("run_*/run.json")
+    return json.loads(path.read_text())
+
+
+def work_of(flow):
+    (directory,) = flow.root.glob("work/*Simulation*")
+    return directory
+
+
+def failed(flow, *causes, timeout=110.0):
+    """Run, and check that the run failed for one of these causes, and says so everywhere."""
+    ended = flow.run(timeout) if flow._process is None else flow.wait(flow._process, timeout)
+    assert ended.status == 1, ended.output
+    assert any(cause in ended.last_lines for cause in causes), ended.output + ended.log
+    record = record_of(flow)
+    assert record["status"] == "failed"
+    assert any(cause in record["cause"] for cause in causes), record["cause"]
+    assert not list(flow.root.glob("run_*/contact.json")), "a secret is left behind"
+    assert not list(flow.root.glob("run_*/.*.notice"))
+    return ended, record
+
+
+def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
+    flow = coupled(workers=2)
+    ended = flow.run(110)
+    assert ended.status == 0, ended.output + ended.log
+    record = record_of(flow)
+    assert record["status"] == "ok"
+    assert record["ledger"]["closed"]
+    assert record["ledger"]["arrays"]["field"]["blocks"]["produced"] == 2 * STEPS
+    results = xr.open_zarr(record["results"]["path"], consolidated=False)
+    expected = np.arange(64).sum() + 64 * 100.0 * np.arange(STEPS)
+    np.testing.assert_array_equal(results["sums"], expected)
+    token_free = ended.output + ended.log + json.dumps(record)
+    assert "token" not in token_free.lower()
+
+
+EXIT = "ended with exit status"
+
+FAULTS = [
+    ("1:raise@start", ("negative density", EXIT)),
+    ("0:exit@start", (EXIT,)),
+    ("1:kill@start", (EXIT,)),
+    ("1:raise@open", ("negative density", EXIT)),
+    ("0:kill@open", (EXIT, "rank 0 lost", "rank")),
+    ("1:exit@step:0", (EXIT, "rank 1 lost")),
+    ("1:raise@step:5", ("negative density",)),
+    ("0:exit@step:5", (EXIT, "rank 0 lost")),
+    ("1:kill@step:5", (EXIT, "rank 1 lost")),
+    (f"1:kill@step:{STEPS - 1}", (EXIT, "rank 1 lost")),
+    ("0:raise@end", ("negative density",)),
+    ("1:exit@end", (EXIT, "rank 1 lost")),
+    ("1:kill@closed", (EXIT,)),
+]
+QUICK = {"1:kill@start", "1:raise@step:5", "1:kill@step:5", "1:exit@end"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "causes"),
+    [
+        pytest.param(*each, id=each[0], marks=() if each[0] in QUICK else pytest.mark.campaign)
+        for each in FAULTS
+    ],
+)
+def test_a_rank_dies(coupled, fault, causes):
+    failed(coupled(fault=fault), *causes)
+
+
+def test_a_simulation_that_never_opens_its_bridge(coupled):
+    failed(coupled(arguments="--no-bridge"), "ended without a word")
+
+
+@pytest.mark.campaign
+def test_a_rank_is_silent(coupled):
+    failed(coupled(fault="1:stop@step:5", STEP_TIME_OUT=5), "STEP_TIME_OUT", "rank")
+
+
+@pytest.mark.campaign
+def test_a_rank_is_silent_before_its_first_word(coupled):
+    failed(coupled(fault="0:stop@start", CONNECT_TIME_OUT=15), "CONNECT_TIME_OUT", "described")
+
+
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_the_analysis_raises(coupled, policy):
+    flow = coupled(analysis="fault=early", ON_ANALYTICS_LOSS=policy)
+    failed(flow, "the analysis does not like this field")
+    done = len(list(work_of(flow).glob("*.done")))
+    assert done == (2 if policy == "continue" else 0)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_a_task_of_the_analysis_raises(coupled, policy):
+    flow = coupled(analysis="fault=task", pace=0.05, ON_ANALYTICS_LOSS=policy)
+    failed(flow, "step 5 cannot be analysed")
+    if policy == "continue":
+        assert len(list(work_of(flow).glob("*.done"))) == 2
+
+
+def _find(process, word):
+    found = [
+        each
+        for each in psutil.Process(process.pid).children(recursive=True)
+        if word in " ".join(each.cmdline())
+        and "guard.py" not in " ".join(each.cmdline())
+        and "mpiexec" not in " ".join(each.cmdline())
+    ]
+    assert found, f"nobody to kill: {word}"
+    return found
+
+
+def _at_step(flow, step):
+    deadline = time.monotonic() + 60
+    while True:
+        found = list(flow.root.glob("work/*Simulation*/last_step"))
+        if found and found[0].read_text() and int(found[0].read_text()) >= step:
+            return
+        assert time.monotonic() < deadline and flow._process.poll() is None, flow.output()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("policy", ["continue", pytest.param("abort", marks=pytest.mark.campaign)])
+def test_the_scheduler_is_killed(coupled, policy):
+    flow = coupled(pace=0.2, steps=30, ON_ANALYTICS_LOSS=policy)
+    process = flow.start()
+    _at_step(flow, 3)
+    for each in _find(process, "distributed.cli.dask_scheduler"):
+        each.kill()
+    failed(flow, "Dask scheduler", "Dask workers")
+    if policy == "continue":
+        assert len(list(work_of(flow).glob("*.done"))) == 2
+
+
+def test_one_of_two_workers_is_killed_and_nothing_is_lost(coupled):
+    flow = coupled(pace=0.1, steps=40, workers=2, REPLAY_STEPS=40)
+    process = flow.start()
+    _at_step(flow, 5)
+    workers = _find(process, "spawn_main")
+    workers[0].kill()
+    ended = flow.wait(process, 110)
+    assert ended.status in (0, 1), ended.output
+    record = record_of(flow)
+    if ended.status == 0:
+        results = xr.open_zarr(record["results"]["path"], consolidated=False)
+        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(40)
+        np.testing.assert_array_equal(results["sums"], expected)
+    else:
+        assert record["cause"]
+
+
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.campaign),
+    ],
+    ids=lambda s: s.name,
+)
+def test_ips_is_ended_in_the_middle(coupled, signum):
+    flow = coupled(pace=0.2, steps=200)
+    process = flow.start()
+    _at_step(flow, 3)
+    process.send_signal(signum)
+    ended = flow.wait(process, 15)
+    assert ended.status == (-9 if signum == signal.SIGKILL else 128 + signum)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("component", ["Driver", "Simulation", "Analytics"])
+def test_a_component_is_killed_in_the_middle(coupled, component):
+    flow = coupled(pace=0.2, steps=200)
+    process = flow.start()
+    _at_step(flow, 3)
+    for child in psutil.Process(process.pid).children():
+        if f"work/test__{component}" in str(Path(f"/proc/{child.pid}/cwd").readlink()):
+            child.kill()
+    ended = flow.wait(process, 60)
+    assert ended.status == 1, ended.output
+    assert "SIGKILL" in ended.last_lines
