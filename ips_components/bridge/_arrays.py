@@ -147,6 +147,8 @@ class Outgoing:
             spec = described.spec
         self.spec = spec
         self.dtype = np.dtype(spec.dtype) if spec is not None else None
+        axis = spec.steps if spec is not None else StepAxis()
+        self.first, self.every = axis.start, axis.every
         self.n_space = contract.layout.n_space if contract is not None else 1
         self.drop = contract is not None and contract.policy == "drop"
         if described is not None:
@@ -161,6 +163,7 @@ class Outgoing:
         self.told = self.offset is None
         self.wanted = _wanted_steps(contract)
         self.last_step: int | None = None
+        self.put_shape: tuple[int, ...] | None = None
         self.own_bytes: int | None = None  # of a put, when all are of one block
         self.nth = 0  # puts in the last step
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
@@ -180,6 +183,8 @@ class Outgoing:
                 self._plans = BlockPlans(contract)
                 if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
                     self._fixed = self._plans.of(self.blocks[0], self.halo)
+                    inner = self.blocks[0].shape
+                    self.put_shape = tuple(n + 2 * h for n, h in zip(inner, self.halo, strict=True))
                     self.own_bytes = self.blocks[0].size * spec.itemsize
 
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
@@ -250,10 +255,15 @@ class Outgoing:
 
     def wants(self, step: int) -> bool:
         """Tell whether anything of the step is wanted of anybody."""
-        return any(step in steps for steps in self.wanted)
+        for steps in self.wanted:  # noqa: SIM110 - on the quick path of every rank and step
+            if step in steps:
+                return True
+        return False
 
     def block_shape(self, offset: tuple[int, ...] | None, step: int) -> tuple[int, ...]:
         """Return the shape, halo included, of what is put."""
+        if offset is None and self.put_shape is not None:
+            return self.put_shape
         block = self._block_at(offset, None, step)
         return tuple(n + 2 * h for n, h in zip(block.shape, self.halo, strict=True))
 
@@ -265,6 +275,10 @@ class Outgoing:
         BridgeError
             When type or shape are not as described.
         """
+        if offset is None and cells.shape == self.put_shape and cells.dtype == self.dtype:
+            fixed = self._fixed
+            if fixed is not None:
+                return fixed
         if cells.dtype != self.dtype:
             raise BridgeError(
                 f"put of array {self.name!r} at step {step} on rank {self.rank}: expected dtype "

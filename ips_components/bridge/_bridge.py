@@ -139,7 +139,6 @@ class Bridge(Putting):
             self._transport.close()
             raise
         self._agreed = [out for out in self._outgoing.values() if out.contract is not None]
-        self._quick = {name: out.wanted for name, out in self._outgoing.items()}
         _living.add(self)
 
     # -- opening -------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ class Bridge(Putting):
         reason
             Why, when aborted.
         """
-        if self._closed or os.getpid() != self._pid:
+        if self._closed:
             return
         transport = self._transport
         try:
@@ -369,6 +368,7 @@ _living: weakref.WeakSet[Bridge] = weakref.WeakSet()
 def _after_fork() -> None:
     # A child that kept the sockets open would hide its parent's death from the receivers.
     for bridge in list(_living):
+        bridge._closed = True
         bridge._transport.release_in_child()
     _living.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from math import prod
@@ -16,7 +16,7 @@ import numpy as np
 from ips_components.bridge._arrays import Cells, Outgoing
 from ips_components.bridge._link import Link
 from ips_components.bridge._slots import Ring, Slot, Stored, aligned
-from ips_components.bridge._transport import Transport
+from ips_components.bridge._transport import Find, Transport
 from ips_components.errors import BridgeError
 from ips_components.model.pieces import BlockPlan, Piece
 from ips_components.wire import framing
@@ -31,7 +31,6 @@ class Putting:
     _transport: Transport
     _outgoing: dict[str, Outgoing]
     _agreed: list[Outgoing]
-    _quick: dict[str, tuple[range, ...]]
     _described: bool
     _replay: int
     _shared: bool
@@ -77,42 +76,28 @@ class Putting:
         DeadlineExceeded, AnalyticsLost
             When the analytics do not take data any more and the policy is to end with them.
         """
-        wanted = self._quick.get(name)
-        if wanted is not None:
-            for steps in wanted:
-                if step in steps:
-                    break
-            else:
-                out = self._outgoing[name]
-                out.skipped_blocks += 1
-                own = out.own_bytes
-                out.skipped_bytes += out.owned_bytes(block) if own is None else own
-                return
-        self._put(name, step, block, offset)
-
-    def _put(self, name: str, step: int, block: Cells, offset: tuple[int, ...] | None) -> None:
-        self._check_open()
-        out = self._find(name)
-        cells = np.asarray(block)
-        contract = out.contract
-        if contract is None:
+        out = self._outgoing.get(name)
+        if out is None:
+            out = self._find(name)
+        if not out.wants(step):
             out.skipped_blocks += 1
-            out.skipped_bytes += out.owned_bytes(cells)
+            own = out.own_bytes
+            out.skipped_bytes += out.owned_bytes(block) if own is None else own
             return
-        t = contract.spec.steps.index(step)
-        if t is None:
-            out.skipped_blocks += 1
-            out.skipped_bytes += out.owned_bytes(cells)
-            return
-        self._turn_to(step)
+        if self._closed:
+            self._check_open()
+        t = (step - out.first) // out.every
+        if step != self._step:
+            self._turn_to(step)
         if out.rows is not None:
-            self._put_rows(out, step, t, out.row_cells(cells, step))
+            self._put_rows(out, step, t, out.row_cells(np.asarray(block), step))
             return
+        cells = block if type(block) is np.ndarray else np.asarray(block)
         plan = out.plan(cells, offset, step)
-        self._tell_block(out, plan)
+        if out.told is False:
+            self._tell_block(out, plan)
         ring = self._ring(out, step)
-        total = prod(plan.block.shape) * cells.itemsize
-        pieces = self._send(out, step, t, partial(plan.at, t), cells, total, ring)
+        pieces = self._send(out, step, t, plan.at, cells, plan.block.size * cells.itemsize, ring)
         out.note(plan, t, pieces)
 
     def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
@@ -121,7 +106,7 @@ class Putting:
         if rows is None:
             return
 
-        def find() -> Sequence[Piece]:
+        def find(t: int) -> Sequence[Piece]:
             one = rows.at(t)
             if one is None:
                 return ()
@@ -130,11 +115,11 @@ class Putting:
             size = count * prod(one.row_shape)
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
-        if len(cells) or not find():
+        if len(cells) or not find(t):
             self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
             return
         began = time.perf_counter_ns()
-        pieces, links, admitted = self._transport.admit(out, out.n_space, find)
+        pieces, links, admitted = self._transport.admit(out, find, t)
         self._waited_ns += time.perf_counter_ns() - began
         out.last_step = step
         if admitted:
@@ -149,7 +134,7 @@ class Putting:
         out: Outgoing,
         step: int,
         t: int,
-        find: Callable[[], Sequence[Piece]],
+        find: Find,
         cells: Cells,
         total: int,
         ring: Ring,
@@ -157,33 +142,32 @@ class Putting:
         """Copy the wanted cells into a slot and send it."""
         transport = self._transport
         began = time.perf_counter_ns()
-        n_space = out.n_space
-        pieces, links, admitted = transport.admit(out, n_space, find)
+        pieces, links, admitted = transport.admit(out, find, t)
         if not pieces:
             out.skipped_blocks += 1
             out.skipped_bytes += total
             return ()
         itemsize = cells.itemsize
-        wanted = sum(piece.cells for piece in pieces) * itemsize
+        wanted = at = 0
+        for piece in pieces:
+            nbytes = piece.cells * itemsize
+            wanted += nbytes
+            at += aligned(nbytes)
         out.skipped_bytes += total - wanted
         out.last_step = step
-        slot = None
-        if admitted:
-            places, at = [], 0
-            for piece in pieces:
-                places.append(at)
-                at += aligned(piece.cells * itemsize)
-            slot = transport.slot(ring, at)
+        slot = transport.slot(ring, at) if admitted else None
         self._waited_ns += time.perf_counter_ns() - began
         if slot is None:
             self._not_sent(out, pieces, wanted)
             return pieces
         stored = []
-        for piece, place in zip(pieces, places, strict=True):
+        at = 0
+        for piece in pieces:
             source = cells[piece.src]
-            target = slot.array(source.shape, source.dtype, place)
+            target = slot.array(source.shape, source.dtype, at)
             np.copyto(target, source)
-            stored.append(Stored(out.ordinal, t, piece, target, place))
+            stored.append(Stored(out.ordinal, t, piece, target, at))
+            at += aligned(piece.cells * itemsize)
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
         transport.publish(slot, stored, links)
@@ -282,7 +266,6 @@ class Putting:
             # The config may offer arrays that nobody wants.
             out = Outgoing(name, None, None, len(self._outgoing), self.rank, self.size)
             self._outgoing[name] = out
-            self._quick[name] = ()
         return out
 
     def _check_open(self) -> None:
@@ -321,11 +304,10 @@ class _InPlace(AbstractContextManager[Cells]):
     def __enter__(self) -> Cells:
         out, bridge, dtype = self._out, self._bridge, self._out.dtype
         shape = out.block_shape(self._offset, self._step)
-        if out.contract is not None and out.wants(self._step):
-            t = out.contract.spec.steps.index(self._step)
+        if out.wants(self._step):
             self._plan = out.plan_at(self._offset, self._step)
-            if self._plan is not None and t is not None and dtype is not None:
-                self._t = t
+            if self._plan is not None and dtype is not None:
+                self._t = (self._step - out.first) // out.every
                 began = time.perf_counter_ns()
                 self._take_slot(prod(shape) * dtype.itemsize)
                 bridge._waited_ns += time.perf_counter_ns() - began
@@ -348,9 +330,8 @@ class _InPlace(AbstractContextManager[Cells]):
         plan = self._plan
         if plan is None:
             return False
-        find = partial(plan.at, self._t)
         transport = self._bridge._transport
-        self._pieces, self._links, admitted = transport.admit(self._out, self._out.n_space, find)
+        self._pieces, self._links, admitted = transport.admit(self._out, plan.at, self._t)
         return admitted
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

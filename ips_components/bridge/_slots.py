@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,12 +57,10 @@ class Slot:
         "ring",
         "size",
         "stored",
-        "used",
     )
 
     def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
         self.ring = ring
-        self.used = 0  # turn of the ring in which it was last handed out
         unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
         self.size = max(1, -(-nbytes // unit)) * unit
         self.number = next(_numbers)
@@ -81,7 +80,7 @@ class Slot:
         # Touch every page now: the first step must not pay for it.
         np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
         self.pending: set[tuple[int, int]] = set()
-        self.stored: list[Stored] = []
+        self.stored: Sequence[Stored] = ()
         self.busy = False
         self.abandoned = False
 
@@ -113,8 +112,7 @@ class Ring:
     replay: int
     shared: bool
     number: int = field(default_factory=itertools.count().__next__)
-    slots: list[Slot] = field(default_factory=list)
-    turn: int = 0
+    slots: list[Slot] = field(default_factory=list)  # the one used longest ago comes first
 
     @property
     def length(self) -> int:
@@ -128,22 +126,27 @@ class Ring:
 
     def next(self, nbytes: int) -> Slot | None:
         """Return the free slot that was used longest ago, grown if need be; None: none is free."""
-        if len(self.slots) < self.length:
+        slots = self.slots
+        if len(slots) < self.length:
             slot = Slot(nbytes, self.shared, self)
-            self.slots.append(slot)
+            slots.append(slot)
+            return slot
+        for slot in slots:
+            if not slot.pending:
+                break
         else:
-            free = [slot for slot in self.slots if not slot.pending]
-            if not free:
-                return None
-            slot = min(free, key=lambda one: one.used)
-            if slot.abandoned or slot.size < nbytes:
-                slot.close()
-                self.slots.remove(slot)
-                slot = Slot(nbytes, self.shared, self)
-                self.slots.append(slot)
-        self.turn += 1
-        slot.used = self.turn
+            return None
+        slots.remove(slot)
+        if slot.abandoned or slot.size < nbytes:
+            slot.close()
+            slot = Slot(nbytes, self.shared, self)
+        slots.append(slot)
         return slot
+
+    def unused(self, slot: Slot) -> None:
+        """Take back a slot that was not written: it is the next one again."""
+        self.slots.remove(slot)
+        self.slots.insert(0, slot)
 
     def find(self, array: int, chunk: int) -> list[tuple[Slot, Stored]]:
         """Return what is still there of a chunk."""

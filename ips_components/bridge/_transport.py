@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
@@ -33,6 +34,10 @@ from ips_components.wire.contact import Contact
 HEARTBEAT = 2.0
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 LOOK_AGAIN = 0.25  # at the latest, although every change is notified
+
+
+Find: TypeAlias = Callable[[int], Sequence[Piece]]
+"""Returns what a block gives at a time index."""
 
 
 class Transport:
@@ -240,17 +245,16 @@ class Transport:
                 self.wake()
         return None
 
-    def admit(
-        self, out: Outgoing, n_space: int, find: Callable[[], Sequence[Piece]]
-    ) -> tuple[Sequence[Piece], list[Link], bool]:
+    def admit(self, out: Outgoing, find: Find, t: int) -> tuple[Sequence[Piece], list[Link], bool]:
         """Wait until all pieces may be sent; return them, their links, and whether they may.
 
         Under policy ``drop`` it does not wait for credit. The pieces are found anew whenever
         something has changed, since their receivers may.
         """
         if self.fault is None and self.lost is None:
-            pieces = find()
+            pieces = find(t)
             links = []
+            n_space = out.n_space
             for piece in pieces:
                 link = self.links.get(piece.receiver)
                 if (
@@ -262,7 +266,7 @@ class Transport:
                 links.append(link)
             else:
                 return pieces, links, True
-        return self._admit_in_time(out, n_space, find)
+        return self._admit_in_time(out, out.n_space, partial(find, t))
 
     def still(self, links: Sequence[Link]) -> bool:
         """Tell whether what was admitted may be sent as it was found."""
@@ -349,13 +353,13 @@ class Transport:
                         f"{self.deadlines['step']:g} s; the analysis holds the data or has stopped"
                     )
             slot.busy = True
-            slot.stored.clear()
+            slot.stored = ()
         return slot
 
     def publish(self, slot: Slot, stored: Sequence[Stored], links: Sequence[Link]) -> None:
         """Send what lies in a slot."""
         with self.changed:
-            slot.stored = list(stored)
+            slot.stored = stored
             slot.busy = False
             for one, link in zip(stored, links, strict=True):
                 self._queue(link, slot, one)
@@ -405,7 +409,7 @@ class Transport:
         """Take back a slot that was not published; it is the next one again."""
         with self.changed:
             slot.busy = False
-            slot.used = 0
+            slot.ring.unused(slot)
 
     def say_bye(self, bye: m.Bye) -> set[int]:
         """Say goodbye on all links; return the receivers that heard it."""

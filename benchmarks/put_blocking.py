@@ -1,0 +1,328 @@
+"""How long `put` holds a rank, beside the limits of the machine, in one interleaved run.
+
+For each block size and pace every method puts the same blocks from several processes to one
+consumer process; the methods take turns, so that a noisy neighbour disturbs all of them alike.
+
+Methods
+-------
+copy
+    ``np.copyto`` between two warm arrays: the price of one copy.
+in place
+    ``with bridge.block(...)``, the time of entering and leaving (the computation is the body).
+shm
+    ``bridge.put`` over shared memory: one copy.
+tcp
+    ``bridge.put`` over TCP (loopback), sent by a thread while the rank goes on.
+raw
+    ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
+mpi
+    ``comm.Send`` to a consumer rank that receives into one warm buffer (needs mpiexec).
+
+Usage: ``python benchmarks/put_blocking.py [--ranks 4] [--repeat 3] [--json FILE]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ips_components.bridge import Array, Bridge
+from ips_components.external._receiver import Receiver
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire import contact as contacts
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
+PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
+METHODS = ("copy", "in place", "shm", "tcp", "raw", "mpi")
+RUN, TOKEN = "benchmark", "be" * 32
+SPAWN = mp.get_context("spawn")
+
+
+class Discard:
+    """A consumer that looks at nothing and lets go at once."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
+        self.nbytes += nbytes
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("hello", "described", "missing", "step_end", "bye", "lost", "fault"):
+            return lambda *args: None
+        raise AttributeError(name)
+
+
+def steps_of(size: int, paced: bool, repeat: int) -> int:
+    """Return the number of timed steps of one turn."""
+    return max(6, min(60, (256 * MIB) // size)) * (1 if paced else 2) * max(1, repeat // 3)
+
+
+def cells_of(size: int) -> np.ndarray:
+    return np.random.default_rng(0).random((64, size // 512))
+
+
+class Timer:
+    """Times the calls of one rank, with a pause after each."""
+
+    def __init__(self, pace: float) -> None:
+        self.pace, self.times = pace, []
+        self.start = time.perf_counter()
+
+    def note(self, seconds: float) -> None:
+        self.times.append(seconds)
+        if self.pace:
+            time.sleep(self.pace)  # the computation of the next step
+
+
+def rank_of_bridge(file: str, rank: int, ranks: int, size: int, pace: float, n: int,
+                   in_place: bool, warm: int, gate: Any, out: Any) -> None:  # fmt: skip
+    cells = cells_of(size)
+    shape = (64 * ranks, cells.shape[1])
+    arrays = [Array("t", shape, "f8", grid=(ranks, 1))]
+    with Bridge(contact=file, rank=rank, size=ranks, arrays=arrays) as bridge:
+        for step in range(warm):
+            bridge.put("t", step, cells)
+        bridge.wait()
+        gate.wait(60)
+        timer = Timer(pace)
+        for step in range(warm, warm + n):
+            begin = time.perf_counter()
+            if in_place:
+                block = bridge.block("t", step)
+                block.__enter__()
+                middle = time.perf_counter()
+                entered = middle - begin
+                begin = time.perf_counter()
+                block.__exit__(None, None, None)
+                timer.note(entered + time.perf_counter() - begin)
+            else:
+                bridge.put("t", step, cells)
+                timer.note(time.perf_counter() - begin)
+        bridge.wait()
+        out.put((timer.times, time.perf_counter() - timer.start))
+
+
+def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
+    lanes = ("tcp",) if method == "tcp" else ("shm",)
+    spec = ArraySpec("t", "f8", (64 * ranks, size // 512), StepAxis())
+    # One chunk per rank and step: a piece is a chunk, as with one rank per chunk of an analysis.
+    array = ArrayContract.agree(spec, run=RUN, chunks=(1, 64, -1))
+    receiver = Receiver(
+        Discard(), run=RUN, token=TOKEN, budget=max(512 * MIB, 10 * size * ranks), ordinal=0
+    )
+    with receiver, tempfile.TemporaryDirectory() as folder:
+        receiver.set_contract(Contract(RUN, (array,)))
+        file = Path(folder) / "contact"
+        options = {"lanes": lanes}
+        contacts.write(file, contacts.Contact(RUN, TOKEN, (receiver.endpoint,), options=options))
+        return start(
+            rank_of_bridge,
+            [(str(file), rank, ranks, size, pace, n, method == "in place", 5)
+             for rank in range(ranks)],
+        )  # fmt: skip
+
+
+def start(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    gate, out = SPAWN.Barrier(len(arguments)), SPAWN.Queue()
+    processes = [SPAWN.Process(target=target, args=(*args, gate, out)) for args in arguments]
+    for process in processes:
+        process.start()
+    results = [out.get(timeout=240) for _ in processes]
+    for process in processes:
+        process.join(30)
+    return results
+
+
+def rank_of_copy(size: int, pace: float, n: int, gate: Any, out: Any) -> None:
+    cells = cells_of(size)
+    target = cells.copy()
+    gate.wait(60)
+    timer = Timer(pace)
+    for _ in range(n):
+        begin = time.perf_counter()
+        np.copyto(target, cells)
+        timer.note(time.perf_counter() - begin)
+    out.put((timer.times, time.perf_counter() - timer.start))
+
+
+def rank_of_raw(port: int, size: int, pace: float, n: int, gate: Any, out: Any) -> None:
+    cells = cells_of(size)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(3):
+            sock.sendall(cells.data.cast("B"))
+        gate.wait(60)
+        timer = Timer(pace)
+        for _ in range(n):
+            begin = time.perf_counter()
+            sock.sendall(cells.data.cast("B"))
+            timer.note(time.perf_counter() - begin)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(1)  # the consumer has taken all
+        out.put((timer.times, time.perf_counter() - timer.start))
+
+
+def by_raw(size: int, pace: float, n: int, ranks: int) -> list[Any]:
+    def consume(sock: socket.socket) -> None:
+        buffer = bytearray(size)
+        with sock:
+            while sock.recv_into(buffer, 0, socket.MSG_WAITALL):
+                pass
+
+    def accept(server: socket.socket) -> None:
+        for _ in range(ranks):
+            sock, _ = server.accept()
+            threading.Thread(target=consume, args=(sock,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        port = server.getsockname()[1]
+        return start(rank_of_raw, [(port, size, pace, n)] * ranks)
+
+
+def by_mpi(size: int, pace: float, n: int, ranks: int) -> list[Any]:
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    command = str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec")
+    if command is None:
+        return []
+    done = subprocess.run(
+        [command, "-n", str(ranks + 1), sys.executable, __file__,
+         "--as-mpi-rank", str(size), str(pace), str(n)],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def as_mpi_rank(size: int, pace: float, n: int) -> None:
+    """Rank 0 consumes, the others send."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    result = None
+    cells = cells_of(size)
+    if comm.rank == 0:
+        for _ in range((n + 3) * (comm.size - 1)):
+            comm.Recv(cells, source=MPI.ANY_SOURCE)
+    else:
+        for _ in range(3):
+            comm.Send(cells, dest=0)
+        timer = Timer(pace)
+        for _ in range(n):
+            begin = time.perf_counter()
+            comm.Send(cells, dest=0)
+            timer.note(time.perf_counter() - begin)
+        result = (timer.times, time.perf_counter() - timer.start)
+    results = comm.gather(result)
+    if comm.rank == 0:
+        print(json.dumps(results[1:]))
+
+
+def turn(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
+    """Let all ranks put ``n`` blocks by one method; return times and whole duration of each."""
+    if method == "copy":
+        return start(rank_of_copy, [(size, pace, n)] * ranks)
+    if method == "raw":
+        return by_raw(size, pace, n, ranks)
+    if method == "mpi":
+        return by_mpi(size, pace, n, ranks)
+    return by_bridge(method, size, pace, n, ranks)
+
+
+def import_cost() -> dict[str, float]:
+    """Return what importing the bridge adds to a process that has NumPy: ms and MB."""
+    code = (
+        "import resource,time,numpy;r=lambda:resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "m,t=r(),time.process_time()\nimport ips_components.bridge\n"
+        "print((time.process_time()-t)*1e3,(r()-m)/1e3)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        runs = [
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment, capture_output=True, text=True, check=True,
+            ).stdout.split()
+            for _ in range(6)
+        ]  # fmt: skip
+    return {"ms": min(float(r[0]) for r in runs[1:]), "MB": min(float(r[1]) for r in runs[1:])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--repeat", type=int, default=3, help="turns of each method")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="bytes")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--as-mpi-rank", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_mpi_rank:
+        size, pace, n = options.as_mpi_rank
+        as_mpi_rank(int(size), float(pace), int(n))
+        return
+    rows = []
+    for size in options.sizes:
+        for paced in (True, False):
+            pace = PACE.get(size, 0.03) if paced else 0.0
+            n = steps_of(size, paced, options.repeat)
+            times: dict[str, list[float]] = {method: [] for method in options.methods}
+            rates: dict[str, list[float]] = {method: [] for method in options.methods}
+            for _ in range(options.repeat):
+                for method in options.methods:
+                    for of_rank, duration in turn(method, size, pace, n, options.ranks):
+                        times[method] += of_rank
+                        rates[method].append(n * size / duration)
+            for method in options.methods:
+                if not times[method]:
+                    continue
+                quantiles = np.quantile(times[method], [0.1, 0.5, 0.9]) * 1e3
+                row = {
+                    "size": size,
+                    "paced": paced,
+                    "method": method,
+                    "ms": {k: float(q) for k, q in zip(("p10", "median", "p90"), quantiles,
+                                                       strict=True)},
+                    "GB/s": statistics.median(rates[method]) * options.ranks / 1e9,
+                }  # fmt: skip
+                rows.append(row)
+                print(
+                    f"{size // KIB:6d} KiB {'paced' if paced else 'flat ':5s} {method:9s} "
+                    f"{quantiles[1]:9.4f} ms (p10 {quantiles[0]:.4f}, p90 {quantiles[2]:.4f})"
+                    f"  {row['GB/s']:7.2f} GB/s",
+                    flush=True,
+                )
+    result = {
+        "ranks": options.ranks,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "import": import_cost(),
+        "rows": rows,
+    }
+    print(f"import ips_components.bridge: {result['import']}; load {result['load'][0]:.1f}")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
