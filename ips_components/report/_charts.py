@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from ips_components.report._numbers import byte_scale, duration, size, time_scale
+from ips_components.report._series import (
+    Interval,
+    by_worker,
+    covered,
+    end_of,
+    everything_up_to,
+    rates,
+)
 from ips_components.report._svg import Axis, Canvas, frame, thin
 
 #: Drawn width in px of each version; the style sheet shows the one that fits the window.
@@ -20,8 +26,6 @@ MAX_BARS = 128
 
 LEFT, RIGHT = 52.0, 10.0
 LANE = 24.0
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +72,6 @@ def charts(record: Mapping[str, Any]) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def covered(intervals: Iterable[Interval], low: float, high: float, bins: int) -> list[float]:
-    """The share of each of `bins` equal parts of ``low .. high`` that the intervals cover.
-
-    Overlapping intervals count once.
-
-    Examples
-    --------
-    >>> covered([(0.0, 1.0), (0.5, 1.5)], 0.0, 4.0, 4)
-    [1.0, 0.5, 0.0, 0.0]
-    """
-    width = (high - low) / bins
-    shares = [0.0] * bins
-    for start, stop in _union(intervals):
-        start, stop = max(start, low), min(stop, high)
-        if stop <= start:
-            continue
-        first = min(int((start - low) / width), bins - 1)
-        last = min(int((stop - low) / width), bins - 1)
-        for i in range(first, last + 1):
-            overlap = min(stop, low + (i + 1) * width) - max(start, low + i * width)
-            shares[i] += max(overlap, 0.0) / width
-    return [min(share, 1.0) for share in shares]
-
-
-def rates(points: Sequence[tuple[float, float]], edges: Sequence[float]) -> list[float]:
-    """Growth per second between `edges` of a total known at `points`, linear in between.
-
-    Examples
-    --------
-    >>> rates([(0.0, 0.0), (2.0, 8.0)], [0.0, 1.0, 2.0, 3.0])
-    [4.0, 4.0, 0.0]
-    """
-    totals = [_interpolated(points, edge) for edge in edges]
-    return [
-        (after - before) / (end - start)
-        for before, after, start, end in zip(totals, totals[1:], edges, edges[1:], strict=False)
-    ]
-
-
 # -- the figures ----------------------------------------------------------------------------
 
 
@@ -114,13 +79,13 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
     steps = [step for step in record["steps"] if step["complete"] is not None]
     if times is None or len(steps) < 2:
         return None
-    ends = {step["step"]: _end(step) for step in steps}
-    first = min(step["first_put"] or _end(step) for step in steps)
+    ends = {step["step"]: end_of(step) for step in steps}
+    first = min(step["first_put"] or end_of(step) for step in steps)
     last = max(ends.values())
-    waits = [(_end(s) - s["waited"]["max"], _end(s)) for s in steps]
+    waits = [(end_of(s) - s["waited"]["max"], end_of(s)) for s in steps]
     used = {s["step"]: s["analysed"] for s in steps if s["analysed"] is not None}
     busy = [(ends[step], t) for step, t in used.items()]
-    put, analysed = _everything_up_to(ends), _everything_up_to(used)
+    put, analysed = everything_up_to(ends), everything_up_to(used)
 
     def draw(width: float) -> Canvas:
         canvas = Canvas(width, 0, "Timeline of the simulation against the analytics")
@@ -203,7 +168,7 @@ def _throughput(record: Mapping[str, Any], times: Times | None) -> Chart | None:
 
 
 def _memory(record: Mapping[str, Any], times: Times | None) -> Chart | None:
-    series = _by_worker(record)
+    series = by_worker(record)
     if times is None or max(map(len, series.values()), default=0) < 2:
         return None
     names = {w["address"]: f"worker {w['receiver']}" for w in record["workers"] if w["address"]}
@@ -289,19 +254,6 @@ def _waiting(record: Mapping[str, Any]) -> Chart | None:
 
 def _chart(name: str, title: str, caption: str, draw: Callable[[float], Canvas]) -> Chart:
     return Chart(name, title, caption, "".join(draw(w).svg(cls) for cls, w in WIDTHS.items()))
-
-
-def _end(step: Mapping[str, Any]) -> float:
-    """When all ranks had put a step: their reports may be late, its use cannot be early."""
-    analysed = step["analysed"]
-    complete: float = step["complete"]
-    return complete if analysed is None else min(complete, analysed)
-
-
-def _everything_up_to(when: Mapping[int, float]) -> list[tuple[float, int]]:
-    """From when on nothing is missing up to and including each step; both rise."""
-    steps = sorted(when)
-    return list(zip(accumulate((when[step] for step in steps), max), steps, strict=True))
 
 
 def _share(
@@ -396,32 +348,3 @@ def _cut(record: Mapping[str, Any], times: Times) -> str:
     if not parts:
         return ""
     return f" Start-up and end ({' and '.join(parts)} of the run) are not drawn."
-
-
-def _by_worker(record: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    series: dict[str, list[Mapping[str, Any]]] = {}
-    for sample in record["samples"]:
-        if sample["t"] is not None and sample["rss"] is not None:
-            series.setdefault(sample["worker"] or "worker", []).append(sample)
-    order = {w["address"]: i for i, w in enumerate(record["workers"])}
-    return dict(sorted(series.items(), key=lambda item: order.get(item[0], len(order))))
-
-
-def _union(intervals: Iterable[Interval]) -> list[Interval]:
-    merged: list[Interval] = []
-    for start, stop in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return merged
-
-
-def _interpolated(points: Sequence[tuple[float, float]], t: float) -> float:
-    i = bisect_right(points, t, key=lambda point: point[0])
-    if i == 0:
-        return points[0][1]
-    if i == len(points):
-        return points[-1][1]
-    (t0, v0), (t1, v1) = points[i - 1], points[i]
-    return v0 + (v1 - v0) * (t - t0) / (t1 - t0)

@@ -11,7 +11,8 @@ import pytest
 import run_records
 
 from ips_components.report import _numbers as numbers
-from ips_components.report._charts import charts, covered, rates
+from ips_components.report._charts import charts
+from ips_components.report._series import covered, rates
 from ips_components.report._svg import Axis
 from ips_components.report.html import render, write_report
 from ips_components.report.record import make_record, write_record
