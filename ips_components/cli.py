@@ -15,6 +15,7 @@ from ips_components.errors import IPSComponentsError
 MODULES = (
     "ips_components.commands.check",
     "ips_components.commands.new",
+    "ips_components.commands.replay",
     "ips_components.commands.version",
     "ips_components.report.commands",
 )

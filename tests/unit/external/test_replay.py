@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import xarray as xr
 import zarr
 from distributed import Client
 
+from ips_components.cli import main
 from ips_components.errors import ConfigError, ContractError
 from ips_components.external import RunSettings, _stores, replay
 from ips_components.external._stores import stored_arrays
@@ -252,3 +255,35 @@ def test_the_config_may_add_to_what_the_store_says(client, tmp_path):
     changes = {"arrays": described, "chunks": {"absent": (1, 1)}, "policies": {"absent": "drop"}}
     _, found = run(client, tmp_path, about, tmp_path / "field.zarr", **changes)
     assert float(found["first"]) == FIELD[0, 0, 0]
+
+
+# -- the command line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_command_replays_an_analysis_beside_the_data(tmp_path, monkeypatch, capsys, workers):
+    store_zarr(tmp_path / "field.zarr")
+    (tmp_path / "beside.py").write_text(
+        "def hottest(arrays, first=0):\n"
+        "    t = arrays['temperature'][first:]\n"
+        "    return {'hottest': t.max(), 'map': t.to_xarray().max('time')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    command = ["replay", "field.zarr", "--analysis", "beside:hottest", "--args", "first=2"]
+    assert main([*command, "--results", "out.nc", "--workers", workers]) == 0
+    said = capsys.readouterr().out
+    assert f"hottest: {FIELD[2:].max():g}" in said
+    assert "map: y 6 x x 4" in said
+    with xr.open_dataset(tmp_path / "out.nc") as found:
+        np.testing.assert_array_equal(found["map"], FIELD[2:].max(axis=0))
+
+
+def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["replay", "absent.zarr", "--analysis", f"{__name__}:corner"]) == 1
+    assert "absent.zarr: no such file or folder" in capsys.readouterr().err
+    command = ["replay", "absent.zarr", "--analysis", f"{__name__}:corner", "--args", "3"]
+    assert main(command) == 1
+    assert "name=value" in capsys.readouterr().err
