@@ -1,0 +1,605 @@
+/* Arrays as the program describes them, and each array's share of this rank. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ips_internal.h"
+
+static char *copy(const char *text)
+{
+    char *out = malloc(strlen(text) + 1);
+    return out ? strcpy(out, text) : NULL;
+}
+
+array *ipsb_array(ips_bridge *b, const char *name)
+{
+    for (size_t i = 0; i < b->n_arrays; i++)
+        if (!strcmp(b->arrays[i]->name, name))
+            return b->arrays[i];
+    return NULL;
+}
+
+array *ipsb_array_add(ips_bridge *b, const char *name)
+{
+    array **more = realloc(b->arrays, sizeof *more * (b->n_arrays + 1));
+    array *a = more ? calloc(1, sizeof *a) : NULL;
+    if (more)
+        b->arrays = more;
+    if (!a)
+        return NULL;
+    a->name = copy(name);
+    if (!a->name) {
+        free(a);
+        return NULL;
+    }
+    a->ndim = -1;
+    a->every = 1;
+    a->steps = -1;
+    b->arrays[b->n_arrays++] = a;
+    return a;
+}
+
+void ipsb_array_free(array *a)
+{
+    for (size_t r = 0; r < a->n_rings; r++) {
+        for (uint32_t i = 0; i < a->rings[r].n; i++)
+            ipsb_slot_free(a->rings[r].slots[i]);
+        free(a->rings[r].slots);
+    }
+    for (int i = 0; i < PLANS; i++)
+        if (a->others[i]) {
+            ipsb_plan_free(a->others[i]);
+            free(a->others[i]);
+        }
+    if (a->fixed)
+        ipsb_plan_free(a->fixed);
+    free(a->fixed);
+    free(a->boxes);
+    free(a->rings);
+    free(a->wanted);
+    free(a->moved);
+    free(a->scratch);
+    free(a->dims);
+    free(a->attributes);
+    free(a->name);
+    free(a);
+}
+
+/* ---- Describing ----------------------------------------------------------------------------- */
+
+static bool is_name(const char *name)
+{
+    static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+    static const char rest[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789.";
+    return name && *name && strchr(first, *name) && name[strspn(name, rest)] == '\0';
+}
+
+int ips_bridge_declare(ips_bridge *b, const char *name, const char *dtype, int ndim,
+                       const int64_t *shape)
+{
+    char explicit_name[24];
+    int64_t itemsize = ipsb_dtype(dtype, explicit_name);
+    array *a;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "an array's name must consist of letters, digits, '_' and '.', and begin "
+                         "with a letter or '_'");
+    if (b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: declare arrays before the join", name);
+    if (!itemsize)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: unknown dtype %s", name,
+                         dtype ? dtype : "NULL");
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (ndim && !shape))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: expected 0 to %d dimensions, got %d", name,
+                         IPS_BRIDGE_MAX_DIMS, ndim);
+    for (int d = 0; d < ndim; d++)
+        if (shape[d] < 1 && !(d == 0 && shape[d] == -1))
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "array %s: its shape must be >= 1 along dimension %d, got %lld", name,
+                             d, (long long)shape[d]);
+    a = ipsb_array(b, name);
+    if (a && a->declared)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is declared twice", name);
+    if (!a && !(a = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    if (a->has_block && a->ndim != ndim)
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: its block has %d dimensions, not %d",
+                         name, a->ndim, ndim);
+    a->declared = b->described = true;
+    a->ndim = ndim;
+    a->itemsize = itemsize;
+    a->ragged = ndim > 0 && shape[0] == -1;
+    memcpy(a->dtype, explicit_name, sizeof a->dtype);
+    for (int d = 0; d < ndim; d++)
+        a->shape[d] = shape[d];
+    return IPS_BRIDGE_OK;
+}
+
+/* The declared array, or a failure. */
+static int declared(ips_bridge *b, const char *name, array **out)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    *out = name ? ipsb_array(b, name) : NULL;
+    if (b->joined || !*out || !(*out)->declared)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s: declare it first, and describe it before the join",
+                         name ? name : "NULL");
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_steps(ips_bridge *b, const char *name, int64_t first, int64_t every, int64_t count)
+{
+    array *a;
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (every < 1)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: steps must rise, got every = %lld", name,
+                         (long long)every);
+    a->first = first;
+    a->every = every;
+    a->steps = count > 0 ? count : -1;
+    return IPS_BRIDGE_OK;
+}
+
+/* Take the text of a buffer over from `out`. */
+static int take_text(ips_bridge *b, buffer *out, char **text)
+{
+    ipsb_append(out, "", 1);
+    if (out->failed) {
+        ipsb_buffer_free(out);
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+    }
+    free(*text);
+    *text = (char *)out->data;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_dims(ips_bridge *b, const char *name, const char *dims)
+{
+    array *a;
+    buffer out = {0};
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (!dims)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: no names of dimensions", name);
+    for (const char *at = dims; *at;) {
+        size_t n = strcspn(at, ", ");
+        char word[256];
+        if (n && n < sizeof word) {
+            memcpy(word, at, n);
+            word[n] = '\0';
+            if (out.length)
+                ipsb_append(&out, ",", 1);
+            ipsb_append_json_string(&out, word);
+        }
+        at += n + strspn(at + n, ", ");
+    }
+    return take_text(b, &out, &a->dims);
+}
+
+int ips_bridge_attribute(ips_bridge *b, const char *name, const char *attribute, const char *text)
+{
+    array *a;
+    buffer out = {0};
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (!attribute || !text)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: an attribute has a name and a text", name);
+    if (a->attributes) {
+        ipsb_append(&out, a->attributes, strlen(a->attributes));
+        ipsb_append(&out, ",", 1);
+    }
+    ipsb_append_json_string(&out, attribute);
+    ipsb_append(&out, ":", 1);
+    ipsb_append_json_string(&out, text);
+    return take_text(b, &out, &a->attributes);
+}
+
+static bool add_box(array *a, const int64_t *offset, const int64_t *count)
+{
+    size_t ndim = (size_t)a->ndim;
+    int64_t *more = realloc(a->boxes, sizeof *more * (2 * ndim * (a->n_boxes + 1) + 1));
+    if (!more)
+        return false;
+    a->boxes = more;
+    for (size_t d = 0; d < ndim; d++) {
+        more[2 * ndim * a->n_boxes + d] = a->offset[d] = offset[d];
+        more[2 * ndim * a->n_boxes + ndim + d] = a->count[d] = count[d];
+    }
+    a->n_boxes++;
+    return true;
+}
+
+int ips_bridge_block(ips_bridge *b, const char *name, const char *dtype, int ndim,
+                     const int64_t *offset, const int64_t *count, const int64_t *halo)
+{
+    char explicit_name[24] = "";
+    array *a;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name) || b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "say which block this rank has before the join");
+    if (dtype && !ipsb_dtype(dtype, explicit_name))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: unknown dtype %s", name, dtype);
+    a = ipsb_array(b, name);
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (offset && !count) ||
+        (a && a->ndim >= 0 && a->ndim != ndim))
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: a block of %d dimensions", name, ndim);
+    if (a && a->ragged)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is ragged: it has rows, not blocks", name);
+    for (int d = 0; d < ndim; d++)
+        if ((offset && (offset[d] < 0 || count[d] < 0)) || (halo && halo[d] < 0))
+            return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                             "array %s: offset, count and halo must be >= 0 along dimension %d",
+                             name, d);
+    if (!a && !(a = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    a->has_block = true;
+    a->ndim = ndim;
+    if (dtype)
+        memcpy(a->block_dtype, explicit_name, sizeof a->block_dtype);
+    for (int d = 0; d < ndim && halo; d++)
+        a->halo[d] = halo[d];
+    a->has_halo |= halo != NULL;
+    a->varies |= ndim && !offset;
+    return a->varies || add_box(a, offset, count)
+               ? IPS_BRIDGE_OK
+               : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+}
+
+static void numbers(buffer *out, const int64_t *values, int n)
+{
+    ipsb_append(out, "[", 1);
+    for (int i = 0; i < n; i++)
+        ipsb_append_text(out, "%s%lld", i ? "," : "", (long long)values[i]);
+    ipsb_append(out, "]", 1);
+}
+
+/* The blocks of all arrays for which they are known, as a JSON object. */
+static void boxes(const ips_bridge *b, buffer *out)
+{
+    bool any = false;
+    ipsb_append(out, "{", 1);
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (!a->has_block || a->varies || (b->has_contract && !a->contract))
+            continue;
+        ipsb_append(out, ",", any);
+        any = true;
+        ipsb_append_json_string(out, a->name);
+        ipsb_append_text(out, ":[");
+        for (size_t n = 0; n < a->n_boxes; n++) {
+            const int64_t *box = a->boxes + 2 * n * (size_t)a->ndim;
+            ipsb_append_text(out, n ? ",[" : "[");
+            numbers(out, box, a->ndim);
+            ipsb_append(out, ",", 1);
+            numbers(out, box + a->ndim, a->ndim);
+            ipsb_append(out, "]", 1);
+        }
+        ipsb_append(out, "]", 1);
+    }
+    ipsb_append(out, "}", 1);
+}
+
+int ips_bridge_where(ips_bridge *b, const char **text)
+{
+    if (!b || !text)
+        return IPS_BRIDGE_USAGE;
+    b->where.length = 0;
+    ipsb_append(&b->where, "[", 1);
+    ipsb_append_json_string(&b->where, b->hostname);
+    ipsb_append(&b->where, ",", 1);
+    boxes(b, &b->where);
+    ipsb_append(&b->where, "]", 2); /* with its NUL */
+    *text = (const char *)b->where.data;
+    if (!b->where.failed)
+        return IPS_BRIDGE_OK;
+    *text = "";
+    return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+}
+
+int ips_bridge_ranks(ips_bridge *b, const char *texts)
+{
+    buffer out = {0};
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->rank != 0 || b->joined || !texts)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "rank 0 tells where the ranks are, before its request");
+    ipsb_append(&out, texts, strlen(texts));
+    return take_text(b, &out, &b->hosts);
+}
+
+void ipsb_hello_info(const ips_bridge *b, buffer *out)
+{
+    bool any = false;
+    ipsb_append_text(out, "{\"host\":");
+    ipsb_append_json_string(out, b->hostname);
+    ipsb_append_text(out, ",\"version\":\"%s (C)\"", IPS_BRIDGE_VERSION);
+    if (b->has_contract) {
+        ipsb_append_text(out, ",\"blocks\":");
+        boxes(b, out);
+        ipsb_append(out, "}", 1);
+        return;
+    }
+    ipsb_append_text(out, ",\"hosts\":[");
+    ipsb_append(out, b->hosts, b->hosts ? strlen(b->hosts) : 0);
+    ipsb_append_text(out, "],\"arrays\":[");
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (!a->declared)
+            continue;
+        ipsb_append(out, ",", any);
+        any = true;
+        ipsb_append_text(out, "{\"name\":");
+        ipsb_append_json_string(out, a->name);
+        ipsb_append_text(out, ",\"dtype\":");
+        ipsb_append_json_string(out, a->dtype);
+        ipsb_append_text(out, ",\"shape\":");
+        numbers(out, a->shape, a->ndim);
+        ipsb_append_text(out, ",\"steps\":{\"start\":%lld,\"every\":%lld,\"count\":",
+                         (long long)a->first, (long long)a->every);
+        if (a->steps > 0)
+            ipsb_append_text(out, "%lld}", (long long)a->steps);
+        else
+            ipsb_append_text(out, "null}");
+        ipsb_append_text(out, ",\"ragged\":%s,\"dims\":[", a->ragged ? "true" : "false");
+        ipsb_append(out, a->dims, a->dims ? strlen(a->dims) : 0);
+        ipsb_append_text(out, "],\"attrs\":{");
+        ipsb_append(out, a->attributes, a->attributes ? strlen(a->attributes) : 0);
+        ipsb_append_text(out, "}}");
+    }
+    ipsb_append_text(out, "]}");
+}
+
+/* ---- Joining -------------------------------------------------------------------------------- */
+
+static int compare(ips_bridge *b, const array *a, const agreement *c)
+{
+    int first = c->ragged ? 2 : 1;
+    const int64_t *shape = a->shape + (c->ragged ? 1 : 0);
+    bool same = !strcmp(a->dtype, c->dtype) && a->ndim == c->ndim - 1 && a->ragged == c->ragged &&
+                a->first == c->first && a->every == c->every && a->steps == c->steps;
+    for (int d = first; same && d < c->ndim; d++)
+        same = shape[d - first] == c->shape[d];
+    if (same)
+        return IPS_BRIDGE_OK;
+    return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                     "array %s is declared with another type, shape or steps than the contract has "
+                     "(declared: %s, %d dimensions; contract: %s, %d): describe it in one place "
+                     "only",
+                     a->name, a->dtype, a->ndim, c->dtype, c->ndim - 1);
+}
+
+/* The regular decomposition's block of this rank. */
+static int regular(ips_bridge *b, array *a, const int64_t *shape, int grid_ndim,
+                   const int64_t *agreed_grid)
+{
+    int ndim = a->ndim;
+    int64_t grid[MAX_NDIM], offset[MAX_NDIM], count[MAX_NDIM], ranks = 1, rest = b->rank;
+    if (grid_ndim)
+        memcpy(grid, agreed_grid, sizeof grid);
+    else
+        ipsb_dims_create(b->size, ndim, grid);
+    for (int d = 0; d < ndim && ranks <= b->size; d++)
+        ranks *= grid[d];
+    if ((grid_ndim && grid_ndim != ndim) || ranks != b->size)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s: its process grid is for another number of ranks than %d; say "
+                         "which block each rank has by ips_bridge_block",
+                         a->name, b->size);
+    for (int d = ndim - 1; d >= 0; d--) {
+        int64_t n = shape[d], i = rest % grid[d];
+        rest /= grid[d];
+        offset[d] = i * n / grid[d];
+        count[d] = (i + 1) * n / grid[d] - offset[d];
+    }
+    a->has_block = add_box(a, offset, count);
+    return a->has_block ? IPS_BRIDGE_OK
+                        : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", a->name);
+}
+
+static int make_plan(ips_bridge *b, const array *a, const int64_t *offset, const int64_t *count,
+                     plan **out)
+{
+    int code;
+    *out = malloc(sizeof **out);
+    code = *out ? ipsb_plan_make(*out, a->contract, offset, count, a->halo) : IPS_BRIDGE_MEMORY;
+    if (!code)
+        return code;
+    free(*out);
+    *out = NULL;
+    return ipsb_fail(b, code, code == IPS_BRIDGE_MEMORY
+                                  ? "array %s: no memory for its geometry"
+                                  : "array %s: the block is outside the global shape",
+                     a->name);
+}
+
+static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
+{
+    int code;
+    if (a->declared && (code = compare(b, a, c)))
+        return code;
+    if (a->has_block && a->ndim != c->ndim - 1)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s: the block has %d dimensions, the contract %d", a->name, a->ndim,
+                         c->ndim - 1);
+    if (a->block_dtype[0] && strcmp(a->block_dtype, c->dtype) != 0)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s: the program puts %s, the contract has %s", a->name,
+                         a->block_dtype, c->dtype);
+    a->contract = c;
+    a->ordinal = ordinal;
+    a->itemsize = c->itemsize;
+    a->ragged = c->ragged;
+    a->ndim = c->ndim - 1;
+    a->wanted = malloc(sizeof *a->wanted * (size_t)c->n_wanted);
+    if (!a->wanted)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", a->name);
+    for (int i = 0; i < c->n_wanted; i++) {
+        progression time = c->wanted[(size_t)i * (size_t)c->ndim], steps;
+        bool known = false;
+        steps = (progression){c->first + c->every * time.start, time.count,
+                              time.count > 1 ? c->every * time.step : 1};
+        for (int j = 0; j < a->n_wanted; j++)
+            known |= !memcmp(&a->wanted[j], &steps, sizeof steps);
+        if (!known)
+            a->wanted[a->n_wanted++] = steps;
+    }
+    if (c->ragged)
+        return IPS_BRIDGE_OK;
+    if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim)
+        memcpy(a->halo, c->halo, sizeof a->halo);
+    if (!a->has_block && (code = regular(b, a, c->shape + 1, a->declared ? 0 : c->grid_ndim, c->grid)))
+        return code;
+    if (a->n_boxes != 1 || a->varies)
+        return IPS_BRIDGE_OK;
+    return make_plan(b, a, a->offset, a->count, &a->fixed);
+}
+
+int ipsb_arrays_join(ips_bridge *b)
+{
+    b->agreed = calloc((size_t)b->contract.n_arrays + 1, sizeof *b->agreed);
+    if (!b->agreed)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for the arrays");
+    for (int i = 0; i < b->contract.n_arrays; i++) {
+        agreement *c = &b->contract.arrays[i];
+        array *a = ipsb_array(b, c->name);
+        int code;
+        if (b->described && (!a || !a->declared))
+            return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                             "the analysis wants array %s, which this simulation does not declare: "
+                             "rename one of them",
+                             c->name);
+        if (!a && !(a = ipsb_array_add(b, c->name)))
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", c->name);
+        if ((code = join_array(b, a, c, (uint32_t)i)))
+            return code;
+        b->agreed[i] = a;
+    }
+    for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
+        array *a = b->arrays[i];
+        int code = a->contract || a->ragged || a->has_block || !a->declared
+                       ? IPS_BRIDGE_OK
+                       : regular(b, a, a->shape, 0, NULL);
+        if (code)
+            return code;
+    }
+    return IPS_BRIDGE_OK;
+}
+
+int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *count,
+                 const plan **out)
+{
+    size_t bytes = sizeof *offset * (size_t)a->ndim;
+    int oldest = 0, code;
+    plan *made;
+    *out = a->fixed;
+    if (a->fixed && !memcmp(offset, a->fixed->offset, bytes) &&
+        !memcmp(count, a->fixed->count, bytes))
+        return IPS_BRIDGE_OK;
+    for (int i = 0; i < PLANS; i++) {
+        plan *p = a->others[i];
+        if (p && !memcmp(offset, p->offset, bytes) && !memcmp(count, p->count, bytes)) {
+            p->used = ++a->plan_uses;
+            *out = p;
+            return IPS_BRIDGE_OK;
+        }
+        if (!p || (a->others[oldest] && p->used < a->others[oldest]->used))
+            oldest = i;
+        if (!p)
+            break;
+    }
+    if ((code = make_plan(b, a, offset, count, &made)))
+        return code;
+    if (a->others[oldest])
+        ipsb_plan_free(a->others[oldest]);
+    free(a->others[oldest]);
+    a->others[oldest] = made;
+    made->used = ++a->plan_uses;
+    *out = made;
+    return IPS_BRIDGE_OK;
+}
+
+/* ---- What was sent -------------------------------------------------------------------------- */
+
+bool ipsb_note_moved(array *a, int64_t chunk, int64_t t)
+{
+    if (!a->moved && !(a->moved = malloc(sizeof *a->moved * MOVED)))
+        return false;
+    a->moved[a->n_moved++ % MOVED] = (moved){chunk, t};
+    return true;
+}
+
+static bool in_slots(const array *a, int64_t chunk, int64_t t)
+{
+    for (size_t r = 0; r < a->n_rings; r++)
+        for (uint32_t i = 0; i < a->rings[r].n; i++) {
+            const slot *s = a->rings[r].slots[i];
+            for (size_t j = 0; j < s->n_stored && !s->busy; j++)
+                if (s->stored[j].chunk == chunk && s->stored[j].t == t)
+                    return true;
+        }
+    return false;
+}
+
+/* Whether the declared block gave something to a chunk that is no longer there. */
+static bool fixed_lacks(const array *a, int64_t chunk)
+{
+    const agreement *c = a->contract;
+    int64_t low, high, space = chunk % c->n_space;
+    ipsb_chunk_times(c, chunk / c->n_space, &low, &high);
+    for (size_t g = 0; g < a->fixed->n_groups; g++) {
+        const cut_group *group = &a->fixed->groups[g];
+        bool mine = false;
+        for (size_t i = 0; i < group->n && !mine; i++)
+            mine = a->fixed->cuts[group->first + i].space == space;
+        for (int64_t t = low; mine && t < high; t++) {
+            if (c->first + c->every * t > a->last_step)
+                break;
+            if (ipsb_has(group->time, t) && !in_slots(a, chunk, t))
+                return true;
+        }
+    }
+    return false;
+}
+
+bool ipsb_lacks(const ips_bridge *b, const array *a, int64_t chunk, int64_t *no_rows)
+{
+    size_t n = a->n_moved < MOVED ? a->n_moved : MOVED;
+    int64_t here;
+    *no_rows = -1;
+    if (!a->any_step)
+        return false;
+    if (!a->ragged) {
+        for (size_t i = 0; i < n; i++)
+            if (a->moved[i].chunk == chunk && !in_slots(a, chunk, a->moved[i].t))
+                return true;
+        return a->fixed_put && fixed_lacks(a, chunk);
+    }
+    int64_t t = chunk / a->contract->n_space;
+    if (a->contract->first + a->contract->every * t > a->last_step ||
+        !ipsb_rows_at(a->contract, b->rank, b->size, t, &here) || here != chunk ||
+        in_slots(a, chunk, t))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (a->moved[i].chunk == chunk)
+            *no_rows = t;
+    return *no_rows < 0;
+}
+
+void ipsb_counters(const array *a, uint64_t out[COUNTERS])
+{
+    out[0] = a->ordinal;
+    out[1] = out[6] = 0;
+    for (int i = 0; i < 4; i++) {
+        out[2 + i] = a->blocks[i];
+        out[7 + i] = a->bytes[i];
+        out[1] += a->blocks[i];
+        out[6] += a->bytes[i];
+    }
+}

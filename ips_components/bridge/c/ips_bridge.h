@@ -1,0 +1,257 @@
+/* The bridge in C: couples the ranks of a simulation to the Dask analysis of its arrays.
+ *
+ * It needs nothing but the C library, neither MPI nor threads. One program has one bridge per rank:
+ *
+ *     ips_bridge *bridge;
+ *     ips_bridge_open(&bridge, rank, size);
+ *     ips_bridge_declare(bridge, "temperature", "f8", 2, (int64_t[]){ny, nx});
+ *     ips_bridge_block(bridge, "temperature", "f8", 2, offset, count, halo);
+ *     if (rank == 0) ips_bridge_request(bridge, NULL, &blob, &length);
+ *     ... broadcast `length` bytes of `blob` (ips_bridge_mpi.h does it for MPI) ...
+ *     ips_bridge_join(bridge, blob, length);
+ *     for (step = 0; step < steps; step++)
+ *         ips_bridge_put(bridge, "temperature", step, cells);
+ *     ips_bridge_close(bridge, 0, NULL);
+ *     ips_bridge_free(bridge);
+ *
+ * Every call returns a code of `enum ips_bridge_code`, 0 for success; `ips_bridge_error` says in
+ * words what went wrong and what to do. Where the analytics end early and the run's policy is to go
+ * on without them (the default), calls succeed and do nothing.
+ *
+ *   call                     who          waits                              buffers
+ *   open declare block where independent  no                                 copied
+ *   request                  rank 0       for contact file and contract      blob: the bridge's
+ *   join                     collective   for one receiver                   blob: reusable
+ *   put put_block put_rows   independent  for credit and a free buffer; one  reusable on return
+ *                                         copy; TCP: until the kernel took
+ *                                         it. Not in the contract: no
+ *   acquire                  independent  for credit and a free buffer       the bridge's
+ *   publish discard          independent  TCP: until the kernel took it      not to be touched any more
+ *   step_end progress        independent  no
+ *   wait                     independent  until receivers took all, or timeout
+ *   receive                  rank 0       for the value, or timeout          value: the bridge's
+ *   should_stop              independent  no
+ *   close                    collective   until all is taken and accounted
+ *   free                     independent  no
+ *
+ * "Collective" means that every rank must call it for the run to go well; no call synchronises
+ * ranks by itself. "Independent" calls may come at any time and in any order of arrays within a
+ * step; steps of an array must rise. One thread at a time may use a bridge, and a forked child must
+ * not. Arrays of numbers (shape, offset, ...) have one entry per dimension of space, the last one
+ * being the fastest in memory, and are copied.
+ *
+ * The library works only inside its calls: it has no thread. What arrives in between (a wish to
+ * send a lost chunk again, for instance) waits until the next call. A program that computes for
+ * minutes between puts may call `ips_bridge_progress` now and then.
+ */
+#ifndef IPS_BRIDGE_H
+#define IPS_BRIDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define IPS_BRIDGE_API __attribute__((visibility("default")))
+#else
+#define IPS_BRIDGE_API
+#endif
+
+#define IPS_BRIDGE_VERSION "0.1.0"
+
+typedef struct ips_bridge ips_bridge;
+
+enum ips_bridge_code {
+    IPS_BRIDGE_OK = 0,
+    IPS_BRIDGE_USAGE = 1,      /* a call that makes no sense here, or impossible arguments */
+    IPS_BRIDGE_GEOMETRY = 2,   /* a type, shape or offset that contradicts what was described */
+    IPS_BRIDGE_CONTACT = 3,    /* no contact file, or one that cannot be trusted */
+    IPS_BRIDGE_CONTRACT = 4,   /* the contract is damaged or contradicts this program */
+    IPS_BRIDGE_PROTOCOL = 5,   /* a receiver said something that it must not say */
+    IPS_BRIDGE_REFUSED = 6,    /* a receiver will not have this rank */
+    IPS_BRIDGE_DEADLINE = 7,   /* something did not happen in time */
+    IPS_BRIDGE_LOST = 8,       /* the analytics are gone, and the policy is to end with them */
+    IPS_BRIDGE_MEMORY = 9,     /* out of memory */
+    IPS_BRIDGE_SYSTEM = 10,    /* a system call failed */
+    IPS_BRIDGE_NOTHING = 11,   /* receive: there is no such value (yet) */
+    IPS_BRIDGE_INCOMPLETE = 12 /* receivers did not take everything before the end */
+};
+
+enum { IPS_BRIDGE_MAX_DIMS = 15 }; /* of space */
+
+/* ---- Opening ------------------------------------------------------------------------------ */
+
+/* Make a bridge for one of `size` ranks. Independent, no input or output. */
+IPS_BRIDGE_API int ips_bridge_open(ips_bridge **bridge, int rank, int size);
+
+/* Describe an array in code, alike on every rank, before request and join. Without any such call
+ * the arrays are those that the workflow's configuration describes.
+ *
+ * dtype  as NumPy writes it: "f8", "<f4", "i4", "u1", "c16", "b1", "float64", ...
+ * shape  global shape of space; shape[0] = -1: ragged, the rows vary from rank to rank and step to
+ *        step (particles) */
+IPS_BRIDGE_API int ips_bridge_declare(ips_bridge *bridge, const char *array, const char *dtype,
+                                      int ndim, const int64_t *shape);
+
+/* Steps at which a declared array is put: first, first + every, ...; count <= 0: not known. */
+IPS_BRIDGE_API int ips_bridge_steps(ips_bridge *bridge, const char *array, int64_t first,
+                                    int64_t every, int64_t count);
+
+/* Names of the dimensions of a declared array, separated by commas: "y,x". */
+IPS_BRIDGE_API int ips_bridge_dims(ips_bridge *bridge, const char *array, const char *dims);
+
+/* A text that travels with a declared array, such as "units", "K". */
+IPS_BRIDGE_API int ips_bridge_attribute(ips_bridge *bridge, const char *array, const char *name,
+                                        const char *text);
+
+/* This rank's block of an array, declared or configured; before request and join. Called again, it
+ * adds another block. Without any call, ranks have the regular decomposition of the global shape
+ * (blocks [i*n/p, (i+1)*n/p), ranks in C order).
+ *
+ * dtype   type of the cells that will be put, checked against the contract; NULL: not checked
+ * offset  global index of the block's first cell; NULL: blocks move, every put tells its place
+ * count   extent of the block, without halo; a rank may have none (0)
+ * halo    ghost cells on both sides in what is put, never sent; NULL: none, or what the
+ *         configuration says */
+IPS_BRIDGE_API int ips_bridge_block(ips_bridge *bridge, const char *array, const char *dtype,
+                                    int ndim, const int64_t *offset, const int64_t *count,
+                                    const int64_t *halo);
+
+/* Optional, for runs on several hosts: chunks then go to receivers on the host of their blocks.
+ * Every rank tells in a text where it is (valid until the next call), rank 0 takes the texts of all
+ * ranks in order, joined by commas, before its request. ips_bridge_connect_mpi does it. */
+IPS_BRIDGE_API int ips_bridge_where(ips_bridge *bridge, const char **text);
+IPS_BRIDGE_API int ips_bridge_ranks(ips_bridge *bridge, const char *texts);
+
+/* Rank 0: find the contact file (NULL: by the environment's IPS_COMPONENTS_CONTACT) and wait for
+ * the contract. Whatever the outcome, `blob` is set and must be broadcast: when this call fails, it
+ * carries the error to the `join` of all ranks. It holds the run's secret. It stays the bridge's
+ * and lives until free, or the next request. */
+IPS_BRIDGE_API int ips_bridge_request(ips_bridge *bridge, const char *contact, const void **blob,
+                                      size_t *length);
+
+/* Every rank: take rank 0's blob, plan what will be sent, and connect. Returns rank 0's error, if
+ * it had one, on all ranks alike. */
+IPS_BRIDGE_API int ips_bridge_join(ips_bridge *bridge, const void *blob, size_t length);
+
+/* ---- Putting ------------------------------------------------------------------------------ */
+
+/* Offer the only declared block (with halo, C order, without gaps) of one step. What the contract names
+ * of it is copied and sent; `cells` may be reused on return. */
+IPS_BRIDGE_API int ips_bridge_put(ips_bridge *bridge, const char *array, int64_t step,
+                                  const void *cells);
+
+/* The same for any block and any layout in memory.
+ *
+ * offset   global index of the first cell without halo; NULL: the declared block's
+ * count    extent without halo; NULL: the declared block's
+ * strides  bytes from one cell to the next along each dimension, negative ones too; NULL: C order
+ * cells    first cell of the array, halo included */
+IPS_BRIDGE_API int ips_bridge_put_block(ips_bridge *bridge, const char *array, int64_t step,
+                                        const void *cells, const int64_t *offset,
+                                        const int64_t *count, const int64_t *strides);
+
+/* Offer this rank's rows of a ragged array; every rank puts at every step, none (0) included. */
+IPS_BRIDGE_API int ips_bridge_put_rows(ips_bridge *bridge, const char *array, int64_t step,
+                                       const void *cells, int64_t rows, const int64_t *strides);
+
+/* Get memory inside the transport for the declared block (with halo, C order, cells unspecified)
+ * to compute into: publishing it costs no copy. It is the bridge's after publish or discard. At
+ * most one block of an array is acquired at a time. Not for ragged arrays. */
+IPS_BRIDGE_API int ips_bridge_acquire(ips_bridge *bridge, const char *array, int64_t step,
+                                      void **cells);
+
+/* Put what was acquired. */
+IPS_BRIDGE_API int ips_bridge_publish(ips_bridge *bridge, const char *array);
+
+/* Give back what was acquired; nothing is put. */
+IPS_BRIDGE_API int ips_bridge_discard(ips_bridge *bridge, const char *array);
+
+/* Say that this rank has put all of a step; the next step's first put implies it. */
+IPS_BRIDGE_API int ips_bridge_step_end(ips_bridge *bridge, int64_t step);
+
+/* Send and receive what is possible at once. */
+IPS_BRIDGE_API int ips_bridge_progress(ips_bridge *bridge);
+
+/* Wait until receivers have taken all that was put. timeout: seconds; < 0: the run's deadline.
+ * IPS_BRIDGE_INCOMPLETE when they have not. */
+IPS_BRIDGE_API int ips_bridge_wait(ips_bridge *bridge, double timeout);
+
+/* ---- News from the analysis ---------------------------------------------------------------- */
+
+enum ips_bridge_kind {
+    IPS_BRIDGE_DOUBLE = 0, /* double, `ndim` dimensions */
+    IPS_BRIDGE_INTEGER = 1, /* int64_t, `ndim` dimensions */
+    IPS_BRIDGE_TEXT = 2,   /* UTF-8; `data` ends with a NUL that `bytes` does not count */
+    IPS_BRIDGE_JSON = 3    /* UTF-8 too */
+};
+
+typedef struct ips_bridge_value {
+    int64_t step; /* for which it was sent */
+    int kind;     /* enum ips_bridge_kind */
+    int ndim;
+    const int64_t *shape;
+    size_t count; /* of numbers; 1 for texts */
+    size_t bytes;
+    const void *data;
+} ips_bridge_value;
+
+/* Rank 0: a value that the analysis sent under a name. timeout: seconds to wait for the value that
+ * was sent for exactly this step; < 0: the run's deadline for a step; 0: do not wait, take the
+ * latest that was sent for this step or an earlier one. With step INT64_MAX, the latest of all.
+ * IPS_BRIDGE_NOTHING when there is none. The value is the bridge's and lives until the next call.
+ * The analysis talks to rank 0 only: broadcast what it says. */
+IPS_BRIDGE_API int ips_bridge_receive(ips_bridge *bridge, const char *name, int64_t step,
+                                      double timeout, ips_bridge_value *value);
+
+/* The same for numbers, converted to double: at most `capacity`, their number in `count`. */
+IPS_BRIDGE_API int ips_bridge_receive_doubles(ips_bridge *bridge, const char *name, int64_t step,
+                                              double timeout, double *values, int64_t capacity,
+                                              int64_t *count);
+
+/* Set `stop` to 1 when the analysis has what it wants. Ranks learn it at different times: broadcast
+ * rank 0's answer. */
+IPS_BRIDGE_API int ips_bridge_should_stop(ips_bridge *bridge, int *stop);
+
+/* ---- Ending ------------------------------------------------------------------------------- */
+
+/* Send what is left, say goodbye with the final account, and disconnect. May be called twice.
+ * aborted: 0, or 1 when the simulation failed, with the reason in words (or NULL). */
+IPS_BRIDGE_API int ips_bridge_close(ips_bridge *bridge, int aborted, const char *reason);
+
+/* Free everything; without a close, receivers take the rank for dead. NULL is allowed. */
+IPS_BRIDGE_API void ips_bridge_free(ips_bridge *bridge);
+
+/* ---- Telling ------------------------------------------------------------------------------ */
+
+/* What the last failed call suffered from, in words. Lives until the next call. */
+IPS_BRIDGE_API const char *ips_bridge_error(const ips_bridge *bridge);
+
+/* A few words on a code. */
+IPS_BRIDGE_API const char *ips_bridge_code_text(int code);
+
+/* An array's account on this rank, cumulative: produced = skipped + delivered + dropped + lost. */
+typedef struct ips_bridge_account {
+    uint64_t blocks[5]; /* produced, skipped, delivered, dropped, lost */
+    uint64_t bytes[5];
+} ips_bridge_account;
+
+IPS_BRIDGE_API int ips_bridge_statistics(ips_bridge *bridge, const char *array,
+                                         ips_bridge_account *account);
+
+/* Seconds that this rank waited for credit and buffers so far. */
+IPS_BRIDGE_API double ips_bridge_waited(const ips_bridge *bridge);
+
+/* Why nothing is sent any more, in words, or NULL while the analytics are there. */
+IPS_BRIDGE_API const char *ips_bridge_lost(const ips_bridge *bridge);
+
+/* How many receivers are reached by shared memory and by TCP. */
+IPS_BRIDGE_API int ips_bridge_lanes(const ips_bridge *bridge, int *shm, int *tcp);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

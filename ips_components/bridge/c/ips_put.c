@@ -1,0 +1,768 @@
+/* Putting: from the program's memory through a slot to the receivers of its chunks. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "ips_internal.h"
+
+/* ns: between looks at the sockets while nothing is wanted; from a welcome to the first credit, which
+ * is on its way */
+static const int64_t LOOK = 50000000, FRESH = 50000000;
+
+/* What is put: a block by its plan, or rows. */
+typedef struct offer {
+    array *a;
+    const plan *plan; /* NULL: rows */
+    int64_t step, t, rows;
+} offer;
+
+static int64_t seconds(double value)
+{
+    return (int64_t)(value * 1e9);
+}
+
+bool ipsb_quiet(const ips_bridge *b)
+{
+    return b->fault || b->lost[0];
+}
+
+int ipsb_check(ips_bridge *b)
+{
+    if (b->fault && b->fault_abort)
+        return ipsb_fail(b, IPS_BRIDGE_LOST, "the analysis failed: %s", b->fault_text);
+    if (b->lost[0] && b->contact.abort_on_loss)
+        return ipsb_fail(b, IPS_BRIDGE_LOST, "%s", b->lost);
+    return IPS_BRIDGE_OK;
+}
+
+/* ---- Who may be sent what -------------------------------------------------------------------- */
+
+/* The single piece of a rank's rows. */
+static bool find_rows(ips_bridge *b, const offer *o)
+{
+    array *a = o->a;
+    const agreement *c = a->contract;
+    int64_t chunk;
+    int ndim = c->ndim - 1;
+    const progression *wanted = ipsb_rows_at(c, b->rank, b->size, o->t, &chunk);
+    progression *src = a->row_spans, *dst = a->row_spans + ndim;
+    b->pieces.n = 0;
+    if (!wanted)
+        return true;
+    if (!b->pieces.room && !(b->pieces.items = malloc(sizeof *b->pieces.items)))
+        return false;
+    b->pieces.room = b->pieces.room ? b->pieces.room : 1;
+    a->row_cut = (cut){chunk % c->n_space, o->rows, src, dst};
+    src[0] = dst[0] = (progression){0, o->rows, 1};
+    for (int d = 1; d < ndim; d++) {
+        src[d] = wanted[d + 1];
+        dst[d] = (progression){0, wanted[d + 1].count, 1};
+        a->row_cut.cells *= wanted[d + 1].count;
+    }
+    b->pieces.items[0] =
+        (piece){chunk, ipsb_owner(c, chunk), {0, 1, 1}, &a->row_cut};
+    b->pieces.n = 1;
+    return true;
+}
+
+static bool find(ips_bridge *b, const offer *o)
+{
+    return o->plan ? ipsb_plan_at(o->plan, o->t, &b->pieces) : find_rows(b, o);
+}
+
+/* Whether all pieces may be sent now. If not: the first receiver that is not there (`absent`), or
+ * that gave no credit (`lacking`) for `row`. */
+static bool admissible(ips_bridge *b, const array *a, uint32_t *absent, peer **lacking, int64_t *row)
+{
+    *lacking = NULL;
+    for (size_t i = 0; i < b->pieces.n; i++) {
+        const piece *p = &b->pieces.items[i];
+        peer *k = ipsb_link_of(b, p->receiver);
+        *row = p->chunk / a->contract->n_space;
+        *absent = p->receiver;
+        if (!k)
+            return false;
+        ipsb_link_start(b, k);
+        if (k->standing != LINK_OPEN)
+            return false;
+        if (k->admitted[a->ordinal] <= *row && !ipsb_is_welcome(k, a->ordinal, p->chunk)) {
+            *lacking = k;
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool want(peer *k, const array *a, int64_t row)
+{
+    buffer frame = {0};
+    if (k->wanted[a->ordinal] == row)
+        return true;
+    k->wanted[a->ordinal] = row;
+    ipsb_pack_number(&frame, OP_WANT, a->ordinal, 0, (uint64_t)row);
+    if (!ipsb_enqueue_frame(k, &frame, false))
+        return false;
+    ipsb_pump(k);
+    return true;
+}
+
+/* Wait until all pieces may be sent; it does not wait for credit under policy drop, nor when the
+ * analysis has all that it wants. The pieces are found anew whenever something has changed, since
+ * their receivers may. */
+static int admit(ips_bridge *b, const offer *o, bool *admitted)
+{
+    const array *a = o->a;
+    int64_t now = 0, deadline = 0, gone_since = 0, row = 0;
+    uint32_t absent = 0;
+    peer *lacking;
+    *admitted = false;
+    for (;;) {
+        int code = ipsb_check(b);
+        if (code)
+            return code;
+        if (!find(b, o))
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory for its pieces", a->name);
+        if (ipsb_quiet(b))
+            return IPS_BRIDGE_OK;
+        if (admissible(b, a, &absent, &lacking, &row)) {
+            *admitted = true;
+            return IPS_BRIDGE_OK;
+        }
+        now = ipsb_now();
+        const peer *k = ipsb_link_of(b, absent);
+        if (!lacking && (!k || k->standing == LINK_GONE)) {
+            gone_since = gone_since ? gone_since : now;
+            if (now - gone_since > seconds(b->contact.connect))
+                snprintf(b->lost, sizeof b->lost,
+                         "receiver %u is gone, and nobody else took its chunks within %g s", absent,
+                         b->contact.connect);
+        } else {
+            gone_since = 0;
+        }
+        if (lacking && (b->stop || (a->contract->drop && now - lacking->opened > FRESH)))
+            return IPS_BRIDGE_OK;
+        if (lacking && !want(lacking, a, row))
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
+        deadline = deadline ? deadline : now + seconds(b->contact.step);
+        if (now >= deadline)
+            return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
+                             "array %s, rank %d: receiver %u gave no credit within %g s; the "
+                             "analysis holds its memory or has stopped; give workers more memory, "
+                             "or raise the deadline",
+                             a->name, b->rank, absent, b->contact.step);
+        ipsb_progress(b, deadline);
+    }
+}
+
+/* ---- Slots ---------------------------------------------------------------------------------- */
+
+/* The n-th put of an array in a step has the n-th ring. */
+static ring *ring_of(ips_bridge *b, array *a, int64_t step)
+{
+    size_t nth = a->any_step && a->last_step == step ? a->nth : 0;
+    a->nth = nth + 1;
+    if (nth >= a->n_rings) {
+        ring *more = realloc(a->rings, sizeof *more * (nth + 1));
+        if (!more)
+            return NULL;
+        a->rings = more;
+        a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + 3};
+        a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
+        if (!a->rings[nth].slots)
+            return NULL;
+        a->n_rings = nth + 1;
+    }
+    return &a->rings[nth];
+}
+
+/* Receivers need not keep a slot mapped that is used no more. */
+static void retire(ips_bridge *b, slot *s)
+{
+    for (uint32_t i = 0; i < b->n_links && i < s->n_announced; i++) {
+        buffer frame = {0};
+        peer *k = b->links[i];
+        if (k->standing != LINK_OPEN || s->announced[i] != k->generation)
+            continue;
+        ipsb_pack_slot_drop(&frame, s->number);
+        (void)ipsb_enqueue_frame(k, &frame, false);
+    }
+    ipsb_slot_free(s);
+}
+
+static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
+{
+    slot *s = ipsb_slot_make(b->next_slot++, bytes, b->shared);
+    if (s) {
+        s->ring = r->number;
+        s->length = r->length;
+        s->spare = r->length - 2;
+    }
+    return s;
+}
+
+/* The free slot that was used longest ago, NULL when none is free; `failed`: no memory. */
+static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
+{
+    slot *s = NULL;
+    uint32_t at = r->n;
+    *failed = false;
+    if (r->n < r->length) {
+        s = new_slot(b, r, bytes);
+        *failed = !s;
+        if (!s)
+            return NULL;
+        r->slots[r->n++] = s;
+    } else {
+        for (uint32_t i = 0; i < r->n; i++)
+            if (!r->slots[i]->pending && (at == r->n || r->slots[i]->used < r->slots[at]->used))
+                at = i;
+        if (at == r->n)
+            return NULL;
+        s = r->slots[at];
+        if (s->abandoned || s->size < bytes) {
+            slot *other = new_slot(b, r, bytes);
+            *failed = !other;
+            if (!other)
+                return NULL;
+            retire(b, s);
+            s = r->slots[at] = other;
+        }
+    }
+    s->used = ++r->turn;
+    return s;
+}
+
+/* A slot that may be written, marked busy; NULL with code 0 when the analytics are lost. */
+static int take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waited)
+{
+    int64_t deadline = 0;
+    *waited = false;
+    for (;;) {
+        bool failed;
+        slot *s = next_slot(b, r, bytes, &failed);
+        int code;
+        if (failed)
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a buffer of %zu bytes", bytes);
+        *out = s;
+        if (s) {
+            s->busy = true;
+            ipsb_slot_clear(s);
+            return IPS_BRIDGE_OK;
+        }
+        if ((code = ipsb_check(b)) || ipsb_quiet(b))
+            return code;
+        *waited = true;
+        deadline = deadline ? deadline : ipsb_now() + seconds(b->contact.step);
+        if (ipsb_now() >= deadline)
+            return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
+                             "rank %d: no buffer came back from the receivers within %g s; the "
+                             "analysis holds the data or has stopped",
+                             b->rank, b->contact.step);
+        ipsb_progress(b, deadline);
+    }
+}
+
+/* Take back a slot that was not published; it is the next one again. */
+static void unused(slot *s)
+{
+    s->busy = false;
+    s->used = 0;
+    ipsb_slot_clear(s);
+}
+
+/* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
+static int prepare(ips_bridge *b, const offer *o, ring *r, size_t bytes, slot **out, bool *admitted)
+{
+    int64_t began = ipsb_now();
+    bool waited = true;
+    int code = admit(b, o, admitted);
+    size_t need = bytes;
+    *out = NULL;
+    for (size_t i = 0; !bytes && i < b->pieces.n; i++)
+        need += ((size_t)(b->pieces.items[i].cut->cells * o->a->itemsize) + 63) & ~(size_t)63;
+    if (!code && *admitted && b->pieces.n) {
+        code = take_slot(b, r, need, out, &waited);
+        if (!code && *out && waited) { /* the world may have changed meanwhile */
+            code = admit(b, o, admitted);
+            if (code || !*admitted) {
+                unused(*out);
+                *out = NULL;
+            }
+        }
+        *admitted = *admitted && *out;
+    }
+    b->waited_ns += (uint64_t)(ipsb_now() - began);
+    return code;
+}
+
+/* ---- Sending -------------------------------------------------------------------------------- */
+
+/* Hand what is queued to the kernel. Shared memory needs a few bytes only; over TCP the cells are
+ * waited for: nobody else would send them while the program computes. */
+static void hand_over(ips_bridge *b)
+{
+    int64_t deadline = 0;
+    for (;;) {
+        bool busy = false;
+        for (uint32_t i = 0; i < b->n_links; i++) {
+            peer *k = b->links[i];
+            if (k->standing != LINK_OPEN || ipsb_link_idle(k))
+                continue;
+            if (!deadline)
+                ipsb_pump(k);
+            busy |= k->standing == LINK_OPEN && !k->shm && !ipsb_link_idle(k);
+        }
+        if (!busy)
+            return;
+        deadline = deadline ? deadline : ipsb_now() + seconds(b->contact.step);
+        if (ipsb_now() >= deadline)
+            return; /* it goes on in later calls */
+        ipsb_progress(b, deadline);
+    }
+}
+
+static int publish(ips_bridge *b, slot *s)
+{
+    bool sent = true;
+    s->busy = false;
+    for (size_t i = 0; i < s->n_stored; i++) {
+        peer *k = ipsb_link_of(b, b->pieces.items[i].receiver);
+        sent = sent && k && ipsb_enqueue_piece(k, s, i);
+    }
+    hand_over(b);
+    return sent ? IPS_BRIDGE_OK : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
+}
+
+static void count(array *a, int what, uint64_t blocks, int64_t bytes)
+{
+    a->blocks[what] += blocks;
+    a->bytes[what] += (uint64_t)bytes;
+}
+
+/* Account for a block that nobody took. */
+static int not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
+{
+    bool dropped = !code && !ipsb_quiet(b) && !b->stop;
+    count(a, dropped ? DROPPED : !code && !ipsb_quiet(b) ? SKIPPED : LOST, 1, bytes);
+    for (size_t i = 0; dropped && i < b->pieces.n; i++) {
+        const piece *p = &b->pieces.items[i];
+        peer *k = ipsb_link_of(b, p->receiver);
+        buffer frame = {0};
+        if (!k || k->standing == LINK_GONE)
+            continue;
+        ipsb_pack_number(&frame, OP_DROPPED, a->ordinal, 0, (uint64_t)p->chunk);
+        if (!ipsb_enqueue_frame(k, &frame, true))
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
+    }
+    if (dropped)
+        hand_over(b);
+    return code;
+}
+
+static int64_t wanted_bytes(const ips_bridge *b, const array *a)
+{
+    int64_t cells = 0;
+    for (size_t i = 0; i < b->pieces.n; i++)
+        cells += b->pieces.items[i].cut->cells;
+    return cells * a->itemsize;
+}
+
+/* Where a piece lies in the program's array, and the strides of its cells. */
+static int64_t locate(const cut *c, int ndim, const int64_t *strides, int64_t *own)
+{
+    int64_t at = 0;
+    for (int d = 0; d < ndim; d++) {
+        at += c->src[d].start * strides[d];
+        own[d] = c->src[d].step * strides[d];
+    }
+    return at;
+}
+
+static void begin_step(ips_bridge *b, int64_t step)
+{
+    if (b->in_step && b->step != step)
+        ipsb_end_step(b, false); /* it travels with the first piece of the next step */
+    b->in_step = true;
+    b->step = step;
+}
+
+/* Remember where a block went whose place cannot be computed later. */
+static void note(ips_bridge *b, const offer *o)
+{
+    o->a->any_step = true;
+    o->a->last_step = o->step;
+    if (o->plan == o->a->fixed && o->plan)
+        o->a->fixed_put = true;
+    else
+        for (size_t i = 0; o->plan && i < b->pieces.n; i++)
+            (void)ipsb_note_moved(o->a, b->pieces.items[i].chunk, o->t);
+}
+
+/* Copy the wanted cells into a slot and send it. */
+static int send_cells(ips_bridge *b, const offer *o, const uint8_t *cells, const int64_t *strides,
+                      int64_t total)
+{
+    array *a = o->a;
+    int ndim = a->contract->ndim;
+    bool admitted;
+    slot *s;
+    ring *r = ring_of(b, a, o->step);
+    int code = r ? prepare(b, o, r, 0, &s, &admitted)
+                 : ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
+    if (!r || (code == IPS_BRIDGE_OK && !b->pieces.n)) {
+        count(a, r ? SKIPPED : LOST, 1, total);
+        return code;
+    }
+    int64_t wanted = wanted_bytes(b, a);
+    count(a, SKIPPED, 0, total - wanted);
+    note(b, o);
+    if (code || !admitted)
+        return not_sent(b, a, code, wanted);
+    size_t place = 0;
+    for (size_t i = 0; i < b->pieces.n; i++) {
+        const piece *p = &b->pieces.items[i];
+        int64_t counts[MAX_NDIM], from[MAX_NDIM], dense[MAX_NDIM], run = a->itemsize;
+        int64_t at = locate(p->cut, ndim - 1, strides, from);
+        for (int d = ndim - 2; d >= 0; d--) {
+            counts[d] = p->cut->dst[d].count;
+            dense[d] = run;
+            run *= counts[d];
+        }
+        ipsb_gather(s->memory + place, cells + at, ndim - 1, counts, from, (size_t)a->itemsize, 0,
+                    p->cut->cells);
+        if (!ipsb_slot_store(s, a->ordinal, o->t, p, ndim, place, dense, a->itemsize)) {
+            unused(s);
+            return not_sent(b, a, ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory"), wanted);
+        }
+        place += ((size_t)run + 63) & ~(size_t)63;
+    }
+    count(a, DELIVERED, 1, wanted);
+    return publish(b, s);
+}
+
+/* ---- Calls ---------------------------------------------------------------------------------- */
+
+static bool is_wanted(const array *a, int64_t step)
+{
+    for (int i = 0; i < a->n_wanted; i++)
+        if (ipsb_has(a->wanted[i], step))
+            return true;
+    return false;
+}
+
+/* Now and then, have a look at what arrived although nothing is put. */
+static void glance(ips_bridge *b)
+{
+    struct timespec coarse;
+#ifdef CLOCK_MONOTONIC_COARSE
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &coarse);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &coarse);
+#endif
+    int64_t now = coarse.tv_sec * (int64_t)1000000000 + coarse.tv_nsec;
+    if (now - b->last_look < LOOK)
+        return;
+    b->last_look = now;
+    ipsb_progress(b, 0);
+}
+
+static int64_t bytes_of(const array *a, const int64_t *extent)
+{
+    int64_t bytes = a->itemsize;
+    for (int d = 0; d < a->ndim; d++)
+        bytes *= extent[d];
+    return bytes;
+}
+
+/* Find the array of a put. `out` is NULL when it is done: nobody wants the step. */
+static int begin(ips_bridge *b, const char *name, int64_t step, array **out)
+{
+    array *a;
+    *out = NULL;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!b->joined || b->closed || !name)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is %s",
+                         !name ? "asked for an array without a name"
+                               : b->closed ? "closed" : "not joined yet");
+    a = ipsb_array(b, name);
+    if (!a && b->described)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s was not declared", name);
+    if (!a && !(a = ipsb_array_add(b, name))) /* the config may offer what nobody wants */
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    if (a->contract && is_wanted(a, step)) {
+        *out = a;
+        return IPS_BRIDGE_OK;
+    }
+    a->blocks[SKIPPED]++;
+    glance(b);
+    return IPS_BRIDGE_OK;
+}
+
+static int wrong_kind(ips_bridge *b, const array *a)
+{
+    return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s %s", a->name,
+                     a->ragged ? "is ragged: use ips_bridge_put_rows"
+                               : "is not ragged: use ips_bridge_put");
+}
+
+int ips_bridge_put(ips_bridge *b, const char *name, int64_t step, const void *cells)
+{
+    return ips_bridge_put_block(b, name, step, cells, NULL, NULL, NULL);
+}
+
+int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                         const int64_t *offset, const int64_t *extent, const int64_t *strides)
+{
+    int64_t own[MAX_NDIM], total;
+    array *a;
+    offer o = {0};
+    int code = begin(b, name, step, &a);
+    if (code || !a) {
+        array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
+        if (skipped && skipped->ndim >= 0 && !skipped->ragged)
+            skipped->bytes[SKIPPED] += (uint64_t)bytes_of(skipped, extent ? extent : skipped->count);
+        return code;
+    }
+    if (a->ragged)
+        return wrong_kind(b, a);
+    if ((!offset || !extent) && !a->fixed)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s: this rank has %zu blocks; say which one by "
+                         "ips_bridge_put_block",
+                         name, a->n_boxes);
+    offset = offset ? offset : a->offset;
+    extent = extent ? extent : a->count;
+    o = (offer){.a = a, .step = step, .t = ipsb_time_index(a->contract, step)};
+    if ((code = ipsb_plan_of(b, a, offset, extent, &o.plan)))
+        return code;
+    total = bytes_of(a, extent);
+    if (total && !cells)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", name);
+    if (!strides) {
+        int64_t run = a->itemsize;
+        for (int d = a->ndim - 1; d >= 0; d--) {
+            own[d] = run;
+            run *= extent[d] + 2 * a->halo[d];
+        }
+        strides = own;
+    }
+    begin_step(b, step);
+    ipsb_progress(b, 0);
+    return send_cells(b, &o, cells, strides, total);
+}
+
+int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                        int64_t rows, const int64_t *strides)
+{
+    int64_t own[MAX_NDIM], total = rows;
+    array *a;
+    offer o = {0};
+    int code;
+    if (b && (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells)))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", name ? name : "NULL",
+                         (long long)rows);
+    code = begin(b, name, step, &a);
+    if (code || !a) {
+        array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
+        if (skipped && skipped->ragged) {
+            for (int d = 1; d < skipped->ndim; d++)
+                total *= skipped->contract ? skipped->contract->shape[d + 1] : skipped->shape[d];
+            skipped->bytes[SKIPPED] += (uint64_t)(total * skipped->itemsize);
+        }
+        return code;
+    }
+    if (!a->ragged)
+        return wrong_kind(b, a);
+    for (int d = a->ndim - 1; d >= 0; d--) {
+        own[d] = d == a->ndim - 1 ? a->itemsize : own[d + 1] * a->contract->shape[d + 2];
+        total *= d ? a->contract->shape[d + 1] : 1;
+    }
+    o = (offer){.a = a, .step = step, .t = ipsb_time_index(a->contract, step), .rows = rows};
+    begin_step(b, step);
+    ipsb_progress(b, 0);
+    if (rows)
+        return send_cells(b, &o, cells, strides ? strides : own, total * a->itemsize);
+
+    bool admitted;
+    buffer frame = {0};
+    int64_t began = ipsb_now();
+    code = admit(b, &o, &admitted);
+    b->waited_ns += (uint64_t)(ipsb_now() - began);
+    if (!code && !b->pieces.n) {
+        count(a, SKIPPED, 1, 0);
+        return code;
+    }
+    note(b, &o);
+    if (code || !admitted)
+        return not_sent(b, a, code, 0);
+    const piece *p = &b->pieces.items[0];
+    ipsb_pack_rows(&frame, a->ordinal, 0, (uint64_t)p->chunk, (uint64_t)o.t, 0);
+    (void)ipsb_note_moved(a, p->chunk, o.t); /* there is no slot that would remember it */
+    count(a, DELIVERED, 1, 0);
+    if (!ipsb_enqueue_frame(ipsb_link_of(b, p->receiver), &frame, true))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
+    hand_over(b);
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_acquire(ips_bridge *b, const char *name, int64_t step, void **cells)
+{
+    array *a;
+    bool admitted;
+    int64_t bytes;
+    int code = IPS_BRIDGE_OK;
+    if (!b || !cells)
+        return IPS_BRIDGE_USAGE;
+    a = name ? ipsb_array(b, name) : NULL;
+    if (!b->joined || b->closed || !a || a->n_boxes != 1 || a->varies || !a->itemsize ||
+        a->acquiring)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s cannot be acquired: %s", name ? name : "NULL",
+                         a && a->acquiring ? "its last block is not published yet"
+                                           : "the bridge is not joined, or the array has no block");
+    bytes = a->itemsize;
+    for (int d = 0; d < a->ndim; d++)
+        bytes *= a->count[d] + 2 * a->halo[d];
+    a->acquired = NULL;
+    if (a->contract && is_wanted(a, step)) {
+        offer o = {.a = a, .plan = a->fixed, .step = step, .t = ipsb_time_index(a->contract, step)};
+        ring *r;
+        ipsb_progress(b, 0);
+        r = ring_of(b, a, step);
+        if (!r)
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+        code = prepare(b, &o, r, (size_t)bytes + !bytes, &a->acquired, &admitted);
+        if (code)
+            return code;
+    }
+    if (!a->acquired && !a->scratch && !(a->scratch = malloc((size_t)bytes + 1)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+    a->acquiring = true;
+    a->acquired_step = step;
+    *cells = a->acquired ? a->acquired->memory : a->scratch;
+    return code;
+}
+
+/* The array whose block is acquired, which ends by this. */
+static int acquired(ips_bridge *b, const char *name, array **out)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    *out = name ? ipsb_array(b, name) : NULL;
+    if (b->closed || !*out || !(*out)->acquiring)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: nothing is acquired", name ? name : "NULL");
+    (*out)->acquiring = false;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_discard(ips_bridge *b, const char *name)
+{
+    array *a;
+    int code = acquired(b, name, &a);
+    if (!code && a->acquired)
+        unused(a->acquired);
+    return code;
+}
+
+int ips_bridge_publish(ips_bridge *b, const char *name)
+{
+    int64_t strides[MAX_NDIM], own[MAX_NDIM], run, wanted;
+    bool admitted, stored = true;
+    array *a;
+    slot *s;
+    int code = acquired(b, name, &a);
+    if (code)
+        return code;
+    if (!a->acquired)
+        return ips_bridge_put(b, name, a->acquired_step, a->scratch);
+    s = a->acquired;
+    a->acquired = NULL;
+    run = a->itemsize;
+    for (int d = a->ndim - 1; d >= 0; d--) {
+        strides[d] = run;
+        run *= a->count[d] + 2 * a->halo[d];
+    }
+    offer o = {.a = a, .plan = a->fixed, .step = a->acquired_step,
+               .t = ipsb_time_index(a->contract, a->acquired_step)};
+    begin_step(b, o.step);
+    code = admit(b, &o, &admitted);
+    wanted = wanted_bytes(b, a);
+    count(a, SKIPPED, 0, bytes_of(a, a->count) - wanted);
+    note(b, &o);
+    for (size_t i = 0; !code && admitted && stored && i < b->pieces.n; i++) {
+        const piece *p = &b->pieces.items[i];
+        int64_t at = locate(p->cut, a->ndim, strides, own);
+        stored = ipsb_slot_store(s, a->ordinal, o.t, p, a->ndim + 1, (size_t)at, own, a->itemsize);
+    }
+    if (!stored)
+        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+    if (code || !admitted) {
+        unused(s);
+        return not_sent(b, a, code, wanted);
+    }
+    count(a, DELIVERED, 1, wanted);
+    return publish(b, s);
+}
+
+/* ---- Steps ---------------------------------------------------------------------------------- */
+
+/* The link over which this rank reports. */
+static peer *home(ips_bridge *b)
+{
+    if (b->home && b->home->standing == LINK_OPEN)
+        return b->home;
+    for (uint32_t i = 0; i < b->n_links; i++)
+        if (b->links[i]->standing == LINK_OPEN)
+            return b->home = b->links[i];
+    return b->home && b->home->standing != LINK_GONE ? b->home : NULL;
+}
+
+void ipsb_end_step(ips_bridge *b, bool now)
+{
+    size_t n = (size_t)b->contract.n_arrays;
+    peer *k = home(b);
+    buffer frame = {0};
+    uint64_t *counters;
+    b->in_step = false;
+    if (ipsb_quiet(b) || !k || !(counters = malloc(sizeof *counters * COUNTERS * (n + 1))))
+        return;
+    for (size_t i = 0; i < n; i++)
+        ipsb_counters(b->agreed[i], counters + COUNTERS * i);
+    ipsb_pack_step_end(&frame, b->step, b->waited_ns, counters, (uint32_t)n);
+    free(counters);
+    if (ipsb_enqueue_frame(k, &frame, false) && now)
+        ipsb_pump(k);
+}
+
+int ips_bridge_step_end(ips_bridge *b, int64_t step)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!b->joined || b->closed)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is not open");
+    if (!b->in_step) {
+        b->in_step = true;
+        b->step = step;
+    }
+    if (b->step == step)
+        ipsb_end_step(b, true);
+    ipsb_progress(b, 0);
+    return ipsb_check(b);
+}
+
+bool ipsb_drain(ips_bridge *b, double limit)
+{
+    int64_t deadline = ipsb_now() + seconds(limit < 1e8 ? limit : 1e8);
+    for (bool first = true;; first = false) {
+        bool drained = true;
+        for (uint32_t i = 0; i < b->n_links; i++) {
+            const peer *k = b->links[i];
+            drained &= k->standing == LINK_GONE || (ipsb_link_idle(k) && !k->unacked.first);
+        }
+        if (drained || (!first && (ipsb_quiet(b) || ipsb_now() >= deadline)))
+            return drained;
+        ipsb_progress(b, deadline);
+    }
+}

@@ -1,0 +1,410 @@
+/* A simulation rank that does what its standard input says, one command per line, and answers each
+ * with one line: "ok ..." or "error CODE words". The tests are thus real C programs, driven from
+ * Python step by step. Cells follow a pattern of global index and step that Python knows too. */
+#define _POSIX_C_SOURCE 200809L
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ips_bridge.h"
+
+enum { DIMS = 16, ARRAYS = 8 };
+
+static struct known {
+    char name[64];
+    int ndim;
+    int64_t itemsize, global[DIMS], offset[DIMS], count[DIMS], halo[DIMS];
+    void *acquired;
+    int64_t step;
+} known[ARRAYS];
+
+static ips_bridge *bridge;
+static int rank;
+static char *rest;
+
+static const char *word(void)
+{
+    const char *token = strtok_r(NULL, " \n", &rest);
+    return token ? token : "";
+}
+
+static int64_t number(void)
+{
+    return strtoll(word(), NULL, 10);
+}
+
+static void numbers(int64_t *out, int n)
+{
+    for (int i = 0; i < n; i++)
+        out[i] = number();
+}
+
+static struct known *find(const char *name)
+{
+    for (int i = 0; i < ARRAYS; i++)
+        if (!strcmp(known[i].name, name))
+            return &known[i];
+    fprintf(stderr, "remote: no array %s\n", name);
+    exit(2);
+}
+
+static void pattern(unsigned char *cell, int64_t itemsize, int64_t index, int64_t step)
+{
+    for (int64_t k = 0; k < itemsize; k++)
+        cell[k] = (unsigned char)(index * 7 + step * 13 + k * 31);
+}
+
+/* Fill a block, halo included (with 0xEE), that lies in memory with the given strides. */
+static void fill(unsigned char *first, const struct known *a, const int64_t *offset,
+                 const int64_t *count, const int64_t *strides, int64_t step)
+{
+    int64_t at[DIMS] = {0}, total = 1;
+    for (int d = 0; d < a->ndim; d++)
+        total *= count[d] + 2 * a->halo[d];
+    for (int64_t i = 0; i < total; i++) {
+        int64_t index = 0, place = 0;
+        int inside = 1;
+        for (int d = 0; d < a->ndim; d++) {
+            int64_t own = at[d] - a->halo[d];
+            inside &= own >= 0 && own < count[d];
+            index = index * a->global[d] + offset[d] + own;
+            place += at[d] * strides[d];
+        }
+        if (inside)
+            pattern(first + place, a->itemsize, index, step);
+        else
+            memset(first + place, 0xEE, (size_t)a->itemsize);
+        for (int d = a->ndim - 1; d >= 0 && ++at[d] == count[d] + 2 * a->halo[d]; d--)
+            at[d] = 0;
+    }
+}
+
+/* Strides of an order: C, F (first dimension fastest), or R (C, backwards along all dimensions);
+ * returns the bytes, and where the first cell lies. */
+static size_t layout(const struct known *a, const int64_t *count, char order, int64_t *strides,
+                     size_t *first)
+{
+    int64_t run = a->itemsize;
+    *first = 0;
+    for (int i = 0; i < a->ndim; i++) {
+        int d = order == 'F' ? i : a->ndim - 1 - i;
+        int64_t n = count[d] + 2 * a->halo[d];
+        strides[d] = order == 'R' ? -run : run;
+        if (order == 'R' && n)
+            *first += (size_t)((n - 1) * run);
+        run *= n;
+    }
+    return (size_t)run;
+}
+
+static int put(struct known *a, int64_t step, const int64_t *offset, const int64_t *count,
+               char order)
+{
+    int64_t strides[DIMS];
+    size_t first, bytes = layout(a, count, order, strides, &first);
+    unsigned char *cells = malloc(bytes + 1);
+    int code;
+    fill(cells + first, a, offset, count, strides, step);
+    if (order == 'C' && offset == a->offset)
+        code = ips_bridge_put(bridge, a->name, step, cells);
+    else
+        code = ips_bridge_put_block(bridge, a->name, step, cells + first, offset, count, strides);
+    memset(cells, 0xDD, bytes); /* it may be reused on return */
+    free(cells);
+    return code;
+}
+
+static int put_rows(struct known *a, int64_t step, int64_t rows)
+{
+    int64_t columns = 1;
+    for (int d = 1; d < a->ndim; d++)
+        columns *= a->global[d];
+    unsigned char *cells = malloc((size_t)(rows * columns * a->itemsize) + 1);
+    int code;
+    for (int64_t i = 0; i < rows * columns; i++)
+        pattern(cells + i * a->itemsize, a->itemsize, rank * 1000003 + i, step);
+    code = ips_bridge_put_rows(bridge, a->name, step, cells, rows, NULL);
+    free(cells);
+    return code;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* bench ARRAY FIRST STEPS PACE_US IN_PLACE: tells the median and the mean of the calls, in us. */
+static int bench(struct known *a)
+{
+    int64_t first = number(), steps = number(), pace = number(), in_place = number();
+    int64_t strides[DIMS];
+    size_t at, bytes = layout(a, a->count, 'C', strides, &at);
+    unsigned char *cells = malloc(bytes + 1);
+    double *took = malloc(sizeof *took * (size_t)(steps + 1)), sum = 0;
+    int code = 0;
+    fill(cells, a, a->offset, a->count, strides, 0);
+    for (int64_t i = 0; i < steps && !code; i++) {
+        double begin, held = 0;
+        void *out = NULL;
+        if (in_place) {
+            begin = now();
+            code = ips_bridge_acquire(bridge, a->name, first + i, &out);
+            held = now() - begin;
+            if (!code)
+                memcpy(out, cells, bytes); /* the computation */
+            begin = now();
+            if (!code)
+                code = ips_bridge_publish(bridge, a->name);
+        } else {
+            begin = now();
+            code = ips_bridge_put(bridge, a->name, first + i, cells);
+        }
+        took[i] = now() - begin + held;
+        sum += took[i];
+        if (pace)
+            nanosleep(&(struct timespec){pace / 1000000, pace % 1000000 * 1000}, NULL);
+    }
+    qsort(took, (size_t)steps, sizeof *took, ascending);
+    if (!code)
+        printf("ok %.3f %.3f\n", took[steps / 2] * 1e6, sum / (double)steps * 1e6);
+    free(took);
+    free(cells);
+    return code;
+}
+
+static int request(void)
+{
+    const char *path = word(), *file = word();
+    const void *blob;
+    size_t length;
+    int code = ips_bridge_request(bridge, strcmp(path, "-") ? path : NULL, &blob, &length);
+    FILE *out;
+    umask(077);
+    out = fopen(file, "wb");
+    if (!out || fwrite(blob, 1, length, out) != length || fclose(out))
+        exit(2);
+    return code;
+}
+
+static int join(void)
+{
+    FILE *in = fopen(word(), "rb");
+    unsigned char *blob;
+    long length;
+    int code;
+    if (!in || fseek(in, 0, SEEK_END) || (length = ftell(in)) < 0)
+        exit(2);
+    rewind(in);
+    blob = malloc((size_t)length + 1);
+    if (!blob || fread(blob, 1, (size_t)length, in) != (size_t)length)
+        exit(2);
+    fclose(in);
+    code = ips_bridge_join(bridge, blob, (size_t)length);
+    free(blob);
+    return code;
+}
+
+static int receive(void)
+{
+    const char *name = word();
+    int64_t step = number();
+    double timeout = strtod(word(), NULL);
+    ips_bridge_value value;
+    int code = ips_bridge_receive(bridge, name, step, timeout, &value);
+    if (code)
+        return code;
+    printf("ok %lld %d", (long long)value.step, value.kind);
+    for (int d = 0; d < value.ndim; d++)
+        printf("%c%lld", d ? 'x' : ' ', (long long)value.shape[d]);
+    printf(" :");
+    for (size_t i = 0; i < value.count && value.kind == IPS_BRIDGE_DOUBLE; i++)
+        printf(" %.17g", ((const double *)value.data)[i]);
+    for (size_t i = 0; i < value.count && value.kind == IPS_BRIDGE_INTEGER; i++)
+        printf(" %lld", (long long)((const int64_t *)value.data)[i]);
+    if (value.kind >= IPS_BRIDGE_TEXT)
+        printf(" %s", (const char *)value.data);
+    printf("\n");
+    return 0;
+}
+
+static int statistics(const char *name)
+{
+    ips_bridge_account account;
+    int code = ips_bridge_statistics(bridge, name, &account);
+    if (code)
+        return code;
+    printf("ok");
+    for (int i = 0; i < 10; i++)
+        printf(" %llu", (unsigned long long)(i < 5 ? account.blocks[i] : account.bytes[i - 5]));
+    printf("\n");
+    return 0;
+}
+
+/* Returns a code, or -1 when the answer was already given. */
+static int obey(const char *command)
+{
+    char name[64];
+    int64_t a[DIMS], b[DIMS], step;
+    struct known *array;
+    if (!strcmp(command, "open")) {
+        rank = (int)number();
+        return ips_bridge_open(&bridge, rank, (int)number());
+    }
+    if (!strcmp(command, "request"))
+        return request();
+    if (!strcmp(command, "join"))
+        return join();
+    if (!strcmp(command, "progress"))
+        return ips_bridge_progress(bridge);
+    if (!strcmp(command, "wait"))
+        return ips_bridge_wait(bridge, strtod(word(), NULL));
+    if (!strcmp(command, "step_end"))
+        return ips_bridge_step_end(bridge, number());
+    if (!strcmp(command, "close")) {
+        int aborted = (int)number();
+        return ips_bridge_close(bridge, aborted, rest && *rest ? rest : NULL);
+    }
+    if (!strcmp(command, "free")) {
+        ips_bridge_free(bridge);
+        bridge = NULL;
+        return 0;
+    }
+    if (!strcmp(command, "receive")) {
+        int code = receive();
+        return code ? code : -1;
+    }
+    if (!strcmp(command, "stop")) {
+        int stop, code = ips_bridge_should_stop(bridge, &stop);
+        if (code)
+            return code;
+        printf("ok %d\n", stop);
+        return -1;
+    }
+    if (!strcmp(command, "lanes")) {
+        int shm, tcp, code = ips_bridge_lanes(bridge, &shm, &tcp);
+        if (code)
+            return code;
+        printf("ok %d %d\n", shm, tcp);
+        return -1;
+    }
+    if (!strcmp(command, "lost")) {
+        const char *why = ips_bridge_lost(bridge);
+        printf("ok %s\n", why ? why : "");
+        return -1;
+    }
+    snprintf(name, sizeof name, "%s", word());
+    if (!strcmp(command, "statistics")) {
+        int code = statistics(name);
+        return code ? code : -1;
+    }
+    if (!strcmp(command, "declare")) {
+        char dtype[24];
+        int ndim;
+        snprintf(dtype, sizeof dtype, "%s", word());
+        ndim = (int)number();
+        numbers(a, ndim);
+        return ips_bridge_declare(bridge, name, dtype, ndim, a);
+    }
+    if (!strcmp(command, "steps")) {
+        int64_t first = number(), every = number();
+        return ips_bridge_steps(bridge, name, first, every, number());
+    }
+    if (!strcmp(command, "dims"))
+        return ips_bridge_dims(bridge, name, word());
+    if (!strcmp(command, "attribute")) {
+        const char *attribute = word();
+        return ips_bridge_attribute(bridge, name, attribute, rest);
+    }
+    if (!strcmp(command, "array")) { /* what this program knows: NAME ITEMSIZE NDIM GLOBAL... */
+        array = find("");
+        snprintf(array->name, sizeof array->name, "%s", name);
+        array->itemsize = number();
+        array->ndim = (int)number();
+        numbers(array->global, array->ndim);
+        return 0;
+    }
+    array = find(name);
+    if (!strcmp(command, "block")) { /* NAME DTYPE OFFSET... COUNT... HALO... */
+        char dtype[24];
+        snprintf(dtype, sizeof dtype, "%s", word());
+        numbers(array->offset, array->ndim);
+        numbers(array->count, array->ndim);
+        numbers(array->halo, array->ndim);
+        return ips_bridge_block(bridge, name, strcmp(dtype, "-") ? dtype : NULL, array->ndim,
+                                array->offset, array->count, array->halo);
+    }
+    if (!strcmp(command, "halo")) { /* NAME HALO...: what the configuration says */
+        numbers(array->halo, array->ndim);
+        return 0;
+    }
+    if (!strcmp(command, "bench")) {
+        int code = bench(array);
+        return code ? code : -1;
+    }
+    if (!strcmp(command, "publish"))
+        return ips_bridge_publish(bridge, name);
+    if (!strcmp(command, "discard"))
+        return ips_bridge_discard(bridge, name);
+    step = number();
+    if (!strcmp(command, "put")) /* NAME STEP ORDER: the declared block */
+        return put(array, step, array->offset, array->count, *word());
+    if (!strcmp(command, "put_block")) { /* NAME STEP ORDER OFFSET... COUNT... */
+        char order = *word();
+        numbers(a, array->ndim);
+        numbers(b, array->ndim);
+        return put(array, step, a, b, order);
+    }
+    if (!strcmp(command, "put_null")) /* the declared block, cells nowhere */
+        return ips_bridge_put(bridge, name, step, NULL);
+    if (!strcmp(command, "rows"))
+        return put_rows(array, step, number());
+    if (!strcmp(command, "acquire")) {
+        array->step = step;
+        return ips_bridge_acquire(bridge, name, step, &array->acquired);
+    }
+    if (!strcmp(command, "fill")) {
+        int64_t strides[DIMS];
+        size_t first;
+        layout(array, array->count, 'C', strides, &first);
+        fill(array->acquired, array, array->offset, array->count, strides, step);
+        return 0;
+    }
+    fprintf(stderr, "remote: unknown command %s\n", command);
+    exit(2);
+}
+
+int main(void)
+{
+    char *line = NULL;
+    size_t room = 0;
+    while (getline(&line, &room, stdin) > 0) {
+        line[strcspn(line, "\n")] = '\0';
+        const char *command = strtok_r(line, " ", &rest);
+        if (!command)
+            continue;
+        int code = obey(command);
+        if (code > 0) {
+            char text[1024];
+            snprintf(text, sizeof text, "%s", ips_bridge_error(bridge));
+            text[strcspn(text, "\n")] = '\0';
+            printf("error %d %s\n", code, text);
+        } else if (code == 0) {
+            printf("ok\n");
+        }
+        fflush(stdout);
+    }
+    ips_bridge_free(bridge);
+    free(line);
+    return 0;
+}

@@ -1,0 +1,297 @@
+"""The C bridge passes the vectors of contracts, pieces and frames that the Python one passes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ips_components.model.decomposition import dims_create
+
+VECTORS = Path(__file__).parents[1] / "conformance"
+GEOMETRY = json.loads((VECTORS / "geometry_vectors.json").read_text(encoding="utf-8"))
+CONTRACTS = json.loads((VECTORS / "contract_vectors.json").read_text(encoding="utf-8"))
+WIRE = json.loads((VECTORS / "wire.json").read_text(encoding="utf-8"))
+TO_RANK = 32
+
+
+@pytest.fixture(scope="session")
+def ask(built):
+    """Give the driver some lines and return its answers."""
+
+    def ask(*lines, command=(str(built / "vectors"),)):
+        text = "".join(f"{line}\n" for line in lines)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return ask
+
+
+def words(*values):
+    """Flatten to the words that the driver prints."""
+    found = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            found += words(*value)
+        elif isinstance(value, bool):
+            found.append(str(int(value)))
+        else:
+            found.append(str(value))
+    return found
+
+
+def text(value):
+    return value.encode().hex() or "-"
+
+
+def selection_words(item):
+    return words(item["start"], item["count"], item["step"])
+
+
+def contract_words(document):
+    found = ["contract", text(document["run"]), str(len(document["arrays"]))]
+    for a in document["arrays"]:
+        count = a["steps"]["count"]
+        found += ["array", a["name"], a["dtype"], str(np.dtype(a["dtype"]).itemsize)]
+        found += words(a["ragged"], a["policy"] == "drop", a["steps"]["start"])
+        found += words(a["steps"]["every"], -1 if count is None else count)
+        found += words(len(a["index_shape"]), a["index_shape"])
+        for dim, runs in enumerate(a["chunk_runs"]):
+            if dim == 0 and count is None:  # repeats to the end of the open-ended axis
+                runs = [[runs[0][0], -(-a["index_shape"][0] // runs[0][0])]]
+            found += words(len(runs), runs)
+        found += selection_words(a["cover"]) + words(len(a["wanted"]))
+        for part in a["wanted"]:
+            found += selection_words(part)
+        placement = a["placement"]
+        found += words(placement["epoch"], placement["period"])
+        found += words(len(placement["owners"]), placement["owners"])
+    return found
+
+
+@pytest.mark.parametrize("vector", CONTRACTS["contracts"], ids=lambda v: v["json"]["run"])
+def test_contract_is_parsed(ask, vector):
+    (answer,) = ask(f"contract {vector['hex']}")
+    assert answer.split() == contract_words(vector["json"])
+
+
+@pytest.mark.parametrize("vector", CONTRACTS["refused"], ids=lambda v: v["why"])
+def test_contract_is_refused(ask, vector):
+    (answer,) = ask(f"contract {vector['hex'] or '-'}")
+    assert answer.startswith("refused ")
+
+
+def piece_words(piece):
+    return [
+        "piece",
+        *words(piece["chunk"], piece["receiver"], piece["src"], piece["dst"], piece["cells"]),
+    ]
+
+
+@pytest.mark.parametrize("vector", GEOMETRY, ids=lambda v: v["title"])
+def test_pieces(ask, vector):
+    for block in vector.get("blocks", ()):
+        box = words(len(block["offset"]), block["offset"], block["shape"], block["halo"])
+        (answer,) = ask(" ".join(["plan", vector["contract"], *box, *block["pieces"]]))
+        found = ["plan", "0"]
+        for t, pieces in block["pieces"].items():
+            found += ["at", t, str(len(pieces))]
+            for piece in pieces:
+                found += piece_words(piece)
+        assert answer.split() == found
+    for one in vector.get("ranks", ()):
+        times = list(one["pieces"])
+        (answer,) = ask(
+            " ".join(["rows", vector["contract"], *words(one["rank"], one["size"]), *times])
+        )
+        found = ["rows"]
+        for t, piece in one["pieces"].items():
+            found += ["at", t]
+            if piece is not None:
+                found += words(piece["chunk"], piece["receiver"], piece["columns"])
+        assert answer.split() == found
+
+
+def receivers_words(endpoints):
+    found = ["receivers", str(len(endpoints))]
+    for e in endpoints:
+        found += words(e["ordinal"], e["port"], e["pid"])
+        found += [text(e[name]) for name in ("host", "unix", "hostname", "boot")]
+    return found
+
+
+def body_words(name, f):
+    """The fields of a message from a receiver, as the driver prints them."""
+    match name:
+        case "Welcome":
+            return words(f["last_seq"], f["ordinal"], f["heartbeat_ms"], f["silence_ms"])
+        case "ContractIs":
+            return [f["digest"], f["contract"], *receivers_words(f["endpoints"])]
+        case "Credit":
+            return words(f["rows"])
+        case "Resend":
+            return words(f["chunk"])
+        case "Ack":
+            return words(f["seq"])
+        case "Release":
+            return words(f["seqs"])
+        case "PlacementIs":
+            found = words(f["epoch"])
+            for one in f["owners"]:
+                found += ["owners", *words(one["array"], one["epoch"], one["period"])]
+                found += words(one["owners"])
+            return found + receivers_words(f["endpoints"])
+        case "Feedback":
+            return [
+                *words(f["step"], f["kind"], len(f["shape"]), f["shape"]),
+                text(f["name"]),
+                f["data"] or "-",
+            ]
+        case "Fault":
+            return [str(f["policy"]), text(f["text"])]
+        case "Stop" | "Refused":
+            return [text(f["text"])]
+        case "ByeAck" | "Ping":
+            return []
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "vector", [v for v in WIRE["frames"] if v["op"] >= TO_RANK], ids=lambda v: v["message"]
+)
+def test_message_to_a_rank_is_parsed(ask, vector):
+    f = vector["fields"]
+    (answer,) = ask(f"frame {vector['frame']}")
+    head = ["frame", *words(vector["op"], f.get("flags", 0), f.get("array", 0))]
+    assert answer.split() == head + body_words(vector["message"], f)
+
+
+def counters_words(counters):
+    return words(len(counters), [[c["array"], c["blocks"], c["bytes"]] for c in counters])
+
+
+def pack_words(name, f):
+    """A message to a receiver, as the driver wants it told."""
+    match name:
+        case "Hello":
+            found = [f["token"], text(f["run"]), *words(f["rank"], f["size"], f["pid"])]
+            return [
+                *found,
+                *words(f["session"]),
+                f["digest"],
+                *words(f["epoch"], f["flags"]),
+                f["info"],
+            ]
+        case "Piece":
+            found = words(f["array"], f["seq"], f["chunk"], f["t"], len(f["dst"]), f["dst"])
+            return found + words(f["slot"], f["slot_offset"], f["strides"])
+        case "Rows":
+            return words(f["array"], f["seq"], f["chunk"], f["t"], f["rows"])
+        case "StepEnd":
+            return words(f["step"], f["waited_ns"]) + counters_words(f["counters"])
+        case "Bye":
+            found = words(f["last_step"], f["status"]) + counters_words(f["counters"])
+            return [*found, text(f["reason"])]
+        case "Want":
+            return words(f["array"], 0, f["row"])
+        case "Dropped":
+            return words(f["array"], f["seq"], f["chunk"])
+        case "Gone":
+            return words(f["array"], 0, f["chunk"])
+        case "Slot":
+            return words(f["slot"], f["ring"], f["size"], f["length"], f["spare"])
+        case "SlotDrop":
+            return words(f["slot"])
+        case "Ping":
+            return []
+    raise AssertionError(name)
+
+
+# A C rank knows its blocks before its hello, which tells them: it never sends Blocks.
+TO_RECEIVER = [v for v in WIRE["frames"] if v["op"] < TO_RANK and v["message"] != "Blocks"]
+
+
+@pytest.mark.parametrize("vector", TO_RECEIVER, ids=lambda v: v["message"])
+def test_message_to_a_receiver_is_packed(ask, vector):
+    (answer,) = ask(
+        " ".join(["pack", str(vector["op"]), *pack_words(vector["message"], vector["fields"])])
+    )
+    frame = bytearray.fromhex(vector["frame"])
+    if vector["message"] == "Hello":
+        frame[32 + 156 : 32 + 160] = bytes(4)  # a library without a thread promises no heartbeat
+    assert answer == f"pack {frame.hex()}"
+
+
+@pytest.mark.parametrize("vector", WIRE["refused"], ids=lambda v: v["why"])
+def test_damaged_frame_is_refused(ask, vector):
+    (answer,) = ask(f"frame {vector['frame']}")
+    assert answer.startswith("refused ")
+
+
+def test_contact_record_is_parsed(ask):
+    f = WIRE["contact"]["fields"]
+    (answer,) = ask(f"contact {WIRE['contact']['binary']}")
+    limits = [f"{f['deadlines'][name]:g}" for name in ("connect", "contract", "step", "drain")]
+    options = f["options"]
+    lanes = sum({"tcp": 1, "shm": 2}[lane] for lane in options["lanes"])
+    rest = words(lanes, options["on_analytics_loss"] == "abort", options["replay_steps"])
+    found = ["contact", f["token"], f["run"], *limits, *rest, str(options["replay_bytes"])]
+    assert answer.split() == found + receivers_words(f["endpoints"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_gather_is_numpy(ask, data):
+    itemsize = data.draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
+    shape = data.draw(st.lists(st.integers(1, 5), min_size=0, max_size=4))
+    gaps = data.draw(st.lists(st.integers(1, 3), min_size=len(shape), max_size=len(shape)))
+    turns = data.draw(st.lists(st.sampled_from([1, -1]), min_size=len(shape), max_size=len(shape)))
+    order = data.draw(st.permutations(range(len(shape))))
+    strides, run = [0] * len(shape), itemsize
+    for d in order:
+        strides[d] = run * gaps[d] * turns[d]
+        run = abs(strides[d]) * shape[d]
+    low = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s < 0)
+    high = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
+    memory = np.arange(high - low + itemsize).astype(np.uint8)
+    view = np.ndarray((*shape, itemsize), np.uint8, memory, -low, (*strides, 1))
+    flat = np.ascontiguousarray(view).reshape(-1, itemsize)
+    first = data.draw(st.integers(0, len(flat) - 1))
+    n = data.draw(st.integers(1, len(flat) - first))
+    command = ["gather", *words(itemsize, len(shape), shape, strides, first, n)]
+    assert ask(" ".join(command)) == [f"gather {flat[first : first + n].tobytes().hex()}"]
+
+
+def test_types_are_numpys(ask):
+    names = ["f8", "<f4", ">i2", "=u8", "|b1", "u1", "i1", "c16", "c8", "f2", "S5", "V3", "U2"]
+    names += ["float64", "int32", "complex64", "bool", "f16", "<U3", "|S1"]
+    for name, answer in zip(names, ask(*(f"dtype {name}" for name in names)), strict=True):
+        dtype = np.dtype(name)
+        assert answer == f"dtype {dtype.str} {dtype.itemsize}"
+    wrong = ["f3", "x8", "f", "", "O8", "M8", "i16", "b2", "f8f8", "S0", "<"]
+    assert set(ask(*(f"dtype {name}" for name in wrong))) == {"dtype - 0"}
+
+
+def test_default_process_grids_are_the_same(ask):
+    cases = [(size, ndim) for size in (1, 2, 7, 12, 36, 64, 97, 120) for ndim in (1, 2, 3, 4)]
+    answers = ask(*(f"dims {size} {ndim}" for size, ndim in cases))
+    assert answers == [" ".join(["dims", *words(dims_create(*case))]) for case in cases]
+
+
+def test_keys_of_json_are_found_at_their_depth_only(ask):
+    document = (
+        '{"a": {"x": 1, "k": "}\\"]"}, "b": ["x", {"x": 2}], "x" : [3, 4], "t": "\\"x\\": 9"}'
+    )
+    answers = ask(*(f"json {depth} x {document}" for depth in (1, 2, 3, 4)))
+    assert answers[0].startswith("json [3, 4]")
+    assert answers[1].startswith("json 1,")
+    assert answers[2].startswith("json 2}")
+    assert answers[3] == "json -"
