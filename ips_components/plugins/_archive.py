@@ -111,9 +111,11 @@ def _write(source: Path, without: Path, file: Any) -> dict[str, int]:
             try:
                 with path.open("rb") as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
                     member = tar.gettarinfo(arcname=name, fileobj=original)
-                    # The size must be known before the content; what is read now is what it is.
-                    while block := original.read(1 << 20):
-                        copy.write(block)
+                    # The size must be known before the content, and the file may shrink or grow:
+                    # what can be read now of what is there now, that is the content.
+                    left = member.size
+                    while left and (block := original.read(min(left, 1 << 20))):
+                        left -= copy.write(block)
                     member.size = copy.tell()
                     copy.seek(0)
                     tar.addfile(member, copy)
