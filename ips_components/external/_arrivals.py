@@ -11,7 +11,7 @@ from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external._changes import Change
 from ips_components.external._groups import EarlyData, Group
-from ips_components.external._names import Key, key_name
+from ips_components.external._names import Key, check_key, key_name
 from ips_components.external._state import Event, Instruction, State
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class Arrivals:
             return ["worker gone"] * len(items)
         batch = _Batch()
         for item in items:
+            if len(item) not in (2, 4) or type(item[1]) is not int or item[1] < 0:
+                raise ExternalTaskError(
+                    f"announced is (key, bytes) or (key, bytes, dtype, shape), got {item!r}"
+                )
             key = item[0]
             group, state = self._tasks.registry.find(key)
             if group is None or state is None:
@@ -96,7 +100,7 @@ class Arrivals:
             self._log("", "late", worker, item, stimulus)
         elif key in self._scheduler.tasks:
             batch.drop(key, "refused: the key is an ordinary task of this cluster")
-        elif not self.early.keep(worker, item):
+        elif not self.early.keep(worker, (check_key(key), *item[1:])):
             batch.drop(
                 key,
                 f"refused: the data are not declared, and the {self.early.limit} bytes kept for "

@@ -11,11 +11,13 @@ with a warning as long as they pass the self-check.
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -272,6 +274,18 @@ _SPEC = Task("external", _never)
 _PRIORITY = (0, 0, 0)
 
 
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Keep the garbage collector from walking over thousands of new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def create_waiting(scheduler: Scheduler, keys: Iterable[Any], gate: Gate, cs: ClientState) -> None:
     """Create tasks in state ``waiting`` behind the gate, held by the pseudo-client `cs`.
 
@@ -283,24 +297,25 @@ def create_waiting(scheduler: Scheduler, keys: Iterable[Any], gate: Gate, cs: Cl
     if gate_ts.waiters is None:
         gate_ts.waiters = set()
     group = None
-    dependents, wants = gate_ts.dependents, cs.wants_what
-    waiters = gate_ts.waiters if gate_ts.state == "no-worker" else None
-    for key in keys:
-        if group is None:
-            # One split of the name, as dask would do for each key.
-            ts = scheduler.new_task(key, _SPEC, "waiting")
-            group = ts.group
-            group.dependencies.add(gate_ts.group)
-        else:
-            ts = tasks[key] = TaskState(key, _SPEC, "waiting", group, validate)
-        ts.priority = _PRIORITY
-        ts.dependencies.add(gate_ts)
-        ts.waiting_on = {gate_ts}
-        ts.who_wants = {cs}
-        dependents.add(ts)
-        wants.add(ts)
-        if waiters is not None:
-            waiters.add(ts)
+    new = []
+    with gc_paused():
+        for key in keys:
+            if group is None:
+                # One split of the name, as dask would do for each key.
+                ts = scheduler.new_task(key, _SPEC, "waiting")
+                group = ts.group
+                group.dependencies.add(gate_ts.group)
+            else:
+                ts = tasks[key] = TaskState(key, _SPEC, "waiting", group, validate)
+            ts.priority = _PRIORITY
+            ts.dependencies.add(gate_ts)
+            ts.waiting_on = {gate_ts}
+            ts.who_wants = {cs}
+            new.append(ts)
+        gate_ts.dependents.update(new)
+        cs.wants_what.update(new)
+        if gate_ts.state == "no-worker":
+            gate_ts.waiters.update(new)
 
 
 def is_waiting(scheduler: Scheduler, key: Any) -> bool:
@@ -357,6 +372,7 @@ def to_memory(
     recommendations: dict = {}
     client_msgs: dict = {}
     worker_msgs: dict = {}
+    listening = scheduler.client_comms  # pseudo-clients are not
     for key, nbytes, typename in arrivals:
         recs, cmsgs, _ = scheduler._transition(
             key,
@@ -368,7 +384,8 @@ def to_memory(
         )
         recommendations.update(recs)
         for client, msgs in cmsgs.items():
-            client_msgs.setdefault(client, []).extend(msgs)
+            if client in listening:
+                client_msgs.setdefault(client, []).extend(msgs)
     scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
     scheduler.send_all(client_msgs, worker_msgs)
 

@@ -176,7 +176,7 @@ class ExternalTasksPlugin(SchedulerPlugin):
         """See :meth:`ExternalTasks.arrived`."""
         if not isinstance(worker, str) or not isinstance(stimulus_id, str):
             raise ExternalTaskError("an announcement names its worker and its stimulus")
-        return self._tasks.arrived(worker, [_item(item) for item in items], stimulus_id)
+        return self._tasks.arrived(worker, items, stimulus_id)
 
     def state(self, key: Any) -> str:
         """See :meth:`ExternalTasks.state`."""
@@ -248,13 +248,3 @@ def _keys(keys: Any) -> list[Any]:
     if not isinstance(keys, list | tuple | set | frozenset) or len(keys) > MAX_KEYS:
         raise ExternalTaskError(f"keys must be a list of at most {MAX_KEYS} keys")
     return [check_key(key) for key in keys]
-
-
-def _item(item: Any) -> tuple[Any, ...]:
-    """Check an announced value: (key, nbytes) or (key, nbytes, dtype, shape)."""
-    if not isinstance(item, list | tuple) or len(item) not in (2, 4):
-        raise ExternalTaskError(f"an announced value is (key, bytes, ...), got {item!r:.100}")
-    key, nbytes = check_key(item[0]), item[1]
-    if type(nbytes) is not int or nbytes < 0:
-        raise ExternalTaskError(f"bytes of {key!r} must be an integer >= 0, got {nbytes!r}")
-    return (key, nbytes, *item[2:])

@@ -86,7 +86,6 @@ class ExternalWorker:
         self.worker.loop.add_callback(self._deliver, dict(items), stimulus)
 
     def _deliver(self, items: dict[Key, Any], stimulus: str) -> None:
-        stimulus = stimulus or self._stimulus()
         ready = {}
         for key, value in items.items():
             if key in self._kept:
@@ -130,7 +129,7 @@ class ExternalWorker:
     # -- internals: event loop only ------------------------------------------------------
 
     def _put(self, values: dict[Key, Any], stimulus: str) -> dict[Key, int]:
-        return _compat.put(self.worker, values, stimulus) if values else {}
+        return _compat.put(self.worker, values, stimulus or "external-put") if values else {}
 
     def _announce(self, key: Key, value: Any, nbytes: int, stimulus: str) -> None:
         if not self._announcements:
@@ -140,6 +139,8 @@ class ExternalWorker:
     def _send(self) -> None:
         announcements, self._announcements = self._announcements, {}
         for stimulus, items in announcements.items():
+            # Without a given cause, all that came in one tick is one event.
+            stimulus = stimulus or self._stimulus()
             self.worker.batched_send(
                 {"op": "external-arrived", "items": items, "stimulus_id": stimulus}
             )
@@ -183,7 +184,7 @@ class ExternalWorker:
                     "op": "external-undeliverable",
                     "keys": [key],
                     "why": why,
-                    "stimulus_id": stimulus,
+                    "stimulus_id": stimulus or self._stimulus(),
                 }
             )
         elif not waiter.done():

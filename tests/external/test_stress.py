@@ -36,7 +36,7 @@ CONFIG = {
 }
 NAMES = ("external-a-00000000", "external-b-00000000")
 N = 12
-DEADLINE = 60
+DEADLINE = 40
 
 
 def value(key: tuple) -> np.ndarray:
@@ -136,6 +136,21 @@ class World:
             self.story.append("rebalance failed")
 
 
+def describe(scheduler: Scheduler, workers: list[Worker]) -> None:
+    """Print who waits for whom, on the scheduler and on the workers."""
+    for ts in scheduler.tasks.values():
+        if ts.state not in ("memory", "released"):
+            print("  ", ts, ts.waiting_on, ts.processing_on, ts.who_has)
+            for dependency in ts.dependencies if ts.processing_on else ():
+                print("      needs", dependency, dependency.who_has)
+    for worker in workers:
+        print(worker.address, worker.status)
+        for task in worker.state.tasks.values():
+            if task.state != "memory":
+                print("  ", task, [d for d in task.dependencies if d.state != "memory"])
+                print("      ", *worker.state.story(task.key), sep="\n      ")
+
+
 async def one_run(seed: int) -> None:
     dice = random.Random(seed)
     async with (
@@ -150,8 +165,7 @@ async def one_run(seed: int) -> None:
             await scenario(world, dice)
         except BaseException:
             print(f"seed {seed}:", *world.story, sep="\n  ")
-            for task in scheduler.tasks.values():
-                print("  ", task, task.waiting_on)
+            describe(scheduler, world.workers)
             raise
         finally:
             for task in world.background:
