@@ -36,7 +36,7 @@ def check_versions(client: Client, packages: Sequence[str] = PACKAGES) -> None:
     UnsupportedVersion
         Naming each package that differs, both versions, and what to install where.
     """
-    versions = client.get_versions(packages=["ips_components"])
+    versions: Any = client.get_versions(packages=["ips_components"])
     peers = {"scheduler": versions["scheduler"]}
     peers |= {f"worker {address}": info for address, info in versions["workers"].items()}
     found = mismatches(versions["client"], peers, packages)
