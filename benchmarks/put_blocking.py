@@ -13,6 +13,9 @@ shm
     ``bridge.put`` over shared memory: one copy.
 tcp
     ``bridge.put`` over TCP (loopback), sent by a thread while the rank goes on.
+tcp lent
+    The same without a replay buffer: when puts follow each other closely, blocks are sent from the
+    caller's memory.
 raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
 mpi
@@ -50,7 +53,7 @@ from ips_components.wire import contact as contacts
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
 PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
-METHODS = ("copy", "in place", "shm", "tcp", "raw", "mpi")
+METHODS = ("copy", "in place", "shm", "tcp", "tcp lent", "raw", "mpi")
 RUN, TOKEN = "benchmark", "be" * 32
 SPAWN = mp.get_context("spawn")
 
@@ -121,7 +124,7 @@ def rank_of_bridge(file: str, rank: int, ranks: int, size: int, pace: float, n: 
 
 
 def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
-    lanes = ("tcp",) if method == "tcp" else ("shm",)
+    lanes = ("tcp",) if method.startswith("tcp") else ("shm",)
     spec = ArraySpec("t", "f8", (64 * ranks, size // 512), StepAxis())
     # One chunk per rank and step: a piece is a chunk, as with one rank per chunk of an analysis.
     array = ArrayContract.agree(spec, run=RUN, chunks=(1, 64, -1))
@@ -131,7 +134,7 @@ def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[A
     with receiver, tempfile.TemporaryDirectory() as folder:
         receiver.set_contract(Contract(RUN, (array,)))
         file = Path(folder) / "contact"
-        options = {"lanes": lanes}
+        options = {"lanes": lanes, "replay_steps": 0 if method == "tcp lent" else 1}
         contacts.write(file, contacts.Contact(RUN, TOKEN, (receiver.endpoint,), options=options))
         return start(
             rank_of_bridge,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ips_components.bridge._arrays import Cells
-from ips_components.bridge._slots import Slot, Stored
+from ips_components.bridge._slots import Loan, Slot, Stored
 from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError
 from ips_components.wire import framing
 from ips_components.wire import messages as m
@@ -47,7 +47,7 @@ class Item:
 
     message: bytes = b""
     seq: int = 0
-    slot: Slot | None = None
+    slot: Slot | Loan | None = None
     stored: Stored | None = None
 
 
@@ -68,7 +68,9 @@ class Link:
         self.to_send: deque[Item] = deque()
         self.unacked: deque[Item] = deque()
         self.seq = 0
-        self.in_slots: dict[int, Slot] = {}  # numbered pieces that the receiver may still read
+        self.in_slots: dict[
+            int, Slot | Loan
+        ] = {}  # numbered pieces that the receiver may still read
         self.admitted: dict[int, int] = {}
         self.welcome: set[tuple[int, int]] = set()
         self.wanted: dict[int, int] = {}
@@ -204,7 +206,7 @@ class Link:
                 frames.append(item.message)
                 continue
             piece, cells = stored.piece, stored.cells
-            if self.lane == "shm" and slot.fd >= 0:
+            if self.lane == "shm" and isinstance(slot, Slot) and slot.fd >= 0:
                 if slot.number not in self.announced:
                     sock.sendall(b"".join(frames))
                     frames.clear()
@@ -224,7 +226,13 @@ class Link:
                 continue
             frames.append(
                 framing.pack_piece(
-                    stored.array, item.seq, piece.chunk, stored.t, piece.dst, data=cells.nbytes
+                    stored.array,
+                    item.seq,
+                    piece.chunk,
+                    stored.t,
+                    piece.dst,
+                    data=cells.nbytes,
+                    flags=m.Piece.ANSWER_NOW if isinstance(slot, Loan) else 0,
                 )
             )
             if cells.nbytes <= _SMALL:

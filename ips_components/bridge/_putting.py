@@ -15,12 +15,15 @@ import numpy as np
 
 from ips_components.bridge._arrays import Cells, Outgoing
 from ips_components.bridge._link import Link
-from ips_components.bridge._slots import Ring, Slot, Stored, aligned
+from ips_components.bridge._slots import Loan, Ring, Slot, Stored, aligned
 from ips_components.bridge._transport import Find, Transport
 from ips_components.errors import BridgeError
 from ips_components.model.pieces import BlockPlan, Piece
 from ips_components.wire import framing
 from ips_components.wire import messages as m
+
+_WORTH_LENDING = 1 << 18  # bytes
+_SHORT_NS = 200_000
 
 
 class Putting:
@@ -43,6 +46,7 @@ class Putting:
         self._step: int | None = None
         self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
         self._step_began_waited = 0
+        self._put_ended = self._put_took = 0
         self._scratch: dict[tuple[Any, ...], Cells] = {}
 
     # -- putting -------------------------------------------------------------------------------
@@ -97,8 +101,11 @@ class Putting:
         if out.told is False:
             self._tell_block(out, plan)
         ring = self._ring(out, step)
+        began = time.perf_counter_ns()
         pieces = self._send(out, step, t, plan.at, cells, plan.block.size * cells.itemsize, ring)
         out.note(plan, t, pieces)
+        self._put_ended = time.perf_counter_ns()
+        self._put_took = self._put_ended - began
 
     def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
         """Put this rank's rows of a ragged array."""
@@ -155,6 +162,8 @@ class Putting:
             at += aligned(nbytes)
         out.skipped_bytes += total - wanted
         out.last_step = step
+        if admitted and self._replay == 0 and self._flat_out(wanted, links, began):
+            return self._lend(out, find, t, cells, pieces, links, wanted)
         slot = transport.slot(ring, at) if admitted else None
         self._waited_ns += time.perf_counter_ns() - began
         if slot is None:
@@ -171,6 +180,43 @@ class Putting:
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
         transport.publish(slot, stored, links)
+        return pieces
+
+    def _flat_out(self, nbytes: int, links: Sequence[Link], now: int) -> bool:
+        """Tell whether waiting for TCP costs less than a copy that nothing hides.
+
+        A copy and a thread pay when the rank computes while it is sent. When one put follows the
+        other they only take the memory's bandwidth.
+        """
+        idle, last = now - self._put_ended, self._put_took
+        return (
+            nbytes >= _WORTH_LENDING
+            and idle < max(last // 2, _SHORT_NS)
+            and all(link.lane == "tcp" for link in links)
+        )
+
+    def _lend(
+        self,
+        out: Outgoing,
+        find: Find,
+        t: int,
+        cells: Cells,
+        pieces: Sequence[Piece],
+        links: Sequence[Link],
+        wanted: int,
+    ) -> Sequence[Piece]:
+        """Send from the caller's memory and wait until all is taken."""
+        transport = self._transport
+        admitted = True
+        while admitted:
+            loan = Loan(wanted)
+            stored = [Stored(out.ordinal, t, piece, cells[piece.src], 0) for piece in pieces]
+            if transport.lend(loan, stored, links):
+                out.delivered_blocks += 1
+                out.delivered_bytes += wanted
+                return pieces
+            pieces, links, admitted = transport.admit(out, find, t)
+        self._not_sent(out, pieces, wanted)
         return pieces
 
     def _not_sent(self, out: Outgoing, pieces: Sequence[Piece], wanted: int) -> None:
@@ -269,10 +315,10 @@ class Putting:
         return out
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise BridgeError("the bridge is closed")
         if os.getpid() != self._pid:
             raise BridgeError("a bridge cannot be used in a forked process")
+        if self._closed:
+            raise BridgeError("the bridge is closed")
 
 
 class _InPlace(AbstractContextManager[Cells]):

@@ -97,6 +97,19 @@ class Slot:
             self.fd = -1
 
 
+class Loan:
+    """The caller's own memory, sent while the caller waits: no copy, and nothing to replay."""
+
+    __slots__ = ("abandoned", "fd", "number", "pending", "size")
+
+    def __init__(self, nbytes: int) -> None:
+        self.size = nbytes
+        self.number = next(_numbers)
+        self.fd = -1
+        self.pending: set[tuple[int, int]] = set()
+        self.abandoned = False
+
+
 @dataclass(slots=True, eq=False)
 class Ring:
     """The slots of one block.

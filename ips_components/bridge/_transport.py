@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
 from ips_components.bridge._link import Item, Link, Standing
-from ips_components.bridge._slots import Ring, Slot, Stored
+from ips_components.bridge._slots import Loan, Ring, Slot, Stored
 from ips_components.errors import (
     AnalyticsLost,
     BridgeError,
@@ -370,7 +370,26 @@ class Transport:
         if home is not None and home.to_send:
             self._go(home, 0)
 
-    def _queue(self, link: Link, slot: Slot, stored: Stored) -> None:
+    def lend(self, loan: Loan, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
+        """Send the caller's own cells and wait until they are taken; False: to be sent anew."""
+        with self.changed:
+            for one, link in zip(stored, links, strict=True):
+                self._queue(link, loan, one)
+        for link in links:
+            if link.to_send:
+                link.pump()
+        deadline = time.monotonic() + self.deadlines["step"]
+        with self.changed:
+            while loan.pending and not self.quiet:
+                self.check()
+                if not self._wait(deadline):
+                    raise DeadlineExceeded(
+                        f"rank {self.rank}: receivers did not take a block within "
+                        f"{self.deadlines['step']:g} s"
+                    )
+            return not loan.abandoned
+
+    def _queue(self, link: Link, slot: Slot | Loan, stored: Stored) -> None:
         seq = link.number()
         slot.pending.add((link.ordinal, seq))
         link.in_slots[seq] = slot
@@ -617,7 +636,7 @@ class Transport:
         for seq in [seq for seq in link.in_slots if seq not in unsent]:
             slot = link.in_slots.pop(seq)
             slot.pending.discard((link.ordinal, seq))
-            slot.abandoned |= slot.fd >= 0
+            slot.abandoned |= slot.fd >= 0 or isinstance(slot, Loan)
 
     def _abandon(self, link: Link) -> None:
         """Let a receiver's slots be: it may live on and read them."""

@@ -82,6 +82,7 @@ class Connection:
         self._out_lock = threading.Lock()
         self._releasable: deque[int] = deque()
         self._unanswered = 0
+        self._urgent = False
         self._answer_lock = threading.Lock()
         self._closed = False
         self.why = ""
@@ -231,6 +232,7 @@ class Connection:
             self.receiver.message(self, message)
         if header.seq:
             self._numbered(header.seq)
+            self._urgent |= bool(header.op == m.Piece.OP and header.flags & m.Piece.ANSWER_NOW)
 
     def _numbered(self, seq: int) -> None:
         if self.peer is not None and seq > self.peer.last_seq:
@@ -244,7 +246,8 @@ class Connection:
         has free slots and buffers, so that the keeper sends most answers, several in one.
         """
         self.credit(self.receiver.watermarks)
-        if self._unanswered >= ANSWER_AT:
+        if self._unanswered >= ANSWER_AT or (self._unanswered and self._urgent):
+            self._urgent = False
             self.answer()
         elif self._unanswered:
             self.receiver.answer_later()

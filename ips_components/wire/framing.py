@@ -65,6 +65,7 @@ def pack_piece(
     slot: int = NO_SLOT,
     slot_offset: int = 0,
     strides: tuple[int, ...] = (),
+    flags: int = 0,
 ) -> bytes:
     """Return the frame of a `Piece`, as `pack` does, in a single step: the rank's quick path."""
     shared = slot != NO_SLOT
@@ -73,7 +74,7 @@ def pack_piece(
         numbers = f"{3 * len(dst)}Q" + (f"{len(dst)}q" if shared else "")
         layout = _PIECES[len(dst), shared] = struct.Struct(f"{HEADER.format}QQIIQII{numbers}")
     body = layout.size - HEADER_BYTES
-    head = (MAGIC, VERSION, Piece.OP, 0, seq, body, array, data)
+    head = (MAGIC, VERSION, Piece.OP, flags, seq, body, array, data)
     place = (chunk, t, 0, slot, slot_offset, len(dst), 0)
     return layout.pack(*head, *place, *(n for axis in dst for n in axis), *strides)
 

@@ -12,7 +12,8 @@ offset type  field    meaning
 0      4s    magic    ``b"IPSc"``
 4      u8    version  version of this protocol, `VERSION`
 5      u8    op       code of the message, see below
-6      u16   flags    `Hello`: 1 = asks for the contract; `Welcome`: 1 = contract is there
+6      u16   flags    `Hello`: 1 = asks for the contract; `Welcome`: 1 = contract is there;
+                      `Piece`: 1 = the rank waits for the answer
 8      u64   seq      `Piece`, `Rows`, `Dropped`: 1, 2, 3, ... per rank and receiver; else 0
 16     u32   body     bytes of the body
 20     u32   array    ordinal of the array in the contract, where the message is about one
@@ -232,10 +233,12 @@ class Piece(Message):
     slot_offset: int = 0
     strides: tuple[int, ...] = ()
     seq: int = 0
+    flags: int = 0
 
     OP: ClassVar[int] = 2
     MAX_BODY: ClassVar[int] = _PIECE.size + MAX_NDIM * (_AXIS.size + 8) + 64
-    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("array", "seq")
+    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("array", "seq", "flags")
+    ANSWER_NOW: ClassVar[int] = 1
 
     @property
     def shape(self) -> tuple[int, ...]:

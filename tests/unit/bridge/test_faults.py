@@ -82,6 +82,38 @@ def receiver_process(pipe, path, contract, ordinal):
     pipe.recv()
 
 
+def test_lent_blocks_survive_cuts(tmp_path):
+    """Without a replay buffer large blocks are sent from the caller's memory."""
+    spec = ArraySpec("t", "f8", (8, 10_000), StepAxis(count=60))
+    contract = agree(spec)
+    options = {"lanes": ("tcp",), "replay_steps": 0}
+    with receivers(tmp_path, contract, contact_options=options) as (file, (r,), (sink,)):
+        done = threading.Event()
+
+        def cut():
+            while not done.wait(0.02):
+                with r._lock:
+                    victims = [c for c in r._connections if c.peer is not None]
+                for connection in victims:
+                    connection.shut("cut by the test")
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        field = np.random.default_rng(0).random((60, *spec.shape))
+        buffer = np.empty(spec.shape)
+        try:
+            with Bridge(contact=file) as bridge:
+                for step in range(60):
+                    buffer[...] = field[step]
+                    bridge.put("t", step, buffer)
+        finally:
+            done.set()
+            cutter.join()
+        sink.wait(lambda: len(sink.counts) == 60)
+        assert set(sink.counts.values()) == {1}
+        assert np.array_equal(assembled(contract, 0, [sink]), field)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_receivers_chunks_come_again_from_replay_buffers(tmp_path, lanes, stop):
     contract = agree(SPEC, receivers=2)
