@@ -129,6 +129,13 @@ class Arrivals:
         if batch.unwanted:
             _compat.drop_replica(self._scheduler, worker, batch.unwanted, stimulus)
 
+    def copied(self, worker: str, key: Key, nbytes: int, stimulus: str) -> bool:
+        """Take in a copy that outlived its origin; False if `key` does not wait for data."""
+        _, state = self._tasks.registry.find(key)
+        if state not in (State.DECLARED, State.WANTED, State.LOST):
+            return False
+        return self.arrived(worker, [(key, nbytes)], stimulus) == ["memory"]
+
     def match(self, new: Iterable[Key], stimulus: str) -> None:
         """Take in what arrived before it was declared."""
         if not self.early:

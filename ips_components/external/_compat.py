@@ -365,6 +365,34 @@ def add_arrival(scheduler: Scheduler) -> Callable[[], None]:
     return undo
 
 
+def intercept_add_keys(
+    scheduler: Scheduler, take: Callable[[str, Any, int, str], bool]
+) -> Callable[[], None]:
+    """Ask `take(worker, key, nbytes, stimulus)` first when a worker says that it got a copy.
+
+    A transfer may succeed after the scheduler has given up the worker that it came from.  The
+    stock answer to the copy is its removal; for a task that waits for data from outside, it
+    is the data.  Returns the call that undoes it.
+    """
+    stock = scheduler.stream_handlers["add-keys"]
+
+    def add_keys(worker: str, keys: Collection[Any] = (), stimulus_id: str = "") -> Any:
+        rest = []
+        for key in keys:
+            ts = scheduler.tasks.get(key)
+            if ts is None or ts.nbytes < 0 or not take(worker, key, ts.nbytes, stimulus_id):
+                rest.append(key)
+        return stock(worker=worker, keys=rest, stimulus_id=stimulus_id) if rest else "OK"
+
+    scheduler.stream_handlers["add-keys"] = add_keys
+
+    def undo() -> None:
+        if scheduler.stream_handlers.get("add-keys") is add_keys:
+            scheduler.stream_handlers["add-keys"] = stock
+
+    return undo
+
+
 def to_memory(
     scheduler: Scheduler, worker: str, arrivals: Iterable[tuple[Any, int, str]], stimulus_id: str
 ) -> None:
@@ -466,10 +494,9 @@ def put(worker: Worker, values: Mapping[Any, Any], stimulus_id: str) -> dict[Any
     return {key: n for key, n in nbytes.items() if key in worker.data}
 
 
-def is_connected(worker: Worker) -> bool:
-    """Whether messages to the scheduler go out (Dask drops them silently otherwise)."""
-    stream = worker.batched_stream
-    return bool(stream and stream.comm and not stream.comm.closed())
+def holds(worker: Worker, key: Any) -> bool:
+    """Whether `worker` has a value for `key`, in memory or spilled."""
+    return key in worker.data
 
 
 # -- client --------------------------------------------------------------------------------

@@ -63,7 +63,6 @@ class ExternalTasksPlugin(SchedulerPlugin):
                 "external_declare_keys": self.declare_keys,
                 "external_let_go": self.let_go,
                 "external_fail": self.fail,
-                "external_arrived": self.arrived,
                 "external_state": self.state,
                 "external_story": self.story,
                 "external_counts": self.counts,
@@ -172,12 +171,6 @@ class ExternalTasksPlugin(SchedulerPlugin):
             return self._tasks.fail_remaining(check_name("a group", group), error)
         return self._tasks.fail(_keys(keys), error)
 
-    def arrived(self, worker: Any, items: Any, stimulus_id: Any) -> list[str]:
-        """See :meth:`ExternalTasks.arrived`."""
-        if not isinstance(worker, str) or not isinstance(stimulus_id, str):
-            raise ExternalTaskError("an announcement names its worker and its stimulus")
-        return self._tasks.arrived(worker, items, stimulus_id)
-
     def state(self, key: Any) -> str:
         """See :meth:`ExternalTasks.state`."""
         return str(self._tasks.state(check_key(key)))
@@ -192,9 +185,19 @@ class ExternalTasksPlugin(SchedulerPlugin):
 
     # -- streams: an exception here would cut the sender's connection --------------------
 
-    def on_arrived(self, worker: str, items: Any, stimulus_id: str = "") -> None:
+    def on_arrived(
+        self, worker: str, items: Any, stimulus_id: str = "", reply: bool = False
+    ) -> None:
         """A worker announces values."""
-        self._guard(lambda: self.arrived(worker, items, stimulus_id), worker)
+
+        def act() -> None:
+            outcomes = self._tasks.arrived(worker, items, stimulus_id)
+            if reply:
+                keys = [item[0] for item in items]
+                answer = {"op": "external-outcome", "keys": keys, "outcomes": outcomes}
+                self._tasks.scheduler.worker_send(worker, {**answer, "stimulus_id": stimulus_id})
+
+        self._guard(act, worker)
 
     def on_undeliverable(self, worker: str, keys: Any, why: str, stimulus_id: str) -> None:
         """A worker could not take values in."""

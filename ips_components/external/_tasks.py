@@ -81,6 +81,7 @@ class ExternalTasks:
         self._undo = [
             _compat.add_arrival(scheduler),
             _compat.shield_from_no_workers_timeout(scheduler, self._gate),
+            _compat.intercept_add_keys(scheduler, self._arrivals.copied),
         ]
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,10 +42,21 @@ class Companion(Protocol):
     async def teardown(self) -> None: ...
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A value that Dask would drop now, since a transfer of the same key is under way."""
+
+    value: Any
+    deadline: float
+
+
 class ExternalWorker:
     """Takes values into a worker's memory and announces them to the scheduler.
 
-    Found as ``worker.extensions["external-tasks"]``.
+    Found as ``worker.extensions["external-tasks"]``.  What is announced must be held: the
+    scheduler sends consumers to this worker, and nothing in Dask mends a false announcement.
+    Announcements therefore travel on the worker's own stream, in order with Dask's messages
+    about the same keys, and are checked at the very moment of sending.
 
     Parameters
     ----------
@@ -57,16 +69,11 @@ class ExternalWorker:
         self.worker = worker
         self.deadline = deadline
         self.users = 0
-        #: Values that Dask would drop now, since a transfer of the same key is under way.
-        self._kept: dict[Key, tuple[Any, str, float, asyncio.Future[int] | None]] = {}
-        self._announcements: dict[str, list[tuple[Any, ...]]] = {}
+        self._kept: dict[tuple[Key, str], _Kept] = {}
+        self._announcements: dict[str, dict[Key, tuple[Any, int]]] = {}
+        self._awaited: dict[tuple[Key, str], asyncio.Future[str]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stimuli = count()
-
-    @property
-    def pending(self) -> int:
-        """Number of values handed over in the event loop and not announced yet."""
-        return len(self._kept) + len(self._announcements)
 
     # -- for receivers: any thread, never waits ------------------------------------------
 
@@ -85,21 +92,6 @@ class ExternalWorker:
         """
         self.worker.loop.add_callback(self._deliver, dict(items), stimulus)
 
-    def _deliver(self, items: dict[Key, Any], stimulus: str) -> None:
-        ready = {}
-        for key, value in items.items():
-            if key in self._kept:
-                continue  # the same again; the first one is still on its way in
-            if _compat.accepts(self.worker, key):
-                ready[key] = value
-            else:
-                self._keep(key, value, stimulus, None)
-        held = self._put(ready, stimulus)
-        for key in held:
-            self._announce(key, ready[key], held[key], stimulus)
-        for key in ready.keys() - held.keys():
-            self._keep(key, ready[key], stimulus, None)
-
     # -- for clients: wait for the outcome -----------------------------------------------
 
     async def provide(self, items: Mapping[Key, Any]) -> dict[Key, str]:
@@ -110,45 +102,70 @@ class ExternalWorker:
         DeadlineExceeded
             The worker could not take a value in within the deadline.
         """
+        if not isinstance(items, Mapping):
+            raise ExternalTaskError(f"values come by key, in a mapping, got {type(items).__name__}")
         stimulus = self._stimulus()
-        announced = []
-        for key, value in items.items():
-            check_key(key)
-            if _compat.accepts(self.worker, key) and (held := self._put({key: value}, stimulus)):
-                nbytes = held[key]
-            else:
-                waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-                self._keep(key, value, stimulus, waiter)
-                nbytes = await waiter
-            announced.append(_description(key, value, nbytes))
-        outcomes = await self.worker.scheduler.external_arrived(
-            worker=self.worker.address, items=announced, stimulus_id=stimulus
-        )
+        loop = asyncio.get_running_loop()
+        waiting = {(check_key(key), stimulus): loop.create_future() for key in items}
+        self._awaited.update(waiting)
+        try:
+            self._deliver(dict(items), stimulus)
+            outcomes = await asyncio.gather(*waiting.values())
+        finally:
+            for each in waiting:
+                self._awaited.pop(each, None)
         return dict(zip(items, outcomes, strict=True))
+
+    def on_outcome(self, keys: Iterable[Key], outcomes: Iterable[str], stimulus_id: str) -> None:
+        """The scheduler answers an announcement whose outcome somebody awaits."""
+        for key, outcome in zip(keys, outcomes, strict=True):
+            waiter = self._awaited.get((key, stimulus_id))
+            if waiter is not None and not waiter.done():
+                waiter.set_result(outcome)
 
     # -- internals: event loop only ------------------------------------------------------
 
-    def _put(self, values: dict[Key, Any], stimulus: str) -> dict[Key, int]:
-        return _compat.put(self.worker, values, stimulus or "external-put") if values else {}
+    def _deliver(self, items: dict[Key, Any], stimulus: str) -> None:
+        ready = {}
+        for key, value in items.items():
+            if _compat.accepts(self.worker, key):
+                ready[key] = value
+            else:
+                self._keep(key, value, stimulus, monotonic() + self.deadline)
+        self._put(ready, stimulus)
 
-    def _announce(self, key: Key, value: Any, nbytes: int, stimulus: str) -> None:
-        if not self._announcements:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._announcements.setdefault(stimulus, []).append(_description(key, value, nbytes))
+    def _put(self, values: dict[Key, Any], stimulus: str) -> None:
+        """Put values into memory and announce them; keep those that Dask did not take."""
+        if not values:
+            return
+        held = _compat.put(self.worker, values, stimulus or "external-put")
+        for key, value in values.items():
+            if key in held:
+                if not self._announcements:
+                    asyncio.get_running_loop().call_soon(self._announce)
+                self._announcements.setdefault(stimulus, {})[key] = (value, held[key])
+            else:
+                self._keep(key, value, stimulus, monotonic() + self.deadline)
 
-    def _send(self) -> None:
+    def _announce(self) -> None:
         announcements, self._announcements = self._announcements, {}
-        for stimulus, items in announcements.items():
-            # Without a given cause, all that came in one tick is one event.
-            stimulus = stimulus or self._stimulus()
-            self.worker.batched_send(
-                {"op": "external-arrived", "items": items, "stimulus_id": stimulus}
-            )
+        for stimulus, values in announcements.items():
+            items = []
+            for key, (value, nbytes) in values.items():
+                if _compat.holds(self.worker, key):
+                    items.append(_description(key, value, nbytes))
+                else:
+                    # Dask has removed it since, answering a message of before.
+                    self._keep(key, value, stimulus, monotonic() + self.deadline)
+            if items:
+                message = {"op": "external-arrived", "items": items}
+                # Without a given cause, all that came in one tick is one event.
+                message["stimulus_id"] = stimulus or self._stimulus()
+                message["reply"] = any((key, stimulus) in self._awaited for key in values)
+                self.worker.batched_send(message)
 
-    def _keep(
-        self, key: Key, value: Any, stimulus: str, waiter: asyncio.Future[int] | None
-    ) -> None:
-        self._kept[key] = (value, stimulus, monotonic() + self.deadline, waiter)
+    def _keep(self, key: Key, value: Any, stimulus: str, deadline: float) -> None:
+        self._kept[key, stimulus] = _Kept(value, deadline)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PUT_INTERVAL, self._retry)
 
@@ -156,37 +173,26 @@ class ExternalWorker:
         """Try again to put in what is kept; give up what is past its deadline."""
         self._timer = None
         now = monotonic()
-        for key, (value, stimulus, deadline, waiter) in list(self._kept.items()):
-            held = {}
+        for (key, stimulus), kept in list(self._kept.items()):
             if _compat.accepts(self.worker, key):
-                held = self._put({key: value}, stimulus)
-            if key in held:
-                del self._kept[key]
-                if waiter is None:
-                    self._announce(key, value, held[key], stimulus)
-                elif not waiter.done():
-                    waiter.set_result(held[key])
-            elif now > deadline:
-                del self._kept[key]
-                self._give_up(key, stimulus, waiter)
-        if self._kept:
+                del self._kept[key, stimulus]
+                self._put({key: kept.value}, stimulus)
+            elif now > kept.deadline:
+                del self._kept[key, stimulus]
+                self._give_up(key, stimulus)
+        if self._kept and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PUT_INTERVAL, self._retry)
 
-    def _give_up(self, key: Key, stimulus: str, waiter: asyncio.Future[int] | None) -> None:
+    def _give_up(self, key: Key, stimulus: str) -> None:
         why = (
             f"worker {self.worker.address} did not take in {key!r} within {self.deadline:g} s, "
             "since a transfer of the same key from another worker neither succeeded nor failed; "
             "lower distributed.comm.timeouts"
         )
+        waiter = self._awaited.get((key, stimulus))
         if waiter is None:
-            self.worker.batched_send(
-                {
-                    "op": "external-undeliverable",
-                    "keys": [key],
-                    "why": why,
-                    "stimulus_id": stimulus or self._stimulus(),
-                }
-            )
+            message = {"op": "external-undeliverable", "keys": [key], "why": why}
+            self.worker.batched_send({**message, "stimulus_id": stimulus or self._stimulus()})
         elif not waiter.done():
             waiter.set_exception(DeadlineExceeded(why))
 
@@ -198,10 +204,10 @@ class ExternalWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        kept, self._kept = self._kept, {}
-        for _, _, _, waiter in kept.values():
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(ExternalTaskError("the worker is closing"))
+        self._kept.clear()
+        for waiter in self._awaited.values():
+            if not waiter.done():
+                waiter.set_exception(ExternalTaskError(f"{self.worker.address} is closing"))
 
 
 def _description(key: Key, value: Any, nbytes: int) -> tuple[Any, ...]:
@@ -267,6 +273,7 @@ class ExternalDataPlugin(WorkerPlugin):
                 return await _handle_provide(external, data)
 
             worker.handlers["external_provide"] = provide
+            worker.stream_handlers["external-outcome"] = external.on_outcome
         external.users += 1
         for companion in self.companions:
             await companion.setup(worker, external)
@@ -284,3 +291,4 @@ class ExternalDataPlugin(WorkerPlugin):
             external.close()
             del worker.extensions[EXTENSION]
             worker.handlers.pop("external_provide", None)
+            worker.stream_handlers.pop("external-outcome", None)

@@ -192,6 +192,40 @@ async def test_value_for_a_key_in_a_dying_transfer_is_kept_and_put_later(c, s, a
 
 
 @gen_cluster(client=True)
+async def test_copy_that_outlives_the_worker_it_came_from_is_the_data(c, s, a, b):
+    """Stock Dask has such a copy removed, since the task is not in memory any more."""
+    await install(c)
+    tasks = tasks_of(s)
+    tasks.declare(NAME, (2,), None, group="g")
+    total = c.compute(lazy(2).rechunk(-1).sum())
+    tasks.let_go("g", when_known=[total.key])
+    await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
+    await external_of(a).provide({key(0): chunk(3)})
+    b.update_data({key(0): chunk(3)})  # the transfer has succeeded ...
+    await s.remove_worker(a.address, stimulus_id="gone")
+    assert tasks.state(key(0)) is State.LOST
+    b.batched_send({"op": "add-keys", "keys": [key(0)], "stimulus_id": "copy"})  # ... late
+    await until(lambda: tasks.state(key(0)) is State.MEMORY, "the copy to be taken in")
+    await external_of(b).provide({key(1): chunk(0)})
+    assert await total == 12
+
+
+@gen_cluster(client=True)
+async def test_value_removed_between_put_and_announcement_is_not_announced(c, s, a, b):
+    await install(c)
+    tasks = tasks_of(s)
+    tasks.declare(NAME, (1,), None, group="g")
+    external = external_of(a)
+    external._deliver({key(0): chunk(3)}, "s-1")
+    # In the same tick, a message of before takes the value away.
+    a.handle_stimulus(FreeKeysEvent(keys=[key(0)], stimulus_id="before"))
+    assert key(0) not in a.data
+    await until(lambda: tasks.state(key(0)) is State.MEMORY, "the value to be put in again")
+    assert key(0) in a.data
+    assert await c.compute(lazy(1).sum()) == 12
+
+
+@gen_cluster(client=True)
 async def test_value_that_is_never_accepted_is_reported_to_the_observer(c, s, a, b):
     await install(c)
     tasks, events = tasks_of(s), Events()

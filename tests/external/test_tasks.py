@@ -64,7 +64,7 @@ async def test_graph_submitted_before_the_data_exist(c, s, a, b):
     total = c.compute(lazy(6).sum())
     tasks.let_go("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 6}, "the graph")
-    assert not s.tasks[key(0)].who_wants
+    await until(lambda: not s.tasks[key(0)].who_wants, "the hold to be dropped")
     for i in range(6):
         external_of(a if i % 2 else b).deliver({key(i): chunk(i)})
     assert await total == 4 * 15
