@@ -9,6 +9,9 @@ program heat2d
     use, intrinsic :: iso_fortran_env, only: dp => real64, error_unit, int64
     use, intrinsic :: ieee_arithmetic, only: ieee_is_nan, ieee_value, ieee_quiet_nan
     use mpi_f08
+#ifdef WITH_BRIDGE
+    use ips_bridge
+#endif
     implicit none
 
     real(dp), parameter :: PI = 3.141592653589793_dp
@@ -32,6 +35,9 @@ program heat2d
     real(dp) :: dx, dy, ax, ay
     integer(int64) :: start, now, rate
     integer :: step, npy
+#ifdef WITH_BRIDGE
+    type(bridge) :: coupled
+#endif
 
     call MPI_Init()
     call MPI_Comm_rank(MPI_COMM_WORLD, rank)
@@ -76,12 +82,61 @@ contains
 
     ! ---- Coupling: the only procedure that knows the bridge (-DWITH_BRIDGE) ------------------
 
+#ifdef WITH_BRIDGE
+    subroutine couple(moment, step)
+        integer, intent(in) :: moment, step
+        integer, allocatable :: blob(:)
+        integer :: status, length
+
+        if (no_coupling) return
+        select case (moment)
+        case (OPEN_IT)
+            call bridge_open(coupled, rank, ranks, status)
+            call check(status)
+            call bridge_declare(coupled, 'temperature', 'f8', [nx, ny], status, every=every, &
+                steps=(steps + every - 1) / every, dims=['x', 'y'])
+            call check(status)
+            call bridge_attribute(coupled, 'temperature', 'units', 'K', status)
+            call check(status)
+            call bridge_attribute(coupled, 'temperature', 'long_name', &
+                'temperature above ambient', status)
+            call check(status)
+            call bridge_block(coupled, 'temperature', 'f8', [x0, y0], [w, h], status, halo=[1, 1])
+            call check(status)
+            ! rank 0's blob goes to all, its error included: the join tells it
+            if (rank == 0) then
+                call bridge_request(coupled, blob, status)
+                length = size(blob)
+            end if
+            call MPI_Bcast(length, 1, MPI_INTEGER, 0, MPI_COMM_WORLD)
+            if (rank /= 0) allocate (blob(length))
+            call MPI_Bcast(blob, length, MPI_INTEGER, 0, MPI_COMM_WORLD)
+            call bridge_join(coupled, blob, status)
+        case (PUT_IT)
+            call bridge_put(coupled, 'temperature', step, T, status)
+        case (CLOSE_IT)
+            call bridge_close(coupled, status)
+        end select
+        call check(status)
+        if (moment == CLOSE_IT) call bridge_free(coupled)
+    end subroutine couple
+
+    ! The other ranks would wait for ever for a rank that has ended alone.
+    subroutine check(status)
+        integer, intent(in) :: status
+
+        if (status == BRIDGE_OK) return
+        write (error_unit, '(a,i0,2a)') 'heat2d: rank ', rank, ': ', bridge_error(coupled)
+        call MPI_Abort(MPI_COMM_WORLD, 1)
+    end subroutine check
+#else
     subroutine couple(moment, step)
         integer, intent(in) :: moment, step
 
         if (no_coupling) return
         call fail('built without the bridge: add --no-coupling')
     end subroutine couple
+#endif
 
     ! ---- Physics -----------------------------------------------------------------------------
 

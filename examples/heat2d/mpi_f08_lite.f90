@@ -6,6 +6,7 @@ module mpi_f08
     private
     public :: MPI_Init, MPI_Finalize, MPI_Comm_rank, MPI_Comm_size, MPI_Dims_create
     public :: MPI_Cart_create, MPI_Cart_coords, MPI_Cart_shift, MPI_Sendrecv, MPI_Bcast
+    public :: MPI_Abort
 
     type, public, bind(C) :: MPI_Comm
         integer(c_int) :: MPI_VAL
@@ -81,14 +82,24 @@ module mpi_f08
             type(MPI_Comm), intent(in), value :: comm
         end subroutine lite_sendrecv
 
-        subroutine MPI_Bcast(buffer, count, datatype, root, comm) bind(C, name='lite_bcast')
+        subroutine lite_bcast(buffer, count, datatype, root, comm) bind(C)
             import :: MPI_Comm, MPI_Datatype, c_int
-            integer(c_int) :: buffer
+            type(*) :: buffer(*)
             integer(c_int), intent(in), value :: count, root
             type(MPI_Datatype), intent(in), value :: datatype
             type(MPI_Comm), intent(in), value :: comm
-        end subroutine MPI_Bcast
+        end subroutine lite_bcast
+
+        subroutine MPI_Abort(comm, errorcode) bind(C, name='lite_abort')
+            import :: MPI_Comm, c_int
+            type(MPI_Comm), intent(in), value :: comm
+            integer(c_int), intent(in), value :: errorcode
+        end subroutine MPI_Abort
     end interface
+
+    interface MPI_Bcast
+        procedure :: bcast_one, bcast_many
+    end interface MPI_Bcast
 
 contains
 
@@ -101,6 +112,27 @@ contains
         call lite_cart_create(comm_old, ndims, dims, merge(1, 0, periods), merge(1, 0, reorder), &
             comm_cart)
     end subroutine MPI_Cart_create
+
+    subroutine bcast_one(buffer, count, datatype, root, comm)
+        integer, intent(inout) :: buffer
+        integer, intent(in) :: count, root
+        type(MPI_Datatype), intent(in) :: datatype
+        type(MPI_Comm), intent(in) :: comm
+        integer :: one(1)
+
+        one = buffer
+        call lite_bcast(one, count, datatype, root, comm)
+        buffer = one(1)
+    end subroutine bcast_one
+
+    subroutine bcast_many(buffer, count, datatype, root, comm)
+        integer, intent(inout) :: buffer(:)
+        integer, intent(in) :: count, root
+        type(MPI_Datatype), intent(in) :: datatype
+        type(MPI_Comm), intent(in) :: comm
+
+        call lite_bcast(buffer, count, datatype, root, comm)
+    end subroutine bcast_many
 
     subroutine MPI_Sendrecv(sendbuf, sendcount, sendtype, dest, sendtag, &
         recvbuf, recvcount, recvtype, source, recvtag, comm, status)

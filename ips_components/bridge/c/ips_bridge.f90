@@ -1,0 +1,528 @@
+! The bridge in Fortran: ips_bridge.h with Fortran's arrays and strings. What each call does, who
+! calls it, whether it waits, and when cells may be reused is said there.
+!
+!     type(bridge) :: to_analysis
+!     call bridge_open(to_analysis, rank, ranks, status)
+!     call bridge_declare(to_analysis, 'temperature', 'f8', [nx, ny], status, steps=steps)
+!     call bridge_block(to_analysis, 'temperature', 'f8', [x0, y0], [w, h], status, halo=[1, 1])
+!     if (rank == 0) call bridge_request(to_analysis, blob, status)
+!     ... broadcast size(blob), then blob, which is an array of default integers ...
+!     call bridge_join(to_analysis, blob, status)
+!     do step = 0, steps - 1
+!         call bridge_put(to_analysis, 'temperature', step, T, status)
+!     end do
+!     call bridge_close(to_analysis, status)
+!     call bridge_free(to_analysis)
+!
+! Dimensions are in Fortran's order, the first one being the fastest: T(i, j) here is T[j, i] for
+! the analysis, the same bytes in memory, and an array of shape [nx, ny] is one of (ny, nx) there.
+! Offsets count cells from zero. A status is one of the BRIDGE_ constants; bridge_error says more.
+module ips_bridge
+    use, intrinsic :: iso_c_binding
+    implicit none
+    private
+
+    public :: bridge_open, bridge_declare, bridge_attribute, bridge_block, bridge_where
+    public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
+    public :: bridge_put_rows, bridge_acquire, bridge_publish, bridge_discard, bridge_step_end
+    public :: bridge_progress, bridge_wait, bridge_receive, bridge_should_stop, bridge_close
+    public :: bridge_free, bridge_error, bridge_lost
+
+    integer, parameter, public :: BRIDGE_OK = 0, BRIDGE_USAGE = 1, BRIDGE_GEOMETRY = 2, &
+        BRIDGE_CONTACT = 3, BRIDGE_CONTRACT = 4, BRIDGE_PROTOCOL = 5, BRIDGE_REFUSED = 6, &
+        BRIDGE_DEADLINE = 7, BRIDGE_ANALYTICS_LOST = 8, BRIDGE_MEMORY = 9, BRIDGE_SYSTEM = 10, &
+        BRIDGE_NOTHING = 11, BRIDGE_INCOMPLETE = 12
+
+    type, public :: bridge
+        private
+        type(c_ptr) :: handle = c_null_ptr
+    end type bridge
+
+    interface
+        integer(c_int) function c_open(handle, rank, size) bind(C, name='ips_bridge_open')
+            import :: c_int, c_ptr
+            type(c_ptr), intent(out) :: handle
+            integer(c_int), value :: rank, size
+        end function c_open
+
+        integer(c_int) function c_declare(handle, array, dtype, ndim, shape) &
+            bind(C, name='ips_bridge_declare')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), dtype(*)
+            integer(c_int), value :: ndim
+            integer(c_int64_t), intent(in) :: shape(*)
+        end function c_declare
+
+        integer(c_int) function c_steps(handle, array, first, every, count) &
+            bind(C, name='ips_bridge_steps')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: first, every, count
+        end function c_steps
+
+        integer(c_int) function c_dims(handle, array, dims) bind(C, name='ips_bridge_dims')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), dims(*)
+        end function c_dims
+
+        integer(c_int) function c_attribute(handle, array, name, text) &
+            bind(C, name='ips_bridge_attribute')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), name(*), text(*)
+        end function c_attribute
+
+        integer(c_int) function c_block(handle, array, dtype, ndim, offset, count, halo) &
+            bind(C, name='ips_bridge_block')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), dtype(*)
+            integer(c_int), value :: ndim
+            integer(c_int64_t), intent(in) :: offset(*), count(*), halo(*)
+        end function c_block
+
+        integer(c_int) function c_where(handle, text) bind(C, name='ips_bridge_where')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+            type(c_ptr), intent(out) :: text
+        end function c_where
+
+        integer(c_int) function c_ranks(handle, texts) bind(C, name='ips_bridge_ranks')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: texts(*)
+        end function c_ranks
+
+        integer(c_int) function c_request(handle, contact, blob, length) &
+            bind(C, name='ips_bridge_request')
+            import :: c_char, c_int, c_ptr, c_size_t
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: contact(*)
+            type(c_ptr), intent(out) :: blob
+            integer(c_size_t), intent(out) :: length
+        end function c_request
+
+        integer(c_int) function c_join(handle, blob, length) bind(C, name='ips_bridge_join')
+            import :: c_int, c_ptr, c_size_t
+            type(c_ptr), value :: handle, blob
+            integer(c_size_t), value :: length
+        end function c_join
+
+        integer(c_int) function c_put(handle, array, step, cells) bind(C, name='ips_bridge_put')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+            type(*), intent(in) :: cells(*)
+        end function c_put
+
+        integer(c_int) function c_put_block(handle, array, step, cells, offset, count, strides) &
+            bind(C, name='ips_bridge_put_block')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle, strides
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+            type(*), intent(in) :: cells(*)
+            integer(c_int64_t), intent(in) :: offset(*), count(*)
+        end function c_put_block
+
+        integer(c_int) function c_put_rows(handle, array, step, cells, rows, strides) &
+            bind(C, name='ips_bridge_put_rows')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle, strides
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step, rows
+            type(*), intent(in) :: cells(*)
+        end function c_put_rows
+
+        integer(c_int) function c_acquire(handle, array, step, cells) &
+            bind(C, name='ips_bridge_acquire')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+            type(c_ptr), intent(out) :: cells
+        end function c_acquire
+
+        integer(c_int) function c_publish(handle, array) bind(C, name='ips_bridge_publish')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+        end function c_publish
+
+        integer(c_int) function c_discard(handle, array) bind(C, name='ips_bridge_discard')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+        end function c_discard
+
+        integer(c_int) function c_step_end(handle, step) bind(C, name='ips_bridge_step_end')
+            import :: c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int64_t), value :: step
+        end function c_step_end
+
+        integer(c_int) function c_progress(handle) bind(C, name='ips_bridge_progress')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+        end function c_progress
+
+        integer(c_int) function c_wait(handle, timeout) bind(C, name='ips_bridge_wait')
+            import :: c_double, c_int, c_ptr
+            type(c_ptr), value :: handle
+            real(c_double), value :: timeout
+        end function c_wait
+
+        integer(c_int) function c_receive(handle, name, step, timeout, values, capacity, count) &
+            bind(C, name='ips_bridge_receive_doubles')
+            import :: c_char, c_double, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: name(*)
+            integer(c_int64_t), value :: step, capacity
+            real(c_double), value :: timeout
+            real(c_double), intent(inout) :: values(*)
+            integer(c_int64_t), intent(inout) :: count
+        end function c_receive
+
+        integer(c_int) function c_should_stop(handle, stop) bind(C, name='ips_bridge_should_stop')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), intent(out) :: stop
+        end function c_should_stop
+
+        integer(c_int) function c_close(handle, aborted, reason) bind(C, name='ips_bridge_close')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), value :: aborted
+            character(kind=c_char), intent(in) :: reason(*)
+        end function c_close
+
+        subroutine c_free(handle) bind(C, name='ips_bridge_free')
+            import :: c_ptr
+            type(c_ptr), value :: handle
+        end subroutine c_free
+
+        type(c_ptr) function c_error(handle) bind(C, name='ips_bridge_error')
+            import :: c_ptr
+            type(c_ptr), value :: handle
+        end function c_error
+
+        type(c_ptr) function c_lost(handle) bind(C, name='ips_bridge_lost')
+            import :: c_ptr
+            type(c_ptr), value :: handle
+        end function c_lost
+
+        integer(c_size_t) function c_strlen(text) bind(C, name='strlen')
+            import :: c_ptr, c_size_t
+            type(c_ptr), value :: text
+        end function c_strlen
+    end interface
+
+contains
+
+    subroutine bridge_open(self, rank, size, status)
+        type(bridge), intent(out) :: self
+        integer, intent(in) :: rank, size
+        integer, intent(out) :: status
+
+        status = c_open(self%handle, rank, size)
+    end subroutine bridge_open
+
+    ! Describe an array. shape(ndim) = -1, the slowest dimension here: rows that vary (particles).
+    subroutine bridge_declare(self, array, dtype, shape, status, first, every, steps, dims)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, dtype
+        integer, intent(in) :: shape(:)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: first, every, steps
+        character(*), intent(in), optional :: dims(:)
+        integer(c_int64_t) :: begin, stride, count
+        character(:), allocatable :: names
+        integer :: d
+
+        status = c_declare(self%handle, c_text(array), c_text(dtype), size(shape), turned(shape))
+        if (status == 0 .and. present(dims)) then
+            names = ''
+            do d = size(dims), 1, -1
+                names = names//trim(dims(d))//','
+            end do
+            status = c_dims(self%handle, c_text(array), c_text(names))
+        end if
+        if (status /= 0) return
+        begin = 0
+        stride = 1
+        count = -1
+        if (present(first)) begin = first
+        if (present(every)) stride = every
+        if (present(steps)) count = steps
+        status = c_steps(self%handle, c_text(array), begin, stride, count)
+    end subroutine bridge_declare
+
+    subroutine bridge_attribute(self, array, name, text, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, name, text
+        integer, intent(out) :: status
+
+        status = c_attribute(self%handle, c_text(array), c_text(name), c_text(text))
+    end subroutine bridge_attribute
+
+    subroutine bridge_block(self, array, dtype, offset, count, status, halo)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, dtype
+        integer, intent(in) :: offset(:), count(:)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: halo(:)
+        integer(c_int64_t) :: ghosts(size(offset))
+
+        ghosts = 0
+        if (present(halo)) ghosts = turned(halo)
+        status = c_block(self%handle, c_text(array), c_text(dtype), size(offset), turned(offset), &
+            turned(count), ghosts)
+    end subroutine bridge_block
+
+    ! Where this rank is; see bridge_ranks.
+    subroutine bridge_where(self, text, status)
+        type(bridge), intent(in) :: self
+        character(:), allocatable, intent(out) :: text
+        integer, intent(out) :: status
+        type(c_ptr) :: found
+
+        status = c_where(self%handle, found)
+        text = f_text(found)
+    end subroutine bridge_where
+
+    ! Rank 0 may tell where all ranks are: the texts of bridge_where, in order, with commas between.
+    subroutine bridge_ranks(self, texts, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: texts
+        integer, intent(out) :: status
+
+        status = c_ranks(self%handle, c_text(texts))
+    end subroutine bridge_ranks
+
+    ! The blob is there whatever the status: broadcast it in any case.
+    subroutine bridge_request(self, blob, status, contact)
+        type(bridge), intent(in) :: self
+        integer, allocatable, intent(out) :: blob(:)
+        integer, intent(out) :: status
+        character(*), intent(in), optional :: contact
+        character(:), allocatable :: path
+        type(c_ptr) :: found
+        integer(c_size_t) :: length
+        character(kind=c_char), pointer :: bytes(:)
+        integer, parameter :: WORD = storage_size(0) / 8
+
+        path = ''
+        if (present(contact)) path = contact
+        status = c_request(self%handle, c_text(path), found, length)
+        ! the first number is the length in bytes
+        allocate (blob(1 + (length + WORD - 1) / WORD), source=0)
+        blob(1) = int(length)
+        if (length == 0) return
+        call c_f_pointer(found, bytes, [length])
+        blob(2:) = transfer([bytes, spread(c_null_char, 1, WORD - 1)], blob, size(blob) - 1)
+    end subroutine bridge_request
+
+    subroutine bridge_join(self, blob, status)
+        type(bridge), intent(in) :: self
+        integer, intent(in), contiguous, target :: blob(:)
+        integer, intent(out) :: status
+
+        status = BRIDGE_USAGE
+        if (size(blob) < 2) return
+        status = c_join(self%handle, c_loc(blob(2)), int(blob(1), c_size_t))
+    end subroutine bridge_join
+
+    ! cells: of any type and rank, the declared block with its halo.
+    subroutine bridge_put(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        type(*), intent(in) :: cells(*)
+        integer, intent(out) :: status
+
+        status = c_put(self%handle, c_text(array), int(step, c_int64_t), cells)
+    end subroutine bridge_put
+
+    subroutine bridge_put_block(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        type(*), intent(in) :: cells(*)
+        integer, intent(out) :: status
+
+        status = c_put_block(self%handle, c_text(array), int(step, c_int64_t), cells, &
+            turned(offset), turned(count), c_null_ptr)
+    end subroutine bridge_put_block
+
+    ! cells(columns, rows): rows are the slowest dimension.
+    subroutine bridge_put_rows(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        type(*), intent(in) :: cells(*)
+        integer, intent(out) :: status
+
+        status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), cells, &
+            int(rows, c_int64_t), c_null_ptr)
+    end subroutine bridge_put_rows
+
+    ! Make it an array by c_f_pointer, with the shape of the block and its halo.
+    subroutine bridge_acquire(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        type(c_ptr), intent(out) :: cells
+        integer, intent(out) :: status
+
+        cells = c_null_ptr
+        status = c_acquire(self%handle, c_text(array), int(step, c_int64_t), cells)
+    end subroutine bridge_acquire
+
+    subroutine bridge_publish(self, array, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(out) :: status
+
+        status = c_publish(self%handle, c_text(array))
+    end subroutine bridge_publish
+
+    subroutine bridge_discard(self, array, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(out) :: status
+
+        status = c_discard(self%handle, c_text(array))
+    end subroutine bridge_discard
+
+    subroutine bridge_step_end(self, step, status)
+        type(bridge), intent(in) :: self
+        integer, intent(in) :: step
+        integer, intent(out) :: status
+
+        status = c_step_end(self%handle, int(step, c_int64_t))
+    end subroutine bridge_step_end
+
+    subroutine bridge_progress(self, status)
+        type(bridge), intent(in) :: self
+        integer, intent(out) :: status
+
+        status = c_progress(self%handle)
+    end subroutine bridge_progress
+
+    ! timeout in seconds; without it, the run's deadline.
+    subroutine bridge_wait(self, status, timeout)
+        type(bridge), intent(in) :: self
+        integer, intent(out) :: status
+        real(c_double), intent(in), optional :: timeout
+        real(c_double) :: limit
+
+        limit = -1
+        if (present(timeout)) limit = timeout
+        status = c_wait(self%handle, limit)
+    end subroutine bridge_wait
+
+    ! Rank 0: values(1:count) are what the analysis sent for a step; broadcast them.
+    subroutine bridge_receive(self, name, step, timeout, values, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: name
+        integer, intent(in) :: step
+        real(c_double), intent(in) :: timeout
+        real(c_double), intent(inout) :: values(:)
+        integer, intent(out) :: count, status
+        real(c_double) :: found(size(values))
+        integer(c_int64_t) :: n
+
+        n = 0
+        status = c_receive(self%handle, c_text(name), int(step, c_int64_t), timeout, found, &
+            size(values, kind=c_int64_t), n)
+        count = int(n)
+        values(:count) = found(:count)
+    end subroutine bridge_receive
+
+    subroutine bridge_should_stop(self, stop, status)
+        type(bridge), intent(in) :: self
+        logical, intent(out) :: stop
+        integer, intent(out) :: status
+        integer(c_int) :: answer
+
+        status = c_should_stop(self%handle, answer)
+        stop = answer /= 0
+    end subroutine bridge_should_stop
+
+    ! reason: of a simulation that failed; without it, it ended well.
+    subroutine bridge_close(self, status, reason)
+        type(bridge), intent(in) :: self
+        integer, intent(out) :: status
+        character(*), intent(in), optional :: reason
+
+        if (present(reason)) then
+            status = c_close(self%handle, 1_c_int, c_text(reason))
+        else
+            status = c_close(self%handle, 0_c_int, c_text(''))
+        end if
+    end subroutine bridge_close
+
+    subroutine bridge_free(self)
+        type(bridge), intent(inout) :: self
+
+        call c_free(self%handle)
+        self%handle = c_null_ptr
+    end subroutine bridge_free
+
+    ! What the last failed call suffered from, and what to do.
+    function bridge_error(self) result(text)
+        type(bridge), intent(in) :: self
+        character(:), allocatable :: text
+
+        text = f_text(c_error(self%handle))
+    end function bridge_error
+
+    ! Why nothing is sent any more; empty while the analytics are there.
+    function bridge_lost(self) result(text)
+        type(bridge), intent(in) :: self
+        character(:), allocatable :: text
+
+        text = f_text(c_lost(self%handle))
+    end function bridge_lost
+
+    ! ---- Fortran's values as C's ---------------------------------------------------------------
+
+    pure function c_text(text)
+        character(*), intent(in) :: text
+        character(kind=c_char) :: c_text(len_trim(text) + 1)
+        integer :: i
+
+        do i = 1, len_trim(text)
+            c_text(i) = text(i:i)
+        end do
+        c_text(len_trim(text) + 1) = c_null_char
+    end function c_text
+
+    function f_text(from) result(text)
+        type(c_ptr), intent(in) :: from
+        character(:), allocatable :: text
+        character(kind=c_char), pointer :: letters(:)
+        integer :: i
+
+        text = ''
+        if (.not. c_associated(from)) return
+        call c_f_pointer(from, letters, [c_strlen(from)])
+        text = repeat(' ', size(letters))
+        do i = 1, size(letters)
+            text(i:i) = letters(i)
+        end do
+    end function f_text
+
+    ! Dimensions in C's order.
+    pure function turned(numbers)
+        integer, intent(in) :: numbers(:)
+        integer(c_int64_t) :: turned(size(numbers))
+
+        turned = numbers(size(numbers):1:-1)
+    end function turned
+
+end module ips_bridge

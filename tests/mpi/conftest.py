@@ -1,0 +1,36 @@
+"""The heat example in C and Fortran, built once by its own Makefile."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from heat2d_runs import HEAT2D
+
+
+def mpicc():
+    """The compiler wrapper of the MPI that `mpiexec` of the tests belongs to."""
+    beside = Path(sys.executable).with_name("mpicc")
+    return str(beside) if beside.exists() else shutil.which("mpicc")
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory):
+    """Directory of the programs."""
+    if not (mpicc() and shutil.which("make")):
+        pytest.skip("needs make and an MPI C compiler")
+    target = "all" if shutil.which("gfortran") else "c"
+    out = tmp_path_factory.mktemp("heat2d")
+    make = ["make", "-f", str(HEAT2D / "Makefile"), target, f"MPICC={mpicc()}", f"OUT={out}"]
+    flags = ["CFLAGS=-O2 -Wall -Wextra -Werror", "FFLAGS=-O2 -Wall -Wextra -Werror"]
+    subprocess.run([*make, *flags], check=True, timeout=120, cwd=out)
+    return out
+
+
+@pytest.fixture(params=["heat2d_c", "heat2d_f90"])
+def program(request, builds):
+    path = builds / request.param
+    if not path.exists():
+        pytest.skip("needs gfortran")
+    return [str(path)]

@@ -1,0 +1,56 @@
+"""The heat example in C and Fortran delivers, chunk by chunk, the bytes that the Python one does."""
+
+import numpy as np
+import pytest
+from coupled_runs import couple
+from heat2d_runs import PYTHON, run
+
+from ips_components.model.selection import Selection
+
+OPTIONS = ("--nx", 33, "--ny", 21, "--steps", 24, "--every", 2)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """What the Python program delivers, whole and in part."""
+    found = {}
+    for name, select in SELECTIONS.items():
+        path = tmp_path_factory.mktemp("python")
+        contract, chunks, _ = couple(path, 4, PYTHON, *OPTIONS, select=select)
+        found[name] = contract, chunks
+    return found
+
+
+SELECTIONS = {
+    "everything": lambda spec: None,
+    "strided": lambda spec: [
+        Selection((3, 4, 1), (4, 10, 11), (2, 1, 3)),
+        Selection((0, 0, 0), (1, 21, 33), (1, 1, 1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("lane", ["shm", "tcp"])
+@pytest.mark.parametrize("selected", SELECTIONS)
+def test_same_chunks_as_python(tmp_path, monkeypatch, program, reference, selected, lane):
+    monkeypatch.setenv("IPS_COMPONENTS_LANE", lane)
+    path = tmp_path / "field.npy"
+    contract, chunks, byes = couple(
+        tmp_path, 4, program, *OPTIONS, "--posthoc", path, select=SELECTIONS[selected]
+    )
+    agreed, expected = reference[selected]
+    assert contract["temperature"].spec == agreed["temperature"].spec
+    assert chunks.keys() == expected.keys()
+    assert all(chunks[key].tobytes() == expected[key].tobytes() for key in expected)
+    assert {rank: (bye.status, bye.last_step) for rank, bye in byes.items()} == dict.fromkeys(
+        range(4), ("ok", 22 if selected == "everything" else 18)
+    )
+    assert all(bye.counters[0].closed for bye in byes.values())
+    assert np.load(path).shape == (12, 21, 33)
+
+
+def test_without_contact_file_all_ranks_say_what_to_do(monkeypatch, program):
+    monkeypatch.delenv("IPS_COMPONENTS_CONTACT", raising=False)
+    done = run(2, *OPTIONS, program=program)
+    assert done.returncode != 0
+    assert "no contact file: neither the program nor the environment variable" in done.stderr
