@@ -134,7 +134,8 @@ def heat2d_ipca(
     snapshots: int | str = 4,
     interval: float | str | None = None,
     size: float | str | None = 1.0,
-) -> dict[str, xr.DataArray]:
+    checkpoint: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Incremental principal component analysis over all steps, each of which is one batch.
 
     Parameters
@@ -154,6 +155,8 @@ def heat2d_ipca(
         Seconds between two steps, for the axis of time.
     size : float, optional
         Edge of the domain in metres, for the axes of space.
+    checkpoint : mapping, optional
+        The entry ``checkpoint`` of an earlier run, computed: this one goes on from there.
 
     Returns
     -------
@@ -161,23 +164,28 @@ def heat2d_ipca(
         ``explained_variance``, ``explained_variance_ratio``, ``singular_values`` (component);
         ``explained_variance_history``, ``explained_variance_ratio_history`` (time, component): the
         same after every step; ``components`` (component, features), ``mean`` (features),
-        ``noise_variance`` () and ``snapshots`` (step, space).
+        ``noise_variance`` () and ``snapshots`` (step, space). Beside these ``checkpoint``, the
+        state to go on from.
     """
     data = _field(arrays, field, interval, size)
     feature_dims = _names(features) or data.space[-1:]
     sample_dims = _names(samples) or tuple(dim for dim in data.space if dim not in feature_dims)
-    pca = InSituIncrementalPCA(
-        int(n_components), svd_solver=svd_solver, random_state=int(random_state)
-    )
-    pca.fit(data.values, data.dims, feature_dims, sample_dims or ("time",))
+    options = {"svd_solver": svd_solver, "random_state": int(random_state)}
+    if checkpoint:
+        pca = InSituIncrementalPCA.from_state(checkpoint, **options)
+        pca.partial_fit(data.values, data.dims, feature_dims, sample_dims or ("time",))
+    else:
+        pca = InSituIncrementalPCA(int(n_components), **options)
+        pca.fit(data.values, data.dims, feature_dims, sample_dims or ("time",))
     state = pca.state()
     squared = f"{data.units}2" if data.units else ""
     component = np.arange(1, pca.n_components_ + 1)
     dims = ("component", *feature_dims)
     history = ("time", "component")
     per_batch = {}
-    if pca.n_batches_seen_ != len(data.times):  # batches of several steps
-        per_batch["time"] = ("time", np.arange(1, pca.n_batches_seen_ + 1), {"long_name": "batch"})
+    n_batches = pca.explained_variance_history_.shape[0]
+    if n_batches != len(data.times):  # batches of several steps
+        per_batch["time"] = ("time", np.arange(1, n_batches + 1), {"long_name": "batch"})
     results = {
         "explained_variance": data.wrap(
             pca.explained_variance_, dims[:1], "explained variance", squared, component=component
@@ -208,6 +216,7 @@ def heat2d_ipca(
         ),
         "mean": data.wrap(state["mean"], feature_dims, f"mean {data.noun}", data.units),
         "noise_variance": data.wrap(pca.noise_variance_, (), "noise variance", squared),
+        "checkpoint": state,
     }
     return results | _snapshots(data, int(snapshots))
 

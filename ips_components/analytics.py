@@ -4,6 +4,7 @@ In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
 """
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -35,6 +36,11 @@ _GOODBYE = 0.1
 
 class Analytics(Component):
     """Starts a Dask pool with receivers in its workers, and runs the analysis in it."""
+
+    _state = ""
+    """File with the state that the analysis goes on from."""
+    _new_state = ""
+    """File with the state that it reached."""
 
     def init(
         self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
@@ -97,6 +103,25 @@ class Analytics(Component):
         )
         return {"contact": str(path), "workers": endpoints}
 
+    def restart(
+        self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
+    ) -> dict[str, Any]:
+        """The same, with the state of the analysis from a checkpoint."""
+        from ips_components.external._checkpoint import FILE
+
+        root = ips_compat.run_config(self.services).restart_root
+        self.services.get_restart_files(root, timestamp, [FILE])
+        self._state = str(Path(self.services.get_working_dir(), FILE))
+        return self.init(timestamp, run, run_dir, **keywords)
+
+    def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Keep the state that the analysis returned, if it did."""
+        from ips_components.external._checkpoint import FILE
+
+        if self._new_state:
+            shutil.copy(self._new_state, Path(self.services.get_working_dir(), FILE))
+            self.services.save_restart_files(timestamp, [FILE])
+
     def step(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
         """Wait for the analysis and for the simulation's goodbye; return what came out.
 
@@ -141,6 +166,7 @@ class Analytics(Component):
     def _finished(self, config: AnalyticsConfig, timestamp: float) -> dict[str, Any]:
         """Take what the analysis returned, and stage files."""
         summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]
+        self._new_state = summary.get("checkpoint", "")
         if config.output_files:
             self.services.stage_output_files(
                 timestamp, list(config.output_files), save_plasma_state=False
@@ -193,6 +219,7 @@ class Analytics(Component):
             memory_share=config.memory_share,
             lanes=config.lanes,
             security=config.security,
+            checkpoint=self._state,
         )
 
     def _prepare_environment(self, config: AnalyticsConfig) -> None:

@@ -43,14 +43,17 @@ class Driver(Component):
     """
 
     def init(self, timestamp: float = 0.0, **keywords: Any) -> None:
-        """Initialise both sides at the same time."""
+        """Initialise both sides at the same time; IPS calls this for a restart, too."""
+        if ips_compat.run_config(self.services).mode == "RESTART":
+            self.restart(timestamp, **keywords)
+            return
         self._begin()
         self._initialise("init", timestamp)
 
     def restart(self, timestamp: float = 0.0, **keywords: Any) -> None:
-        """The same, from a checkpoint."""
+        """The same, from the checkpoint of RESTART_TIME."""
         self._begin()
-        self._initialise("restart", timestamp)
+        self._initialise("restart", self._run_config.checkpoint_time())
 
     def step(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Run the simulation and the analysis of what it puts.
@@ -66,6 +69,10 @@ class Driver(Component):
             self._conclude(error, {})
             raise
         self._conclude(None, results)
+        if "CHECKPOINT" in self.services.sim_conf:
+            # A checkpoint is named after the number of steps that are done.
+            done = float(self._run_config.times.n_steps)
+            self.services.checkpoint_components(list(self._ports.values()), done)
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Finalise both sides."""
@@ -86,7 +93,7 @@ class Driver(Component):
         self._run = new_run_id()
         self._run_dir = run_directory(config.sim_root, self._run)
         self._started = time.time()
-        self._failures: list[BaseException] = []
+        self._failures: dict[str, BaseException] = {}
         self._ports = {
             each.port: self.services.get_port(each.port)
             for each in (self._simulation, self._analytics)
@@ -98,7 +105,7 @@ class Driver(Component):
         analytics = self._analytics.port
         calls = {
             services.call_nonblocking(
-                self._ports[analytics], "init", timestamp, run=self._run, run_dir=str(self._run_dir)
+                self._ports[analytics], method, timestamp, run=self._run, run_dir=str(self._run_dir)
             ): analytics
         }
         if self._simulation is not None:
@@ -157,18 +164,16 @@ class Driver(Component):
             ended = ips_compat.wait_first(services, waiting, max(left, 0.0))
             if ended is None:
                 if time.monotonic() > deadline:
-                    self._failures.append(
-                        RunFailed(f"{', '.join(waiting.values())} did not end in time")
-                    )
+                    for port in waiting.values():
+                        self._failures[port] = RunFailed(f"{port} did not end in time")
                     break
                 continue
             port = waiting.pop(ended)
             try:
                 answers[port] = ips_compat.answer(services, ended)
             except Exception as error:
-                self._failures.append(error)
-            deadline = self._tell_the_other(port, answers.get(port) is not None or not
-                                            self._failures)  # fmt: skip
+                self._failures[port] = error
+            deadline = self._tell_the_other(port, port in answers)
         if self._failures:
             raise RunFailed(self._first_cause())
         return answers
@@ -177,7 +182,7 @@ class Driver(Component):
         """One side has ended: let the other know, and say until when it may go on."""
         now, config = time.monotonic(), self._analytics
         if self._simulation is not None and port == self._simulation.port:
-            cause = "" if went_well else ips_compat.describe(self._failures[-1])
+            cause = "" if went_well else ips_compat.describe(self._failures[port])
             leave_notice(
                 self._run_dir, SIMULATION, {"state": "ended", "ok": went_well, "cause": cause}
             )
@@ -185,24 +190,34 @@ class Driver(Component):
             return now + config.drain_time_out + patience + _MARGIN
         if went_well:  # the ranks have said goodbye already
             return now + config.drain_time_out + _MARGIN
-        if config.on_analytics_loss == "continue":
+        to_blame = self._fatal_fault().get("who", "analytics")
+        if to_blame == "simulation" or to_blame.startswith("rank"):
+            cause = "it did not answer any more"
+        elif config.on_analytics_loss == "continue":
             return float("inf")  # the simulation has a time-out of its own
-        leave_notice(
-            self._run_dir,
-            ABORT,
-            {"cause": "the analytics failed, and ON_ANALYTICS_LOSS = abort"},
-        )
+        else:
+            cause = "the analytics failed, and ON_ANALYTICS_LOSS = abort"
+        leave_notice(self._run_dir, ABORT, {"cause": cause})
         return now + config.drain_time_out + _MARGIN
 
     def _first_cause(self) -> str:
         """What went wrong first; the coordinator saw the order of things, if it lived."""
         from ips_components.report.record import last_line
 
-        for fault in read_notice(self._run_dir, COORDINATOR).get("faults") or []:
-            # What the components told the coordinator, they tell us themselves, and better.
-            if fault["who"] not in ("simulation", "analysis") and fault["what"] in _FATAL:
-                return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
-        return ips_compat.describe(self._failures[0])
+        fault = self._fatal_fault()
+        # What the components told the coordinator, they tell us themselves, and better.
+        if fault and fault["who"] not in ("simulation", "analysis"):
+            return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
+        culprit = self._analytics.port if fault.get("who") == "analysis" else None
+        if fault.get("who") == "simulation" and self._simulation is not None:
+            culprit = self._simulation.port
+        first = next(iter(self._failures.values()))
+        return ips_compat.describe(self._failures.get(culprit or "", first))
+
+    def _fatal_fault(self) -> dict[str, Any]:
+        """The first fault that made the run hopeless, as the coordinator saw it."""
+        faults = read_notice(self._run_dir, COORDINATOR).get("faults") or []
+        return next((fault for fault in faults if fault["what"] in _FATAL), {})
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -41,7 +41,6 @@ class Simulation(Component):
         timestamp: float = 0.0,
         contact: str = "",
         run_dir: str = "",
-        restart: str = "",
         **keywords: Any,
     ) -> dict[str, Any]:
         """Run the simulation from its first step to its last.
@@ -54,8 +53,6 @@ class Simulation(Component):
             Path of the contact file; empty for a simulation that runs alone.
         run_dir
             Directory of the run; notices are looked for there.
-        restart
-            Value of ``{RESTART}`` in ARGS.
 
         Returns
         -------
@@ -77,7 +74,7 @@ class Simulation(Component):
             FINISH=run.times.finish,
             NPROC=config.nproc,
             RUN_DIR=run_dir,
-            RESTART=restart,
+            FIRST=int(run.checkpoint_time()) if run.mode == "RESTART" else 0,
         )
         started = time.monotonic()
         task = self.services.launch_task(

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
@@ -44,14 +45,17 @@ def main():
     ax = args.diffusivity * args.dt / (dx * dx)
     ay = args.diffusivity * args.dt / (dy * dy)
     T = np.zeros((h + 2, w + 2))
-    T[1:-1, 1:-1] = initial_state(args.initial, x, y)
+    if args.first > 0:
+        T[1:-1, 1:-1] = np.load(args.state, mmap_mode="r")[0, y0 : y0 + h, x0 : x0 + w]
+    else:
+        T[1:-1, 1:-1] = initial_state(args.initial, x, y)
 
     with (
         coupling(args, comm, (y0, x0)) as bridge,
-        posthoc_file(args, comm, (h, w), (y0, x0)) as npy,
+        shared_npy(args.posthoc, args, comm, (h, w), (y0, x0)) as npy,
     ):
         start = time.perf_counter()
-        for step in range(args.steps):
+        for step in range(args.first, args.steps):
             if step > 0:
                 T = advance(T, cart, args.boundary, ax, ay)
                 heat(T, args, (step - 1) * args.dt, x, y)
@@ -62,10 +66,13 @@ def main():
                     npy.Write_all(T[1:-1, 1:-1].copy())
             time.sleep(args.pace / 1000)
         seconds = time.perf_counter() - start
+    with shared_npy(args.state, args, comm, (h, w), (y0, x0), times=1) as npy:
+        if npy is not None:
+            npy.Write_all(T[1:-1, 1:-1].copy())
     if comm.rank == 0:
         print(
-            f"heat2d: {args.steps} steps of {args.nx} x {args.ny} cells on {args.px} x {args.py}"
-            f" ranks, dt = {args.dt:.6g} s, computed in {seconds:.2f} s"
+            f"heat2d: {args.steps - args.first} steps of {args.nx} x {args.ny} cells on"
+            f" {args.px} x {args.py} ranks, dt = {args.dt:.6g} s, computed in {seconds:.2f} s"
         )
 
 
@@ -152,23 +159,23 @@ def coupling(args, comm, offset):
         offset=offset,
         halo=1,
         dims=("y", "x"),
-        steps=range(0, args.steps, args.every),
+        steps=range(args.first, args.steps, args.every),
         attrs={"units": "K", "long_name": "temperature above ambient"},
     )
     return Bridge(comm=comm, arrays=[temperature])
 
 
 @contextmanager
-def posthoc_file(args, comm, shape, offset):
+def shared_npy(path, args, comm, shape, offset, times=None):
     """One .npy file of shape (time, y, x) that all ranks write together, or nothing."""
-    if args.posthoc is None:
+    if path is None:
         yield None
         return
-    times = (args.steps + args.every - 1) // args.every
+    times = times or len(range(args.first, args.steps, args.every))
     about = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({times}, {args.ny}, {args.nx})}}"
     header = b"\x93NUMPY\x01\x00\x76\x00" + about.ljust(117).encode() + b"\n"
     block = MPI.DOUBLE.Create_subarray([args.ny, args.nx], list(shape), list(offset)).Commit()
-    npy = MPI.File.Open(comm, args.posthoc, MPI.MODE_CREATE | MPI.MODE_WRONLY)
+    npy = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     npy.Set_size(0)
     if comm.rank == 0:
         npy.Write_at(0, header)
@@ -215,12 +222,18 @@ def parse(size):
     parser.add_argument("--every", type=int, default=1, help="publish every n-th step (1)")
     parser.add_argument("--pace", type=float, default=0.0, help="extra time per step in ms (0)")
     parser.add_argument("--posthoc", metavar="FILE.npy", help="write the published steps, too")
+    parser.add_argument("--state", metavar="FILE.npy", help="keep the last field, to go on from it")
+    parser.add_argument("--first", type=int, default=0, help="first step; beyond 0: from --state")
     parser.add_argument("--no-coupling", action="store_true", help="run alone")
     args = parser.parse_args()
 
     for name in ("nx", "ny", "steps", "every", "diffusivity"):
         if getattr(args, name) <= 0:
             parser.error(f"--{name} must be positive, got {getattr(args, name)}")
+    if not 0 <= args.first < args.steps or args.first % args.every:
+        parser.error(f"--first must be a published step below {args.steps}, got {args.first}")
+    if args.first > 0 and (args.state is None or not Path(args.state).exists()):
+        parser.error(f"--first {args.first} needs the field of the step before in --state")
     dx, dy = SIZE / args.nx, SIZE / args.ny
     limit = 0.5 / (args.diffusivity * (1.0 / (dx * dx) + 1.0 / (dy * dy)))
     if args.dt is None:

@@ -140,7 +140,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "ARGS",
         "simulation",
         kinds.WORDS,
-        "Its arguments; `{NSTEP}`, `{START}`, `{FINISH}`, `{NPROC}` and `{RUN_DIR}` are filled in.",
+        "Its arguments; `{NSTEP}`, `{FIRST}` (0, or the steps done at a restart), `{START}`, "
+        "`{FINISH}`, `{NPROC}` and `{RUN_DIR}` are filled in.",
         (),
     ),
     _P("TASK_PPN", "simulation", kinds.WHOLE, "Processes per node; 0: the platform's.", 0),

@@ -1,9 +1,12 @@
 """The config of one run: typed, checked, frozen."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from ips_components.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,33 @@ class RunConfig:
     simulations: tuple[SimulationConfig, ...] = ()
     analytics: tuple[AnalyticsConfig, ...] = ()
     oversubscribe: bool = False
+
+    def checkpoint_time(self) -> float:
+        """Time stamp of the checkpoint to restart from: the number of steps that were done.
+
+        Raises
+        ------
+        ConfigError
+            If RESTART_ROOT has no checkpoint, or not this one.
+        """
+        folder = Path(self.restart_root, "restart")
+        stamps = []
+        for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+            with suppress(ValueError):
+                stamps.append(float(each.name))
+        wanted = max(stamps, default=None)
+        if self.restart_time != "LATEST":
+            with suppress(ValueError):
+                wanted = float(self.restart_time)
+        if wanted is None or wanted not in stamps:
+            found = ", ".join(f"{stamp:g}" for stamp in stamps) or "none"
+            raise ConfigError(
+                f"{self.file}, RESTART_TIME: there is no checkpoint {self.restart_time} in "
+                f"{folder} "
+                f"(found {found}); a run writes one at its end when its config has a section "
+                "[CHECKPOINT]"
+            )
+        return wanted
 
     def parameters(self) -> dict[str, Any]:
         """Every value as it was resolved, flat: ``SECTION.NAME`` to value."""

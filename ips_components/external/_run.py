@@ -12,14 +12,15 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from distributed import Client, as_completed, get_client, worker_client
 
 from ips_components.errors import ContractError, DeadlineExceeded, ExternalTaskError, SimulationLost
-from ips_components.external._analysis import Offered, load_analysis
+from ips_components.external._analysis import Offered, load_analysis, together
 from ips_components.external._arrays import ExternalArray, external_arrays
+from ips_components.external._checkpoint import load, save, take_out
 from ips_components.external._contract import contract_from_graph, submit
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
@@ -163,10 +164,11 @@ class Run:
 
     def commit(self, returned: Any) -> None:
         """Derive the contract from these lazy results, sign it and submit the whole graph."""
-        named = name_results(returned)
+        results, state = take_out(returned)
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; commit was called before")
-        gathered, stored = self._store.plan(named)
+        gathered, stored = self._store.plan(name_results(results))
+        gathered |= state
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}
         self._stored = set(stored)
@@ -240,25 +242,32 @@ class Run:
     def _execute(self) -> dict[str, Any]:
         settings = self.settings
         self._call("open", settings=settings.to_dict())
-        function = load_analysis(settings.analysis)
+        analyses = [load_analysis(name) for name in settings.analysis.replace(",", " ").split()]
         connect = settings.deadlines["connect"]
         self._call("receivers", n=settings.n_receivers, timeout=connect)
         specs = settings.array_specs() or self._described(connect)
         self.arrays = external_arrays(
             specs, run=settings.run, n_receivers=settings.n_receivers, chunks=settings.chunks
         )
-        parameters = dict(settings.parameters)
-        if "run" in inspect.signature(function).parameters:
-            parameters["run"] = self
-        returned = function(Offered(self.arrays, self.offered_by), **parameters)
+        returned = together({each: self._analyse(each) for each in analyses})
         if self.contract is None:
             self.commit(returned)
         elif returned is not None:
-            self._add(name_results(returned))
+            self._add(*take_out(returned))
         return self._finish()
 
-    def _add(self, named: Mapping[str, Any]) -> None:
+    def _analyse(self, function: Callable[..., Any]) -> Any:
+        """Call one analysis function with what it asks for."""
+        offered = {"run": self, "checkpoint": load(self.settings.checkpoint)}
+        wanted = inspect.signature(function).parameters
+        extras = {name: value for name, value in offered.items() if name in wanted}
+        return function(
+            Offered(self.arrays, self.offered_by), **{**self.settings.parameters, **extras}
+        )
+
+    def _add(self, results: Any, state: Mapping[str, Any]) -> None:
         """Take results beyond those of the contract: constants, and graphs over what is there."""
+        named = {**name_results(results), **state}
         lazy = lazy_parts(named)
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
         self._futures.update(self._submit(lazy))
@@ -281,6 +290,7 @@ class Run:
                     self._call("abort", who="analysis", cause=f"result {name!r}: {error!r}")
             elif name not in self._stored:
                 values[name] = future.result()
+        checkpoint = save(values, self.settings.run_dir) if not errors else ""
         if values:
             self._store.write(values)
         self._call("results_done")
@@ -294,6 +304,7 @@ class Run:
             raise error
         return {
             "results": str(self._store.path),
+            "checkpoint": checkpoint,
             "variables": self._store.summary(),
             "contract": self.contract.table() if self.contract else [],
         }

@@ -103,8 +103,14 @@ class _Dispatcher:
 
     def __call__(self, run: str, action: str, **arguments: Any) -> None:
         session = self.sessions.get(run)
-        if session is not None:
+        if session is None:
+            return
+        try:
             getattr(session, f"on_{action}")(**arguments)
+        except Exception as error:
+            # An exception here would cut the worker off from its scheduler.
+            logger.exception("Run %s: cannot do %r", run, action)
+            session.fault(f"cannot do {action!r}: {error!r}")
 
 
 class _Session:

@@ -40,7 +40,7 @@ class RunSettings:
     token
         Secret of the run, 64 hexadecimal digits.
     analysis
-        ``package.module:function``.
+        ``package.module:function``, or several of them with commas between.
     n_receivers
         Number of Dask workers to wait for, each of which opens one receiver.
     parameters
@@ -73,6 +73,8 @@ class RunSettings:
         Ways that data may take: ``"shm"`` (same node), ``"tcp"``.
     security
         ``"none"`` or ``"tls"``.
+    checkpoint
+        File with the state of the analysis to go on from; empty for a new start.
     """
 
     run: str
@@ -95,6 +97,7 @@ class RunSettings:
     memory_share: float = 0.3
     lanes: tuple[str, ...] = LANES
     security: str = "none"
+    checkpoint: str = ""
 
     def __post_init__(self) -> None:
         if not self.run or not self.token:

@@ -75,6 +75,11 @@ class ExternalWorker:
         self._timer: asyncio.TimerHandle | None = None
         self._stimuli = count()
 
+    @property
+    def pending(self) -> int:
+        """Number of values that were handed over and are not announced yet; event loop only."""
+        return len(self._kept) + len(self._announcements)
+
     # -- for receivers: any thread, never waits ------------------------------------------
 
     def deliver(self, items: Mapping[Key, Any], stimulus: str = "") -> None:
