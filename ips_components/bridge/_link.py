@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -206,7 +206,7 @@ class Link:
                 frames.append(item.message)
                 continue
             piece, cells = stored.piece, stored.cells
-            if self.lane == "shm" and isinstance(slot, Slot) and slot.fd >= 0:
+            if self._lies_in(slot, cells):
                 if slot.number not in self.announced:
                     sock.sendall(b"".join(frames))
                     frames.clear()
@@ -244,10 +244,14 @@ class Link:
         if frames:
             sock.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
 
-    def _announce(self, sock: socket.socket, slot: Slot) -> None:
+    def _lies_in(self, slot: Slot | Loan, cells: Cells) -> bool:
+        """Tell whether the receiver reads cells where they lie."""
+        return self.lane == "shm" and slot.fd >= 0 and cells.nbytes > 0
+
+    def _announce(self, sock: socket.socket, slot: Slot | Loan) -> None:
         """Give the receiver a slot's descriptor."""
         self.announced.add(slot.number)
-        ring = slot.ring
+        ring = cast(Slot, slot).ring
         head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, ring.spare))
         fds = array.array("i", [slot.fd])
         sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
@@ -298,7 +302,9 @@ class Link:
         """Note that the receiver took everything up to a number."""
         while self.unacked and self.unacked[0].seq <= seq:
             item = self.unacked.popleft()
-            if item.slot is not None and (self.lane == "tcp" or item.slot.fd < 0):
+            if item.slot is None or item.stored is None:
+                continue
+            if not self._lies_in(item.slot, item.stored.cells):  # else its release will be told
                 self.in_slots.pop(item.seq, None)
                 item.slot.pending.discard((self.ordinal, item.seq))
 

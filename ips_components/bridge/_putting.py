@@ -122,19 +122,7 @@ class Putting:
             size = count * prod(one.row_shape)
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
-        if len(cells) or not find(t):
-            self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
-            return
-        began = time.perf_counter_ns()
-        pieces, links, admitted = self._transport.admit(out, find, t)
-        self._waited_ns += time.perf_counter_ns() - began
-        out.last_step = step
-        if admitted:
-            out.delivered_blocks += 1
-            chunk = pieces[0].chunk
-            self._transport.tell(links[0], lambda seq: m.Rows(out.ordinal, chunk, t, 0, seq))
-        else:
-            self._not_sent(out, pieces, 0)
+        self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
 
     def _send(
         self,
@@ -161,13 +149,15 @@ class Putting:
             wanted += nbytes
             at += aligned(nbytes)
         out.skipped_bytes += total - wanted
-        out.last_step = step
         if admitted and self._replay == 0 and self._flat_out(wanted, links, began):
-            return self._lend(out, find, t, cells, pieces, links, wanted)
+            pieces = self._lend(out, find, t, cells, pieces, links, wanted)
+            out.last_step = step
+            return pieces
         slot = transport.slot(ring, at) if admitted else None
         self._waited_ns += time.perf_counter_ns() - began
         if slot is None:
             self._not_sent(out, pieces, wanted)
+            out.last_step = step
             return pieces
         stored = []
         at = 0
@@ -177,10 +167,31 @@ class Putting:
             np.copyto(target, source)
             stored.append(Stored(out.ordinal, t, piece, target, at))
             at += aligned(piece.cells * itemsize)
+        self._publish(out, step, t, find, slot, stored, links, wanted)
+        return pieces
+
+    def _publish(
+        self,
+        out: Outgoing,
+        step: int,
+        t: int,
+        find: Find,
+        slot: Slot,
+        stored: Sequence[Stored],
+        links: Sequence[Link],
+        wanted: int,
+    ) -> None:
+        """Send a slot, to whoever owns its chunks by now, and account for it."""
+        transport = self._transport
+        while not transport.publish(slot, stored, links, out, step):
+            pieces, links, admitted = transport.admit(out, find, t)
+            if not admitted:
+                transport.unused(slot)
+                self._not_sent(out, pieces, wanted)
+                out.last_step = step
+                return
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
-        transport.publish(slot, stored, links)
-        return pieces
 
     def _flat_out(self, nbytes: int, links: Sequence[Link], now: int) -> bool:
         """Tell whether waiting for TCP costs less than a copy that nothing hides.
@@ -397,17 +408,15 @@ class _InPlace(AbstractContextManager[Cells]):
         cells = self._cells
         wanted = sum([piece.cells for piece in self._pieces]) * cells.itemsize
         out.skipped_bytes += plan.block.size * cells.itemsize - wanted
-        out.last_step = self._step
         out.note(plan, self._t, self._pieces)
         if not admitted:
             transport.unused(slot)
             bridge._not_sent(out, self._pieces, wanted)
+            out.last_step = self._step
             return
         strides = cells.strides
         stored = []
         for piece in self._pieces:
             place = sum([c.start * stride for c, stride in zip(piece.src, strides, strict=True)])
             stored.append(Stored(out.ordinal, self._t, piece, cells[piece.src], place))
-        out.delivered_blocks += 1
-        out.delivered_bytes += wanted
-        transport.publish(slot, stored, self._links)
+        bridge._publish(out, self._step, self._t, plan.at, slot, stored, self._links, wanted)

@@ -10,18 +10,15 @@ owner ever waits for a rank.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -29,11 +26,12 @@ import numpy as np
 from ips_components.errors import IPSComponentsError, ProtocolError
 from ips_components.external._buffers import BufferPool
 from ips_components.external._receiver_connection import Connection
+from ips_components.external._receiver_hello import blocks, described, hosts, parse_info
 from ips_components.external._receiver_intake import Complete, Intake
+from ips_components.external._receiver_keeper import Keeping, Peer
 from ips_components.external._sink import ByeInfo, HelloInfo, Sink, StepInfo
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
-from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import messages as m
 from ips_components.wire import values
 from ips_components.wire.contact import Endpoint, host_identity
@@ -41,25 +39,7 @@ from ips_components.wire.framing import pack as _pack
 
 logger = logging.getLogger(__name__)
 
-TICK = 0.25
-SHORT_TICK = 0.004  # while a rank has not taken all that it was sent, or waits for an answer
-MAX_STRANGERS = 128
 FEEDBACK_KEPT = 1024
-_UCRED = struct.Struct("3i")
-
-
-@dataclass(slots=True)
-class Peer:
-    """A rank, across its connections."""
-
-    rank: int
-    session: int
-    connection: Connection | None = None
-    last_seq: int = 0
-    gone_since: float | None = None
-    why: str = ""
-    left: bool = False
-    wants_contract: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +62,7 @@ class ReceiverStatistics:
     lanes: Mapping[str, int] = field(default_factory=dict)
 
 
-class Receiver:
+class Receiver(Keeping):
     """Listens for the ranks of one run and hands complete chunks to a sink.
 
     Parameters
@@ -352,8 +332,8 @@ class Receiver:
 
     def hello(self, connection: Connection, hello: m.Hello) -> None:
         """Take a rank in whose token was right."""
-        info = _parse_info(hello)
-        arrays = _described(info)
+        info = parse_info(hello)
+        arrays = described(info)
         if hello.digest != bytes(32):
             # Rank 0 may have it from another receiver before our owner has told us.
             self._agreed.wait(self._handshake)
@@ -362,18 +342,18 @@ class Receiver:
                 self._size = hello.size
                 self.intake.set_size(hello.size)
             refusal = self._refusal(hello)
+            peer = self._peers.get(hello.rank)
+            old = peer.connection if peer is not None else None
             if refusal is None:
-                peer = self._peers.get(hello.rank)
-                old = peer.connection if peer is not None else None
                 returning = peer is not None and peer.session == hello.session
                 if peer is None or not returning:
                     peer = self._peers[hello.rank] = Peer(hello.rank, hello.session)
                 peer.connection, peer.gone_since, peer.left = connection, None, False
                 peer.wants_contract = bool(hello.flags & m.Hello.WANTS_CONTRACT)
                 connection.peer = peer
-        if refusal is not None:
-            connection.send(m.Refused(refusal))
-            raise ProtocolError(refusal)
+        if refusal is not None or peer is None:
+            connection.send(m.Refused(str(refusal)))
+            raise ProtocolError(str(refusal))
         if old is not None and old is not connection:
             old.shut("the rank has connected anew")
         connection.silence = self._silence if hello.heartbeat_ms else None
@@ -385,10 +365,10 @@ class Receiver:
                 host=str(info.get("host", "")),
                 pid=hello.pid,
                 lane="shm" if connection.local else "tcp",
-                blocks=_blocks(info),
+                blocks=blocks(info),
                 returning=returning,
                 asks=peer.wants_contract,
-                hosts=_hosts(info),
+                hosts=hosts(info),
             )
         )
         if arrays is not None and self._contract is None:
@@ -494,233 +474,3 @@ class Receiver:
             if peer is not None and peer.connection is connection:
                 peer.connection = None
                 peer.gone_since, peer.why = time.monotonic(), connection.why
-
-    # -- threads -------------------------------------------------------------------------------
-
-    def _accept(self) -> None:
-        poll = select.poll()
-        by_fd = {listener.fileno(): listener for listener in self._listeners}
-        for fd in (*by_fd, self._wake):
-            poll.register(fd, select.POLLIN)
-        while not self._closed:
-            for fd, _ in poll.poll():
-                if fd in by_fd:
-                    with contextlib.suppress(OSError):
-                        self._welcome(by_fd[fd])
-
-    def _welcome(self, listener: socket.socket) -> None:
-        sock, address = listener.accept()
-        local = sock.family == socket.AF_UNIX
-        try:
-            sock.setblocking(True)
-            if local:
-                credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-                pid, uid, _ = _UCRED.unpack(credentials)
-                name = f"process {pid}"
-                if uid != os.geteuid():
-                    logger.warning("Refused %s of user %s on the Unix socket", name, uid)
-                    sock.close()
-                    return
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                name = f"{address[0]}:{address[1]}"
-        except OSError:
-            sock.close()
-            raise
-        connection = Connection(self, sock, local, name)
-        with self._lock:
-            strangers = sum(c.peer is None for c in self._connections)
-            refused = self._closed or strangers >= MAX_STRANGERS
-            if not refused:
-                self._connections.add(connection)
-        if refused:
-            sock.close()
-            return
-        connection.thread.start()
-
-    def _keep(self) -> None:
-        next_tick = time.monotonic() + TICK
-        unsent, answer_at = False, 0.0
-        while not self._closed:
-            wait = max(0.0, next_tick - time.monotonic())
-            try:
-                event = self._events.get(timeout=min(wait, SHORT_TICK) if unsent else wait)
-            except Empty:
-                event = ("tick",)
-            released = pump = False
-            slots: dict[Connection, list[tuple[int, int]]] = {}
-            while True:
-                if event[0] == "free":
-                    self.intake.freed(event[1])
-                    released = pump = True
-                elif event[0] == "pump":
-                    pump = True
-                elif event[0] == "answer":
-                    answer_at = time.monotonic() + SHORT_TICK
-                elif event[0] == "slot":
-                    slots.setdefault(event[1], []).append(event[2])
-                try:
-                    event = self._events.get_nowait()
-                except Empty:
-                    break
-            for connection, returned in slots.items():
-                connection.give_back(returned)
-            if released:
-                self._last_release = time.monotonic()
-            if pump:
-                self._pump()
-            with self._lock:
-                connections = list(self._connections)
-            if self._answering and time.monotonic() >= answer_at:
-                self._answering = False
-                for connection in connections:
-                    connection.answer()
-            unsent = sum(connection.flush() for connection in connections) > 0
-            unsent |= self._answering
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK
-                self._tick()
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            connections = list(self._connections)
-            lost = [
-                peer
-                for peer in self._peers.values()
-                if peer.gone_since is not None
-                and not peer.left
-                and now - peer.gone_since >= self._grace
-            ]
-            for peer in lost:
-                peer.left = True
-        for connection in connections:
-            if connection.peer is None:
-                if now - connection.opened > self._handshake:
-                    connection.shut(f"no hello within {self._handshake:g} s")
-            elif connection.silence is not None and now - connection.heard > connection.silence:
-                connection.shut(f"no sign of life for {connection.silence:g} s")
-            else:
-                connection.beat(now, self._heartbeat)
-        for peer in lost:
-            why = peer.why or "connection lost"
-            self.sink.lost(peer.rank, f"{why}; not back within {self._grace:g} s")
-        self._press(now, connections)
-
-    def _press(self, now: float, connections: list[Connection]) -> None:
-        """Ask the owner for memory when ranks wait and nothing is released."""
-        if self._on_pressure is None or not self.intake.blocked:
-            return
-        waiting = any(connection.wanted for connection in connections)
-        if waiting and now - self._last_release >= self._pressure_after:
-            self._last_release = now
-            self._on_pressure(self.intake.needed)
-
-    # -- helpers -------------------------------------------------------------------------------
-
-    def _pump(self) -> None:
-        if self._contract is None:
-            return
-        with self._pumping:
-            ask = self.intake.pump()
-            with self._lock:
-                connections = [
-                    p.connection for p in self._peers.values() if p.connection is not None
-                ]
-            for ordinal, chunk in ask:
-                frame = _pack(m.Resend(ordinal, chunk))
-                for connection in connections:
-                    connection.send_bytes(frame)
-            self._credit(connections)
-
-    def _credit(self, connections: Iterable[Connection]) -> None:
-        """Tell ranks up to where their pieces are welcome."""
-        self.watermarks = self.intake.watermarks()
-        for connection in connections:
-            connection.credit(self.watermarks)
-
-    def _notice(self, message: m.Message) -> None:
-        with self._lock:
-            self._notices.append(message)
-        self._broadcast(message)
-
-    def _broadcast(self, message: m.Message, rank: int | None = None) -> None:
-        with self._lock:
-            connections = [
-                p.connection
-                for p in self._peers.values()
-                if p.connection is not None and rank in (None, p.rank)
-            ]
-        frame = _pack(message)
-        for connection in connections:
-            connection.send_bytes(frame)
-
-
-def _parse_info(hello: m.Hello) -> dict[str, Any]:
-    """Return the JSON part of a hello."""
-    try:
-        info = json.loads(hello.info or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"rank {hello.rank}: the hello's info is not JSON: {error}") from None
-    if not isinstance(info, dict):
-        raise ProtocolError(f"rank {hello.rank}: the hello's info is not a JSON object")
-    return info
-
-
-def _described(info: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Check and return the arrays that a hello describes, in the form of `ArraySpec`."""
-    arrays = info.get("arrays")
-    if not arrays:
-        return None
-    checked = []
-    try:
-        for one in arrays:
-            spec = ArraySpec(
-                name=one["name"],
-                dtype=one["dtype"],
-                shape=tuple(one["shape"]),
-                steps=StepAxis(**one.get("steps", {})),
-                dims=tuple(one.get("dims", ())),
-                attrs=one.get("attrs", {}),
-                ragged=bool(one.get("ragged", False)),
-            )
-            checked.append(
-                {
-                    "name": spec.name,
-                    "dtype": spec.dtype,
-                    "shape": list(spec.shape),
-                    "steps": {
-                        "start": spec.steps.start,
-                        "every": spec.steps.every,
-                        "count": spec.steps.count,
-                    },
-                    "dims": list(spec.dims),
-                    "attrs": dict(spec.attrs),
-                    "ragged": spec.ragged,
-                }
-            )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"the description of an array is wrong: {error!r}") from error
-    return checked
-
-
-def _hosts(info: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Check and return where the ranks are and what each holds."""
-    try:
-        return [(str(host), _blocks({"blocks": boxes})) for host, boxes in info.get("hosts", ())]
-    except (TypeError, ValueError) as error:
-        raise ProtocolError(f"the hosts of a hello are wrong: {error!r}") from error
-
-
-def _blocks(info: Mapping[str, Any]) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Check and return the blocks that a hello names."""
-    try:
-        return {
-            str(name): [
-                (tuple(int(o) for o in offset), tuple(int(n) for n in shape))
-                for offset, shape in blocks
-            ]
-            for name, blocks in info.get("blocks", {}).items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ProtocolError(f"the blocks of a hello are wrong: {error!r}") from error

@@ -24,7 +24,8 @@ from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
 
 if TYPE_CHECKING:
-    from ips_components.external._receiver import Peer, Receiver
+    from ips_components.external._receiver import Receiver
+    from ips_components.external._receiver_keeper import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -287,14 +288,14 @@ class Connection:
     def _fill(self, target: np.ndarray[Any, Any]) -> None:
         """Receive cells into a part of a chunk, strided or not."""
         if target.flags.c_contiguous:
-            self._read_into(memoryview(target.reshape(-1).view(np.uint8)))
+            self._read_into(target.reshape(-1).view(np.uint8).data)
             return
         if self._scratch is None:
             self._scratch = bytearray(SCRATCH)
         scratch = memoryview(self._scratch)
         for part in _parts(target, SCRATCH):
             if part.flags.c_contiguous:
-                self._read_into(memoryview(part.reshape(-1).view(np.uint8)))
+                self._read_into(part.reshape(-1).view(np.uint8).data)
                 continue
             cells = scratch[: part.nbytes]
             self._read_into(cells)
