@@ -3,7 +3,6 @@
 The analytics side::
 
     from ips_components.deisa import Deisa
-    from ips_components.algorithms import InSituIncrementalPCA
 
     deisa = Deisa("scheduler.json", "config.yml")
     client = deisa.get_client()
@@ -18,34 +17,76 @@ and the simulation side::
     bridge = Bridge(None, size, rank, {"global_t": {"sizes": ..., "subsizes": ..., ...}}, dtypes)
     bridge.publish_data(data, "global_t", timestep)
 
+Such a program runs against a Dask cluster of your own, found by its scheduler file, or under
+``ips.py`` with ``ANALYSIS = ips_components.deisa:run_program``; see `run_program`.
+
 What DEISA passes through Dask (its ``Client`` in every rank, ``Queue``, ``Variable``) goes through
-the contact file and the receivers here; ranks never connect to the scheduler.  The interface is
+the contact file and the receivers here; ranks never connect to the scheduler. The interface is
 that of DEISA3 (Gueroudji, Bigot, Raffin, Ross: "Dask-Extended External Tasks for HPC/ML In Transit
 Workflows", SC-W 2023).
 """
 
 from __future__ import annotations
 
+import atexit
 import json
-import logging
 import os
+import runpy
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ips_components._deisa_bridge import CONTACT, Bridge
 from ips_components.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
     import dask.array as da
-    from distributed import Client
 
-logger = logging.getLogger(__name__)
+    from ips_components.external import Run
 
-#: Name of the contact file beside the scheduler file, unless the environment names another.
-CONTACT = "deisa_contact.json"
+__all__ = ["Bridge", "Deisa", "DeisaArray", "DeisaArrays", "DeisaClient", "run_program"]
+
+_run_of_ips: ContextVar[Run | None] = ContextVar("run_of_ips", default=None)
+
+
+def run_program(
+    arrays: Mapping[str, Any], run: Run, *, program: str, keep: str | Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run a program that was written for DEISA as the analysis of a coupled run: for ``ANALYSIS``.
+
+    The program's ``Deisa(...)`` then stands for this run; the files that it names are not read.
+
+    Parameters
+    ----------
+    arrays, run
+        Given by the run.
+    program : path-like
+        The program; it runs as ``__main__``.
+    keep : str or sequence of str
+        Names of its global variables that are results of the run: dask collections, arrays or
+        numbers.
+
+    Raises
+    ------
+    ContractError
+        If the program selected nothing, or has no variable of a name in `keep`.
+    """
+    before, sys.argv = sys.argv, [program]
+    attached = _run_of_ips.set(run)
+    try:
+        left = runpy.run_path(program, run_name="__main__")
+    finally:
+        _run_of_ips.reset(attached)
+        sys.argv = before
+    if run.contract is None:
+        raise ContractError(f"{program} has neither validated a contract nor persisted anything")
+    names = keep.strip("[]").replace(",", " ").split() if isinstance(keep, str) else list(keep)
+    if missing := [name for name in names if name not in left]:
+        raise ContractError(f"{program} has left no variable {', '.join(missing)} to keep")
+    return {name: left[name] for name in names}
 
 
 class Deisa:
@@ -86,51 +127,34 @@ class Deisa:
         contact: str | os.PathLike[str] | None = None,
         timeout: float = 120.0,
     ) -> None:
-        from ips_components.external import RunSettings, run_plugin, wait_for_receivers
-        from ips_components.wire.contact import ENVIRONMENT, Contact, Endpoint, new_token, write
+        from ips_components.wire.contact import ENVIRONMENT
 
-        scheduler_file = Path(scheduler_info or scheduler_file_name or "scheduler.json")
         self.timeout = timeout
-        self._client = _client(scheduler_file)
-        self.settings = RunSettings(
-            run=f"deisa-{uuid.uuid4().hex[:8]}",
-            token=new_token(),
-            analysis="deisa:program",
-            n_receivers=_workers(config_file, nb_workers),
-        )
-        self._client.deisa = self
-        self._client.register_plugin(run_plugin(self.settings))
-        endpoints = wait_for_receivers(
-            self._client, self.settings.run, self.settings.n_receivers, timeout
-        )
-        self.contact = Path(
-            contact or os.environ.get(ENVIRONMENT) or scheduler_file.with_name(CONTACT)
-        )
-        known = Endpoint.__dataclass_fields__
-        write(
-            self.contact,
-            Contact(
-                self.settings.run,
-                self.settings.token,
-                tuple(Endpoint(**{k: v for k, v in e.items() if k in known}) for e in endpoints),
-            ),
-        )
+        self.contact: Path | None = None
+        self._arrays: DeisaArrays | None = None
+        run = _run_of_ips.get()
+        self._own = run is None
+        if run is None:
+            scheduler_file = Path(scheduler_info or scheduler_file_name or "scheduler.json")
+            n_workers = _workers(config_file, nb_workers)
+            run = _open_run(_address(scheduler_file), n_workers, timeout)
+            beside = scheduler_file.with_name(CONTACT)
+            self.contact = Path(contact or os.environ.get(ENVIRONMENT) or beside)
+            _publish(run, self.contact, timeout)
+            atexit.register(self.close)
+        self.run = run
+        self._client = DeisaClient(self, run.client)
 
-    def get_client(self) -> Client:
+    def get_client(self) -> DeisaClient:
         """Return the Dask client; its ``persist`` takes DEISA's ``release=True``."""
         return self._client
 
     def get_deisa_arrays(self) -> DeisaArrays:
         """Return what the simulation offers, as arrays that record what is selected of them."""
-        from ips_components.external._arrays import external_arrays
-
-        described = self._call("described", timeout=self.timeout)
-        arrays = external_arrays(
-            self.settings.specs_from(described),
-            run=self.settings.run,
-            n_receivers=self.settings.n_receivers,
-        )
-        return DeisaArrays(self, arrays)
+        if self._arrays is None:
+            offered = self.run.arrays or _offered(self.run, self.timeout)
+            self._arrays = DeisaArrays(self, offered)
+        return self._arrays
 
     def get_dask_arrays(self, as_list: bool = False) -> dict[str, Any]:
         """Return whole dask arrays (or lists of steps); the contract is over everything."""
@@ -141,20 +165,92 @@ class Deisa:
 
     def wait_for_last_bridge_and_shutdown(self) -> None:
         """Wait until every rank has closed its bridge, then shut the cluster down."""
-        from ips_components.external import wait_for_end
-
-        wait_for_end(self._client, self.settings.run, self.timeout)
-        self.close()
         self._client.shutdown()
 
     def close(self) -> None:
         """Withdraw the contact file."""
-        self.contact.unlink(missing_ok=True)
+        atexit.unregister(self.close)
+        if self.contact is not None:
+            self.contact.unlink(missing_ok=True)
 
-    def _call(self, method: str, **arguments: Any) -> Any:
+
+class DeisaClient:
+    """A Dask client with DEISA's additions; everything else is the client's own.
+
+    A program may submit its graph before it validates the contract, as the examples of DEISA do:
+    then the contract over what was selected so far is signed here.
+
+    Parameters
+    ----------
+    deisa : Deisa
+    client : distributed.Client
+    """
+
+    def __init__(self, deisa: Deisa, client: Any) -> None:
+        self._deisa = deisa
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def persist(self, collections: Any, *args: Any, release: bool = False, **options: Any) -> Any:
+        """Start computing, and keep the results on the cluster.
+
+        Parameters
+        ----------
+        collections
+            One dask collection, or a list of them.
+        release : bool
+            This is the last graph that needs the simulation's data: from now on a chunk is freed
+            as soon as its last consumer is done. Without it, all of what was selected stays in
+            memory, for graphs to come.
+        *args, **options
+            For ``Client.persist``.
+        """
+        self._sign()
+        persisted = self._client.persist(collections, *args, **options)
+        if release:
+            from distributed import futures_of
+
+            self._let_go([future.key for future in futures_of(persisted)])
+        return persisted
+
+    def compute(self, collections: Any, *args: Any, **options: Any) -> Any:
+        """Start computing; a future of each result."""
+        self._sign()
+        return self._client.compute(collections, *args, **options)
+
+    def shutdown(self) -> None:
+        """Wait until every rank has closed its bridge, then shut the cluster down.
+
+        Under ``ips.py`` this does nothing: the run ends when both sides have.
+        """
+        if not self._deisa._own:
+            return
+        from ips_components.external import wait_for_end
+
+        if self._deisa.run.contract is not None:
+            self._let_go([])
+            wait_for_end(self._client, self._deisa.run.settings.run, self._deisa.timeout)
+        self._deisa.close()
+        self._client.shutdown()
+
+    def close(self, *args: Any, **options: Any) -> None:
+        """Leave the cluster; under ``ips.py`` the client is the run's and stays open."""
+        if self._deisa._own:
+            self._client.close(*args, **options)
+
+    def _sign(self) -> None:
+        arrays = self._deisa._arrays
+        if arrays is not None and any(array.views for array in arrays.arrays.values()):
+            arrays.validate_contract()
+
+    def _let_go(self, keys: list[Any]) -> None:
         from ips_components.external._run import call
 
-        return call(self._client, method, self.settings.run, **arguments)
+        deisa = self._deisa
+        run = deisa.run.settings.run
+        call(self._client, "committed", run, keys=keys, timeout=deisa.timeout)
 
 
 class DeisaArray:
@@ -230,6 +326,8 @@ class DeisaArrays(Mapping[str, DeisaArray]):
     def validate_contract(self) -> None:
         """Sign the contract: the simulation sends what is selected, and nothing else.
 
+        Once it is signed, by this or by submitting a graph, further calls change nothing.
+
         Raises
         ------
         ContractError
@@ -237,6 +335,9 @@ class DeisaArrays(Mapping[str, DeisaArray]):
         """
         from ips_components.external._contract import contract_from_graph
 
+        self.check_contract()
+        if self._deisa.run.contract is not None:
+            return
         selected = {
             f"{name}[{i}]": view
             for name, array in self.arrays.items()
@@ -246,116 +347,71 @@ class DeisaArrays(Mapping[str, DeisaArray]):
             raise ContractError(
                 "nothing is selected; write gt = arrays['global_t'][...] before the contract"
             )
-        contract = contract_from_graph(selected, self._external, run=self._deisa.settings.run)
-        self.check_contract()
-        self._deisa._call("contract", blob=contract.to_bytes())
-        self._deisa._call("committed", keys=[], timeout=self._deisa.timeout, hold=True)
+        run = self._deisa.run
+        contract = contract_from_graph(selected, self._external, run=run.settings.run)
+        for array in self._external.values():
+            # The selections are promised as a whole: slices of them that the program has made
+            # already, and that no graph has named yet, may have all of their chunks.
+            array.view.source.needed.clear()
+        run.sign(contract)
 
     handle_contract = share_contract = validate_contract
 
 
-class Bridge:
-    """DEISA's bridge inside a simulation rank.
-
-    Parameters
-    ----------
-    client
-        Ignored (DEISA1 to 3 pass a Dask client); may be a path of the contact file.
-    Ssize, rank : int
-        Number of ranks, and this one.
-    arrays : mapping
-        For each array ``sizes``, ``subsizes``, ``starts`` (with the time dimension) and
-        ``timedim`` (0, or a list whose first entry is 0).
-    deisa_arrays_dtype : mapping
-        dtype of each array.
-
-    Raises
-    ------
-    ConfigError
-        If an array's description is incomplete or time is not its dimension 0.
-    """
-
-    def __init__(
-        self,
-        client: Any,
-        Ssize: int,
-        rank: int,
-        arrays: Mapping[str, Mapping[str, Any]],
-        deisa_arrays_dtype: Mapping[str, Any],
-    ) -> None:
-        from ips_components import bridge
-
-        described = [
-            _bridge_array(bridge.Array, name, one, deisa_arrays_dtype[name])
-            for name, one in arrays.items()
-        ]
-        contact = client if isinstance(client, (str, os.PathLike)) else None
-        self.rank = rank
-        self.bridge = bridge.Bridge(contact=contact, arrays=described, rank=rank, size=Ssize)
-
-    def publish_data(self, data: Any, data_name: str, timestep: int) -> None:
-        """Publish this rank's block of one time step."""
-        block = np.asarray(data)
-        if block.shape[:1] == (1,) and block.ndim == self.bridge.ndim(data_name) + 1:
-            block = block[0]
-        self.bridge.put(data_name, int(timestep), block)
-
-    def close(self) -> None:
-        """Say goodbye: no more time steps will come."""
-        self.bridge.close()
-
-    def __enter__(self) -> Bridge:
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self.bridge.__exit__(*exc_info)
-
-
-def _bridge_array(kind: Any, name: str, one: Mapping[str, Any], dtype: Any) -> Any:
-    missing = {"sizes", "subsizes", "starts"} - set(one)
-    if missing:
-        raise ConfigError(f"array {name!r}: no {', '.join(sorted(missing))} in its description")
-    timedim = one.get("timedim", 0)
-    if (timedim[0] if isinstance(timedim, (list, tuple)) else timedim) != 0:
-        raise ConfigError(f"array {name!r}: time must be dimension 0, got timedim {timedim}")
-    sizes = [int(n) for n in one["sizes"]]
-    return kind(
-        name,
-        tuple(sizes[1:]),
-        dtype,
-        offset=tuple(int(n) for n in one["starts"][1:]),
-        steps=sizes[0],
-    )
-
-
-def _client(scheduler_file: Path) -> Any:
-    from distributed import Client
-
-    class DeisaClient(Client):
-        """A client whose ``persist`` can give the external chunks free."""
-
-        deisa: Deisa
-
-        def persist(
-            self, collections: Any, *args: Any, release: bool = False, **kwargs: Any
-        ) -> Any:
-            """Persist; with ``release=True`` a chunk is freed after its last consumer."""
-            persisted = super().persist(collections, *args, **kwargs)
-            if release:
-                from distributed import futures_of
-
-                keys = [future.key for future in futures_of(persisted)]
-                self.deisa._call("committed", keys=keys, timeout=self.deisa.timeout)
-            return persisted
-
+def _address(scheduler_file: Path) -> str:
+    """Read the address of the scheduler."""
     try:
-        address = json.loads(scheduler_file.read_text())["address"]
+        return str(json.loads(scheduler_file.read_text())["address"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{scheduler_file} is not the scheduler file of a running Dask cluster ({error!r}); "
             "start one with dask scheduler --scheduler-file, or let IPS do it"
         ) from error
-    return DeisaClient(address)
+
+
+def _open_run(address: str, n_workers: int, timeout: float) -> Run:
+    """Connect, and make a run of its own on the cluster."""
+    from distributed import Client
+
+    from ips_components.external import Run, RunSettings
+    from ips_components.wire.contact import new_token
+
+    settings = RunSettings(
+        run=f"deisa-{uuid.uuid4().hex[:8]}",
+        token=new_token(),
+        analysis=f"{__name__}:{run_program.__name__}",
+        n_receivers=n_workers,
+        deadlines={"contract": timeout},
+    )
+    return Run(Client(address, timeout=timeout), settings)
+
+
+def _publish(run: Run, path: Path, timeout: float) -> None:
+    """Open a receiver on each worker, and write the contact file."""
+    from ips_components.external import run_plugin, wait_for_receivers
+    from ips_components.external._run import call
+    from ips_components.wire.contact import Contact, Endpoint, write
+
+    settings = run.settings
+    run.client.register_plugin(run_plugin(settings))
+    found = wait_for_receivers(run.client, settings.run, settings.n_receivers, timeout)
+    call(run.client, "open", settings.run, settings=settings.to_dict())
+    known = Endpoint.__dataclass_fields__
+    endpoints = tuple(Endpoint(**{k: v for k, v in e.items() if k in known}) for e in found)
+    write(path, Contact(settings.run, settings.token, endpoints))
+
+
+def _offered(run: Run, timeout: float) -> Mapping[str, Any]:
+    """Wait for rank 0 to describe its arrays."""
+    from ips_components.external._arrays import external_arrays
+    from ips_components.external._run import call
+
+    described = call(run.client, "described", run.settings.run, timeout=timeout)
+    return external_arrays(
+        run.settings.specs_from(described),
+        run=run.settings.run,
+        n_receivers=run.settings.n_receivers,
+    )
 
 
 def _workers(config_file: str | os.PathLike[str] | None, nb_workers: int | str | None) -> int:
