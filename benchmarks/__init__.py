@@ -1,0 +1,1 @@
+"""What coupling costs, measured beside what its alternatives cost: ``python -m benchmarks``."""

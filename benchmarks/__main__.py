@@ -1,0 +1,35 @@
+"""Run benchmarks: ``python -m benchmarks [--quick] [NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+NAMES = ("peers", "contract", "scheduler", "faults", "soak")
+DEFAULT = ("peers", "contract", "scheduler", "faults")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure; write JSON and plots into benchmarks/results.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes: minutes, not hours")
+    parser.add_argument("--repeat", type=int, default=5, help="turns of each method (default 5)")
+    parser.add_argument("--hours", type=float, default=1.0, help="of the soak (default 1)")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in options.names or DEFAULT:
+        module = importlib.import_module(f"benchmarks.{name}")
+        print(f"== {name}: {module.__doc__.splitlines()[0]}", flush=True)
+        if name == "soak":
+            module.run(hours=options.hours)
+        else:
+            module.run(quick=options.quick, repeat=options.repeat)
+
+
+if __name__ == "__main__":
+    main()
