@@ -18,6 +18,7 @@ from ips_components.errors import BridgeError, IPSComponentsError, ProtocolError
 from ips_components.model.placement import Placement
 from ips_components.wire import framing
 from ips_components.wire import messages as m
+from ips_components.wire.threads import be_patient
 
 if TYPE_CHECKING:
     from ips_components.bridge._transport import Transport
@@ -83,6 +84,7 @@ class Listening:
 
     def _listen(self) -> None:
         """Take what receivers say, until the transport is closed."""
+        be_patient()
         while not self.closed:
             timeout = self._next_duty()
             for fd, _ in self._poll.poll(timeout * 1000):

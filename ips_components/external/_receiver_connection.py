@@ -22,6 +22,7 @@ from ips_components.wire import framing, mapping
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
+from ips_components.wire.threads import be_patient
 
 if TYPE_CHECKING:
     from ips_components.external._receiver import Receiver
@@ -167,6 +168,7 @@ class Connection:
     # -- reading: the connection's own thread -------------------------------------------------
 
     def _run(self) -> None:
+        be_patient()
         try:
             self._handshake()
             while True:

@@ -21,6 +21,7 @@ from ips_components.external._sink import Sink
 from ips_components.model.contract import Contract
 from ips_components.wire import messages as m
 from ips_components.wire.framing import pack
+from ips_components.wire.threads import be_patient
 
 if TYPE_CHECKING:
     from ips_components.external._receiver import Receiver
@@ -116,6 +117,7 @@ class Keeping:
 
     def _keep(self) -> None:
         """Do what the queue of events and the clock ask for, until the receiver is closed."""
+        be_patient()
         next_tick = time.monotonic() + TICK
         unsent, answer_at = False, 0.0
         while not self._closed:
