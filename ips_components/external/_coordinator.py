@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
+from tornado.ioloop import PeriodicCallback
 
 from ips_components.errors import (
     AnalyticsLost,
@@ -31,6 +32,8 @@ from ips_components.errors import (
 )
 from ips_components.external._live import LivePage, open_live_page
 from ips_components.external._run_state import RunState
+from ips_components.external._settings import DEADLINES
+from ips_components.external._silence import INTERVAL, missing_ranks, patience, silent_workers
 from ips_components.external._state import State
 from ips_components.external._task_counts import task_counts
 from ips_components.model.block import Block
@@ -66,7 +69,7 @@ class _Run:
         self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
         self.horizon: dict[int, int] = {}
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None
 
     def notify(self) -> None:
@@ -109,9 +112,11 @@ class RunCoordinator(SchedulerPlugin):
         self.scheduler.handlers[RPC] = self.call
         self.scheduler.stream_handlers[STREAM_OP] = self.event
         self.scheduler.add_plugin(self, name=self.name)
+        self._lookout = PeriodicCallback(self._look, 1000 * INTERVAL)
 
     async def close(self) -> None:
         """Called by the scheduler when it ends."""
+        self._lookout.stop()
         for run in self.runs.values():
             if run.page is not None:
                 await run.page.close()
@@ -129,13 +134,16 @@ class RunCoordinator(SchedulerPlugin):
         """An analysis starts, or starts again after its worker died."""
         run.settings = settings
         run.state.attempts += 1
+        if not self._lookout.is_running():
+            self._lookout.start()
         return {"attempt": run.state.attempts, "contract": run.blob}
 
     async def _call_receivers(self, run: _Run, n: int, timeout: float) -> list[dict[str, Any]]:
+        # Who has died since has been replaced, or the others do its work.
         await run.until(
-            lambda: len(run.workers) >= n,
+            lambda: run.workers and len(run.state.endpoints) >= n,
             timeout,
-            f"{n} receivers ({len(run.workers)} have registered)",
+            f"{n} receivers ({len(run.workers)} are there)",
         )
         return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
 
@@ -375,9 +383,26 @@ class RunCoordinator(SchedulerPlugin):
             run.state.fault(f"worker {worker}", "lost", "left the Dask cluster")
             if not run.workers:
                 self._fail(run, "analytics", "lost", "the last Dask worker is gone")
-            elif run.contract is not None:
+            elif run.answered:
                 self._replan(run, ordinal)
             run.notify()
+
+    async def _look(self) -> None:
+        """Give up the workers and ranks that give no sign of life."""
+        now = time.time()
+        for run in list(self.runs.values()):
+            if run.state.phase == "failed":
+                continue
+            deadlines = run.settings["deadlines"]
+            for rank in missing_ranks(run.state, deadlines["connect"], now):
+                why = f"it said no hello within {deadlines['connect']:g} s of the first rank"
+                self._event_lost(run, "", rank, why)
+            limit = patience(deadlines)
+            for worker, seconds in silent_workers(
+                self.scheduler.workers, list(run.workers), limit, now
+            ):
+                run.state.fault(f"worker {worker}", "silent", f"no heartbeat for {seconds:.0f} s")
+                await self.scheduler.remove_worker(worker, stimulus_id=f"external-silent-{now}")
 
     def _task_event(self, kind: str, keys: list[Any], info: Mapping[str, Any]) -> None:
         """Observer of the external tasks: ask again for what was lost."""
@@ -387,7 +412,10 @@ class RunCoordinator(SchedulerPlugin):
         if kind == "released":
             self._note_analysed(run, keys)
         elif kind in ("lost", "wanted_again"):
-            self._ask_again(run, keys)
+            if run.state.phase in ("ended", "failed"):
+                self._give_up(run, keys)
+            else:
+                self._ask_again(run, keys)
         run.notify()
 
     # -- internals ---------------------------------------------------------------------
@@ -445,6 +473,8 @@ class RunCoordinator(SchedulerPlugin):
                 }
             )
             run.blob = run.contract.to_bytes()
+        elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
+            self._place_again(run)  # a worker has died since the contract was made
         run.answered = True
         self._tell_contract(run)
 
@@ -518,26 +548,13 @@ class RunCoordinator(SchedulerPlugin):
     def _replan(self, run: _Run, gone: int) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
         contract = self._contract(run)
-        hosts = self._hostnames(run)
-        placements = {
-            array.spec.name: replace(
-                array.placement,
-                list(hosts),
-                needed=array.needed_space,
-                hosts=hosts,
-                cells=run.cells.get(array.spec.name),
-            )
-            for array in contract.arrays
-            if gone in array.placement.receivers
-        }
         lost = [
             (ordinal, chunk)
             for ordinal, array in enumerate(contract.arrays)
             for chunk in self._awaited(run, array)
             if array.placement.owner(chunk) == gone
         ]
-        run.contract = contract.with_placements(placements)
-        run.blob = run.contract.to_bytes()
+        self._place_again(run)
         run.epoch += 1
         resend = self._by_owner(run, lost)
         for worker, ordinal in run.workers.items():
@@ -550,12 +567,32 @@ class RunCoordinator(SchedulerPlugin):
             }
             self._tell(run, message, [worker])
 
+    def _place_again(self, run: _Run) -> None:
+        """Place all chunks on the receivers that live, moving as few as possible."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        run.contract = contract.with_placements(
+            {
+                array.spec.name: replace(
+                    array.placement,
+                    list(hosts),
+                    needed=array.needed_space,
+                    hosts=hosts,
+                    cells=run.cells.get(array.spec.name),
+                )
+                for array in contract.arrays
+                if not set(array.placement.receivers) <= hosts.keys()
+            }
+        )
+        run.blob = run.contract.to_bytes()
+
     def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
-        """Chunks of an array that have not arrived, up to the newest step that any rank has put."""
-        newest = max(run.state.last_step.values(), default=None)
-        if newest is None:
-            return []
+        """Chunks of an array that have not arrived, up to a little beyond the newest known step.
+
+        A rank tells of a step when it begins the next one: some have sent more than is known.
+        """
         axis = array.spec.steps
+        newest = max(run.state.last_step.values(), default=axis.start)
         index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
         last = min(array.layout.chunk_of(0, index) + 1 + LOOK_AHEAD, array.layout.numblocks[0])
         chunks = array.needed_ids(0, last)
@@ -564,6 +601,21 @@ class RunCoordinator(SchedulerPlugin):
             for chunk in chunks
             if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
         ]
+
+    def _give_up(self, run: _Run, keys: list[Any]) -> None:
+        """Chunks were lost with their worker, and nobody is left who could send them again."""
+        arrays = {array.name: array for array in self._contract(run).arrays}
+        ending = run.state.ending(run.settings.get("n_steps"))
+
+        def failure(key: Any) -> SimulationLost:
+            array = arrays[key[0]]
+            where = _where(array, array.layout.ravel(key[1:]))
+            return SimulationLost(
+                f"array {array.spec.name!r}, {where}: lost with its worker, and cannot be sent "
+                f"again: {ending}"
+            )
+
+        self.tasks.fail(keys, failure)
 
     def _ask_again(self, run: _Run, keys: list[Any]) -> None:
         """Chunks were lost with their worker, or freed and wanted again: ask the ranks."""

@@ -77,6 +77,7 @@ class RunState:
         self.attempts = 0
         self.endpoints: dict[int, dict[str, Any]] = {}
         self.n_ranks: int | None = None
+        self.first_hello: float | None = None
         self.ranks: dict[int, dict[str, Any]] = {}
         self.byes: dict[int, str] = {}
         self.lost_ranks: dict[int, str] = {}
@@ -94,6 +95,8 @@ class RunState:
 
     def hello(self, rank: int, info: Mapping[str, Any]) -> None:
         self.n_ranks = int(info["size"])
+        if self.first_hello is None:
+            self.first_hello = self.clock()
         self.ranks.setdefault(rank, {}).update(
             {key: info[key] for key in ("host", "pid", "lane") if key in info}
         )

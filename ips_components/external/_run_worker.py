@@ -21,6 +21,7 @@ from ips_components.external._analysis import load_analysis
 from ips_components.external._coordinator import STREAM_OP, RunCoordinator
 from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
+from ips_components.external._silence import GRACE
 from ips_components.external._sink import Boxes, ByeInfo, HelloInfo, StepInfo
 from ips_components.external._worker_plugin import ExternalDataPlugin
 from ips_components.model.contract import Contract
@@ -134,6 +135,7 @@ class _Session:
     def open(self) -> None:
         """Start listening and tell the coordinator where."""
         limit = self.worker.memory_manager.memory_limit or psutil.virtual_memory().total
+        silence = self.settings.deadlines["silence"]
         self.receiver = Receiver(
             self,
             run=self.run,
@@ -141,6 +143,9 @@ class _Session:
             budget=int(limit * self.settings.memory_share),
             host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
             lanes=self.settings.lanes,
+            silence=silence,
+            grace=silence * GRACE,
+            heartbeat=min(2.0, silence / 6),
             on_pressure=self._on_pressure,
         )
         facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}

@@ -20,8 +20,9 @@ DEADLINES: Mapping[str, float] = {
     "contract": 300.0,
     "step": 600.0,
     "drain": 120.0,
+    "silence": 30.0,
 }
-"""Seconds to wait for peers, for the contract, for one step, and for the end."""
+"""Seconds to wait for peers, for the contract, for one step, for the end, for a sign of life."""
 
 ON_LOSS = ("continue", "abort")
 LANES = ("shm", "tcp")

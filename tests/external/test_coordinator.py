@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ips_components.external._coordinator import RunCoordinator
+from ips_components.external._state import State
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -45,6 +46,9 @@ class Tasks:
 
     def counts(self, group) -> dict:
         return {}
+
+    def state(self, key) -> State:
+        return State.WANTED
 
 
 @pytest.fixture
@@ -133,6 +137,19 @@ def test_a_receiver_that_leaves_hands_its_chunks_to_the_others(coordinator):
     placed = Contract.from_bytes(message["blob"])
     assert set(placed.arrays[0].placement.owners) == {0}
     assert [e["ordinal"] for e in message["endpoints"]] == [0]
+    # No rank has told of a step, but one may have sent something of the first ones.
+    assert [list(each) for each in message["resend"]] == [[0, 1], [0, 3], [0, 5], [0, 7]]
+
+
+def test_a_receiver_that_leaves_before_the_contract_is_asked_for(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign(coordinator))
+    coordinator.remove_worker(coordinator.scheduler, "b")
+    assert not told(coordinator, "a", "placement")
+    hello(coordinator, 0, asks=True)
+    placed = Contract.from_bytes(told(coordinator, "a", "contract")[0]["blob"])
+    assert set(placed.arrays[0].placement.owners) == {0}
 
 
 def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
