@@ -30,6 +30,7 @@ ips_compat.install()
 
 POOL = "analytics"
 TASK = "analysis"
+TLS = ".tls"
 _ASK = 1.0
 _GOODBYE = 0.1
 
@@ -241,6 +242,10 @@ class Analytics(Component):
             return replay(plain, source) if source else run_analysis(plain)
 
         services.create_task_pool(POOL)
+        pool = services.task_pools[POOL]
+        pool.secrets = [self._run_dir / CONTACT, self._run_dir / TLS]
+        if config.security == "tls":
+            pool.credentials = ips_compat.make_credentials(self._run_dir / TLS)
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
         services.submit_tasks(
             POOL,

@@ -18,6 +18,7 @@ from ips_components.ips_compat._calls import answer, wait_first
 from ips_components.ips_compat._component import describe, tail
 from ips_components.ips_compat._ips import check_version
 from ips_components.ips_compat._pool import RunningPool, TaskPoolError, running_pool
+from ips_components.ips_compat._tls import make_credentials
 
 __all__ = [
     "RunningPool",
@@ -26,6 +27,7 @@ __all__ = [
     "check_version",
     "describe",
     "install",
+    "make_credentials",
     "prepare_launcher",
     "run_config",
     "running_pool",

@@ -26,7 +26,7 @@ log={directory}/{name}.$(hostname).$$.log
 scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
 exec 2>>"$log"
 {temporary}
-exec {guard} --parent "$PPID" --scratch "$scratch" -- \\
+exec {guard} --parent "$PPID" --scratch "$scratch" {secrets} -- \\
     {python} -m {module} "$@" {extra}
 """
 
@@ -94,6 +94,7 @@ def write_launchers(
     scheduler_options: Sequence[str] = (),
     worker_options: Sequence[str] = (),
     shifter: str | None = None,
+    secrets: Sequence[Path] = (),
 ) -> Launchers:
     """Write the executables of one pool.
 
@@ -109,6 +110,8 @@ def write_launchers(
         Further words for the command lines.
     shifter
         Path of the command that runs another one in a container, where there is one.
+    secrets
+        Files and directories to remove when the scheduler has ended, in whatever way.
     """
     directory = work / DIRECTORY / "".join(c if c.isalnum() else "_" for c in pool)
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,7 @@ def write_launchers(
             "dask-scheduler",
             _SCRIPT,
             module="distributed.cli.dask_scheduler",
+            secrets=shlex.join(word for path in secrets for word in ("--scratch", str(path))),
             extra=shlex.join(scheduler_options),
         ),
         worker=_write(
@@ -129,6 +133,7 @@ def write_launchers(
             "dask-worker",
             _SCRIPT,
             module="distributed.cli.dask_worker",
+            secrets="",
             extra=workers + shlex.join(worker_options),
         ),
         shifter=(

@@ -21,6 +21,7 @@ from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import describe, leaving, tail
 from ips_components.ips_compat._ips import Component, ServicesProxy
 from ips_components.ips_compat._launchers import Launchers, write_launchers
+from ips_components.ips_compat._tls import Credentials
 
 _CONNECT_TIME_OUT = 300.0
 _SHUTDOWN_TIME_OUT = 20.0
@@ -324,11 +325,16 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
             f"task pool {pool.name!r} is running on Dask already: get its finished tasks before "
             "submitting more"
         )
+    credentials: Credentials | None = pool.__dict__.get("credentials")
+    options = credentials.options() if credentials else []
     launchers = write_launchers(
         Path.cwd(),
         pool.name,
         workers_per_node=int(_parameter(pool, "DASK_WORKERS_PER_NODE", 1)),
+        scheduler_options=options,
+        worker_options=options,
         shifter=type(pool).shifter,
+        secrets=pool.__dict__.get("secrets", ()),
     )
     pool.dask_scheduler, pool.dask_worker = str(launchers.scheduler), str(launchers.worker)
     pool.shifter = str(launchers.shifter)
@@ -338,6 +344,8 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 
     def connect(**options: Any) -> Any:
         running.wait_for_scheduler(time_out)
+        if credentials:
+            options["security"] = credentials.security()
         client = pool.dask_client = _connect(**options)
         # In a container, Dask may be another one than here: better refused than misunderstood.
         check_versions(client, packages=("python", "dask", "distributed"))

@@ -40,6 +40,7 @@ WAIT_ANY = "ips_components_wait_any"
 """Name of the service that answers when the first of several calls has ended."""
 
 _TICK = 0.2
+_QUOTED = 4
 _TERMINATION = 6.0
 _STOPPED_LIMIT = 30.0
 
@@ -287,7 +288,9 @@ class Supervisor:
             for simulation in self.framework.config_manager.finished_sim_map.values()
             if isinstance(simulation.log_file, str)
         ]
-        lines = ["ips_components: the run failed", "  cause: " + cause.replace("\n", "\n    ")]
+        first, *quoted = cause.splitlines()
+        lines = ["ips_components: the run failed", f"  cause: {first}"]
+        lines += [f"    {line}" for line in quoted[-_QUOTED:]]
         lines += [f"  log:   {log}" for log in logs]
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()

@@ -6,8 +6,8 @@ starts in some 20 ms and works with any interpreter, also where this package is 
 As a *guard* it runs one command in a session of its own. When the command ends, when the guard is
 asked to end, or when its parent dies in whatever way (kill -9 included), it ends every process that
 descends from the command. It is a child subreaper, so that it knows descendants which changed
-session or lost their parents. Its exit status is the command's. A scratch directory that it was
-given (``--scratch``) is removed at the end.
+session or lost their parents. Its exit status is the command's. Scratch directories and secret
+files that it was given (``--scratch``) are removed at the end.
 
 As a *janitor* (``--janitor``) it watches one process without launching anything. When that process
 is gone it kills the processes and removes the files that were entrusted to it through standard
@@ -119,24 +119,33 @@ def _signal_all(pids: Sequence[int], signum: int) -> None:
             os.kill(pid, signum)
 
 
-def mpi_segments(pids: Sequence[int]) -> set[Path]:
-    """Shared memory segments of MPI libraries that these processes map."""
-    found = set()
-    for pid in pids:
+def _segments() -> dict[Path, float]:
+    """Shared memory segments of MPI libraries that are ours, and when they were made."""
+    found = {}
+    for path in Path("/dev/shm").glob("*"):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-                _, slash, name = line.partition(" /dev/shm/")
-                if slash and name.startswith(_MPI_SEGMENTS) and not name.endswith(" (deleted)"):
-                    found.add(Path("/dev/shm", name))
+            status = path.stat()
+            if path.name.startswith(_MPI_SEGMENTS) and status.st_uid == os.getuid():
+                found[path] = status.st_ctime
     return found
 
 
-def _remove_segments(segments: set[Path]) -> None:
-    """Remove segments that killed ranks left behind, unless somebody else maps them."""
-    left = {path for path in segments if path.exists()}
-    if left:
-        for path in left - mpi_segments(list(_all_pids())):
-            path.unlink(missing_ok=True)
+def remove_segments(since: float) -> None:
+    """Remove segments that ranks which were killed have left behind.
+
+    A segment of a living MPI program is mapped by at least one process. One that nobody maps, made
+    after *since* (seconds since the epoch) and more than a moment ago, is waste.
+    """
+    waste = {path: made for path, made in _segments().items() if made >= since}
+    if not waste:
+        return
+    time.sleep(max(0.0, min(1.0, max(waste.values()) + 1.0 - time.time())))
+    for pid in _all_pids():
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+            waste = {path: made for path, made in waste.items() if str(path) not in maps}
+    for path in waste:
+        path.unlink(missing_ok=True)
 
 
 # --- the guard --------------------------------------------------------------------------------
@@ -199,19 +208,12 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, preexec_fn=prepare, process_group=0
     )
-    main, status = process.pid, None
-    segments: set[Path] = set()
-    look, patience = time.monotonic() + 0.5, 0.5
+    main, status, started_at = process.pid, None, time.time() - 1.0
     while status is None:
-        got = signal.sigtimedwait(_AWAITED, min(patience, 1.0))
+        got = signal.sigtimedwait(_AWAITED, 1.0)
         signum = 0 if got is None else got.si_signo
-        if time.monotonic() > look:  # ever more rarely: segments are made when MPI starts
-            segments |= mpi_segments(descendants(os.getpid()))
-            patience *= 2.0
-            look = time.monotonic() + patience
         status = _reap(main, status)
         if os.getppid() != parent or signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            segments |= mpi_segments(descendants(os.getpid()))
             status = _end_descendants(main, status, grace)
             break
         if signum == signal.SIGQUIT:
@@ -221,7 +223,8 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
         # The command is done; children that it left behind get a moment to end by themselves.
         if descendants(os.getpid()):
             status = _end_descendants(main, status, min(grace, 1.0))
-    _remove_segments(segments)
+    if status != 0:
+        remove_segments(started_at)
     process.returncode = 0  # already reaped here: keep Popen from complaining about it
     return signal.SIGKILL if status is None else status
 
@@ -236,6 +239,14 @@ def _exit_like(status: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         os.kill(os.getpid(), signum)
     os._exit(os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 1)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- the janitor ------------------------------------------------------------------------------
@@ -280,10 +291,7 @@ def janitor(parent: int, mark: str, grace: float) -> None:
         time.sleep(0.05)
         left = marked(mark)
     for path in files:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -291,7 +299,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="pid whose end ends us")
     parser.add_argument("--grace", type=float, default=GRACE, help="seconds between TERM and KILL")
-    parser.add_argument("--scratch", help="directory to remove at the end")
+    parser.add_argument(
+        "--scratch", action="append", default=[], help="directory or file to remove at the end"
+    )
     parser.add_argument("--janitor", metavar="MARK", help="watch and clean up, launch nothing")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT ...]")
     options = parser.parse_args(argv)
@@ -307,10 +317,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"cannot run {command[0]}: {error}\n")
         os._exit(127)
     finally:
-        if options.scratch:
-            shutil.rmtree(options.scratch, ignore_errors=True)
+        for path in options.scratch:
+            _remove(Path(path))
             with contextlib.suppress(OSError):  # not empty: other guards have scratch there
-                Path(options.scratch).parent.rmdir()
+                Path(path).parent.rmdir()
     sys.stderr.flush()
     _exit_like(status)
 

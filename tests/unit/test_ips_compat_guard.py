@@ -1,5 +1,6 @@
 """The guard process: what it runs, how it ends, and what it takes along."""
 
+import mmap
 import os
 import signal
 import subprocess
@@ -160,13 +161,28 @@ def test_identity_of_processes():
     assert guard.state(os.getpid()) in "RS"
 
 
-def test_segments_of_mpi_libraries_are_told_from_others(tmp_path):
-    process = subprocess.Popen(["/bin/sleep", "30"])
-    try:
-        assert guard.mpi_segments([process.pid, 2**22 + 1]) == set()
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def segments():
+    """Two segments as MPICH names them, one of which is mapped, and one with another name."""
+    names = [f"mpich_test_{os.getpid()}_{i}" for i in (0, 1)] + [f"other_test_{os.getpid()}"]
+    paths = [Path("/dev/shm") / name for name in names]
+    for path in paths:
+        path.write_bytes(bytes(4096))
+    with paths[1].open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        yield paths
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def test_segments_that_nobody_maps_are_removed(segments):
+    dead, mapped, other = segments
+    guard.remove_segments(time.time() - 60.0)
+    assert [path.exists() for path in (dead, mapped, other)] == [False, True, True]
+
+
+def test_segments_of_earlier_programs_are_left_alone(segments):
+    guard.remove_segments(time.time() + 60.0)
+    assert all(path.exists() for path in segments)
 
 
 def test_guard_needs_nothing_but_the_standard_library():

@@ -1,0 +1,67 @@
+"""Ephemeral certificates for the Dask pool of one run: made for it, and gone with it."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ips_components.errors import ConfigError
+
+_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A certificate that trusts itself, and its key; whoever has both belongs to the run."""
+
+    certificate: Path
+    key: Path
+
+    def options(self) -> list[str]:
+        """Options of Dask's scheduler and workers."""
+        words = ["--protocol", "tls", "--tls-ca-file", self.certificate]
+        words += ["--tls-cert", self.certificate, "--tls-key", self.key]
+        return [str(word) for word in words]
+
+    def security(self) -> Any:
+        """What a client needs to be let in."""
+        from distributed.security import Security
+
+        return Security(
+            tls_ca_file=str(self.certificate),
+            tls_client_cert=str(self.certificate),
+            tls_client_key=str(self.key),
+            require_encryption=True,
+        )
+
+
+def make_credentials(directory: Path) -> Credentials:
+    """Make a certificate and a key in a directory that only the user can enter.
+
+    Raises
+    ------
+    ConfigError
+        When there is no command ``openssl``, or it fails.
+    """
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise ConfigError(
+            "SECURITY = tls needs the command openssl, which is not in PATH: install it, or say "
+            "SECURITY = none"
+        )
+    directory.mkdir(mode=0o700)
+    credentials = Credentials(directory / "certificate.pem", directory / "key.pem")
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ips_components"
+    files = ["-keyout", str(credentials.key), "-out", str(credentials.certificate)]
+    made = subprocess.run(
+        [openssl, *words.split(), "-days", str(_DAYS), *files],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise ConfigError(f"openssl made no certificate for SECURITY = tls: {made.stderr.strip()}")
+    credentials.key.chmod(0o600)
+    return credentials
