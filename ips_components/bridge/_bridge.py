@@ -15,7 +15,13 @@ from ips_components.bridge._arrays import Array, Outgoing
 from ips_components.bridge._comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
 from ips_components.bridge._putting import Putting
 from ips_components.bridge._transport import Transport
-from ips_components.errors import AnalyticsLost, BridgeError, ContactError, ContractError
+from ips_components.errors import (
+    AnalyticsLost,
+    BridgeError,
+    ContactError,
+    ContractError,
+    IPSComponentsError,
+)
 from ips_components.model.contract import Contract
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, values
@@ -289,34 +295,44 @@ class Bridge(Putting):
             drained = transport.drain(transport.deadlines["drain"] if status == "ok" else 1.0)
             if not drained:
                 self._write_off()
-            self._goodbye(status, reason)
+            answered = self._goodbye(status, reason)
         finally:
             self._closed = True
             _living.discard(self)
             transport.close()
-        if not drained and status == "ok":
+        if status == "ok" and not (drained and answered):
             transport.check()
-            if not transport.quiet:
+            if not drained and not transport.quiet:
                 raise BridgeError(
                     f"rank {self.rank}: receivers did not take all data within "
                     f"{transport.deadlines['drain']:g} s of the end; what is missing is accounted "
                     "as lost"
                 )
 
-    def _goodbye(self, status: str, reason: str) -> None:
+    def _goodbye(self, status: str, reason: str) -> bool:
+        """Tell the receivers, and stay until they answer; return whether one has.
+
+        They do so when all that was put has arrived: if one of them dies meanwhile, this rank is
+        there to send its chunks to another one.
+        """
         transport = self._transport
         last = max(
             (o.last_step for o in self._outgoing.values() if o.last_step is not None), default=-1
         )
         bye = m.Bye(last, int(status != "ok"), self._counters(), reason)
-        if transport.quiet and not transport.any_open():
-            return
-        reached = transport.say_bye(bye)
-        if not transport.wait_for(
-            lambda: reached <= transport.said_bye or not transport.any_open(),
-            transport.deadlines["connect"],
-        ):
-            logger.warning("Rank %s: receivers did not answer the goodbye", self.rank)
+        deadline = time.monotonic() + transport.deadlines["connect"]
+        while not transport.quiet or transport.any_open():
+            transport.say_bye(bye)
+            if not transport.wait_for(transport.bye_answered, deadline - time.monotonic()):
+                logger.warning("Rank %s: receivers did not answer the goodbye", self.rank)
+            if transport.said_bye or transport.quiet or time.monotonic() > deadline:
+                break
+            try:
+                transport.home()  # those who heard it are gone
+            except (OSError, IPSComponentsError) as error:
+                with transport.changed:
+                    transport.lost = transport.lost or str(error)
+        return bool(transport.said_bye)
 
     def _write_off(self) -> None:
         """Move what nobody took from delivered to lost."""

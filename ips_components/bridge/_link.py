@@ -134,6 +134,7 @@ class Link:
                 self.unacked.clear()
                 self.to_send.extendleft(reversed(again))
                 transport.reconcile(self, {item.seq for item in self.to_send})
+                self.left = False
                 self.standing = Standing.OPEN
             transport.opened(self, early)
         if self.to_send:

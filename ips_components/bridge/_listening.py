@@ -55,7 +55,7 @@ class Listening:
             self._forget(sock)
             link.sock = None
             link.why = why
-            if link.left or self.closed:
+            if self.closed or link.ordinal in self.said_bye:
                 link.standing = Standing.GONE
             else:
                 link.standing = Standing.BROKEN

@@ -24,6 +24,7 @@ from ips_components.wire import messages as m
 
 _WORTH_LENDING = 1 << 18  # bytes
 _SHORT_NS = 200_000
+_ACCOUNT_EVERY = 0.05  # seconds between two accounts that travel with the end of a step
 
 
 class Putting:
@@ -47,6 +48,7 @@ class Putting:
         self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
         self._step_began_waited = 0
         self._put_ended = self._put_took = 0
+        self._accounted = 0.0
         self._scratch: dict[tuple[Any, ...], Cells] = {}
 
     # -- putting -------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ class Putting:
         """Tell where a block is whose place nobody could know before it was put."""
         if out.told is False:
             box = (plan.block.offset, plan.block.shape)
-            self._transport.report(framing.pack(m.Blocks(out.ordinal, (box,))), now=False)
+            self._transport.riding.append(framing.pack(m.Blocks(out.ordinal, (box,))))
             out.told = True
 
     def _end_step(self, now: bool = True) -> None:
@@ -301,9 +303,18 @@ class Putting:
         waited = self._waited_ns
         self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
         self._step_began_waited = waited
-        if not self._transport.quiet:
+        if self._transport.quiet:
+            return
+        numbers: list[int] = []
+        moment = time.monotonic()
+        if now or moment - self._accounted > _ACCOUNT_EVERY:  # they are cumulative
+            self._accounted = moment
             numbers = [n for out in self._agreed for n in out.numbers()]
-            self._transport.report(framing.pack_step_end(step, waited, numbers), now)
+        frame = framing.pack_step_end(step, waited, numbers)
+        if now:
+            self._transport.report(frame)
+        else:
+            self._transport.riding.append(frame)
 
     def step_end(self, step: int) -> None:
         """Say that this rank has put all of a step; the next step's first put implies it."""

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -70,6 +71,7 @@ class Transport(Listening):
         self.stop: str | None = None
         self.feedback: dict[str, dict[int, m.Feedback]] = {}
         self.said_bye: set[int] = set()
+        self.riding: deque[bytes] = deque(maxlen=4096)  # to go with the next piece
         self._session = int.from_bytes(os.urandom(8), "little")
         self._home: Link | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -337,12 +339,14 @@ class Transport(Listening):
             slot.stored = stored
             slot.busy = False
             out.last_step = step
+            home = self._home
+            if home is not None and self.riding:
+                self._board(home)
             for one, link in zip(stored, links, strict=True):
                 self._queue(link, slot, one)
         for link in links:
             if link.to_send:
                 self._go(link, slot.size)
-        home = self._home
         if home is not None and home.to_send:
             self._go(home, 0)
         return True
@@ -357,6 +361,8 @@ class Transport(Listening):
                 return False
             for one, link in zip(stored, links, strict=True):
                 self._queue(link, loan, one)
+            if links and self.riding:
+                self._board(links[0] if self._home is None else self._home)
         for link in links:
             if link.to_send:
                 link.pump()
@@ -369,7 +375,7 @@ class Transport(Listening):
                         f"rank {self.rank}: receivers did not take a block within "
                         f"{self.deadlines['step']:g} s"
                     )
-            return not loan.abandoned
+            return not loan.abandoned and not loan.pending
 
     def _go(self, link: Link, nbytes: int) -> None:
         if link.lane == "shm" or nbytes <= 1 << 16:
@@ -384,8 +390,8 @@ class Transport(Listening):
             link.to_send.append(Item(framing.pack(build(seq)), seq))
         link.pump()
 
-    def report(self, frame: bytes, now: bool) -> None:
-        """Send something that needs no number over the home link, with the next piece or now."""
+    def report(self, frame: bytes) -> None:
+        """Send something that needs no number over the home link, after what was to ride along."""
         home = self._home
         if home is None or home.standing is not Standing.OPEN:
             try:
@@ -395,10 +401,15 @@ class Transport(Listening):
                     self.lost = self.lost or str(error)
                 self.check()
                 return
+        self.riding.append(frame)
         with self.changed:
-            home.to_send.append(Item(frame))
-        if now:
-            self._go(home, 0)
+            self._board(home)
+        self._go(home, 0)
+
+    def _board(self, home: Link) -> None:
+        """Queue what was to ride along (the condition is held)."""
+        while self.riding:
+            home.to_send.append(Item(self.riding.popleft()))
 
     def unused(self, slot: Slot) -> None:
         """Take back a slot that was not published; it is the next one again."""
@@ -406,17 +417,25 @@ class Transport(Listening):
             slot.busy = False
             slot.ring.unused(slot)
 
-    def say_bye(self, bye: m.Bye) -> set[int]:
-        """Say goodbye on all links; return the receivers that heard it."""
+    def say_bye(self, bye: m.Bye) -> None:
+        """Say goodbye on all links that have not heard it."""
         with self.changed:
-            links = [k for k in self.links.values() if k.standing is Standing.OPEN]
+            links = [k for k in self.links.values() if k.standing is Standing.OPEN and not k.left]
             for link in links:
                 link.left = True
                 link.state.leave()
                 link.to_send.append(Item(framing.pack(bye)))
         for link in links:
             link.pump()
-        return {link.ordinal for link in links}
+
+    def bye_answered(self) -> bool:
+        """Tell whether all have answered the goodbye that have heard it and are still there."""
+        with self.changed:
+            return all(
+                link.ordinal in self.said_bye
+                for link in self.links.values()
+                if link.standing is Standing.OPEN and link.left
+            )
 
     def any_open(self) -> bool:
         """Tell whether any receiver is connected."""

@@ -89,6 +89,9 @@ class Receiver(Keeping):
         should move held chunks out of memory.
     pressure_after
         Seconds without any release before `on_pressure`.
+    hold_byes
+        Whether a rank's goodbye is answered only after `let_leave`: until then it is there to send
+        again what dies with a worker.
 
     Notes
     -----
@@ -113,6 +116,7 @@ class Receiver(Keeping):
         heartbeat: float = 2.0,
         on_pressure: Callable[[int], None] | None = None,
         pressure_after: float = 0.5,
+        hold_byes: bool = False,
     ) -> None:
         self.sink = sink
         self.run = run
@@ -138,6 +142,8 @@ class Receiver(Keeping):
         self._feedback: list[m.Feedback] = []
         self.watermarks: list[int] = []
         self._notices: list[m.Message] = []  # faults and the stop, for those who come late
+        self._may_leave = not hold_byes
+        self._leaving: list[Connection] = []
         self._closed = False
         self._answering = False
         self._pumping = threading.Lock()
@@ -269,6 +275,14 @@ class Receiver(Keeping):
     def stop(self, reason: str) -> None:
         """Tell the simulation that it may end, successfully."""
         self._notice(m.Stop(reason))
+
+    def let_leave(self) -> None:
+        """Let the ranks go that have said goodbye, and those that will (see ``hold_byes``)."""
+        with self._lock:
+            self._may_leave = True
+            leaving, self._leaving = self._leaving, []
+        for connection in leaving:
+            connection.send(m.ByeAck())
 
     def statistics(self) -> ReceiverStatistics:
         """Return the present numbers."""
@@ -449,7 +463,13 @@ class Receiver(Keeping):
             self.sink.bye(
                 peer.rank, ByeInfo(message.last_step, status, message.reason, message.counters)
             )
-            connection.send(m.Ack(peer.last_seq), m.ByeAck())
+            connection.send(m.Ack(peer.last_seq))
+            with self._lock:
+                may_leave = self._may_leave
+                if not may_leave:
+                    self._leaving.append(connection)
+            if may_leave:
+                connection.send(m.ByeAck())
 
     def deliver(self, complete: Complete) -> None:
         """Hand a complete chunk over."""

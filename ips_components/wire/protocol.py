@@ -47,7 +47,11 @@ RECEIVER: Table = {
         )
     },
     (State.OPEN, m.Bye): State.LEAVING,
-    (State.LEAVING, m.Ping): State.LEAVING,
+    # Until its goodbye is answered, a rank may be asked to send something again.
+    **{
+        (State.LEAVING, kind): State.LEAVING
+        for kind in (m.Piece, m.Rows, m.Gone, m.Slot, m.SlotDrop, m.Ping)
+    },
 }
 """What a receiver accepts from a rank."""
 

@@ -254,6 +254,41 @@ def test_all_receivers_gone(tmp_path, lanes, policy):
             assert bridge.statistics().lost
 
 
+def stopped_receiver(pipe, contract):
+    sink = RememberingSink(keep=False)
+    receiver = Receiver(sink, run=RUN, token=TOKEN, budget=64 << 20, ordinal=0, silence=1.0)
+    receiver.set_contract(contract)
+    pipe.send(receiver.endpoint)
+    pipe.recv()
+
+
+def test_a_stopped_receiver_is_found_by_its_silence(tmp_path, lanes):
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=stopped_receiver, args=(theirs, agree(SPEC)))
+    process.start()
+    try:
+        endpoint = ours.recv()
+        file = tmp_path / "contact"
+        deadlines = {"connect": 1.0, "step": 30.0, "drain": 5.0}
+        options = {"lanes": lanes}
+        contacts.write(file, contacts.Contact(RUN, TOKEN, (endpoint,), deadlines, options))
+        with Bridge(contact=file) as bridge:
+            bridge.put("t", 0, field(0))
+            assert bridge.wait()
+            os.kill(process.pid, signal.SIGSTOP)
+            for step in range(1, 60):
+                bridge.put("t", step, field(step))
+            account = bridge.statistics()
+        assert account.lost
+        assert account.arrays["t"]["blocks"]["produced"] == 60
+    finally:
+        process.kill()
+        process.join(10)
+        process.close()
+        ours.close()
+        theirs.close()
+
+
 def test_no_receiver_can_be_reached(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
