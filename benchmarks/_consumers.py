@@ -111,12 +111,13 @@ def deisa_consumer(job: dict[str, Any]) -> list[list[float]]:
     failures: list[BaseException] = []
     deisa.register_callback(callback, "t", exception_handler=failures.append)
     deisa.execute_callbacks()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 4
     while len(stamps) < job["steps"] and time.monotonic() < deadline:
         if failures:
             raise failures[0]
         time.sleep(0.005)
-    return [stamps[step] for step in sorted(stamps)]
+    # A step without a callback is a fact to report, not a failure of the measurement.
+    return [stamps.get(step, [np.nan, np.nan]) for step in range(job["steps"])]
 
 
 def sst_consumer(job: dict[str, Any]) -> list[list[float]]:

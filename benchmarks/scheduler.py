@@ -1,0 +1,179 @@
+"""What a step costs Dask's scheduler, against the number of ranks that speak the real protocol."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._cluster import Cluster, CoupledRun, clustered, environment
+from benchmarks._harness import Load, figure, interleave, machine, spread, write
+
+ROWS, COLUMNS = 1, 64
+#: Ranks of one process: so many that it stays below 1024 open files.
+PER_PROCESS = 256
+WAYS = ("one chunk per step", "one chunk per rank")
+
+
+def run(
+    quick: bool = False,
+    repeat: int = 5,
+    sizes: list[int] | None = None,
+    steps: int = 20,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Run all turns; write results and a plot."""
+    load = Load()
+    sizes = sizes or ([4, 16, 64, 256, 1024] if quick else [4, 16, 64, 256, 1024, 4096])
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
+        for n in sizes:
+            print(f"{n} ranks")
+
+            def once(way: str, n: int = n) -> dict[str, float]:
+                return turn(cluster, client, Path(scratch), n, steps, way == WAYS[0])
+
+            # A warm-up turn of each size would cost as much as the turns: the first size pays.
+            turns = interleave(WAYS, repeat, once)
+            for way in WAYS:
+                if turns[way]:
+                    rows.append(row_of(n, way, steps, turns[way]))
+    document = {
+        "machine": machine(),
+        "load": load.facts(),
+        "steps": steps,
+        "block": f"{ROWS} x {COLUMNS} doubles: the cost is that of messages, not of bytes",
+        "turns of each": repeat,
+        "rows": rows,
+    }
+    options = {} if folder is None else {"folder": folder}
+    write("scheduler", document, **options)
+    figure("scheduler_cpu", lambda axes: draw(axes, rows), **options)
+    return document
+
+
+def turn(
+    cluster: Cluster, client: Any, folder: Path, n: int, steps: int, coalesced: bool
+) -> dict[str, float]:
+    """Let `n` emulated ranks put all steps; CPU of the scheduler and of the worker."""
+    chunks = {} if coalesced else {"chunks": {"t": (1, ROWS, -1)}}
+    run = CoupledRun(
+        client, folder, "benchmarks._consumers:reduced", lanes=("tcp",), n_steps=steps, **chunks
+    )
+    processes = []
+    try:
+        before_open = cluster.cpu()
+        for first in range(0, n, PER_PROCESS):
+            mine = (first, min(n, first + PER_PROCESS))
+            processes.append(Emulated(run, folder, n, steps, mine))
+            # The first describes the array and gets the contract, the others find it.
+            processes[-1].expect("open")
+        before, begin = cluster.cpu(), time.monotonic()
+        for each in processes:
+            each.go()
+        for each in processes:
+            each.expect("put")
+        put = time.monotonic() - begin
+        sums = run.results()["sums"]
+        after, seconds = cluster.cpu(), time.monotonic() - begin
+        for each in processes:
+            each.go()
+        for each in processes:
+            each.finish()
+        record = run.end()
+        if not record["ledger"]["closed"] or not (sums == n * ROWS * COLUMNS).all():
+            raise RuntimeError(f"wrong results or an open ledger: {record['ledger']}, {sums}")
+    finally:
+        for each in processes:
+            each.close()
+        run.close()
+    return {
+        "opening": before["scheduler"] - before_open["scheduler"],
+        "scheduler": after["scheduler"] - before["scheduler"],
+        "worker": after["workers"] - before["workers"],
+        "put": put,
+        "seconds": seconds,
+    }
+
+
+class Emulated:
+    """A process with some of the ranks."""
+
+    def __init__(self, run: CoupledRun, folder: Path, n: int, steps: int, mine: Any) -> None:
+        job = folder / f"{run.name}-{mine[0]}.json"
+        job.write_text(
+            json.dumps({"contact": str(run.contact), "ranks": n, "mine": mine, "steps": steps,
+                        "rows": ROWS, "columns": COLUMNS})
+        )  # fmt: skip
+        self.log = job.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks._emulated", str(job)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                env=environment(), text=True,
+            )  # fmt: skip
+
+    def go(self) -> None:
+        """Let it go on."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def expect(self, word: str) -> None:
+        """Wait for a word of it; its ranks have deadlines, so that it speaks or ends."""
+        heard = self.process.stdout.readline().strip()
+        if heard != word:
+            said = self.log.read_text()[-800:]
+            raise RuntimeError(f"emulated ranks should say {word!r}, said {heard!r}: {said}")
+
+    def finish(self) -> None:
+        if self.process.wait(60):
+            raise RuntimeError(self.log.read_text()[-800:])
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(15)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def row_of(n: int, way: str, steps: int, turns: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians and spread over the turns."""
+    chunks = 1 if way == WAYS[0] else n
+    return {
+        "ranks": n,
+        "chunks": way,
+        "scheduler CPU per step, ms": spread((t["scheduler"] / steps * 1e3 for t in turns), 3),
+        "scheduler CPU per chunk, us": float(
+            f"{statistics.median(t['scheduler'] for t in turns) / steps / chunks * 1e6:.3g}"
+        ),
+        "scheduler CPU to open, ms": float(
+            f"{statistics.median(t['opening'] for t in turns) * 1e3:.3g}"
+        ),
+        "worker CPU per block, us": float(
+            f"{statistics.median(t['worker'] for t in turns) / steps / n * 1e6:.3g}"
+        ),
+        "steps per second": float(f"{steps / np.median([t['seconds'] for t in turns]):.3g}"),
+    }
+
+
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """CPU per step against the number of ranks."""
+    for way, style in zip(WAYS, ("o-", "s--"), strict=True):
+        mine = [row for row in rows if row["chunks"] == way]
+        cpu = [row["scheduler CPU per step, ms"] for row in mine]
+        y = [each["median"] for each in cpu]
+        error = [[abs(e["median"] - e[edge]) for e in cpu] for edge in ("p10", "p90")]
+        axes.errorbar([row["ranks"] for row in mine], y, error, fmt=style, label=way, capsize=2)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("ranks")
+    axes.set_ylabel("scheduler CPU per step, ms")
+    axes.legend()
