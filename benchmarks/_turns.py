@@ -61,7 +61,7 @@ def ours(
     )  # fmt: skip
     try:
         before = cluster.cpu()
-        file = _write({**job, "contact": str(run.contact)}, folder)
+        file = write_job({**job, "contact": str(run.contact)}, folder)
         ranks = finish(mpiexec(job["ranks"], "benchmarks._ranks", file), file)
         stamps = run.results()["stamps"]
         end = time.time()
@@ -80,7 +80,7 @@ def ours(
 def peer(job: dict[str, Any], cluster: Cluster, client: Any, folder: Path) -> dict[str, Any]:
     """A turn of any other method."""
     method = job["method"]
-    file = _write(job, folder)
+    file = write_job(job, folder)
     python = deisa_python() if method == "deisa-dask" else sys.executable
     consumer = None
     if method == "deisa-dask":
@@ -170,7 +170,8 @@ def deisa_python() -> str:
     return python
 
 
-def _write(job: dict[str, Any], folder: Path) -> Path:
+def write_job(job: dict[str, Any], folder: Path) -> Path:
+    """Write a job where its processes find it."""
     path = folder / f"{job['name']}.json"
     path.write_text(json.dumps(job))
     return path
