@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,13 +42,14 @@ class Workspace:
     Parameters
     ----------
     directory
-        Made with links to configs, examples and platform files.
+        Gets copies of configs and examples, and the platform files.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("examples", "platform"):
-            (directory / name).symlink_to(ROOT / name)
+        (directory / "platform").symlink_to(ROOT / "platform")
+        unneeded = shutil.ignore_patterns("build", "run", "__pycache__")
+        shutil.copytree(ROOT / "examples", directory / "examples", ignore=unneeded)
         (directory / "configs").mkdir()
         for config in (ROOT / "configs").glob("*.config"):
             (directory / "configs" / config.name).write_text(config.read_text())
