@@ -138,7 +138,7 @@ def until(predicate: Callable[[], Any], what: str) -> None:
     while not predicate():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {TIMEOUT} s in vain for {what}")
-        time.sleep(0.05)
+        time.sleep(0.2)  # each look costs the scheduler a millisecond
 
 
 class Meter:
