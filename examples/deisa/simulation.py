@@ -1,6 +1,6 @@
 """An MPI simulation with DEISA's bridge: travelling waves, so that everything is known exactly.
 
-    mpiexec -n 4 python simulation.py
+mpiexec -n 4 python simulation.py
 """
 
 import numpy as np
