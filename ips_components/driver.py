@@ -190,9 +190,10 @@ class Driver(Component):
             return now + config.drain_time_out + patience + _MARGIN
         if went_well:  # the ranks have said goodbye already
             return now + config.drain_time_out + _MARGIN
-        to_blame = self._fatal_fault().get("who", "analytics")
+        fault = self._fatal_fault()
+        to_blame = fault.get("who", "analytics")
         if to_blame == "simulation" or to_blame.startswith("rank"):
-            cause = "it did not answer any more"
+            cause = f"{to_blame} {fault['what']}: {fault['cause']}"
         elif config.on_analytics_loss == "continue":
             return float("inf")  # the simulation has a time-out of its own
         else:

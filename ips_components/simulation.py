@@ -88,7 +88,7 @@ class Simulation(Component):
             task_gpp=config.task_gpp,
             omp=config.omp,
         )
-        status = self._wait(config, task, Path(run_dir) if run_dir else None, started)
+        status = self._wait(config, task, log, Path(run_dir) if run_dir else None)
         facts = {
             "executable": " ".join([config.program(), *arguments]),
             "nproc": config.nproc,
@@ -100,7 +100,7 @@ class Simulation(Component):
             ended = f"exit status {status}" if status > 0 else f"signal {-status}"
             raise SimulationFailed(
                 f"the simulation ({facts['executable']}, {config.nproc} processes) ended with "
-                f"{ended}; the last lines of {log}:\n{ips_compat.tail(log) or '(nothing)'}"
+                f"{ended}{_last_words(log)}"
             )
         if config.output_files:
             self.services.stage_output_files(
@@ -144,10 +144,9 @@ class Simulation(Component):
         # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
         os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")
 
-    def _wait(
-        self, config: SimulationConfig, task: int, run_dir: Path | None, started: float
-    ) -> int:
+    def _wait(self, config: SimulationConfig, task: int, log: Path, run_dir: Path | None) -> int:
         """Wait for the task; end it when the driver says so or its time is over."""
+        started = time.monotonic()
         while (status := self.services.wait_task_nonblocking(task)) is None:
             why = ""
             if config.time_out and time.monotonic() - started > config.time_out:
@@ -156,6 +155,11 @@ class Simulation(Component):
                 why = notice["cause"]
             if why:
                 self.services.kill_task(task)
-                raise SimulationFailed(f"the simulation was ended: {why}")
+                raise SimulationFailed(f"the simulation was ended: {why}{_last_words(log)}")
             time.sleep(_LOOK)
         return int(status)
+
+
+def _last_words(log: Path) -> str:
+    """What the task printed last, to go with the message of its end."""
+    return f"; the last lines of {log}:\n{ips_compat.tail(log) or '(nothing)'}"

@@ -1,0 +1,79 @@
+"""A randomised campaign: any process of a coupled run dies at any moment.
+
+``CAMPAIGN_RUNS`` says how many runs (40), ``CAMPAIGN_SEED`` with which seed the first one (0): a
+run that failed is repeated by its seed and ``CAMPAIGN_RUNS=1``.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+
+RUNS = int(os.environ.get("CAMPAIGN_RUNS", "40"))
+FIRST = int(os.environ.get("CAMPAIGN_SEED", "0"))
+STEPS = 30
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + RUNS))
+def test_any_process_at_any_moment(coupled, seed):
+    rng = random.Random(seed)
+    flow = coupled(
+        pace=0.1,
+        steps=STEPS,
+        workers=2,
+        REPLAY_STEPS=STEPS,
+        STEP_TIME_OUT=15,
+        ON_ANALYTICS_LOSS=rng.choice(["continue", "abort"]),
+    )
+    process = flow.start()
+    time.sleep(rng.uniform(0.5, 14.0))
+    victim = _somebody(process, rng)
+    signum = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+    if victim is not None:
+        story = f"seed {seed}: {signum.name} to {' '.join(victim.cmdline())[:150]}"
+        victim.send_signal(signum)
+        if victim.pid == process.pid and signum == signal.SIGSTOP:
+            time.sleep(1.0)
+            victim.send_signal(signal.SIGCONT)
+    else:
+        story = f"seed {seed}: it was over before"
+    ended = flow.wait(process, 150)
+    print(story, "->", ended.status)
+    records = [json.loads(path.read_text()) for path in flow.root.glob("run_*/run.json")]
+    if ended.status == 0:
+        (record,) = records
+        assert record["status"] == "ok", story
+        assert record["ledger"]["closed"], story
+        results = xr.open_zarr(record["results"]["path"], consolidated=False)
+        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(STEPS)
+        np.testing.assert_array_equal(results["sums"], expected, err_msg=story)
+    else:
+        assert all(record["status"] == "failed" for record in records), story
+        if ended.status > 0:
+            assert "cause:" in ended.output, story
+
+
+def _somebody(process, rng):
+    try:
+        ips = psutil.Process(process.pid)
+        everybody = [ips, *ips.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return None
+    # One death at a time: guards and janitors are there for the death of others.
+    everybody = [each for each in everybody if each.is_running() and not _is_guard(each)]
+    return rng.choice(everybody) if everybody else None
+
+
+def _is_guard(process):
+    try:
+        return "guard.py" in " ".join(process.cmdline())
+    except psutil.Error:
+        return True
