@@ -64,6 +64,10 @@ class _Run:
         self.blocks: dict[str, dict[int, tuple[Block, ...]]] = {}  # array -> rank -> blocks
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
+        self.flushed = False  # all ranks have said goodbye, and all that was on its way is there
+        self.again: set[Any] = set()  # keys of chunks that ranks were asked to send again
+        self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
+        self.outcome: dict[str, Any] | None = None  # of the analysis
         self.asked = self.answered = False  # the ranks ask for the contract; they have got it
         self.hosts: list[Any] = []  # by rank: host, blocks by array
         self.cells: dict[str, Any] = {}
@@ -136,7 +140,7 @@ class RunCoordinator(SchedulerPlugin):
         run.state.attempts += 1
         if not self._lookout.is_running():
             self._lookout.start()
-        return {"attempt": run.state.attempts, "contract": run.blob}
+        return {"results": run.results, "outcome": run.outcome}
 
     async def _call_receivers(self, run: _Run, n: int, timeout: float) -> list[dict[str, Any]]:
         # Who has died since has been replaced, or the others do its work.
@@ -164,12 +168,14 @@ class RunCoordinator(SchedulerPlugin):
         self._raise_if_failed(run)
         contract = Contract.from_bytes(blob)
         if run.contract is not None:
+            again = f"run {run.state.run}: the analysis was started again after its worker died"
+            if ahead:
+                raise ContractError(f"{again}; one that works with windows cannot be resumed")
             if run.contract.digest() == contract.digest():
                 return 0
             raise ContractError(
-                f"run {run.state.run}: the analysis was started again after its worker died and "
-                "now asks for something else than its first contract; make the analysis "
-                "deterministic so that it can be resumed"
+                f"{again} and now asks for something else than its first contract; make the "
+                "analysis deterministic so that it can be resumed"
             )
         run.contract, run.blob = contract, blob
         run.state.ledger.declare(array.spec.name for array in contract.arrays)
@@ -188,13 +194,19 @@ class RunCoordinator(SchedulerPlugin):
         return declared
 
     async def _call_committed(
-        self, run: _Run, keys: list[Any], timeout: float, hold: bool = False
+        self,
+        run: _Run,
+        keys: list[Any],
+        timeout: float,
+        hold: bool = False,
+        names: Iterable[str] = (),
     ) -> None:
         """The graph is on its way: hold its results, let the external chunks go, tell the ranks.
 
         Results are held by a client of the run's own, so that they survive the death of the
-        worker that runs the analysis.  With `hold`, the external chunks stay held as well:
-        for programs that submit their graphs piecemeal.
+        worker that runs the analysis, which finds them by their `names` when it runs again.
+        With `hold`, the external chunks stay held as well: for programs that submit their graphs
+        piecemeal.
         """
         run.graph_keys = {key for key in keys if key not in self.scheduler.tasks}
         await run.until(
@@ -203,6 +215,7 @@ class RunCoordinator(SchedulerPlugin):
             f"the scheduler to register the graph of {len(keys)} results",
         )
         run.graph_keys = None
+        run.results = dict(zip(names, keys, strict=False))
         self.scheduler.client_desires_keys(keys=keys, client=_holder(run))
         if not hold:
             self.tasks.let_go(run.state.run)
@@ -226,8 +239,9 @@ class RunCoordinator(SchedulerPlugin):
     async def _call_check(self, run: _Run) -> None:
         self._raise_if_failed(run)
 
-    async def _call_results_done(self, run: _Run) -> None:
+    async def _call_results_done(self, run: _Run, outcome: dict[str, Any] | None = None) -> None:
         """The analysis has all it will ever get; nothing needs to be held any more."""
+        run.outcome = outcome
         if _holder(run) in self.scheduler.clients:
             self.scheduler.remove_client(_holder(run))
 
@@ -343,6 +357,8 @@ class RunCoordinator(SchedulerPlugin):
         run.state.bye(rank, info["status"], info["counters"])
         if info["status"] != "ok":
             self._fail(run, f"rank {rank}", "ended with an error", info["reason"])
+        elif run.state.phase in ("ended", "failed"):
+            self._tell(run, {"action": "let_leave"})
         elif run.state.simulation_over:
             self._simulation_over(run)
 
@@ -385,6 +401,7 @@ class RunCoordinator(SchedulerPlugin):
                 self._fail(run, "analytics", "lost", "the last Dask worker is gone")
             elif run.answered:
                 self._replan(run, ordinal)
+                self._event_flushed(run, worker)
             run.notify()
 
     async def _look(self) -> None:
@@ -409,7 +426,10 @@ class RunCoordinator(SchedulerPlugin):
         run = self.runs.get(info["group"])
         if run is None or run.contract is None:
             return
-        if kind == "released":
+        if kind in ("in_memory", "erred"):
+            run.again.difference_update(keys)
+            self._conclude(run)
+        elif kind == "released":
             self._note_analysed(run, keys)
         elif kind in ("lost", "wanted_again"):
             if run.state.phase in ("ended", "failed"):
@@ -517,10 +537,23 @@ class RunCoordinator(SchedulerPlugin):
         """
         run.flushing = set(run.workers)
         self._tell(run, {"action": "flush"})
+        drain = run.settings["deadlines"]["drain"]
+        self.scheduler.loop.call_later(drain, self._conclude, run, False)
 
     def _event_flushed(self, run: _Run, worker: str) -> None:
-        run.flushing.discard(worker)
-        if run.flushing or run.state.phase in ("ended", "failed"):
+        if worker in run.flushing:
+            run.flushing.discard(worker)
+            run.flushed = not run.flushing
+            self._conclude(run)
+
+    def _conclude(self, run: _Run, in_time: bool = True) -> None:
+        """Nothing more is on its way: what is missing will never come, and the ranks may go.
+
+        If a worker has died, the ranks stay until they have sent again what died with it.
+        """
+        if not run.flushed or run.state.phase in ("ended", "failed"):
+            return
+        if in_time and self._still_to_come(run):
             return
         ending = run.state.ending(run.settings.get("n_steps"))
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
@@ -531,6 +564,20 @@ class RunCoordinator(SchedulerPlugin):
             self._fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
         else:
             run.state.end()
+            self._tell(run, {"action": "let_leave"})
+
+    def _still_to_come(self, run: _Run) -> bool:
+        """Whether ranks are sending something again that they had put."""
+        if not run.again:
+            return False
+        newest = max(run.state.last_step.values(), default=-1)
+        arrays = {array.name: array for array in self._contract(run).arrays}
+        waiting = (State.DECLARED, State.WANTED, State.LOST)
+        return any(
+            arrays[key[0]].spec.steps.step(arrays[key[0]].layout.bounds(0, key[1])[0]) <= newest
+            and self.tasks.state(key) in waiting
+            for key in run.again
+        )
 
     def _fail(self, run: _Run, who: str, what: str, cause: str, policy: str | None = None) -> None:
         first = run.state.phase != "failed"
@@ -543,6 +590,7 @@ class RunCoordinator(SchedulerPlugin):
                 self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
             text = f"{who} {what}: {cause}"
             self._tell(run, {"action": "fault", "text": text, "policy": policy})
+            self._tell(run, {"action": "let_leave"})
         run.notify()
 
     def _replan(self, run: _Run, gone: int) -> None:
@@ -637,6 +685,7 @@ class RunCoordinator(SchedulerPlugin):
         contract = self._contract(run)
         owners: dict[int, list[tuple[int, int]]] = {}
         for ordinal, chunk in chunks:
+            run.again.add(contract.arrays[ordinal].key(chunk))
             owner = contract.arrays[ordinal].placement.owner(chunk)
             owners.setdefault(owner, []).append((ordinal, chunk))
         return owners

@@ -21,6 +21,7 @@ from ips_components.errors import ContractError, DeadlineExceeded, ExternalTaskE
 from ips_components.external._analysis import Offered, load_analysis, together
 from ips_components.external._arrays import ExternalArray, external_arrays
 from ips_components.external._checkpoint import load, save, take_out
+from ips_components.external._compat import make_future
 from ips_components.external._contract import contract_from_graph, submit
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
@@ -30,6 +31,10 @@ from ips_components.model.contract import Contract
 from ips_components.wire.values import encode
 
 logger = logging.getLogger(__name__)
+
+
+async def _futures(client: Client, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: make_future(client, key) for name, key in keys.items()}
 
 
 def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +149,7 @@ class Run:
         self.arrays: Mapping[str, ExternalArray] = {}
         self.contract: Contract | None = None
         self._futures: dict[str, Any] = {}
+        self._resumed: dict[str, Any] = {}  # keys of results that an earlier attempt submitted
         self._constants: dict[str, Any] = {}
         self._stored: set[str] = set()
         self._store = ResultStore(settings.results, settings.results_format, {"run": settings.run})
@@ -176,10 +182,15 @@ class Run:
             lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
         )
         self._sign(contract)
+        if self._resumed.keys() == lazy.keys() and lazy:
+            # An earlier attempt has submitted the graph before its worker died.
+            self._futures = self.client.sync(_futures, self.client, self._resumed)
+            return
         self._futures = self._submit(lazy)
         self._call(
             "committed",
             keys=[future.key for future in self._futures.values()],
+            names=list(self._futures),
             timeout=self.settings.deadlines["contract"],
         )
 
@@ -241,7 +252,11 @@ class Run:
 
     def _execute(self) -> dict[str, Any]:
         settings = self.settings
-        self._call("open", settings=settings.to_dict())
+        opened = self._call("open", settings=settings.to_dict())
+        if opened is not None:  # a replay has no coordinator
+            if opened["outcome"] is not None:
+                return dict(opened["outcome"])
+            self._resumed = opened["results"]
         analyses = [load_analysis(name) for name in settings.analysis.replace(",", " ").split()]
         connect = settings.deadlines["connect"]
         self._call("receivers", n=settings.n_receivers, timeout=connect)
@@ -293,7 +308,13 @@ class Run:
         checkpoint = save(values, self.settings.run_dir) if not errors else ""
         if values:
             self._store.write(values)
-        self._call("results_done")
+        outcome = {
+            "results": str(self._store.path),
+            "checkpoint": checkpoint,
+            "variables": self._store.summary() if not errors else {},
+            "contract": self.contract.table() if self.contract else [],
+        }
+        self._call("results_done", outcome=None if errors else outcome)
         if errors:
             name, error = next(iter(errors.items()))
             kept = ", ".join(sorted(set(values) - set(self._constants))) or "none"
@@ -302,12 +323,7 @@ class Run:
                 f"results kept in {self._store.path}: {kept}"
             )
             raise error
-        return {
-            "results": str(self._store.path),
-            "checkpoint": checkpoint,
-            "variables": self._store.summary(),
-            "contract": self.contract.table() if self.contract else [],
-        }
+        return outcome
 
     def _described(self, timeout: float) -> list[Any]:
         described = self._call("described", timeout=timeout)

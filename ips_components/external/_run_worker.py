@@ -147,6 +147,7 @@ class _Session:
             grace=silence * GRACE,
             heartbeat=min(2.0, silence / 6),
             on_pressure=self._on_pressure,
+            hold_byes=True,
         )
         facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
         self._send("open", endpoint={**asdict(self.receiver.endpoint), **facts})
@@ -202,6 +203,9 @@ class _Session:
 
     def on_stop(self, reason: str) -> None:
         self.receiver.stop(reason)
+
+    def on_let_leave(self) -> None:
+        self.receiver.let_leave()
 
     def on_flush(self) -> None:
         """Answer once everything that the receiver has handed over is announced."""
