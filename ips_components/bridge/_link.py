@@ -24,7 +24,6 @@ from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
 from ips_components.wire.protocol import Connection as State
-from ips_components.wire.threads import be_patient
 
 if TYPE_CHECKING:
     from ips_components.bridge._transport import Transport
@@ -270,7 +269,6 @@ class Link:
                 self.transport.changed.notify_all()
 
     def _send_loop(self) -> None:
-        be_patient()
         changed = self.transport.changed
         while True:
             with changed:

@@ -168,7 +168,8 @@ class Connection:
     # -- reading: the connection's own thread -------------------------------------------------
 
     def _run(self) -> None:
-        be_patient()
+        if self.local:  # over TCP the rank waits for this thread to make room
+            be_patient()
         try:
             self._handshake()
             while True:
