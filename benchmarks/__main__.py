@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("peers", "contract", "scheduler", "faults", "soak")
+NAMES = ("peers", "contract", "scheduler", "faults", "hotspots", "soak")
 DEFAULT = ("peers", "contract", "scheduler", "faults")
 
 

@@ -271,6 +271,7 @@ def measure_scatter(client: Client, n: int) -> dict[str, float]:
 def run(sizes: list[int], plain: int, workers: int) -> dict[str, Any]:
     results: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+        "load_before": os.getloadavg()[0],
         "distributed": distributed.__version__,
         "sizes": {},
     }
@@ -279,23 +280,31 @@ def run(sizes: list[int], plain: int, workers: int) -> dict[str, Any]:
         measure_submit(client, 100)
         results["scatter"] = measure_scatter(client, 500)
         for n in sizes:
-            submit, whole = measure_submit(client, n)
-            results["sizes"][n] = figures = {
-                "declare": measure_declare(client, n),
-                "arrive": measure_arrive(client, n),
-                "submit": submit,
-                "deliver_and_reduce": whole,
-                "submit_gc_paused": measure_submit(client, n, None, True)[0],
-                "submit_gc_paused_split_32": measure_submit(client, n, 32, True)[0],
-            }
-            if n <= plain:
-                figures["plain"] = measure_plain(client, n)
+            figures: dict[str, Any] = {}
+            results["sizes"][n] = figures
+            for name, measure in (
+                ("declare", measure_declare),
+                ("arrive", measure_arrive),
+                ("submit", measure_submit),
+                ("plain", measure_plain),
+            ):
+                if name == "plain" and n > plain:
+                    continue
+                print(f"measuring {name} of {n} ...", file=sys.stderr, flush=True)
+                figures[name] = measure(client, n)
+            submit, figures["deliver_and_reduce"] = figures["submit"]
+            figures["submit"] = submit
+            figures["submit_gc_paused"] = measure_submit(client, n, None, True)[0]
+            figures["submit_gc_paused_split_32"] = measure_submit(client, n, 32, True)[0]
     return results
 
 
 def report(results: dict[str, Any]) -> None:
     scatter = results["scatter"]["cpu_us"]
-    print(f"distributed {results['distributed']}, {results['machine']['cpus']} CPUs")
+    print(
+        f"distributed {results['distributed']}, {results['machine']['cpus']} CPUs, "
+        f"load {results['load_before']:.1f} before the run"
+    )
     print(f"Client.scatter(direct=True), one by one: {scatter:.0f} us of scheduler CPU each\n")
     for n, figures in results["sizes"].items():
         print(f"{n} external tasks                       wall s   CPU us/key   kB/key")

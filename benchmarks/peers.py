@@ -79,13 +79,14 @@ def run(
     sizes: list[int] | None = None,
     methods: list[str] | None = None,
     folder: Path | None = None,
+    import_repeat: int = 5,
 ) -> dict[str, Any]:
     """Run all turns and write results and plots."""
     load = Load()
     wanted, skipped = available(methods or list(METHODS))
     chosen = sizes or [size for size in SIZES if size <= (8 if quick else 64) * MIB]
     options = {} if folder is None else {"folder": folder}
-    imported = imports(wanted)
+    imported = imports(wanted, import_repeat)
     rows, costs, ratios = [], [], []
     with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
         for size in chosen:
@@ -209,7 +210,7 @@ def ratio_rows(size: int, turns: dict[str, list[dict[str, Any]]]) -> list[dict[s
     return rows
 
 
-def imports(methods: list[str], repeat: int = 5) -> list[dict[str, Any]]:
+def imports(methods: list[str], repeat: int) -> list[dict[str, Any]]:
     """What its imports add to a process that has NumPy."""
     code = (
         "import resource,time,numpy\n"

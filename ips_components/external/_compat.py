@@ -177,6 +177,16 @@ def check(version: str | None = None) -> None:
         )
 
 
+def _required(table: Mapping[str, Any], name: str) -> Any:
+    """Return what a scheduler has under `name`, which only an instance can tell."""
+    if name not in table:
+        raise UnsupportedVersion(
+            f"the scheduler of distributed {distributed.__version__} has no {name!r}; "
+            "install a supported version"
+        )
+    return table[name]
+
+
 # -- scheduler: the gate and the tasks behind it -------------------------------------------
 
 
@@ -237,7 +247,7 @@ def shield_from_no_workers_timeout(scheduler: Scheduler, gate: Gate) -> Callable
     A timer of our own could come too late after a long block of the event loop.  Returns the
     call that undoes it.
     """
-    callback = scheduler.periodic_callbacks["no-workers-timeout"]
+    callback = _required(scheduler.periodic_callbacks, "no-workers-timeout")
     stock = callback.callback
 
     def check_no_workers() -> Any:
@@ -374,7 +384,7 @@ def intercept_add_keys(
     stock answer to the copy is its removal; for a task that waits for data from outside, it
     is the data.  Returns the call that undoes it.
     """
-    stock = scheduler.stream_handlers["add-keys"]
+    stock = _required(scheduler.stream_handlers, "add-keys")
 
     def add_keys(worker: str, keys: Collection[Any] = (), stimulus_id: str = "") -> Any:
         rest = []

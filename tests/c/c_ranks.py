@@ -6,7 +6,7 @@ import os
 import selectors
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -128,18 +128,18 @@ class Rank:
 
     def end(self):
         """Let the program end by itself; its exit status and what it wrote to stderr."""
-        self._ready.close()
         self.process.stdin.close()
         errors = self.process.stderr.read().decode()
-        status = self.process.wait(timeout=DEADLINE)
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return status, errors
+        return self.process.wait(timeout=DEADLINE), errors
 
-    def kill(self):
-        """Kill it at once."""
+    def forget(self):
+        """Kill it if it runs, and free what belongs to it here."""
         self.process.kill()
-        self.end()
+        self.process.wait(timeout=DEADLINE)
+        self._ready.close()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(BrokenPipeError):
+                stream.close()
 
 
 def cells(spec, index, step):

@@ -34,10 +34,7 @@ def start(command):
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.kill()
-        for stream in (one.process.stdin, one.process.stdout, one.process.stderr):
-            stream.close()
+        one.forget()
 
 
 class Sink:

@@ -1,4 +1,4 @@
-"""The heat example in C and Fortran delivers, chunk by chunk, the bytes that the Python one does."""
+"""The heat example in C and Fortran delivers, chunk by chunk, the bytes that Python delivers."""
 
 import numpy as np
 import pytest

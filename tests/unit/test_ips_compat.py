@@ -136,8 +136,6 @@ def test_nodes_of_a_batch_job_are_unknown_outside_of_it(monkeypatch):
     assert Allocator.of_platform(_platform(NODE_DETECTION="slurm_env")) is None
 
 
-
-
 class _Id:
     def __init__(self, name):
         self.class_name = name

@@ -30,7 +30,7 @@ TESTS = (
     "test_log.py",
     "test_memory.py",
     "test_names.py",
-    "test_plugins.py",
+    "test_dask_plugins.py",
     "test_security.py",
     "test_state.py",
     "test_stress.py",

@@ -393,8 +393,9 @@ static void dial_tcp(ips_bridge *b, peer *k)
 
 static void dial(ips_bridge *b, peer *k)
 {
+    int64_t limit = (int64_t)(b->contact.connect * 0.5e9);
     k->standing = LINK_CONNECTING;
-    k->attempt_until = ipsb_now() + 5 * SECOND;
+    k->attempt_until = ipsb_now() + (limit < 5 * SECOND ? limit : 5 * SECOND);
     if (!dial_unix(b, k))
         dial_tcp(b, k);
 }
@@ -612,7 +613,7 @@ static void understand(ips_bridge *b, peer *k)
         if (!wrong && !allowed(k, head.op))
             wrong = "a message that is not its turn";
         if (wrong) {
-            broken(k, "it sent %s (message %d)", wrong, head.op);
+            broken(k, "it sent %s (message %d)", wrong, frame[5]);
             return;
         }
         at += HEADER_BYTES + head.body;

@@ -1,0 +1,31 @@
+"""A receiver in a process of its own, to be killed or stopped; prints its endpoint, then counts."""
+
+import json
+import sys
+from dataclasses import asdict
+
+from ips_components.external._receiver import Receiver
+from ips_components.model.contract import Contract
+
+
+class Count:
+    """A sink that holds nothing and tells on stdout what it got."""
+
+    def chunk(self, array, chunk, value, nbytes):
+        print(json.dumps([array, chunk]), flush=True)
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+def main():
+    run, token, contract = sys.argv[1:4]
+    options = json.loads(sys.argv[4])
+    with Receiver(Count(), run=run, token=token, budget=1 << 26, ordinal=0, **options) as receiver:
+        receiver.set_contract(Contract.from_bytes(bytes.fromhex(contract)))
+        print(json.dumps(asdict(receiver.endpoint)), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

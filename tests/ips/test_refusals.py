@@ -1,0 +1,109 @@
+"""What cannot work is refused before anything is launched: by ``ips.py`` and by the command."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from workflows import BIN, PARTS, Workflow
+
+from ips_components.cli import main
+
+ROOT = Path(__file__).parents[2]
+PLATFORM = ROOT / "platform" / "workstation.conf"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[[WORKER]]", "[[WROKER]]", "did you mean WROKER?"),
+        ("[WORKER]\nCLASS", "[WROKER]\nCLASS", "names section [WORKER], which does not exist"),
+        ("NAMES = DRIVER WORKER", "NAMES = DRIVER WORKER OTHER", "OTHER"),
+        ("MODULE = parts\nNAME = Part\nROLE = worker", "NAME = Part", "MODULE"),
+        ("INPUT_FILES = ", "INPUT_FILES = missing.dat", "there is no file 'missing.dat'"),
+        ("NPROC = 1", "NPROC = one", "expected a whole number >= 1, got 'one'"),
+    ],
+)
+def test_ips_refuses_at_once(workflow, old, new, said):
+    flow = workflow()
+    flow.write()
+    text = flow.config_file.read_text()
+    assert old in text
+    flow.config_file.write_text(text.replace(old, new, 1))
+    ended = flow.run(30)
+    assert ended.status == 2, ended.output
+    assert said in ended.output
+    assert "found before anything was launched" in ended.output
+    assert "Traceback" not in ended.output
+    assert "STEP" not in ended.output
+
+
+def test_all_problems_are_told_at_once(workflow):
+    flow = workflow(WORKER={"NPROC": "one", "INPUT_FILES": "missing.dat"}, top={"SIM_ROOT": "run"})
+    ended = flow.run(30)
+    assert ended.status == 2
+    for word in ("3 problems", "SIM_ROOT", "NPROC", "INPUT_FILES"):
+        assert word in ended.output
+
+
+def test_the_command_says_the_same(workflow, capsys, monkeypatch):
+    flow = workflow(WORKER={"NPROC": "one"})
+    flow.write()
+    monkeypatch.syspath_prepend(str(PARTS))
+    options = ["--config", str(flow.config_file), "--platform", str(flow.platform_file)]
+    assert main(["check", *options]) == 1
+    assert "expected a whole number >= 1, got 'one'" in capsys.readouterr().err
+    good = workflow()
+    good.write()
+    assert main(["check", *options]) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+
+
+def test_check_without_files_is_not_understood(capsys, monkeypatch):
+    monkeypatch.delenv("IPS_PLATFORM_FILE", raising=False)
+    assert main(["check"]) == 2
+    assert "give --config and --platform" in capsys.readouterr().err
+
+
+def test_the_reference_is_printed(capsys):
+    assert main(["check", "--reference"]) == 0
+    assert "| `ANALYSIS` |" in capsys.readouterr().out
+
+
+def test_versions_are_told(capsys):
+    assert main(["version"]) == 0
+    assert "ipsframework 0.8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs").glob("*.config")), ids=lambda p: p.stem
+)
+def test_configs_of_the_repository_have_nothing_wrong(config):
+    done = subprocess.run(
+        [BIN / "ips-components", "check", "--config", config, "--platform", PLATFORM],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PWD": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_new_run_runs(tmp_path, leaves_nothing, capsys):
+    assert main(["new", "wave", "--directory", str(tmp_path)]) == 0
+    assert main(["new", "wave", "--directory", str(tmp_path)]) == 1
+    assert "has wave.config" in capsys.readouterr().err
+    flow = Workflow(tmp_path, {})
+    (tmp_path / "wave.config").rename(flow.config_file)
+    (tmp_path / "workstation.conf").rename(flow.platform_file)
+    ended = flow.run(110)
+    assert ended.status == 0, ended.output
+    assert "succeeded" in ended.output
+    assert "skipped by contract" in ended.output
+
+
+@pytest.mark.parametrize("name", ["1st", "a-b", "a/b", ""])
+def test_names_of_new_runs(name, capsys):
+    assert main(["new", name]) == 2
+    assert "letters, digits and _" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""The benchmarks run: tiny sizes, one turn, everything they promise is in the results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from benchmarks import _harness, peers, scheduler
+from benchmarks.__main__ import main
+
+needs_mpi = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None, reason="needs mpi4py and mpiexec"
+)
+
+
+def test_turns_alternate_and_a_failed_turn_is_left_out():
+    order, said = [], []
+
+    def turn(name):
+        order.append(name)
+        if order == ["a"]:
+            raise ValueError("the first turn")
+        return len(order)
+
+    found = _harness.interleave("ab", 2, turn, said.append)
+    assert order == ["a", "b", "b", "a"]
+    assert found == {"a": [4], "b": [2, 3]}
+    assert "ValueError: the first turn" in said[0]
+
+
+def test_spread_and_ratio():
+    assert _harness.spread(range(11)) == {"median": 5.0, "p10": 1.0, "p90": 9.0}
+    assert _harness.ratio([1.0, 2.0], [10.0, 30.0]) == {"median": 12.5, "least": 10, "most": 15}
+
+
+def test_results_are_json_and_plots_repeat_exactly(tmp_path):
+    path = _harness.write("one", {"rows": [{"x": 1}]}, tmp_path)
+    assert json.loads(path.read_text()) == {"rows": [{"x": 1}]}
+    drawn = [
+        _harness.figure("one", lambda axes: axes.plot([1, 2]), tmp_path).read_bytes()
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "pears"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no benchmark pears; there are peers" in capsys.readouterr().err
+
+
+@needs_mpi
+def test_peers_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.delenv("BENCHMARK_DEISA_PYTHON", raising=False)
+    monkeypatch.setattr(peers, "SIZES", {4096: (3, 0.0, 3)})
+    methods = ["shm", "mpi", "hdf5", "deisa-dask"]
+    found = peers.run(
+        ranks=2, repeat=1, sizes=[4096], methods=methods, folder=tmp_path, import_repeat=1
+    )
+    assert "deisa-dask: BENCHMARK_DEISA_PYTHON is not set" in found["not run"]
+    assert {row["method"] for row in found["held"]} == set(methods[:-1])
+    assert all(row["steps never analysed"] == 0 for row in found["cost"])
+    assert json.loads((tmp_path / "peers.json").read_text()) == found
+    assert (tmp_path / "peers_held.svg").exists()
+
+
+def test_emulated_ranks_speak_the_real_protocol(tmp_path):
+    found = scheduler.run(repeat=1, sizes=[3], steps=2, folder=tmp_path)
+    assert [row["chunks"] for row in found["rows"]] == list(scheduler.WAYS)
+    assert (tmp_path / "scheduler_cpu.svg").exists()
