@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
 from benchmarks import _harness, peers, scheduler
 from benchmarks.__main__ import main
