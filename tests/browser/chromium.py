@@ -101,9 +101,10 @@ class Chromium:
         message = {"id": number, "method": method, "params": dict(params or {})}
         if session is not None:
             message["sessionId"] = session
-        self._answers[number] = asyncio.get_running_loop().create_future()
+        # The answer may be read, and its entry taken out, before we get to wait for it.
+        answered = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.write_message(json.dumps(message))
-        answer = await asyncio.wait_for(self._answers[number], DEADLINE)
+        answer = await asyncio.wait_for(answered, DEADLINE)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
