@@ -41,8 +41,9 @@ def test_04_the_main_job_equals_scikit_learn(workspace):
     (run,) = workspace.coupled(config)
     field = heat2d(workspace, "--nx", "64", "--ny", "64", "--steps", "30")
     pca = IncrementalPCA(n_components=5)
-    for step in field:
-        pca.partial_fit(step)
+    with np.errstate(invalid="ignore"):  # the first step is zero everywhere
+        for step in field:
+            pca.partial_fit(step)
     found = run.results()
     np.testing.assert_allclose(found["explained_variance"], pca.explained_variance_, rtol=1e-8)
     signs = np.sign((found["components"].values * pca.components_).sum(axis=1))
