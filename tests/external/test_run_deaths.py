@@ -11,6 +11,8 @@ from coupled_processes import STEPS, Coupled, fork_server, series
 
 from ips_components.errors import ExternalTaskError, SimulationLost
 
+pytestmark = pytest.mark.deaths
+
 LAST = STEPS - 1
 SILENT = {"silence": 3.0}
 

@@ -10,6 +10,8 @@ import psutil
 import pytest
 import xarray as xr
 
+pytestmark = pytest.mark.deaths
+
 STEPS = 12
 
 

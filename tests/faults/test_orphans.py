@@ -13,6 +13,8 @@ import psutil
 import pytest
 from workflows import BIN
 
+pytestmark = pytest.mark.deaths
+
 RANKS = f"{BIN}/python {Path(__file__).with_name('ranks.py')}"
 RUNAWAY = f"{Path(__file__).with_name('runaway.sh')}"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]

@@ -15,6 +15,8 @@ import pytest
 from example_runs import ROOT, Workspace
 from sklearn.decomposition import IncrementalPCA
 
+pytestmark = pytest.mark.course
+
 EXAMPLE = ROOT / "examples" / "deisa"
 BIN = Path(sys.executable).parent
 

@@ -10,7 +10,7 @@ from example_runs import ROOT, Workspace
 ANALYSES = ("derivative", "moments", "histogram", "quantiles", "spectrum", "correlation")
 STEPS = 40
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.course, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from example_runs import ROOT, Workspace
 from sklearn.decomposition import IncrementalPCA
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.course, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

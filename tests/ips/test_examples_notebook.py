@@ -9,6 +9,7 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 pytestmark = [
+    pytest.mark.course,
     pytest.mark.timeout(300),
     # Of the kernel's machinery, not of ours.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

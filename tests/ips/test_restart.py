@@ -10,6 +10,8 @@ import pytest
 import xarray as xr
 from workflows import Workflow
 
+pytestmark = pytest.mark.course
+
 ROOT = Path(__file__).parents[2]
 HEAT = ROOT / "examples" / "heat2d" / "heat2d.py"
 
