@@ -53,6 +53,7 @@ def arrays(field):
 
 def computed(results):
     """Check that all is lazy and fits into one data set, then compute it."""
+    results = {name: value for name, value in results.items() if name != "checkpoint"}
     assert all(dask.is_dask_collection(value) for value in results.values())
     data = xr.Dataset(results)
     for name, value in results.items():
@@ -178,7 +179,9 @@ def test_only_the_chosen_steps_of_an_external_array_are_asked_for():
 
     def contract(analysis, **options):
         arrays = external_arrays([spec], run="r", n_receivers=2)
-        agreed = contract_from_graph(analysis(arrays, **options), arrays, run="r")
+        results = analysis(arrays, **options)
+        results.pop("checkpoint", None)
+        agreed = contract_from_graph(results, arrays, run="r")
         (row,) = agreed.table()
         return row["fraction"]
 

@@ -71,6 +71,8 @@ def test_peers_side_by_side(tmp_path, monkeypatch):
     assert (tmp_path / "peers_held.svg").exists()
 
 
+@pytest.mark.course
+@pytest.mark.timeout(600)
 def test_emulated_ranks_speak_the_real_protocol(tmp_path):
     found = scheduler.run(repeat=1, sizes=[3], steps=2, folder=tmp_path)
     assert [row["chunks"] for row in found["rows"]] == list(scheduler.WAYS)

@@ -53,6 +53,10 @@ def test_any_chain_of_indices_equals_numpy(data):
         lazy, value = arrays["a"], field
         for _ in range(data.draw(st.integers(0, 3))):
             key = data.draw(keys(value.shape)) if value.ndim and value.size else ()
+            if None in key and any(isinstance(item, list) for item in key):
+                # dask.array of 2026.8.0 itself fails for a list beside a new axis, once an
+                # earlier index has made the array an ordinary one.
+                key = tuple(item for item in key if item is not None)
             lazy, value = lazy[key], value[key]
             if None in key:  # dask.array itself fails for a list in a later index
                 break
