@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,16 @@ def replay(options: argparse.Namespace) -> int:
         results_format="netcdf" if options.results.suffix == ".nc" else "zarr",
     )
     sys.path.insert(0, str(Path.cwd()))  # an analysis beside the data, as in INPUT_DIR of a config
-    with Client(
-        n_workers=options.workers,
-        threads_per_worker=1,
-        processes=options.workers > 1,
-        dashboard_address=":0",
-    ) as client:
+    with (
+        tempfile.TemporaryDirectory(prefix="ips-components-replay-") as scratch,
+        Client(
+            n_workers=options.workers,
+            threads_per_worker=1,
+            processes=options.workers > 1,
+            dashboard_address=":0",
+            local_directory=scratch,
+        ) as client,
+    ):
         # A worker in a process of its own has another path.
         client.run(_look_in, sys.path[0])
         with client.as_current():
