@@ -5,9 +5,9 @@ Run with the path of a job file; says ``open`` and ``put``, and waits for a line
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,11 @@ def main() -> None:
     n, steps = job["ranks"], job["steps"]
     shape = (job["rows"] * n, job["columns"])
     block = np.ones((job["rows"], job["columns"]))
-    with contextlib.ExitStack() as stack:
-        bridges = []
+    bridges: list[Bridge] = []
+    try:
         for rank in range(*job["mine"]):
             array = Array("t", shape, "f8", grid=(n, 1), steps=steps)
             bridges.append(Bridge(contact=job["contact"], arrays=[array], rank=rank, size=n))
-            stack.callback(bridges[-1].close)
         say("open")
         for step in range(steps):
             for bridge in bridges:
@@ -33,6 +32,10 @@ def main() -> None:
         for bridge in bridges:
             bridge.wait()
         say("put")
+    finally:
+        # A rank may leave when all have said goodbye: they have to say it at the same time.
+        with ThreadPoolExecutor(max(1, len(bridges))) as pool:
+            list(pool.map(Bridge.close, bridges))
 
 
 def say(word: str) -> None:

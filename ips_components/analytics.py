@@ -25,6 +25,7 @@ from ips_components._coupling import (
     read_notice,
 )
 from ips_components.config import AnalyticsConfig
+from ips_components.errors import AnalyticsLost
 
 ips_compat.install()
 
@@ -33,6 +34,7 @@ TASK = "analysis"
 TLS = ".tls"
 _ASK = 1.0
 _GOODBYE = 0.1
+_ANSWER = 5.0
 
 
 class Analytics(Component):
@@ -159,7 +161,7 @@ class Analytics(Component):
                 self._wait_for_goodbye(pool, watch, progress.update)
             finally:
                 with suppress(Exception):  # a pool that is lost knows nothing any more
-                    record = external.run_record(pool.client, self._run)
+                    record = external.run_record(pool.client, self._run, within=_ANSWER)
                     leave_notice(self._run_dir, COORDINATOR, record)
                 (self._run_dir / CONTACT).unlink(missing_ok=True)
         return self._finished(config, timestamp)
@@ -303,6 +305,7 @@ class _Watch:
         self._moved = time.monotonic()
         self._simulation_ended = 0.0
         self._given_up = False
+        self._patience = config.silence_time_out
 
     def fail(self, who: str, cause: str) -> None:
         """Tell the coordinator that the run cannot succeed any more; it ignores later causes."""
@@ -310,7 +313,7 @@ class _Watch:
 
         if not self._given_up:
             self._given_up = True
-            external.abort_run(self.client, self.run, cause, who=who)
+            external.abort_run(self.client, self.run, cause, who=who, within=self._patience)
 
     def look(self, show: Callable[[Mapping[str, Any]], None], interval: float = _ASK) -> None:
         """Ask the coordinator how far it is, if the last time was so many seconds ago."""
@@ -321,7 +324,12 @@ class _Watch:
             return
         self._asked = now
         try:
-            state = call(self.client, "progress", self.run)
+            state = call(self.client, "progress", self.run, within=self._patience)
+        except TimeoutError:
+            raise AnalyticsLost(
+                f"the Dask scheduler has not answered for {self._patience:g} s (SILENCE_TIME_OUT): "
+                "it is stopped or overloaded; see its log"
+            ) from None
         except Exception:  # the pool is watched elsewhere, and ends the wait when it is lost
             return
         show(state)

@@ -27,7 +27,6 @@ ips_compat.install()
 
 _MARGIN = 60.0
 _LOOK = 5.0
-_FATAL = ("failed", "lost", "ended with an error", "ended early")
 
 
 class RunFailed(IPSComponentsError):
@@ -216,9 +215,8 @@ class Driver(Component):
         return ips_compat.describe(self._failures.get(culprit or "", first))
 
     def _fatal_fault(self) -> dict[str, Any]:
-        """The first fault that made the run hopeless, as the coordinator saw it."""
-        faults = read_notice(self._run_dir, COORDINATOR).get("faults") or []
-        return next((fault for fault in faults if fault["what"] in _FATAL), {})
+        """The fault that made the run fail, as the coordinator saw it."""
+        return read_notice(self._run_dir, COORDINATOR).get("fatal") or {}
 
     # --- the end --------------------------------------------------------------------------------
 

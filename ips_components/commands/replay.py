@@ -43,6 +43,7 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def replay(options: argparse.Namespace) -> int:
     """Run the analysis and print what came out."""
+    import dask
     from distributed import Client
 
     from ips_components import external
@@ -64,12 +65,13 @@ def replay(options: argparse.Namespace) -> int:
     sys.path.insert(0, str(Path.cwd()))  # an analysis beside the data, as in INPUT_DIR of a config
     with (
         tempfile.TemporaryDirectory(prefix="ips-components-replay-") as scratch,
+        # Not ``local_directory``: that is for the workers, and the scheduler has files as well.
+        dask.config.set({"temporary-directory": scratch}),
         Client(
             n_workers=options.workers,
             threads_per_worker=1,
             processes=options.workers > 1,
             dashboard_address=":0",
-            local_directory=scratch,
         ) as client,
     ):
         # A worker in a process of its own has another path.

@@ -268,6 +268,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         3600.0,
         "s",
     ),
+    _P(
+        "SILENCE_TIME_OUT",
+        "analytics",
+        kinds.TIME_OUT,
+        "Longest time without a sign of life of a rank, a worker or the scheduler; a third more "
+        "for coming back.",
+        30.0,
+        "s",
+    ),
     _P("LANES", "analytics", choices("shm", "tcp"), "Ways that data may take.", ("shm", "tcp")),
     _P(
         "SECURITY",

@@ -112,6 +112,7 @@ class AnalyticsConfig:
     step_time_out: float = 600.0
     drain_time_out: float = 120.0
     analysis_time_out: float = 3600.0
+    silence_time_out: float = 30.0
     lanes: tuple[str, ...] = ("shm", "tcp")
     security: str = "none"
     live_page: bool = False
@@ -137,6 +138,7 @@ class AnalyticsConfig:
             "contract": self.contract_time_out,
             "step": self.step_time_out,
             "drain": self.drain_time_out,
+            "silence": self.silence_time_out,
         }
 
 

@@ -317,6 +317,8 @@ class RunCoordinator(SchedulerPlugin):
         }
         if run.answered:
             self._tell_contract(run, [worker])
+        if run.state.phase in ("ended", "failed"):
+            self._tell(run, {"action": "let_leave"}, [worker])
 
     def _event_described(self, run: _Run, worker: str, arrays: list[dict[str, Any]]) -> None:
         if run.state.described is None:
@@ -453,8 +455,8 @@ class RunCoordinator(SchedulerPlugin):
         return run.contract
 
     def _raise_if_failed(self, run: _Run) -> None:
-        if run.state.phase == "failed":
-            fault = run.state.faults[0]
+        fault = run.state.fatal
+        if fault is not None:
             raise SimulationLost(f"{fault.who} {fault.what}: {fault.cause}")
 
     def _states(self, run: _Run) -> dict[str, int]:

@@ -61,9 +61,19 @@ def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
         return Run(client, parsed).execute()
 
 
-def call(client: Client, method: str, run: str, **arguments: Any) -> Any:
-    """Call the run coordinator on the scheduler of `client`."""
-    return client.sync(_call, client, method, run, arguments)
+def call(
+    client: Client, method: str, run: str, *, within: float | None = None, **arguments: Any
+) -> Any:
+    """Call the run coordinator on the scheduler of `client`.
+
+    Parameters
+    ----------
+    client, method, run, **arguments
+        Whom, what, of which run.
+    within : float, optional
+        Seconds; TimeoutError if the scheduler has not answered by then.
+    """
+    return client.sync(_call, client, method, run, arguments, callback_timeout=within)
 
 
 async def _call(client: Client, method: str, run: str, arguments: dict[str, Any]) -> Any:
@@ -91,14 +101,16 @@ def _has_coordinator(dask_scheduler: Any) -> bool:
     return RPC in dask_scheduler.handlers
 
 
-def abort_run(client: Client, run: str, cause: str, *, who: str = "workflow") -> None:
+def abort_run(
+    client: Client, run: str, cause: str, *, who: str = "workflow", within: float | None = None
+) -> None:
     """Fail a run from outside: waiting tasks err, the ranks are told."""
-    call(client, "abort", run, who=who, cause=cause)
+    call(client, "abort", run, who=who, cause=cause, within=within)
 
 
-def run_record(client: Client, run: str) -> dict[str, Any]:
+def run_record(client: Client, run: str, *, within: float | None = None) -> dict[str, Any]:
     """The coordinator's part of the run record."""
-    return call(client, "record", run)
+    return call(client, "record", run, within=within)
 
 
 def wait_for_end(client: Client, run: str, timeout: float) -> dict[str, Any]:

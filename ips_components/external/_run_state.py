@@ -88,6 +88,7 @@ class RunState:
         self.last_step: dict[int, int] = {}
         self.samples: deque[dict[str, Any]] = deque()
         self.faults: list[Fault] = []
+        self.fatal: Fault | None = None  # the one that made the run fail
         self.stop_reason: str | None = None
         self.feedback: list[dict[str, Any]] = []
 
@@ -145,6 +146,7 @@ class RunState:
         """The run cannot succeed any more; the first cause is kept."""
         self.fault(who, what, cause)
         if self.phase != "failed":
+            self.fatal = self.faults[-1]
             self.phase = "failed"
             self.ended = self.clock()
 
@@ -217,5 +219,6 @@ class RunState:
             "waited": {"per_rank": [self.waited[rank] for rank in sorted(self.waited)]},
             "samples": list(self.samples),
             "faults": [fault.to_json() for fault in self.faults],
+            "fatal": None if self.fatal is None else self.fatal.to_json(),
             "stop_reason": self.stop_reason,
         }

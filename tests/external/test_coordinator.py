@@ -32,8 +32,11 @@ class Tasks:
             clients={},
             add_plugin=lambda plugin, name: None,
             client_desires_keys=lambda keys, client: None,
+            loop=SimpleNamespace(call_later=lambda *args: self.later.append(args)),
         )
         self.let_go_of: list[str] = []
+        self.later: list[tuple] = []
+        self.there = False
 
     def declare(self, *args, **kwargs) -> int:
         return 1
@@ -48,7 +51,7 @@ class Tasks:
         return {}
 
     def state(self, key) -> State:
-        return State.WANTED
+        return State.MEMORY if self.there else State.WANTED
 
 
 @pytest.fixture
@@ -157,6 +160,49 @@ def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
     run(sign(coordinator))
     coordinator.remove_worker(coordinator.scheduler, "a")
     assert coordinator.runs["r"].state.phase == "failed"
+
+
+def say_goodbye(coordinator, *ranks) -> None:
+    info = {"status": "ok", "reason": "", "last_step": 3, "counters": {}}
+    for rank in ranks:
+        coordinator.event("a", "steps", "r", steps=[(rank, 3, 0.0, {})])
+        coordinator.event("a", "bye", "r", rank=rank, info=info)
+
+
+def test_ranks_leave_when_all_have_said_goodbye_and_nothing_is_on_its_way(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=2, asks=True)
+    hello(coordinator, 1, size=2)
+    say_goodbye(coordinator, 0)
+    assert not told(coordinator, "a", "flush")
+    say_goodbye(coordinator, 1)
+    assert told(coordinator, "a", "flush")
+    assert not told(coordinator, "a", "let_leave")
+    coordinator.event("a", "flushed", "r")
+    assert told(coordinator, "a", "let_leave")
+    assert coordinator.runs["r"].state.phase == "ended"
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_ranks_stay_until_they_have_sent_again_what_died_with_a_worker(coordinator, in_time):
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=1, asks=True)
+    say_goodbye(coordinator, 0)
+    coordinator.event("a", "flushed", "r")
+    coordinator.remove_worker(coordinator.scheduler, "b")  # it never answers
+    assert told(coordinator, "a", "placement")[0]["resend"]
+    assert not told(coordinator, "a", "let_leave")
+    if in_time:
+        coordinator.tasks.there = True
+        keys = list(coordinator.runs["r"].again)
+        coordinator._task_event("in_memory", keys, {"group": "r"})
+    else:
+        _, conclude, *arguments = coordinator.tasks.later[0]
+        conclude(*arguments)
+    assert told(coordinator, "a", "let_leave")
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 300, 3])

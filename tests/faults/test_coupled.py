@@ -9,33 +9,11 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
+from coupled_outcomes import at_step, failed, find, record_of, work_of
 
 pytestmark = pytest.mark.deaths
 
 STEPS = 12
-
-
-def record_of(flow):
-    (path,) = flow.root.glob("run_*/run.json")
-    return json.loads(path.read_text())
-
-
-def work_of(flow):
-    (directory,) = flow.root.glob("work/*Simulation*")
-    return directory
-
-
-def failed(flow, *causes, timeout=110.0):
-    """Run, and check that the run failed for one of these causes, and says so everywhere."""
-    ended = flow.run(timeout) if flow._process is None else flow.wait(flow._process, timeout)
-    assert ended.status == 1, ended.output
-    assert any(cause in ended.last_lines for cause in causes), ended.output + ended.log
-    record = record_of(flow)
-    assert record["status"] == "failed"
-    assert any(cause in record["cause"] for cause in causes), record["cause"]
-    assert not list(flow.root.glob("run_*/contact.json")), "a secret is left behind"
-    assert not list(flow.root.glob("run_*/.*.notice"))
-    return ended, record
 
 
 def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
@@ -125,34 +103,12 @@ def test_a_task_of_the_analysis_raises(coupled, policy):
         assert len(list(work_of(flow).glob("*.done"))) == 2
 
 
-def _find(process, word):
-    found = [
-        each
-        for each in psutil.Process(process.pid).children(recursive=True)
-        if word in " ".join(each.cmdline())
-        and "guard.py" not in " ".join(each.cmdline())
-        and "mpiexec" not in " ".join(each.cmdline())
-    ]
-    assert found, f"nobody to kill: {word}"
-    return found
-
-
-def _at_step(flow, step):
-    deadline = time.monotonic() + 60
-    while True:
-        found = list(flow.root.glob("work/*Simulation*/last_step"))
-        if found and found[0].read_text() and int(found[0].read_text()) >= step:
-            return
-        assert time.monotonic() < deadline and flow._process.poll() is None, flow.output()
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("policy", ["continue", pytest.param("abort", marks=pytest.mark.campaign)])
 def test_the_scheduler_is_killed(coupled, policy):
     flow = coupled(pace=0.2, steps=30, ON_ANALYTICS_LOSS=policy)
     process = flow.start()
-    _at_step(flow, 3)
-    for each in _find(process, "distributed.cli.dask_scheduler"):
+    at_step(flow, 3)
+    for each in find(process, "distributed.cli.dask_scheduler"):
         each.kill()
     failed(flow, "Dask scheduler", "Dask workers")
     if policy == "continue":
@@ -162,8 +118,8 @@ def test_the_scheduler_is_killed(coupled, policy):
 def test_one_of_two_workers_is_killed_and_nothing_is_lost(coupled):
     flow = coupled(pace=0.1, steps=40, workers=2, REPLAY_STEPS=40)
     process = flow.start()
-    _at_step(flow, 5)
-    workers = _find(process, "spawn_main")
+    at_step(flow, 5)
+    workers = find(process, "spawn_main")
     workers[0].kill()
     ended = flow.wait(process, 110)
     assert ended.status in (0, 1), ended.output
@@ -188,7 +144,7 @@ def test_one_of_two_workers_is_killed_and_nothing_is_lost(coupled):
 def test_ips_is_ended_in_the_middle(coupled, signum):
     flow = coupled(pace=0.2, steps=200)
     process = flow.start()
-    _at_step(flow, 3)
+    at_step(flow, 3)
     process.send_signal(signum)
     ended = flow.wait(process, 15)
     assert ended.status == (-9 if signum == signal.SIGKILL else 128 + signum)
@@ -203,7 +159,7 @@ def test_ips_is_ended_in_the_middle(coupled, signum):
 def test_a_component_is_killed_in_the_middle(coupled, component):
     flow = coupled(pace=0.2, steps=200, ON_ANALYTICS_LOSS="abort")
     process = flow.start()
-    _at_step(flow, 3)
+    at_step(flow, 3)
     for child in psutil.Process(process.pid).children():
         if f"work/test__{component}" in str(Path(f"/proc/{child.pid}/cwd").readlink()):
             child.kill()

@@ -1,0 +1,70 @@
+"""What the tests of deaths in coupled runs ask of a run, and how they find whom to kill."""
+
+import json
+import time
+
+import numpy as np
+import psutil
+import xarray as xr
+
+
+def record_of(flow):
+    """The record of the only run."""
+    (path,) = flow.root.glob("run_*/run.json")
+    return json.loads(path.read_text())
+
+
+def work_of(flow):
+    """The working directory of the simulation."""
+    (directory,) = flow.root.glob("work/*Simulation*")
+    return directory
+
+
+def failed(flow, *causes, timeout=110.0):
+    """Run, and check that the run failed for one of these causes, and says so everywhere."""
+    ended = flow.run(timeout) if flow._process is None else flow.wait(flow._process, timeout)
+    assert ended.status == 1, ended.output
+    assert any(cause in ended.last_lines for cause in causes), ended.output + ended.log
+    record = record_of(flow)
+    assert record["status"] == "failed"
+    assert any(cause in record["cause"] for cause in causes), record["cause"]
+    assert not list(flow.root.glob("run_*/contact.json")), "a secret is left behind"
+    assert not list(flow.root.glob("run_*/.*.notice"))
+    return ended, record
+
+
+def right(flow, steps, timeout=110.0):
+    """Wait for the end, and check that the run went well and its numbers are right."""
+    ended = flow.wait(flow._process, timeout)
+    assert ended.status == 0, ended.output + ended.log
+    record = record_of(flow)
+    assert record["status"] == "ok"
+    assert record["ledger"]["closed"]
+    with xr.open_zarr(record["results"]["path"], consolidated=False) as results:
+        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(steps)
+        np.testing.assert_array_equal(results["sums"], expected)
+    return record
+
+
+def find(process, word):
+    """The processes of a run whose command has a word in it."""
+    found = [
+        each
+        for each in psutil.Process(process.pid).children(recursive=True)
+        if word in " ".join(each.cmdline())
+        and "guard.py" not in " ".join(each.cmdline())
+        and "mpiexec" not in " ".join(each.cmdline())
+    ]
+    assert found, f"nobody to kill: {word}"
+    return found
+
+
+def at_step(flow, step):
+    """Wait until rank 0 has put a step."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = list(flow.root.glob("work/*Simulation*/last_step"))
+        if found and found[0].read_text() and int(found[0].read_text()) >= step:
+            return
+        assert time.monotonic() < deadline and flow._process.poll() is None, flow.output()
+        time.sleep(0.05)
