@@ -95,6 +95,10 @@ class Cluster:
         alive = [w.pid for w in self.workers if w.poll() is None]
         return sum(psutil.Process(pid).memory_info().rss for pid in alive)
 
+    def scheduler_rss(self) -> int:
+        """Resident bytes of the scheduler."""
+        return psutil.Process(self.scheduler.pid).memory_info().rss
+
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-3000:]
 
@@ -213,6 +217,18 @@ def clustered(**options: Any) -> Iterator[tuple[Cluster, Any]]:
     with Cluster(**options) as cluster, Client(cluster.address, timeout=PATIENCE) as client:
         client.wait_for_workers(len(cluster.workers), timeout=PATIENCE)
         yield cluster, client
+
+
+def victim(client: Any, run: CoupledRun) -> int:
+    """Return the process of the worker that does not run the analysis."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        pids = client.run(os.getpid)
+        busy = {address for address, keys in client.processing().items() if run.future.key in keys}
+        if busy:
+            return next(pid for address, pid in pids.items() if address not in busy)
+        time.sleep(0.02)
+    raise TimeoutError("the analysis did not start")
 
 
 def mpiexec(ranks: int, module: str, job: Path, python: str = sys.executable) -> subprocess.Popen:

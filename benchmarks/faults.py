@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._cluster import PATIENCE, CoupledRun, clustered, finish, mpiexec
+from benchmarks._cluster import PATIENCE, CoupledRun, clustered, finish, mpiexec, victim
 from benchmarks._harness import KIB, Load, figure, interleave, machine, spread, write
 from benchmarks._turns import make_job, write_job
 
@@ -107,18 +107,6 @@ def turn(folder: Path, ranks: int, replay: int, kill: bool) -> dict[str, Any]:
         "held": float(held.max()),
         "held median": float(np.median(held)),
     }
-
-
-def victim(client: Any, run: CoupledRun) -> int:
-    """Return the process of the worker that does not run the analysis."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        pids = client.run(os.getpid)
-        busy = {address for address, keys in client.processing().items() if run.future.key in keys}
-        if busy:
-            return next(pid for address, pid in pids.items() if address not in busy)
-        time.sleep(0.02)
-    raise TimeoutError("the analysis did not start")
 
 
 def row_of(name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
