@@ -198,6 +198,28 @@ def test_rank_killed(start, sinks, tmp_path):
         del value
 
 
+@pytest.mark.parametrize("lane", LANES)
+def test_rank_stays_to_send_again_until_it_may_leave(start, sinks, tmp_path, lane):
+    spec = spec_of()
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec), hold_byes=True) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec, lane)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        rank.tell("close", 0)
+        sink.wait(lambda: sink.byes)
+        sink.wait(lambda: len(sink.chunks) == 6)
+        sink.chunks.clear()
+        receiver.set_placement({}, [receiver.endpoint], [(0, 5)])
+        sink.wait(lambda: (0, 5) in sink.chunks)
+        sink.byes.clear()
+        cut(receiver)  # it returns, and says goodbye once more
+        sink.wait(lambda: sink.byes)
+        receiver.let_leave()
+        rank.answer()
+        assert not sink.losses
+
+
 @contextlib.contextmanager
 def receiver_process(directory, contract, deadlines, **options):
     """A receiver that can be killed."""

@@ -49,8 +49,16 @@ class Notes:
         self.troubles.append(text)
 
 
-def couple(directory, nproc, program, *options, n_receivers=2, select=lambda spec: None):
+def couple(
+    directory, nproc, program, *options, n_receivers=2, select=lambda spec: None, at_goodbye=None
+):
     """Run a program to its end and return what arrived.
+
+    Parameters
+    ----------
+    at_goodbye : callable, optional
+        Called with the contract, the receivers and the chunks that arrived when all ranks have
+        said goodbye; they may leave when it returns.
 
     Returns
     -------
@@ -66,12 +74,20 @@ def couple(directory, nproc, program, *options, n_receivers=2, select=lambda spe
     with ExitStack() as stack:
         receivers = [
             stack.enter_context(
-                Receiver(notes, run=run, token=token, budget=1 << 26, ordinal=ordinal)
+                Receiver(
+                    notes,
+                    run=run,
+                    token=token,
+                    budget=1 << 26,
+                    ordinal=ordinal,
+                    hold_byes=at_goodbye is not None,
+                )
             )
             for ordinal in range(n_receivers)
         ]
         endpoints = tuple(receiver.endpoint for receiver in receivers)
-        contact.write(path, contact.Contact(run, token, endpoints))
+        keep = {"replay_steps": 4}
+        contact.write(path, contact.Contact(run, token, endpoints, options=keep))
         process = subprocess.Popen(
             [*mpiexec(nproc), *program, *map(str, options)],
             env={**os.environ, contact.ENVIRONMENT: str(path)},
@@ -83,14 +99,23 @@ def couple(directory, nproc, program, *options, n_receivers=2, select=lambda spe
         contract = _agree(run, notes.offers.get(timeout=30), n_receivers, select)
         for receiver in receivers:
             receiver.set_contract(contract, endpoints)
+        byes = {}
+        if at_goodbye is not None:
+            _collect(notes, byes, nproc, 60)
+            at_goodbye(contract, receivers, notes.chunks)
+            for receiver in receivers:
+                receiver.let_leave()
         output, _ = process.communicate(timeout=60)
         if process.returncode != 0 or notes.troubles:
             raise RuntimeError(f"exit status {process.returncode}, {notes.troubles}\n{output}")
-        byes = {}
-        while len(byes) < nproc:
-            rank, info = notes.byes.get(timeout=10)
-            byes.setdefault(rank, info)
+        _collect(notes, byes, nproc, 10)
     return contract, notes.chunks, byes
+
+
+def _collect(notes, byes, nproc, timeout):
+    while len(byes) < nproc:
+        rank, info = notes.byes.get(timeout=timeout)
+        byes.setdefault(rank, info)
 
 
 def _agree(run, offers, n_receivers, select):

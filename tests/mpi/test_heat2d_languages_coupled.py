@@ -1,10 +1,13 @@
 """The heat example in C and Fortran delivers, chunk by chunk, the bytes that Python delivers."""
 
+import threading
+
 import numpy as np
 import pytest
 from coupled_runs import couple
 from heat2d_runs import PYTHON, run
 
+from ips_components.model.placement import replace
 from ips_components.model.selection import Selection
 
 OPTIONS = ("--nx", 33, "--ny", 21, "--steps", 24, "--every", 2)
@@ -54,3 +57,32 @@ def test_without_contact_file_all_ranks_say_what_to_do(monkeypatch, program):
     done = run(2, *OPTIONS, program=program)
     assert done.returncode != 0
     assert "no contact file: neither the program nor the environment variable" in done.stderr
+
+
+@pytest.mark.parametrize("lane", ["shm", "tcp"])
+def test_a_receiver_that_is_gone_at_the_goodbye_loses_nothing(
+    tmp_path, monkeypatch, program, reference, lane
+):
+    monkeypatch.setenv("IPS_COMPONENTS_LANE", lane)
+    lost = []
+
+    def die(contract, receivers, chunks):
+        array = contract.arrays[0]
+        receivers[1].close()
+        lost.extend((0, c) for _, c in chunks if array.placement.owner(c) == 1 and c >= 16)
+        for key in lost:
+            del chunks[key]
+        after = replace(array.placement, [0])
+        receivers[0].set_placement({0: after}, [receivers[0].endpoint], lost)
+        pause = threading.Event()
+        for _ in range(600):
+            if chunks.keys() >= set(lost):
+                return
+            pause.wait(0.05)
+        raise TimeoutError(f"{set(lost) - chunks.keys()} were not sent again")
+
+    _, chunks, _ = couple(tmp_path, 4, program, *OPTIONS, at_goodbye=die)
+    _, expected = reference["everything"]
+    assert len(lost) == 4
+    assert chunks.keys() == expected.keys()
+    assert all(chunks[key].tobytes() == expected[key].tobytes() for key in expected)

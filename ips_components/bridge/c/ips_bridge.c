@@ -470,10 +470,11 @@ static void write_off(ips_bridge *b)
     }
 }
 
+/* Say goodbye to all who have not heard it. */
 static void say_goodbye(ips_bridge *b, bool aborted, const char *reason)
 {
     size_t n = (size_t)b->contract.n_arrays;
-    int64_t last = -1, deadline = ipsb_now() + (int64_t)(b->contact.connect * 1e9);
+    int64_t last = -1;
     uint64_t *counters = malloc(sizeof *counters * COUNTERS * (n + 1));
     if (!counters)
         return;
@@ -484,7 +485,7 @@ static void say_goodbye(ips_bridge *b, bool aborted, const char *reason)
             last = b->arrays[i]->last_step;
     for (uint32_t i = 0; i < b->n_links; i++) {
         buffer frame = {0};
-        if (b->links[i]->standing != LINK_OPEN)
+        if (b->links[i]->standing != LINK_OPEN || b->links[i]->left)
             continue;
         b->links[i]->left = true;
         ipsb_pack_bye(&frame, last, aborted, counters, (uint32_t)n, reason);
@@ -492,21 +493,34 @@ static void say_goodbye(ips_bridge *b, bool aborted, const char *reason)
             ipsb_pump(b->links[i]);
     }
     free(counters);
+}
+
+/* Tell the receivers, and stay until they answer: they do so when all that was put has arrived. If
+ * one of them dies meanwhile, this rank is there to send its chunks to another one. Returns whether
+ * any has answered. */
+static bool leave(ips_bridge *b, bool aborted, const char *reason)
+{
+    int64_t deadline = ipsb_now() + (int64_t)(b->contact.connect * 1e9);
+    say_goodbye(b, aborted, reason);
     for (;;) {
-        bool waiting = false;
+        bool waiting = false, answered = false, open = false;
         for (uint32_t i = 0; i < b->n_links; i++) {
             const peer *k = b->links[i];
+            answered |= k->bye_acked;
+            open |= k->standing == LINK_OPEN;
             waiting |= k->left && k->standing == LINK_OPEN && !k->bye_acked;
         }
-        if (!waiting || ipsb_now() >= deadline)
-            return;
+        if ((!waiting && answered) || (!open && ipsb_quiet(b)) || ipsb_now() >= deadline)
+            return answered;
+        if (!waiting) /* those who heard it are gone */
+            say_goodbye(b, aborted, reason);
         ipsb_progress(b, deadline);
     }
 }
 
 int ips_bridge_close(ips_bridge *b, int aborted, const char *reason)
 {
-    bool drained;
+    bool drained, answered;
     int code = IPS_BRIDGE_OK;
     if (!b)
         return IPS_BRIDGE_USAGE;
@@ -522,14 +536,14 @@ int ips_bridge_close(ips_bridge *b, int aborted, const char *reason)
     drained = ipsb_drain(b, aborted ? 1.0 : b->contact.drain);
     if (!drained)
         write_off(b);
-    b->closed = true; /* from here on a broken link stays broken */
-    say_goodbye(b, aborted != 0, reason);
+    answered = leave(b, aborted != 0, reason);
+    b->closed = true;
     for (uint32_t i = 0; i < b->n_links; i++)
         ipsb_link_end(b->links[i]);
-    if (drained || aborted)
+    if (aborted || (drained && answered))
         return code;
     code = ipsb_check(b);
-    if (code || ipsb_quiet(b))
+    if (code || drained || ipsb_quiet(b))
         return code;
     return ipsb_fail(b, IPS_BRIDGE_INCOMPLETE,
                      "rank %d: receivers did not take all data within %g s of the end; what is "

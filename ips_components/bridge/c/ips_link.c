@@ -277,7 +277,7 @@ static void broken(peer *k, const char *format, ...)
     va_end(values);
     memcpy(k->why, why, sizeof why);
     hang_up(k);
-    if (k->left) {
+    if (k->bye_acked) {
         ipsb_link_end(k);
         return;
     }
