@@ -219,9 +219,9 @@ IPS_BRIDGE_API int ips_bridge_should_stop(ips_bridge *bridge, int *stop);
 /* ---- Ending ------------------------------------------------------------------------------- */
 
 /* Send what is left, say goodbye with the final account, and disconnect. May be called twice.
- * aborted: 0, or 1 when the simulation failed, with the reason in words (or NULL). */
+ * aborted: 0, or 1 when the simulation failed, with the reason in words (or NULL).
  * Returns when all ranks have said goodbye and all they put has arrived, at the latest after the
- * run's deadline to connect: until then a rank sends again what a dead worker had.
+ * run's deadline to connect: until then a rank sends again what a dead worker had. */
 IPS_BRIDGE_API int ips_bridge_close(ips_bridge *bridge, int aborted, const char *reason);
 
 /* Free everything; without a close, receivers take the rank for dead. NULL is allowed. */
