@@ -100,6 +100,7 @@ class Analytics(Component):
                 options={
                     "lanes": list(config.lanes),
                     "replay_steps": config.replay_steps,
+                    "replay_bytes": config.replay_bytes,
                     "on_analytics_loss": config.on_analytics_loss,
                 },
             ),

@@ -255,7 +255,7 @@ class Putting:
         nth = out.nth if out.last_step == step else 0
         out.nth = nth + 1
         while len(rings) <= nth:
-            rings.append(Ring(self._replay, self._shared))
+            rings.append(Ring(self._replay, self._shared, self._transport.replay))
         return rings[nth]
 
     def block(

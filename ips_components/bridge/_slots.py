@@ -3,13 +3,15 @@
 A slot holds the wanted cells of one put until all receivers have taken them, and longer: until it
 is overwritten it is the replay buffer for chunks that are asked for again. To replay k steps a ring
 has k + 3 slots: one is written, k are replayed, and two may be lent to a receiver that uses them in
-place as chunks for as long as the analysis likes.
+place as chunks for as long as the analysis likes. What a rank keeps only for replay is bounded in
+bytes as well: a ring has fewer slots when more would pass the bound, but never fewer than three.
 """
 
 from __future__ import annotations
 
 import fcntl
 import itertools
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from ips_components.wire import mapping
 
 _ALIGN = 64
 _PAGE = mmap.PAGESIZE
+_NEEDED = 3  # slots of a ring without any replay
 _numbers = itertools.count()
 
 F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
@@ -61,8 +64,7 @@ class Slot:
 
     def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
         self.ring = ring
-        unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
-        self.size = max(1, -(-nbytes // unit)) * unit
+        self.size = slot_size(nbytes)
         self.number = next(_numbers)
         self.fd = -1
         if shared:
@@ -111,6 +113,26 @@ class Loan:
 
 
 @dataclass(slots=True, eq=False)
+class ReplayMemory:
+    """What all rings of a rank may take for replay.
+
+    Parameters
+    ----------
+    limit
+        Bytes; the three largest slots of each ring do not count.
+    """
+
+    limit: int
+    rings: list[Ring] = field(default_factory=list)
+
+    def allows(self, ring: Ring, nbytes: int) -> bool:
+        """Tell whether a ring may have one more slot."""
+        sizes = [[slot.size for slot in each.slots] for each in self.rings if each is not ring]
+        sizes.append([*(slot.size for slot in ring.slots), slot_size(nbytes)])
+        return sum(sum(sorted(each)[:-_NEEDED]) for each in sizes) <= self.limit
+
+
+@dataclass(slots=True, eq=False)
 class Ring:
     """The slots of one block.
 
@@ -120,17 +142,25 @@ class Ring:
         Number of steps that can be sent again.
     shared
         Whether receivers may map the slots.
+    memory
+        What this ring and the others may take for replay.
     """
 
     replay: int
     shared: bool
+    memory: ReplayMemory
     number: int = field(default_factory=itertools.count().__next__)
     slots: list[Slot] = field(default_factory=list)  # the one used longest ago comes first
+    retired: list[int] = field(default_factory=list)  # numbers of slots that receivers may unmap
+    refused: float = math.inf  # bytes that were too many for another slot
+
+    def __post_init__(self) -> None:
+        self.memory.rings.append(self)
 
     @property
     def length(self) -> int:
         """Number of slots at most."""
-        return self.replay + 3
+        return self.replay + _NEEDED
 
     @property
     def spare(self) -> int:
@@ -140,21 +170,33 @@ class Ring:
     def next(self, nbytes: int) -> Slot | None:
         """Return the free slot that was used longest ago, grown if need be; None: none is free."""
         slots = self.slots
-        if len(slots) < self.length:
-            slot = Slot(nbytes, self.shared, self)
-            slots.append(slot)
-            return slot
-        for slot in slots:
-            if not slot.pending:
-                break
-        else:
-            return None
-        slots.remove(slot)
-        if slot.abandoned or slot.size < nbytes:
+        while not self._may_grow(nbytes):
+            for slot in slots:
+                if not slot.pending:
+                    break
+            else:
+                return None
+            slots.remove(slot)
+            if not slot.abandoned and slot.size >= nbytes:
+                slots.append(slot)
+                return slot
             slot.close()
-            slot = Slot(nbytes, self.shared, self)
+            self.retired.append(slot.number)
+            self.refused = math.inf
+        slot = Slot(nbytes, self.shared, self)
         slots.append(slot)
         return slot
+
+    def _may_grow(self, nbytes: int) -> bool:
+        n = len(self.slots)
+        if n < _NEEDED:
+            return True
+        if n >= self.length or nbytes >= self.refused:
+            return False
+        if not self.memory.allows(self, nbytes):
+            self.refused = nbytes
+            return False
+        return True
 
     def unused(self, slot: Slot) -> None:
         """Take back a slot that was not written: it is the next one again."""
@@ -170,6 +212,12 @@ class Ring:
             for stored in slot.stored
             if stored.array == array and stored.piece.chunk == chunk
         ]
+
+
+def slot_size(nbytes: int) -> int:
+    """Return the bytes that a slot for so many has: whole pages, huge ones when it is large."""
+    unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
+    return max(1, -(-nbytes // unit)) * unit
 
 
 def aligned(nbytes: int) -> int:

@@ -17,7 +17,7 @@ from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
 from ips_components.bridge._link import Item, Link, Standing
 from ips_components.bridge._listening import FIRST_RETRY, HEARTBEAT, LAST_RETRY, Listening
-from ips_components.bridge._slots import Loan, Ring, Slot, Stored
+from ips_components.bridge._slots import Loan, ReplayMemory, Ring, Slot, Stored
 from ips_components.errors import (
     AnalyticsLost,
     BridgeError,
@@ -63,6 +63,7 @@ class Transport(Listening):
         self.epoch = 0
         self.outgoing: dict[int, Outgoing] = {}
         self.rings: dict[int, list[Ring]] = {}
+        self.replay = ReplayMemory(int(contact.options["replay_bytes"]))
         self.blocks: Mapping[str, Any] = {}
         self.described: Sequence[Array] = ()
         self.hosts: Sequence[Any] = ()
@@ -324,7 +325,18 @@ class Transport(Listening):
                     )
             slot.busy = True
             slot.stored = ()
+            if ring.retired:
+                self._retire(ring)
         return slot
+
+    def _retire(self, ring: Ring) -> None:
+        """Let receivers unmap slots that are used no more (the condition is held)."""
+        for link in self.links.values():
+            for number in ring.retired:
+                if number in link.announced:
+                    link.announced.discard(number)
+                    link.to_send.append(Item(framing.pack(m.SlotDrop(number))))
+        ring.retired.clear()
 
     def publish(
         self, slot: Slot, stored: Sequence[Stored], links: Sequence[Link], out: Outgoing, step: int

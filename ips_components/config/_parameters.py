@@ -222,6 +222,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "steps",
     ),
     _P(
+        "REPLAY_BYTES",
+        "analytics",
+        kinds.WHOLE,
+        "Memory that each rank may take for that; where it is not enough, fewer steps are kept.",
+        1 << 30,
+        "bytes",
+    ),
+    _P(
         "ON_ANALYTICS_LOSS",
         "analytics",
         choice("continue", "abort"),

@@ -106,6 +106,7 @@ class AnalyticsConfig:
     results_format: str = "zarr"
     memory_share: float = 0.3
     replay_steps: int = 2
+    replay_bytes: int = 1 << 30
     on_analytics_loss: str = "continue"
     connect_time_out: float = 120.0
     contract_time_out: float = 300.0

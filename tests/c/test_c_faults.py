@@ -159,6 +159,44 @@ def test_chunk_that_the_replay_buffer_has_no_more_is_gone(start, sinks, tmp_path
         rank("close", 0)
 
 
+def memfds(process):
+    """How many slots a rank shares."""
+    links = [fd.readlink() for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+    return sum("ips-components-slot" in str(link) for link in links)
+
+
+def test_replay_buffer_is_bounded_in_bytes(start, sinks, tmp_path):
+    spec = spec_of(shape=(8, 64), count=40)  # a page per step
+    (sink,) = sinks(keep=False)
+    options = {"replay_steps": 30, "replay_bytes": 9 * 4096}
+    with coupling(tmp_path, [sink], agree(spec), options=options) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(40):
+            rank("put", "t", step, "C")
+        rank("wait", 5)
+        assert memfds(rank.process) == 3 + 9
+        receiver.set_placement({}, [receiver.endpoint], [(0, 31)])
+        while sink.counts[0, 31] < 2:
+            rank("progress")
+        assert not sink.missed
+        rank("close", 0)
+
+
+def test_slots_that_became_too_small_are_unmapped_by_the_receiver(start, sinks, tmp_path):
+    spec = ArraySpec("x", "<f4", (-1, 3), StepAxis(count=40), ragged=True)
+    (sink,) = sinks(keep=False)
+    with coupling(tmp_path, [sink], agree(spec)) as (contact, (receiver,)):
+        rank = start()
+        rank.offer(spec, (), ())
+        join_all([rank], contact, tmp_path)
+        for step in range(40):
+            rank("rows", "x", step, 700 * (step + 1))
+            rank("wait", 5)
+        (connection,) = receiver._connections
+        sink.wait(lambda: len(connection._slots) <= memfds(rank.process) + 1)
+        rank("close", 0)
+
+
 def test_rank_without_rows_says_so_again(start, sinks, tmp_path):
     spec = ArraySpec("x", "<f4", (-1, 3), StepAxis(count=4), ragged=True)
     (sink,) = sinks()

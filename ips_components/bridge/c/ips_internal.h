@@ -332,6 +332,8 @@ typedef struct slot {
     uint32_t n_announced;
 } slot;
 
+/* Bytes that a slot for `bytes` has: whole pages, huge ones when it is large. */
+size_t ipsb_slot_size(size_t bytes);
 slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared);
 void ipsb_slot_free(slot *s);
 void ipsb_slot_clear(slot *s);
@@ -344,7 +346,10 @@ typedef struct ring {
     slot **slots;
     uint32_t number, length, n;
     uint64_t turn;
+    size_t refused; /* bytes that were too many for another slot; 0: none were */
 } ring;
+
+enum { NEEDED = 3 }; /* slots of a ring without any replay */
 
 /* Copy `cells` cells, from number `from` on in C order, out of a strided box. */
 void ipsb_gather(uint8_t *out, const uint8_t *base, int ndim, const int64_t *count,

@@ -40,10 +40,15 @@ static int shared_memory(size_t size, void **memory)
     return -1;
 }
 
-slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared)
+size_t ipsb_slot_size(size_t bytes)
 {
     size_t unit = bytes >= HUGE_PAGE ? HUGE_PAGE : PAGE;
-    size_t size = bytes ? (bytes + unit - 1) / unit * unit : unit;
+    return bytes ? (bytes + unit - 1) / unit * unit : unit;
+}
+
+slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared)
+{
+    size_t size = ipsb_slot_size(bytes);
     void *memory = MAP_FAILED;
     slot *s = calloc(1, sizeof *s);
     if (!s || size < bytes) {

@@ -167,7 +167,7 @@ static ring *ring_of(ips_bridge *b, array *a, int64_t step)
         if (!more)
             return NULL;
         a->rings = more;
-        a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + 3};
+        a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + NEEDED};
         a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
         if (!a->rings[nth].slots)
             return NULL;
@@ -201,34 +201,68 @@ static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
     return s;
 }
 
+/* What a ring keeps only for replay: all but its three largest slots, `more` being one of them. */
+static size_t replayed(const ring *r, size_t more)
+{
+    size_t sum = more, largest[NEEDED] = {more, 0, 0};
+    for (uint32_t i = 0; i < r->n; i++) {
+        size_t size = r->slots[i]->size;
+        sum += size;
+        for (int j = 0; j < NEEDED; j++)
+            if (size > largest[j]) {
+                size_t smaller = largest[j];
+                largest[j] = size;
+                size = smaller;
+            }
+    }
+    return sum - largest[0] - largest[1] - largest[2];
+}
+
+/* Whether a ring may have one more slot, by number and by bytes. */
+static bool may_grow(const ips_bridge *b, ring *r, size_t bytes)
+{
+    uint64_t sum = 0;
+    if (r->n < NEEDED)
+        return true;
+    if (r->n >= r->length || (r->refused && bytes >= r->refused))
+        return false;
+    for (size_t i = 0; i < b->n_arrays; i++)
+        for (size_t j = 0; j < b->arrays[i]->n_rings; j++) {
+            const ring *one = &b->arrays[i]->rings[j];
+            sum += replayed(one, one == r ? ipsb_slot_size(bytes) : 0);
+        }
+    if (sum <= b->contact.replay_bytes)
+        return true;
+    r->refused = bytes ? bytes : 1;
+    return false;
+}
+
 /* The free slot that was used longest ago, NULL when none is free; `failed`: no memory. */
 static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
 {
     slot *s = NULL;
-    uint32_t at = r->n;
     *failed = false;
-    if (r->n < r->length) {
-        s = new_slot(b, r, bytes);
-        *failed = !s;
-        if (!s)
-            return NULL;
-        r->slots[r->n++] = s;
-    } else {
+    while (!may_grow(b, r, bytes)) {
+        uint32_t at = r->n;
         for (uint32_t i = 0; i < r->n; i++)
             if (!r->slots[i]->pending && (at == r->n || r->slots[i]->used < r->slots[at]->used))
                 at = i;
         if (at == r->n)
             return NULL;
         s = r->slots[at];
-        if (s->abandoned || s->size < bytes) {
-            slot *other = new_slot(b, r, bytes);
-            *failed = !other;
-            if (!other)
-                return NULL;
-            retire(b, s);
-            s = r->slots[at] = other;
+        if (!s->abandoned && s->size >= bytes) {
+            s->used = ++r->turn;
+            return s;
         }
+        retire(b, s);
+        r->slots[at] = r->slots[--r->n];
+        r->refused = 0;
     }
+    s = new_slot(b, r, bytes);
+    *failed = !s;
+    if (!s)
+        return NULL;
+    r->slots[r->n++] = s;
     s->used = ++r->turn;
     return s;
 }

@@ -187,3 +187,46 @@ def test_two_arrays_share_the_budget_in_order_of_steps(tmp_path, options):
 def test_statistics_tell_the_lanes(tmp_path):
     with receivers(tmp_path, agree(SPEC)) as (file, (receiver,), _), Bridge(contact=file):
         assert receiver.statistics().lanes == {"shm": 1, "tcp": 0}
+
+
+def slots_of(bridge, name):
+    """All slots of an array on this rank."""
+    rings = bridge._transport.rings[bridge._outgoing[name].ordinal]
+    return [slot for ring in rings for slot in ring.slots]
+
+
+def test_the_replay_buffer_is_bounded_in_bytes(tmp_path, options):
+    page = 4096
+    spec = ArraySpec("t", "<f8", (2, 256), StepAxis(count=60))  # a page per block
+    arrays = [Array("t", spec.shape, blocks=[((i, 0), (1, 256)) for i in range(2)], steps=60)]
+    limits = {"replay_steps": 40, "replay_bytes": 9 * page}
+    options["contact_options"].update(limits)
+    with receivers(tmp_path, agree(spec), keep=False, **options) as (file, (r,), (sink,)):
+        with Bridge(contact=file, arrays=arrays) as bridge:
+            for step in range(60):
+                for i in range(2):
+                    bridge.put("t", step, np.full((1, 256), float(step)), offset=(i, 0))
+            assert bridge.wait()
+            held = slots_of(bridge, "t")
+            assert sum(slot.size for slot in held) == (2 * 3 + 9) * page
+            # What is kept is what was put last.
+            kept = {stored.t for slot in held for stored in slot.stored}
+            assert set(range(56, 60)) <= kept
+            r.set_placement({}, [r.endpoint], [(0, 57)])
+            sink.wait(lambda: sink.counts[0, 57] == 2)
+        assert not sink.missed
+
+
+def test_slots_that_became_too_small_are_unmapped_by_the_receiver(tmp_path):
+    spec = ArraySpec("x", "<f8", (-1, 8), StepAxis(count=40), ragged=True)
+    with (
+        receivers(tmp_path, agree(spec), keep=False) as (file, (r,), (sink,)),
+        Bridge(contact=file) as bridge,
+    ):
+        for step in range(40):
+            bridge.put("x", step, np.zeros((64 * (step + 1), 8)))
+            assert bridge.wait()
+        (connection,) = r._connections
+        ours = {slot.number for slot in slots_of(bridge, "x")}
+        # The last one told goes with the next piece.
+        sink.wait(lambda: len(connection._slots.keys() - ours) <= 1)
