@@ -126,7 +126,7 @@ class Rolling:
         self._sign()
         self.state = initial
         state = initial
-        pending: deque[tuple[int, Any, Any]] = deque()
+        pending: deque[tuple[int, Any, Any]] = deque()  # index, state after it, future value
         index = 0
         over = False
         while True:
@@ -137,21 +137,24 @@ class Rolling:
                     over = True  # the simulation has closed while we looked ahead
                     break
                 state, output = update(state, window)
-                state, output = dask.persist(state, output)
-                pending.append((index, state, output))
+                if dask.is_dask_collection(state):
+                    state, output = dask.persist(state, output)  # what they share: once
+                pending.append((index, state, self.run.client.compute(output)))
                 index += 1
             if not pending:
                 break
             number, reached, output = pending.popleft()
             try:
-                (value,) = self.run.client.gather(self.run.client.compute([output]))
+                (value,) = self.run.client.gather([output])
                 _raise_if_erred(reached)
             except SimulationLost:
                 self.run.raise_if_failed()
                 break
             self.state = reached
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
-            self._let_go((number + 1) * self.stride)
+            # A few windows at once, as the others are declared.
+            if not pending or (number + 1) % max(1, self.ahead // 2) == 0:
+                self._let_go((number + 1) * self.stride)
             axis = self.array.source.spec.steps
             first = axis.step(number * self.stride)
             steps = range(first, first + self.size * axis.every, axis.every)
