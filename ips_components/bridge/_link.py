@@ -319,10 +319,11 @@ def _receive(
     sock: socket.socket, decoder: framing.Decoder, deadline: float, who: str
 ) -> list[m.Message]:
     """Return the first messages that arrive."""
+    poll = select.poll()  # unlike select, for any descriptor
+    poll.register(sock, select.POLLIN)
     while True:
         left = deadline - time.monotonic()
-        ready = left > 0 and select.select([sock], [], [], left)[0]
-        if not ready:
+        if left <= 0 or not poll.poll(left * 1000):
             raise DeadlineExceeded(
                 f"{who} did not answer the hello in time: it may be stopped or overloaded"
             )

@@ -1,5 +1,7 @@
 """Blocks of ranks become chunks, bit for bit, over both lanes."""
 
+import os
+import resource
 import threading
 
 import numpy as np
@@ -368,3 +370,32 @@ def test_a_closed_bridge(tmp_path):
         bridge.close()
         with pytest.raises(BridgeError, match="closed"):
             bridge.put("t", 0, np.zeros((12, 8)))
+
+
+@pytest.fixture
+def descriptors():
+    """So many open files that all further ones have numbers that select() cannot take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("may not have so many open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    yield max(opened)
+    for fd in opened:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_descriptors_beyond_1024(tmp_path, lanes, descriptors):
+    contract = agree(SPEC)
+    field = np.random.default_rng(0).random((6, 12, 8))
+    with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, sinks):
+
+        def work(bridge, rank):
+            assert all(link.sock.fileno() > 1024 for link in bridge._transport.links.values())
+            for step in range(6):
+                bridge.put("t", step, quarter(field[step], rank))
+
+        assert descriptors > 1024
+        run(contract, file, sinks, work)
+        assert np.array_equal(assembled(contract, 0, sinks), field)
