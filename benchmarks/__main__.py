@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("peers", "contract", "scheduler", "faults", "hotspots", "soak")
-DEFAULT = ("peers", "contract", "scheduler", "faults")
+NAMES = ("peers", "contract", "scheduler", "faults", "ipca", "hotspots", "soak")
+DEFAULT = ("peers", "contract", "scheduler", "faults", "ipca")
 
 
 def main() -> None:

@@ -1,70 +1,108 @@
 """What an update of the incremental PCA costs: against scikit-learn, by solver and feature chunks.
 
-    python benchmarks/ipca.py --features 20000 --samples 50 --components 10
-
-One line per way: median over repetitions of the wall time per batch in milliseconds, the tasks per
-batch in the graph, and the largest relative difference of the singular values from scikit-learn's.
 BLAS threads count: set OMP_NUM_THREADS to what a Dask worker has.
 """
 
-import argparse
-import statistics
+from __future__ import annotations
+
 import time
+from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 from sklearn.decomposition import IncrementalPCA
 
+from benchmarks._harness import Load, interleave, machine, spread, write
 from ips_components.algorithms import InSituIncrementalPCA
 
+SKLEARN = "scikit-learn"
+SAMPLES, COMPONENTS = 50, 10
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--features", type=int, default=20_000)
-    parser.add_argument("--samples", type=int, default=50, help="per batch")
-    parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--components", type=int, default=10)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 2, 4], help="of the features")
-    parser.add_argument("--repeat", type=int, default=3)
-    args = parser.parse_args()
 
-    rng = np.random.default_rng(0)
-    modes = rng.normal(size=(2 * args.components, args.features))
-    modes *= 2.0 ** -np.arange(len(modes))[:, None]
-    weights = rng.normal(size=(args.batches, args.samples, len(modes)))
-    x = weights @ modes + 0.01 * rng.normal(size=(args.batches, args.samples, args.features))
+def run(
+    quick: bool = False,
+    repeat: int = 5,
+    features: int = 0,
+    batches: int = 20,
+    chunks: tuple[int, ...] = (1, 2, 4),
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Run all turns; write a table: time per batch, tasks per batch, difference from scikit-learn.
 
-    def sklearn():
-        pca = IncrementalPCA(args.components)
-        for batch in x:
-            pca.partial_fit(batch)
-        return pca.singular_values_
-
-    seconds, expected = timed(sklearn, args.repeat)
-    print(f"{'':24} {'ms/batch':>9} {'tasks':>6} {'difference':>11}")
-    print(f"{'scikit-learn':24} {1e3 * seconds / args.batches:9.2f}")
+    `features` is 2,000 if `quick`, else 20,000; the difference is the largest relative one of the
+    singular values.
+    """
+    load, features = Load(), features or (2_000 if quick else 20_000)
+    x = field(features, batches)
+    expected = reference(x).singular_values_
+    ways: dict[str, dict[str, Any]] = {SKLEARN: {}}
     for solver in ("full", "gram", "randomized"):
-        for chunks in args.chunks:
-            size = -(-args.features // chunks)
-            # Persisted, for the blocks stand for data that have arrived.
-            lazy = da.from_array(x, (1, args.samples, size)).persist()
-            pca = InSituIncrementalPCA(args.components, svd_solver=solver, random_state=0)
-            values = pca.fit(lazy, ["t", "s", "f"], ["f"], ["s"]).singular_values_
-            tasks = (len(values.dask) - len(lazy.dask)) // args.batches
-            seconds, found = timed(values.compute, args.repeat)
-            difference = float(np.abs(found / expected - 1).max())
-            label = f"{solver}, {chunks} chunk{'s' * (chunks > 1)}"
-            print(f"{label:24} {1e3 * seconds / args.batches:9.2f} {tasks:6} {difference:11.1e}")
+        for n in chunks:
+            ways[f"{solver}, {n} feature chunk{'s' * (n > 1)}"] = {"solver": solver, "chunks": n}
+    facts: dict[str, dict[str, Any]] = {}
+
+    def once(name: str) -> float:
+        if name == SKLEARN:
+            start = time.perf_counter()
+            reference(x)
+            return time.perf_counter() - start
+        seconds, facts[name] = turn(x, expected, **ways[name])
+        return seconds
+
+    turns = interleave(ways, repeat, once)
+    rows = [
+        {
+            "way": name,
+            "ms per batch": spread((1e3 * s / batches for s in turns[name]), 3),
+            **facts.get(name, {}),
+        }
+        for name in ways
+        if turns[name]
+    ]
+    document = {
+        "machine": machine(),
+        "load": load.facts(),
+        "features": features,
+        "samples per batch": SAMPLES,
+        "components": COMPONENTS,
+        "turns of each": repeat,
+        "rows": rows,
+    }
+    write("ipca", document, **({} if folder is None else {"folder": folder}))
+    return document
 
 
-def timed(function, repeat):
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), result
+def field(features: int, batches: int) -> np.ndarray:
+    """Batches of samples with a spectrum that falls by half from mode to mode, and some noise."""
+    rng = np.random.default_rng(0)
+    modes = rng.normal(size=(2 * COMPONENTS, features))
+    modes *= 2.0 ** -np.arange(len(modes))[:, None]
+    weights = rng.normal(size=(batches, SAMPLES, len(modes)))
+    return weights @ modes + 0.01 * rng.normal(size=(batches, SAMPLES, features))
 
 
-if __name__ == "__main__":
-    main()
+def reference(x: np.ndarray) -> IncrementalPCA:
+    """scikit-learn's own, batch by batch."""
+    pca = IncrementalPCA(COMPONENTS)
+    for batch in x:
+        pca.partial_fit(batch)
+    return pca
+
+
+def turn(
+    x: np.ndarray, expected: np.ndarray, solver: str, chunks: int
+) -> tuple[float, dict[str, Any]]:
+    """Compute one graph of all batches; its seconds and what else there is to say."""
+    size = -(-x.shape[-1] // chunks)
+    # Persisted, for the blocks stand for data that have arrived.
+    lazy = da.from_array(x, (1, SAMPLES, size)).persist()
+    pca = InSituIncrementalPCA(COMPONENTS, svd_solver=solver, random_state=0)
+    values = pca.fit(lazy, ["t", "s", "f"], ["f"], ["s"]).singular_values_
+    start = time.perf_counter()
+    found = values.compute()
+    seconds = time.perf_counter() - start
+    return seconds, {
+        "tasks per batch": (len(values.dask) - len(lazy.dask)) // len(x),
+        "difference": float(f"{np.abs(found / expected - 1).max():.1e}"),
+    }

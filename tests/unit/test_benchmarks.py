@@ -11,7 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
-from benchmarks import _harness, peers, scheduler
+from benchmarks import _harness, ipca, peers, scheduler
 from benchmarks.__main__ import main
 
 needs_mpi = pytest.mark.skipif(
@@ -69,6 +69,14 @@ def test_peers_side_by_side(tmp_path, monkeypatch):
     assert all(row["steps never analysed"] == 0 for row in found["cost"])
     assert json.loads((tmp_path / "peers.json").read_text()) == found
     assert (tmp_path / "peers_held.svg").exists()
+
+
+def test_ways_of_the_incremental_pca(tmp_path):
+    found = ipca.run(repeat=1, features=300, batches=3, chunks=(2,), folder=tmp_path)
+    assert len(found["rows"]) == 4
+    differences = [row["difference"] for row in found["rows"][1:]]
+    assert max(differences[:2]) < 1e-9
+    assert differences[2] < 1e-2
 
 
 @pytest.mark.course
