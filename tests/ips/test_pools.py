@@ -45,6 +45,8 @@ def test_results_and_failures_are_collected_per_task(workflow):
     assert ended.status == 0, ended.output
     assert "results {'good': 0, 'fine': 0}" in ended.output
     assert "failures {'bad': 'the task divided by nothing'}" in ended.output
+    for word in ("distributed.", "Traceback", "WARNING  task", "CommClosed"):
+        assert word not in ended.output, "Dask is not quiet"
 
 
 def test_pools_one_after_another_while_one_is_never_gathered(workflow):
@@ -52,12 +54,6 @@ def test_pools_one_after_another_while_one_is_never_gathered(workflow):
     assert ended.status == 0, ended.output + ended.log
     for name in ("first", "second", "third"):
         assert f"{name} {{'good': 0}}" in ended.output
-
-
-def test_dask_is_quiet(workflow):
-    ended = workflow(worker="pool_collects").run()
-    for word in ("distributed.", "Traceback", "WARNING  task", "CommClosed"):
-        assert word not in ended.output
 
 
 def test_tasks_are_in_the_log_of_ips(workflow):

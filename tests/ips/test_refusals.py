@@ -90,6 +90,7 @@ def test_configs_of_the_repository_have_nothing_wrong(config):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.course
 def test_a_new_run_runs(tmp_path, leaves_nothing, capsys):
     assert main(["new", "wave", "--directory", str(tmp_path)]) == 0
     assert main(["new", "wave", "--directory", str(tmp_path)]) == 1

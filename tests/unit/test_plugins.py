@@ -95,7 +95,7 @@ def test_a_file_that_grows_meanwhile_does_not_spoil_the_archive(source, tmp_path
 
     def grow():
         with (source / "a.txt").open("a") as file:
-            while not ended.is_set():
+            while not ended.wait(0.001):
                 file.write("more" * 1000)
                 file.flush()
 
