@@ -528,6 +528,7 @@ class RunCoordinator(SchedulerPlugin):
                 "blob": run.blob,
                 "endpoints": self._endpoints(run),
                 "horizon": list(run.horizon.items()) if run.ahead else None,
+                "size": run.state.n_ranks,
             }
             self._tell(run, message, [worker])
 

@@ -203,7 +203,7 @@ class Receiver(Keeping):
             self._contract_frame = _pack(message)
             if self._contract is None:
                 self._dtypes = [array.dtype for array in contract.arrays]
-                self.intake.set_contract(contract, self.ordinal, self._size or 1)
+                self.intake.set_contract(contract, self.ordinal, self._size)
                 self._digest = digest
                 self._contract = contract
                 self._agreed.set()
@@ -214,6 +214,15 @@ class Receiver(Keeping):
             ]
         for connection in waiting:
             connection.send_bytes(self._contract_frame)
+        self._pump()
+
+    def set_size(self, size: int) -> None:
+        """Tell how many ranks there are, unless one has said so; not all talk to all receivers."""
+        with self._lock:
+            if self._size is not None:
+                return
+            self._size = size
+            self.intake.set_size(size)
         self._pump()
 
     def set_placement(
@@ -351,10 +360,8 @@ class Receiver(Keeping):
         if hello.digest != bytes(32):
             # Rank 0 may have it from another receiver before our owner has told us.
             self._agreed.wait(self._handshake)
+        self.set_size(hello.size)
         with self._lock:
-            if self._size is None:
-                self._size = hello.size
-                self.intake.set_size(hello.size)
             refusal = self._refusal(hello)
             peer = self._peers.get(hello.rank)
             old = peer.connection if peer is not None else None

@@ -168,7 +168,8 @@ class Intake:
         self._lock = threading.Lock()
         self._arrays: list[_ArrayIntake] = []
         self._horizons: dict[int, int] = {}
-        self._size = 1
+        self._size: int | None = None  # ranks, when it is known
+        self._empty: list[Complete] = []  # ragged chunks to which no rank contributes
         self._again: list[tuple[int, int, int]] = []  # heap of (step, array, chunk)
         self._overdraft: set[tuple[int, int]] = set()
         self.reserved = 0  # bytes of admitted, incomplete chunks
@@ -177,8 +178,8 @@ class Intake:
         self.blocked = False  # a row waits for room
         self.needed = 0  # bytes of that row
 
-    def set_contract(self, contract: Contract, receiver: int, size: int) -> None:
-        """Begin to expect the contract's chunks from ``size`` ranks."""
+    def set_contract(self, contract: Contract, receiver: int, size: int | None) -> None:
+        """Begin to expect the contract's chunks from ``size`` ranks (None: not known yet)."""
         with self._lock:
             self._size = size
             self._arrays = [
@@ -202,9 +203,10 @@ class Intake:
             self._size = size
             for array in self._arrays:
                 if array.contract.spec.ragged:
-                    for chunk, assembly in array.open.items():
+                    for chunk, assembly in list(array.open.items()):
                         part = chunk % array.n_space
                         assembly.missing = len(ranks_of(part, array.n_space, size))
+                        self._complete_empty(array, chunk, assembly)
 
     def set_placement(
         self, placements: dict[int, Placement], again: Iterable[tuple[int, int]]
@@ -268,9 +270,23 @@ class Intake:
         return ask
 
     def _expect(self, array: _ArrayIntake, chunk: int) -> None:
-        assembly = array.new_assembly(chunk, self._size)
+        assembly = array.new_assembly(chunk, self._size or 1)
         array.open[chunk] = assembly
         self.reserved += assembly.nbytes
+        if self._size is not None:
+            self._complete_empty(array, chunk, assembly)
+
+    def _complete_empty(self, array: _ArrayIntake, chunk: int, assembly: _Assembly) -> None:
+        """Complete a ragged chunk to which no rank contributes: there are more parts than ranks."""
+        if array.contract.spec.ragged and not assembly.missing:
+            value = self._join(array, chunk, assembly)
+            self._empty.append(self._complete(array, chunk, assembly, value))
+
+    def take_empty(self) -> list[Complete]:
+        """Return the chunks that are complete without any rank, each once."""
+        with self._lock:
+            empty, self._empty = self._empty, []
+        return empty
 
     def watermarks(self) -> list[int]:
         """Return, per array, the row below which pieces are welcome."""
@@ -419,7 +435,7 @@ class Intake:
         self, array: _ArrayIntake, assembly: _Assembly, rank: int, piece: Piece
     ) -> Array:
         columns = array.contract.chunk_shape(piece.chunk)[2:]
-        ranks = ranks_of(piece.chunk % array.n_space, array.n_space, self._size)
+        ranks = ranks_of(piece.chunk % array.n_space, array.n_space, self._size or 1)
         shape = piece.shape
         if rank not in ranks or shape[0] != 1 or shape[2:] != columns or len(shape) < 2:
             raise ProtocolError(

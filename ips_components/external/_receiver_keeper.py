@@ -212,6 +212,8 @@ class Keeping:
                 for connection in connections:
                     connection.send_bytes(frame)
             self._credit(connections)
+        for complete in self.intake.take_empty():
+            self.deliver(complete)
 
     def _credit(self, connections: Iterable[Connection]) -> None:
         """Tell ranks up to where their pieces are welcome."""

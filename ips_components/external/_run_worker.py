@@ -168,11 +168,14 @@ class _Session:
         blob: bytes,
         endpoints: list[dict[str, Any]],
         horizon: list[Any] | None = None,
+        size: int | None = None,
     ) -> None:
         self.contract = Contract.from_bytes(blob)
         self._names = [array.spec.name for array in self.contract.arrays]
         self._peers = _endpoints(endpoints)
         self.receiver.ordinal = ordinal
+        if size is not None:
+            self.receiver.set_size(size)
         if horizon is not None:
             self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
             self.receiver.set_horizon(dict(horizon))

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 from _pair import RUN, agree, assembled, receivers, together
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import AnalyticsLost, BridgeError, ContactError, ContractError
@@ -399,3 +401,49 @@ def test_descriptors_beyond_1024(tmp_path, lanes, descriptors):
         assert descriptors > 1024
         run(contract, file, sinks, work)
         assert np.array_equal(assembled(contract, 0, sinks), field)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    counts=st.integers(1, 3).flatmap(
+        lambda size: st.lists(
+            st.lists(st.integers(0, 4), min_size=size, max_size=size), min_size=1, max_size=3
+        )
+    ),
+    n_receivers=st.integers(1, 3),
+    lanes=st.sampled_from(LANES),
+)
+@example(counts=[[2]], n_receivers=2, lanes=LANES[0])
+@example(counts=[[0]], n_receivers=3, lanes=LANES[1])
+def test_rows_of_any_number_of_ranks_in_any_number_of_parts(
+    tmp_path_factory, counts, n_receivers, lanes
+):
+    """What arrives is what all ranks put, in their order, with more parts than ranks as well."""
+    steps, size = len(counts), len(counts[0])
+    spec = ArraySpec("x", "<f4", (-1, 3), StepAxis(count=steps), ragged=True)
+    contract = agree(spec, receivers=n_receivers)
+    tmp_path = tmp_path_factory.mktemp("rows")
+    rows = [
+        [np.full((n, 3), 10 * step + rank, "f4") for rank, n in enumerate(of_step)]
+        for step, of_step in enumerate(counts)
+    ]
+    options = {"contact_options": {"lanes": lanes}}
+    with receivers(tmp_path, contract, n_receivers, **options) as (file, started, sinks):
+        for receiver in started:  # as the coordinator does
+            receiver.set_size(size)
+
+        def work(bridge, rank):
+            for step in range(steps):
+                bridge.put("x", step, rows[step][rank])
+
+        run(contract, file, sinks, work, size)
+        for number in range(steps * n_receivers):
+            sink = sinks[contract.arrays[0].placement.owner(number)]
+            sink.wait(lambda sink=sink, number=number: (0, number) in sink.chunks)
+        for step in range(steps):
+            parts = [
+                next(s.chunks[0, c] for s in sinks if (0, c) in s.chunks)
+                for c in range(step * n_receivers, (step + 1) * n_receivers)
+            ]
+            assert np.array_equal(np.concatenate(parts, axis=1)[0], np.concatenate(rows[step]))
+        assert all(count == 1 for sink in sinks for count in sink.counts.values())
