@@ -35,6 +35,7 @@ from ips_components.external._run_state import RunState
 from ips_components.external._settings import DEADLINES
 from ips_components.external._silence import INTERVAL, missing_ranks, patience, silent_workers
 from ips_components.external._state import State
+from ips_components.external._step_report import StepReport
 from ips_components.external._task_counts import task_counts
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
@@ -351,9 +352,8 @@ class RunCoordinator(SchedulerPlugin):
         except GeometryError as error:
             self._fail(run, "simulation", "described wrong blocks", str(error), policy="abort")
 
-    def _event_steps(self, run: _Run, worker: str, steps: Iterable[Any]) -> None:
-        for rank, step, waited, counters in steps:
-            run.state.step_end(rank, step, waited, counters)
+    def _event_steps(self, run: _Run, worker: str, report: Mapping[str, Any]) -> None:
+        run.state.step_ends(StepReport.from_message(report))
 
     def _event_bye(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
         run.state.bye(rank, info["status"], info["counters"])
@@ -573,7 +573,7 @@ class RunCoordinator(SchedulerPlugin):
         """Whether ranks are sending something again that they had put."""
         if not run.again:
             return False
-        newest = max(run.state.last_step.values(), default=-1)
+        newest = -1 if run.state.newest_step is None else run.state.newest_step
         arrays = {array.name: array for array in self._contract(run).arrays}
         waiting = (State.DECLARED, State.WANTED, State.LOST)
         return any(
@@ -643,7 +643,7 @@ class RunCoordinator(SchedulerPlugin):
         A rank tells of a step when it begins the next one: some have sent more than is known.
         """
         axis = array.spec.steps
-        newest = max(run.state.last_step.values(), default=axis.start)
+        newest = axis.start if run.state.newest_step is None else run.state.newest_step
         index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
         last = min(array.layout.chunk_of(0, index) + 1 + LOOK_AHEAD, array.layout.numblocks[0])
         chunks = array.needed_ids(0, last)

@@ -11,31 +11,32 @@ without a name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 ENTRIES = ("produced", "skipped", "delivered", "dropped", "lost")
 UNITS = ("blocks", "bytes")
 
+_PRODUCED = ENTRIES.index("produced")
+_LOST = ENTRIES.index("lost")
+_BLOCKS = UNITS.index("blocks")
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """Counters of one array: ``{"blocks": {entry: n}, "bytes": {entry: n}}``."""
+    """Counters of one array, by entry."""
 
-    blocks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENTRIES, 0))
-    bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENTRIES, 0))
-
-    def add(self, counters: Mapping[str, Mapping[str, int]]) -> None:
-        for unit in UNITS:
-            mine = getattr(self, unit)
-            for entry in ENTRIES:
-                mine[entry] += int(counters.get(unit, {}).get(entry, 0))
+    blocks: Mapping[str, int]
+    bytes: Mapping[str, int]
 
     def missing(self, unit: str) -> int:
         """What was produced and has no entry; negative when something was counted twice."""
         mine = getattr(self, unit)
-        return mine["produced"] - sum(mine[entry] for entry in ENTRIES[1:])
+        return int(mine["produced"] - sum(mine[entry] for entry in ENTRIES[1:]))
 
     def to_json(self) -> dict[str, dict[str, int]]:
         return {"blocks": dict(self.blocks), "bytes": dict(self.bytes)}
@@ -44,6 +45,9 @@ class Account:
 class Ledger:
     """Adds up the cumulative counters of the ranks.
 
+    The counters of all ranks are one NumPy array, so that the accounts of thousands of ranks
+    are taken in, and added up, at once.
+
     Parameters
     ----------
     arrays : iterable of str
@@ -51,58 +55,115 @@ class Ledger:
     """
 
     def __init__(self, arrays: Iterable[str] = ()) -> None:
-        self._arrays = list(arrays)
-        self._ranks: dict[int, Mapping[str, Any]] = {}
-        self._final: set[int] = set()
+        self._columns: dict[str, int] = {}
+        #: By rank, array, unit and entry.
+        self._counts = np.zeros((0, 0, len(UNITS), len(ENTRIES)), np.int64)
+        self._final = np.zeros(0, bool)  # ranks that have said goodbye
+        self._dead = np.zeros(0, bool)  # ranks that will not
+        self.declare(arrays)
 
     def declare(self, arrays: Iterable[str]) -> None:
         """Make arrays appear in the account even if no rank ever mentions them."""
-        self._arrays.extend(name for name in arrays if name not in self._arrays)
+        for name in arrays:
+            self._columns.setdefault(name, len(self._columns))
+        self._grow(0)
 
     def update(self, rank: int, counters: Mapping[str, Any], *, final: bool = False) -> None:
-        """Take the newest cumulative counters of one rank.
+        """Take the newest cumulative counters of one rank; see :meth:`update_all`.
+
+        Parameters
+        ----------
+        counters
+            ``{array: {"blocks": {entry: n}, "bytes": {entry: n}}}``.
+        final
+            The rank has said goodbye: nothing changes its account any more.
+        """
+        counts = [
+            [[int(array.get(unit, {}).get(entry, 0)) for entry in ENTRIES] for unit in UNITS]
+            for array in counters.values()
+        ]
+        shape = (1, len(counters), len(UNITS), len(ENTRIES))
+        self.update_all(
+            np.array([rank]), list(counters), np.array(counts, np.int64).reshape(shape), final
+        )
+
+    def update_all(
+        self,
+        ranks: NDArray[np.int64],
+        names: Sequence[str],
+        counts: NDArray[np.int64],
+        final: bool = False,
+    ) -> None:
+        """Take the newest cumulative counters of ranks, each of which is named once.
 
         Counters of one rank arrive through several receivers; they only ever grow, so an
         older message that was overtaken is recognised and left out.
+
+        Parameters
+        ----------
+        ranks : array of int, shape (n,)
+        names : sequence of str
+            Names of the arrays.
+        counts : array of int64, shape (n, len(names), 2, 5)
+            Counters by rank, array, unit and entry.
+        final
+            The ranks have said goodbye: nothing changes their account any more.
         """
-        if rank in self._final:
+        if not len(ranks):
             return
+        self.declare(names)
+        self._grow(int(ranks.max()) + 1)
+        fresh = ~self._final[ranks]
+        if not final:
+            produced = counts[:, :, _BLOCKS, _PRODUCED].sum(axis=1)
+            fresh &= produced >= self._counts[ranks][:, :, _BLOCKS, _PRODUCED].sum(axis=1)
+        ranks, counts = ranks[fresh], counts[fresh]
+        columns = [self._columns[name] for name in names]
+        self._counts[ranks] = 0
+        self._counts[np.ix_(ranks, columns)] = counts
         if final:
-            self._final.add(rank)
-        elif _produced(self._ranks.get(rank, {})) > _produced(counters):
-            return
-        self._ranks[rank] = counters
+            self._final[ranks] = True
+        elif self._dead.any():
+            self._count_lost(ranks[self._dead[ranks]])
 
     def write_off(self, rank: int) -> None:
-        """Count what a dead rank produced and cannot account for as lost."""
-        counters = {
-            name: {unit: dict(values) for unit, values in array.items()}
-            for name, array in self._ranks.get(rank, {}).items()
-        }
-        for array in counters.values():
-            account = Account()
-            account.add(array)
-            for unit in UNITS:
-                array.setdefault(unit, {})
-                array[unit]["lost"] = array[unit].get("lost", 0) + account.missing(unit)
-        self._ranks[rank] = counters
-        self._final.add(rank)
+        """Count what a dead rank produced and cannot account for as lost.
+
+        What the rank had said before, and comes by another way later, still counts.
+        """
+        self._grow(rank + 1)
+        self._dead[rank] = True
+        if not self._final[rank]:
+            self._count_lost(np.array([rank]))
+
+    def _count_lost(self, ranks: NDArray[np.int64]) -> None:
+        mine = self._counts[ranks]
+        mine[..., _LOST] += 2 * mine[..., _PRODUCED] - mine.sum(axis=-1)
+        self._counts[ranks] = mine
+
+    def _grow(self, n_ranks: int) -> None:
+        old = self._counts
+        n_ranks, n_arrays = max(n_ranks, old.shape[0]), len(self._columns)
+        if old.shape[:2] == (n_ranks, n_arrays):
+            return
+        if n_ranks > old.shape[0]:
+            n_ranks = max(n_ranks, 2 * old.shape[0])
+        self._counts = np.zeros((n_ranks, n_arrays, *old.shape[2:]), np.int64)
+        self._counts[: old.shape[0], : old.shape[1]] = old
+        self._final = np.pad(self._final, (0, n_ranks - len(self._final)))
+        self._dead = np.pad(self._dead, (0, n_ranks - len(self._dead)))
 
     def accounts(self) -> dict[str, Account]:
         """The sum over all ranks, by array."""
-        accounts = {name: Account() for name in self._arrays}
-        for counters in self._ranks.values():
-            for name, array in counters.items():
-                accounts.setdefault(name, Account()).add(array)
-        return accounts
+        totals = self._counts.sum(axis=0).tolist()
+        return {
+            name: Account(*(dict(zip(ENTRIES, each, strict=True)) for each in totals[column]))
+            for name, column in self._columns.items()
+        }
 
     def total(self, entry: str, unit: str = "bytes") -> int:
         """One entry, summed over ranks and arrays."""
-        return sum(
-            int(array.get(unit, {}).get(entry, 0))
-            for counters in self._ranks.values()
-            for array in counters.values()
-        )
+        return int(self._counts[:, :, UNITS.index(unit), ENTRIES.index(entry)].sum())
 
     def imbalances(self) -> list[str]:
         """One sentence for each array and unit that does not add up."""
@@ -123,7 +184,3 @@ class Ledger:
             "closed": self.closed(),
             "arrays": {name: account.to_json() for name, account in self.accounts().items()},
         }
-
-
-def _produced(counters: Mapping[str, Any]) -> int:
-    return sum(int(array.get("blocks", {}).get("produced", 0)) for array in counters.values())

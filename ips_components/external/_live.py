@@ -124,7 +124,7 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
         **progress,
         "n_ranks": state.n_ranks,
         "lost_ranks": len(state.lost_ranks),
-        "waiting": _bars([state.waited[rank] for rank in sorted(state.waited)]),
+        "waiting": _bars(state.waited),
         "workers": [
             {
                 **_pick(endpoint, "receiver", "address", "hostname", "memory_limit"),

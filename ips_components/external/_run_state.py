@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ips_components.external._ledger import Ledger
+from ips_components.external._step_report import StepReport
 
 #: Phases of a run, in order.  ``failed`` and ``ended`` are final.
 PHASES = ("open", "contracted", "running", "ended", "failed")
@@ -29,18 +33,33 @@ class Step:
     complete: float | None = None
     analysed: float | None = None
     delivered: int | None = None  # bytes of the whole run when this step was complete
-    ranks: set[int] = field(default_factory=set)
-    waited: dict[int, float] = field(default_factory=dict)
+    ranks: NDArray[np.bool_] | None = None  # who has put it; None when complete
+    waited_max: float = 0.0
+    waited_sum: float = 0.0
+    waiting: int = 0  # ranks that these seconds are of
+
+    def put_by(self, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> int:
+        """Note ranks that have put the step, and the seconds they waited; how many have by now."""
+        if self.ranks is None:
+            self.ranks = np.zeros(int(ranks.max()) + 1, bool)
+        self.ranks = _grown(self.ranks, int(ranks.max()) + 1)
+        self.ranks[ranks] = True
+        self.waited_max = max(self.waited_max, float(waited.max()))
+        self.waited_sum += float(waited.sum())
+        self.waiting += len(ranks)
+        return int(np.count_nonzero(self.ranks))
 
     def to_json(self, step: int) -> dict[str, Any]:
-        waited = list(self.waited.values()) or [0.0]
         return {
             "step": step,
             "first_put": self.first_put,
             "complete": self.complete,
             "analysed": self.analysed,
             "delivered": self.delivered,
-            "waited": {"max": max(waited), "mean": sum(waited) / len(waited)},
+            "waited": {
+                "max": self.waited_max,
+                "mean": self.waited_sum / self.waiting if self.waiting else 0.0,
+            },
         }
 
 
@@ -84,8 +103,8 @@ class RunState:
         self.described: list[dict[str, Any]] | None = None
         self.ledger = Ledger()
         self.steps: dict[int, Step] = {}
-        self.waited: dict[int, float] = {}
-        self.last_step: dict[int, int] = {}
+        self.newest_step: int | None = None
+        self._waited = np.zeros(0)  # seconds by rank, in the whole run
         self.samples: deque[dict[str, Any]] = deque()
         self.faults: list[Fault] = []
         self.fatal: Fault | None = None  # the one that made the run fail
@@ -104,15 +123,25 @@ class RunState:
 
     def step_end(self, rank: int, step: int, waited: float, counters: Mapping[str, Any]) -> None:
         """A rank has put everything of ``step``; ``waited`` is its total so far in seconds."""
-        now = self.clock()
-        entry = self.steps.setdefault(step, Step(first_put=now))
-        entry.ranks.add(rank)
-        entry.waited[rank] = waited - self.waited.get(rank, 0.0)
-        self.waited[rank] = waited
-        self.last_step[rank] = max(step, self.last_step.get(rank, step))
         self.ledger.update(rank, counters)
-        if self.n_ranks is not None and len(entry.ranks) == self.n_ranks:
-            entry.complete = now
+        self._step_ends(step, np.array([rank]), np.array([waited]))
+
+    def step_ends(self, report: StepReport) -> None:
+        """Ranks have put everything of some steps: the same for many at once."""
+        self.ledger.update_all(report.accounted, report.names, report.counts)
+        for step in np.unique(report.steps).tolist():
+            mine = report.steps == step
+            self._step_ends(step, report.ranks[mine], report.waited[mine])
+
+    def _step_ends(self, step: int, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> None:
+        now = self.clock()
+        self._waited = _grown(self._waited, int(ranks.max()) + 1)
+        since = np.maximum(waited - self._waited[ranks], 0.0)
+        self._waited[ranks] += since
+        self.newest_step = step if self.newest_step is None else max(step, self.newest_step)
+        entry = self.steps.setdefault(step, Step(first_put=now))
+        if entry.complete is None and entry.put_by(ranks, since) == self.n_ranks:
+            entry.complete, entry.ranks = now, None
             entry.delivered = self.ledger.total("delivered")
 
     def bye(self, rank: int, status: str, counters: Mapping[str, Any]) -> None:
@@ -175,9 +204,15 @@ class RunState:
         """Steps that all ranks have put."""
         return sum(step.complete is not None for step in self.steps.values())
 
+    @property
+    def waited(self) -> list[float]:
+        """Seconds that each rank has waited so far, up to the last one that said so."""
+        seconds: list[float] = self._waited.tolist()
+        return seconds
+
     def ending(self, n_steps: int | None) -> str:
         """``ended at step k of n``, as the errors of the remaining tasks say it."""
-        last = max(self.last_step.values(), default=None)
+        last = self.newest_step
         reached = "before its first step" if last is None else f"at step {last}"
         of = "" if n_steps is None else f" of {n_steps}"
         return f"simulation ended {reached}{of}"
@@ -195,7 +230,7 @@ class RunState:
             "produced": self.ledger.total("produced"),
             "delivered": self.ledger.total("delivered"),
             "skipped": self.ledger.total("skipped"),
-            "waited": max(self.waited.values(), default=0.0),
+            "waited": max(self.waited, default=0.0),
             "faults": len(self.faults),
             "workers": self.latest_samples(),
         }
@@ -216,9 +251,14 @@ class RunState:
             "byes": {str(rank): status for rank, status in sorted(self.byes.items())},
             "ledger": self.ledger.to_json(),
             "steps": [self.steps[step].to_json(step) for step in sorted(self.steps)],
-            "waited": {"per_rank": [self.waited[rank] for rank in sorted(self.waited)]},
+            "waited": {"per_rank": self.waited},
             "samples": list(self.samples),
             "faults": [fault.to_json() for fault in self.faults],
             "fatal": None if self.fatal is None else self.fatal.to_json(),
             "stop_reason": self.stop_reason,
         }
+
+
+def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return `array` with zeros behind it, if it is shorter than `size`."""
+    return array if len(array) >= size else np.pad(array, (0, size - len(array)))

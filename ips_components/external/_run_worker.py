@@ -23,6 +23,7 @@ from ips_components.external._receiver import Receiver
 from ips_components.external._settings import RunSettings
 from ips_components.external._silence import GRACE
 from ips_components.external._sink import Boxes, ByeInfo, HelloInfo, StepInfo
+from ips_components.external._step_report import StepTally
 from ips_components.external._worker_plugin import ExternalDataPlugin
 from ips_components.model.contract import Contract
 from ips_components.wire.contact import Endpoint
@@ -126,7 +127,7 @@ class _Session:
         self.receiver: Receiver
         self._names: list[str] = []
         self._peers: list[Endpoint] = []
-        self._steps: list[Any] = []
+        self._tally = StepTally()
         self._process = psutil.Process()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -250,11 +251,12 @@ class _Session:
         self._from_thread("blocks", rank=rank, name=name, blocks=_plain({name: blocks})[name])
 
     def step_end(self, rank: int, info: StepInfo) -> None:
-        item = (rank, info.step, info.waited, self._counters(info.counters))
-        self._on_loop(self._add_step, item)
+        # Steps travel in batches: one message per worker and interval, however many ranks.
+        if self._tally.add(rank, info):
+            self._on_loop(self._later, "steps", STEP_INTERVAL, self._flush_steps)
 
     def bye(self, rank: int, info: ByeInfo) -> None:
-        self._from_thread(
+        self._last_words(
             "bye",
             rank=rank,
             info={
@@ -266,7 +268,7 @@ class _Session:
         )
 
     def lost(self, rank: int, why: str) -> None:
-        self._from_thread("lost", rank=rank, why=why)
+        self._last_words("lost", rank=rank, why=why)
 
     def fault(self, text: str) -> None:
         self._from_thread("note", text=text)
@@ -301,15 +303,10 @@ class _Session:
             for each in counters
         }
 
-    def _add_step(self, item: Any) -> None:
-        """Steps travel in batches: one message per worker and interval, however many ranks."""
-        self._steps.append(item)
-        self._later("steps", STEP_INTERVAL, self._flush_steps)
-
     def _flush_steps(self) -> None:
-        steps, self._steps = self._steps, []
-        if steps:
-            self._send("steps", steps=steps)
+        report = self._tally.take(self._names)
+        if report is not None:
+            self._send("steps", report=report.to_message())
 
     def _sample(self) -> None:
         statistics = self.receiver.statistics()
@@ -339,6 +336,15 @@ class _Session:
 
     def _from_thread(self, event: str, **info: Any) -> None:
         self._on_loop(lambda: self._send(event, **info))
+
+    def _last_words(self, event: str, **info: Any) -> None:
+        """Tell of the end of a rank, after the steps that it has ended."""
+
+        def tell() -> None:
+            self._flush_steps()
+            self._send(event, **info)
+
+        self._on_loop(tell)
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         try:

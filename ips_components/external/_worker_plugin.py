@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 PUT_DEADLINE = 120.0
 #: Seconds between two attempts.
 PUT_INTERVAL = 0.05
+#: Seconds between two announcements.  Dask's stream holds messages back as long anyway, so that
+#: gathering what comes meanwhile into one message delays nothing.
+ANNOUNCE_INTERVAL = 0.002
 
 
 class Companion(Protocol):
@@ -73,6 +76,8 @@ class ExternalWorker:
         self._announcements: dict[str, dict[Key, tuple[Any, int]]] = {}
         self._awaited: dict[tuple[Key, str], asyncio.Future[str]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._next: asyncio.TimerHandle | None = None
+        self._announced_at = 0.0
         self._stimuli = count()
 
     @property
@@ -85,8 +90,8 @@ class ExternalWorker:
     def deliver(self, items: Mapping[Key, Any], stimulus: str = "") -> None:
         """Hand over values; thread-safe, returns at once.
 
-        The values enter the worker's memory in the event loop, and all that arrive in one
-        tick of it are announced to the scheduler in one message, after they are held.
+        The values enter the worker's memory in the event loop, and all that arrive within
+        ``ANNOUNCE_INTERVAL`` are announced to the scheduler in one message, after they are held.
 
         Parameters
         ----------
@@ -146,13 +151,18 @@ class ExternalWorker:
         held = _compat.put(self.worker, values, stimulus or "external-put")
         for key, value in values.items():
             if key in held:
-                if not self._announcements:
-                    asyncio.get_running_loop().call_soon(self._announce)
+                if self._next is None:
+                    loop = asyncio.get_running_loop()
+                    # In the next tick, unless something was announced a moment ago.
+                    when = self._announced_at + ANNOUNCE_INTERVAL
+                    self._next = loop.call_at(when, self._announce)
                 self._announcements.setdefault(stimulus, {})[key] = (value, held[key])
             else:
                 self._keep(key, value, stimulus, monotonic() + self.deadline)
 
     def _announce(self) -> None:
+        self._next = None
+        self._announced_at = asyncio.get_running_loop().time()
         announcements, self._announcements = self._announcements, {}
         for stimulus, values in announcements.items():
             items = []
@@ -164,7 +174,7 @@ class ExternalWorker:
                     self._keep(key, value, stimulus, monotonic() + self.deadline)
             if items:
                 message = {"op": "external-arrived", "items": items}
-                # Without a given cause, all that came in one tick is one event.
+                # Without a given cause, all that came meanwhile is one event.
                 message["stimulus_id"] = stimulus or self._stimulus()
                 message["reply"] = any((key, stimulus) in self._awaited for key in values)
                 self.worker.batched_send(message)
@@ -209,6 +219,9 @@ class ExternalWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._next is not None:
+            self._next.cancel()
+            self._announce()
         self._kept.clear()
         for waiter in self._awaited.values():
             if not waiter.done():

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from ips_components.external._coordinator import RunCoordinator
+from ips_components.external._sink import StepInfo
 from ips_components.external._state import State
+from ips_components.external._step_report import StepTally
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -165,7 +167,9 @@ def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
 def say_goodbye(coordinator, *ranks) -> None:
     info = {"status": "ok", "reason": "", "last_step": 3, "counters": {}}
     for rank in ranks:
-        coordinator.event("a", "steps", "r", steps=[(rank, 3, 0.0, {})])
+        tally = StepTally()
+        tally.add(rank, StepInfo(3, 0.0, ()))
+        coordinator.event("a", "steps", "r", report=tally.take(["t"]).to_message())
         coordinator.event("a", "bye", "r", rank=rank, info=info)
 
 
