@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 import weakref
@@ -26,8 +25,6 @@ from ips_components.model.contract import Contract
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
-
-logger = logging.getLogger(__name__)
 
 DEADLINE = "IPS_COMPONENTS_DEADLINE"
 _NOTHING: Any = object()
@@ -324,7 +321,11 @@ class Bridge(Putting):
         while not transport.quiet or transport.any_open():
             transport.say_bye(bye)
             if not transport.wait_for(transport.bye_answered, deadline - time.monotonic()):
-                logger.warning("Rank %s: receivers did not answer the goodbye", self.rank)
+                import logging  # 4 ms that no rank has to pay at import
+
+                logging.getLogger(__name__).warning(
+                    "Rank %s: receivers did not answer the goodbye", self.rank
+                )
             if transport.said_bye or transport.quiet or time.monotonic() > deadline:
                 break
             try:

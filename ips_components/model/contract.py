@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from ips_components.errors import ContractError, GeometryError
@@ -76,6 +75,8 @@ class Contract:
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of what was agreed; placements may change and do not count."""
+        from hashlib import sha256  # 3 ms that no rank has to pay at import
+
         return sha256(self._encode(placements=False)).hexdigest()
 
     def table(self) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 
 PREFIX = "external-"
 """How the names of all external arrays begin."""
@@ -20,6 +19,8 @@ def array_name(array: str, run: str) -> str:
     >>> array_name("temperature", "heat2d_1")
     'external-temperature-3d150c42'
     """
+    from hashlib import sha256  # 3 ms that no rank has to pay at import
+
     return f"{PREFIX}{array}-{sha256(run.encode()).hexdigest()[:8]}"
 
 

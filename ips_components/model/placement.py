@@ -202,6 +202,69 @@ def replace(
     return Placement(placement.epoch + 1, placement.period, tuple(owners))
 
 
+def share(
+    placement: Placement,
+    receivers: Sequence[int],
+    *,
+    needed: Sequence[int] | None = None,
+    hosts: Mapping[int, str] | None = None,
+    cells: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> Placement:
+    """Place chunks again so that every receiver can have some, newcomers as well.
+
+    Like `replace`, with a period that is long enough to divide the chunks evenly.
+
+    Examples
+    --------
+    >>> share(Placement(0, 1, (0, 0)), [0, 1, 2])
+    Placement(epoch=1, period=3, owners=(1, 2, 1, 2, 0, 0))
+    """
+    n = len(set(receivers))
+    each = placement.period * max(1, placement.n_space if needed is None else len(set(needed)))
+    turns = n // gcd(n, each) if n else 1
+    turns = max(1, min(turns, _MAX_OWNERS // len(placement.owners)))
+    wide = Placement(placement.epoch, placement.period * turns, placement.owners * turns)
+    return replace(wide, receivers, needed=needed, hosts=hosts, cells=cells)
+
+
+def switch(old: Placement, new: Placement, window: range, rows: int) -> Placement | None:
+    """Follow a new placement, except for the chunks of some rows.
+
+    Those that are on their way stay with their receivers. They recur with the period, which is made
+    so long that they are few, or longer than the run.
+
+    Parameters
+    ----------
+    old, new
+        The present placement, and the one to follow.
+    window
+        Rows (time chunks) whose chunks must not move.
+    rows
+        Number of rows of the array.
+
+    Returns
+    -------
+    Placement or None
+        None when the table of owners would be too large.
+
+    Examples
+    --------
+    >>> switch(Placement(0, 1, (0,)), Placement(1, 2, (0, 1)), range(3, 6), 10).owners
+    (0, 1, 0, 0, 0, 0, 0, 1, 0, 1)
+    """
+    if old.n_space != new.n_space:
+        raise GeometryError(f"{old.n_space} chunks in space cannot become {new.n_space}")
+    long = min(rows, 16 * len(window))
+    turns = max(1, -(-long // new.period))
+    owners = list(new.owners * turns)
+    if len(owners) > _MAX_OWNERS:
+        return None
+    n_space = new.n_space
+    for chunk in range(window.start * n_space, window.stop * n_space):
+        owners[chunk % len(owners)] = old.owner(chunk)
+    return Placement(max(old.epoch, new.epoch) + 1, new.period * turns, tuple(owners))
+
+
 def _candidates(
     space: int,
     ordinals: Sequence[int],
