@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import time
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
