@@ -13,9 +13,9 @@ from typing import Any
 
 CONTACT = "contact.json"
 SIMULATION = "simulation"
-"""Notice of the driver: the simulation has started, or ended and how."""
+"""Beginning of the notices of the driver: a simulation has started, or ended and how."""
 ABORT = "abort"
-"""Notice of the driver: the simulation shall end now, and why."""
+"""Notice of the driver: the simulations shall end now, and why."""
 COORDINATOR = "coordinator"
 """Notice of the analytics: what the coordinator knew at the end."""
 
@@ -30,6 +30,11 @@ def run_directory(sim_root: str, run: str) -> Path:
     directory = Path(sim_root) / f"run_{run}"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def about(port: str) -> str:
+    """Name of the notice about the simulation at a port."""
+    return f"{SIMULATION}_{port}"
 
 
 def leave_notice(directory: Path, name: str, facts: Mapping[str, Any]) -> None:

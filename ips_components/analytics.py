@@ -8,8 +8,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,16 @@ from typing import Any
 from ipsframework import Component
 
 from ips_components import ips_compat
-from ips_components._coupling import (
-    CONTACT,
-    COORDINATOR,
-    SIMULATION,
-    leave_notice,
-    read_notice,
-)
-from ips_components.config import AnalyticsConfig
-from ips_components.errors import AnalyticsLost
+from ips_components._coupling import COORDINATOR, about, leave_notice
+from ips_components._several import contact_file, one_record, runs_of, together
+from ips_components._watch import ASK, Watch
+from ips_components.config import AnalyticsConfig, ArrayConfig
 
 ips_compat.install()
 
 POOL = "analytics"
 TASK = "analysis"
 TLS = ".tls"
-_ASK = 1.0
 _GOODBYE = 0.1
 _ANSWER = 5.0
 
@@ -62,13 +56,15 @@ class Analytics(Component):
         Returns
         -------
         dict
-            ``contact``, the path of the contact file, and ``workers``.
+            ``contacts``, the path of a contact file for each port of a simulation, and ``pool``,
+            where the scheduler is, for the run's record.
         """
         from ips_components import external
-        from ips_components.wire import contact
 
         config = self._config()
         self._run, self._run_dir = run, Path(run_dir)
+        simulations = ips_compat.run_config(self.services).simulations
+        self._runs = runs_of(run, [each.port for each in simulations])
         settings = self._settings(config)
         if config.input_files:
             self.services.stage_input_files(self.INPUT_FILES)
@@ -78,10 +74,13 @@ class Analytics(Component):
         try:
             pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
             if config.source:
-                return {"contact": "", "workers": []}
-            endpoints = external.wait_for_receivers(
-                pool.client, run, settings.n_receivers, config.connect_time_out
-            )
+                return {"contacts": {}, "pool": _address(pool.client, config)}
+            endpoints = {
+                each: external.wait_for_receivers(
+                    pool.client, each, settings.n_receivers, config.connect_time_out
+                )
+                for each in self._runs.values()
+            }
         except BaseException:
             pool.close()
             raise
@@ -149,22 +148,40 @@ class Analytics(Component):
             pool.wait_for_tasks()
             leave_notice(self._run_dir, COORDINATOR, {"ledger": {"closed": True}})
             return self._finished(config, timestamp)
-        watch = _Watch(pool.client, self._run, self._run_dir, config)
+        watches = [
+            Watch(pool.client, run, self._run_dir, about(port), config)
+            for port, run in self._runs.items()
+        ]
         with Progress(quiet=not config.progress) as progress:
             if config.live_page:
-                page = external.open_live_page(pool.client, self._run)
-                self.services.warning("live page on %s: %s", socket.gethostname(), page)
-                progress.note(f"live page on {socket.gethostname()}: {page}")
-            pool.on_look = lambda: watch.look(progress.update)
+                for run in self._runs.values():
+                    page = external.open_live_page(pool.client, run)
+                    self.services.warning("live page on %s: %s", socket.gethostname(), page)
+                    progress.note(f"live page on {socket.gethostname()}: {page}")
+
+            def look(interval: float = ASK) -> None:
+                for watch in watches:
+                    watch.look(interval)
+                progress.update(together(watch.state for watch in watches))
+
+            pool.on_look = look
             try:
                 for error in pool.wait_for_tasks().values():
-                    watch.fail("analysis", ips_compat.describe(error))
-                self._wait_for_goodbye(pool, watch, progress.update)
+                    for watch in watches:
+                        watch.fail("analysis", ips_compat.describe(error))
+                # The receivers stay until all ranks have closed their bridges.
+                while not all(watch.over for watch in watches):
+                    pool.check()
+                    look(_GOODBYE)
+                    time.sleep(_GOODBYE)
             finally:
                 with suppress(Exception):  # a pool that is lost knows nothing any more
-                    record = external.run_record(pool.client, self._run, within=_ANSWER)
-                    leave_notice(self._run_dir, COORDINATOR, record)
-                (self._run_dir / CONTACT).unlink(missing_ok=True)
+                    records = {
+                        port: external.run_record(pool.client, run, within=_ANSWER)
+                        for port, run in self._runs.items()
+                    }
+                    leave_notice(self._run_dir, COORDINATOR, one_record(records))
+                self._withdraw()
         return self._finished(config, timestamp)
 
     def _finished(self, config: AnalyticsConfig, timestamp: float) -> dict[str, Any]:
@@ -185,7 +202,7 @@ class Analytics(Component):
         """End the pool when it was not gathered."""
         if POOL in self.services.task_pools:
             self.services.remove_task_pool(POOL)
-        (self._run_dir / CONTACT).unlink(missing_ok=True)
+        self._withdraw()
 
     # --- internals ------------------------------------------------------------------------------
 
@@ -199,11 +216,11 @@ class Analytics(Component):
         from ips_components.wire.contact import new_token
 
         run = ips_compat.run_config(self.services)
-        described = [array.description(run.times.n_steps) for array in config.arrays]
+        described = [array.description(run.times.n_steps) for array in mine]
         arrays = tuple(each for each in described if each is not None)
         suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
         return RunSettings(
-            run=self._run,
+            run=name,
             token=new_token(),
             analysis=config.analysis,
             n_receivers=config.n_receivers,
@@ -220,9 +237,26 @@ class Analytics(Component):
             deadlines=config.deadlines,
             on_analytics_loss=config.on_analytics_loss,
             replay_steps=config.replay_steps,
-            memory_share=config.memory_share,
             lanes=config.lanes,
             security=config.security,
+        """Settings of the run; those of further simulations are its partners."""
+        if len(self._runs) < 2:
+            return self._settings_of(config, self._run, config.arrays)
+        first, *others = [
+            self._settings_of(
+                config,
+                run,
+                tuple(each for each in config.arrays if each.simulation in ("", port)),
+                simulation=port,
+                memory_share=config.memory_share / len(self._runs),
+            )
+            for port, run in self._runs.items()
+        ]
+        return replace(first, partners=tuple(each.to_dict() for each in others))
+
+    def _settings_of(
+        self, config: AnalyticsConfig, name: str, mine: tuple[ArrayConfig, ...], **changes: Any
+    ) -> Any:
             checkpoint=self._state,
         )
 
@@ -246,12 +280,13 @@ class Analytics(Component):
 
         services.create_task_pool(POOL)
         pool = services.task_pools[POOL]
-        pool.secrets = [self._run_dir / CONTACT, self._run_dir / TLS]
+        pool.secrets = [*self._contacts().values(), self._run_dir / TLS]
         if config.security == "tls":
             pool.credentials = ips_compat.make_credentials(self._run_dir / TLS)
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
         services.submit_tasks(
             POOL,
+            **{"memory_share": config.memory_share, **changes},
             use_dask=True,
             dask_nodes=config.dask_nodes,
             dask_ppw=config.dask_ppw,
@@ -272,100 +307,12 @@ class Analytics(Component):
         others = list(others) if isinstance(others, (list, tuple)) else [others]
         return PluginStack(others if plugin is None else [plugin, *others])
 
-    def _wait_for_goodbye(
-        self, pool: ips_compat.RunningPool, watch: "_Watch", show: Callable[..., None]
-    ) -> None:
-        """The analysis is done; the receivers stay until all ranks have closed their bridges."""
-        while not watch.over:
-            pool.check()
-            watch.look(show, _GOODBYE)
-            time.sleep(_GOODBYE)
 
-
-class _Watch:
-    """Looks several times a second whether a run still has a chance, and fails it if not.
-
-    Parameters
-    ----------
-    client
-        Of the pool's scheduler.
-    run, run_dir
-        The run.
-    config
-        Its deadlines.
-    """
-
-    def __init__(self, client: Any, run: str, run_dir: Path, config: AnalyticsConfig) -> None:
-        self.client = client
-        self.run = run
-        self.run_dir = run_dir
-        self.config = config
-        self.over = False
-        self._asked = 0.0
-        self._progress: tuple[Any, ...] = ()
-        self._moved = time.monotonic()
-        self._simulation_ended = 0.0
-        self._given_up = False
-        self._patience = config.silence_time_out
-
-    def fail(self, who: str, cause: str) -> None:
-        """Tell the coordinator that the run cannot succeed any more; it ignores later causes."""
-        from ips_components import external
-
-        if not self._given_up:
-            self._given_up = True
-            external.abort_run(self.client, self.run, cause, who=who, within=self._patience)
-
-    def look(self, show: Callable[[Mapping[str, Any]], None], interval: float = _ASK) -> None:
-        """Ask the coordinator how far it is, if the last time was so many seconds ago."""
-        from ips_components.external._run import call
-
-        now = time.monotonic()
-        if now - self._asked < interval:
-            return
-        self._asked = now
-        try:
-            state = call(self.client, "progress", self.run, within=self._patience)
-        except TimeoutError:
-            raise AnalyticsLost(
-                f"the Dask scheduler has not answered for {self._patience:g} s (SILENCE_TIME_OUT): "
-                "it is stopped or overloaded; see its log"
-            ) from None
-        except Exception:  # the pool is watched elsewhere, and ends the wait when it is lost
-            return
-        show(state)
-        progress = tuple(
-            state.get(name) for name in ("phase", "ranks", "steps", "analysed", "delivered")
-        )
-        if progress != self._progress:
-            self._progress, self._moved = progress, now
-        self.over = state.get("phase") in ("ended", "failed")
-        if not self.over and (cause := self._hopeless(state, now)):
-            self.fail("simulation", cause)
-
-    def _hopeless(self, state: Mapping[str, Any], now: float) -> str:
-        """Why nothing more can be expected of the simulation, or ""."""
-        notice = read_notice(self.run_dir, SIMULATION)
-        still = now - self._moved
-        if notice.get("state") == "ended":
-            self._simulation_ended = self._simulation_ended or now
-            if not notice["ok"] and now - self._simulation_ended > 2 * _ASK:
-                return str(notice["cause"])
-            if still > self.config.drain_time_out or not state.get("ranks"):
-                return (
-                    "it ended well, but not all of its ranks closed their bridges"
-                    if state.get("ranks")
-                    else "it ended without a word: does it open a bridge?"
-                )
-        elif notice.get("state") == "started":
-            if not state.get("ranks") and still > self.config.connect_time_out:
-                return (
-                    f"no rank said hello within {self.config.connect_time_out:g} s "
-                    "(CONNECT_TIME_OUT)"
-                )
-            if still > self.config.step_time_out:
-                return (
-                    f"no step was completed for {self.config.step_time_out:g} s (STEP_TIME_OUT), "
-                    f"the last one was {state.get('steps', 0)}"
-                )
-        return ""
+def _address(client: Any, config: AnalyticsConfig) -> dict[str, Any]:
+    """Where a pool's scheduler is, and what it is to compute."""
+    dashboard = client.scheduler_info(n_workers=0)["services"].get("dashboard")
+    return {
+        "analysis": config.analysis,
+        "scheduler": client.scheduler.address,
+        "dashboard": client.dashboard_link if dashboard else None,
+    }

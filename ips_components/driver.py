@@ -4,6 +4,7 @@ In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAM
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from ips_components import ips_compat
 from ips_components._coupling import (
     ABORT,
     COORDINATOR,
-    SIMULATION,
+    about,
     leave_notice,
     new_run_id,
     read_notice,
     remove_notices,
     run_directory,
 )
-from ips_components.config import AnalyticsConfig, RunConfig
+from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
 from ips_components.errors import IPSComponentsError
 
 ips_compat.install()
@@ -34,7 +35,7 @@ class RunFailed(IPSComponentsError):
 
 
 class Driver(Component):
-    """Couples one simulation to one analytics.
+    """Couples one simulation, or several, to one analytics.
 
     ``init`` starts the Dask pool and stages files, ``step`` runs both sides to their ends,
     ``finalize`` takes everything down. The run's record, report and summary are written whether it
@@ -87,16 +88,16 @@ class Driver(Component):
         config: RunConfig = ips_compat.run_config(self.services)
         self._run_config = config
         # A replay of a stored field has no simulation.
-        self._simulation = config.simulations[0] if config.simulations else None
+        self._simulations = {each.port: each for each in config.simulations}
         (self._analytics,) = config.analytics
         self._run = new_run_id()
         self._run_dir = run_directory(config.sim_root, self._run)
         self._started = time.time()
         self._failures: dict[str, BaseException] = {}
+        self._pool = {"analysis": config.analytics[0].analysis}
         self._ports = {
-            each.port: self.services.get_port(each.port)
-            for each in (self._simulation, self._analytics)
-            if each is not None
+            port: self.services.get_port(port)
+            for port in (*self._simulations, self._analytics.port)
         }
 
     def _initialise(self, method: str, timestamp: float) -> None:
@@ -107,17 +108,15 @@ class Driver(Component):
                 self._ports[analytics], method, timestamp, run=self._run, run_dir=str(self._run_dir)
             ): analytics
         }
-        if self._simulation is not None:
-            simulation = self._simulation.port
-            call = services.call_nonblocking(self._ports[simulation], method, timestamp)
-            calls[call] = simulation
+        for port in self._simulations:
+            calls[services.call_nonblocking(self._ports[port], method, timestamp)] = port
         deadline = self._analytics.connect_time_out + _MARGIN
         try:
             answers = self._wait_all(calls, deadline)
         except BaseException as error:
             self._conclude(error, {})
             raise
-        self._contact = answers[analytics]["contact"]
+        self._contacts, self._pool = answers[analytics]["contacts"], answers[analytics]["pool"]
 
     def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
         """Wait for several calls; the first failure ends it."""
@@ -141,19 +140,19 @@ class Driver(Component):
     # --- the coupled step -----------------------------------------------------------------------
 
     def _couple(self, timestamp: float) -> dict[str, Any]:
-        """Run both sides; return the answers by port when both went well."""
+        """Run all sides; return the answers by port when all went well."""
         services = self.services
         waiting = {}
-        if self._simulation is not None:
-            leave_notice(self._run_dir, SIMULATION, {"state": "started"})
+        for port in self._simulations:
+            leave_notice(self._run_dir, about(port), {"state": "started"})
             call = services.call_nonblocking(
-                self._ports[self._simulation.port],
+                self._ports[port],
                 "step",
                 timestamp,
-                contact=self._contact,
+                contact=self._contacts[port],
                 run_dir=str(self._run_dir),
             )
-            waiting[call] = self._simulation.port
+            waiting[call] = port
         analytics = self._analytics.port
         waiting[services.call_nonblocking(self._ports[analytics], "step", timestamp)] = analytics
         answers: dict[str, Any] = {}
@@ -172,19 +171,25 @@ class Driver(Component):
                 answers[port] = ips_compat.answer(services, ended)
             except Exception as error:
                 self._failures[port] = error
-            deadline = self._tell_the_other(port, port in answers)
+            others = [each for each in waiting.values() if each in self._simulations]
+            deadline = self._tell_the_others(port, port in answers, others)
         if self._failures:
             raise RunFailed(self._first_cause())
         return answers
 
-    def _tell_the_other(self, port: str, went_well: bool) -> float:
-        """One side has ended: let the other know, and say until when it may go on."""
+    def _tell_the_others(self, port: str, went_well: bool, busy: list[str]) -> float:
+        """One side has ended: let the others know, and say until when they may go on."""
         now, config = time.monotonic(), self._analytics
-        if self._simulation is not None and port == self._simulation.port:
+        if port in self._simulations:
             cause = "" if went_well else ips_compat.describe(self._failures[port])
             leave_notice(
-                self._run_dir, SIMULATION, {"state": "ended", "ok": went_well, "cause": cause}
+                self._run_dir, about(port), {"state": "ended", "ok": went_well, "cause": cause}
             )
+            if busy and (went_well or config.on_analytics_loss == "continue"):
+                return float("inf")  # the other simulations have time-outs of their own
+            if busy:
+                cause = f"{port} failed, and ON_ANALYTICS_LOSS = abort"
+                leave_notice(self._run_dir, ABORT, {"cause": cause})
             patience = config.analysis_time_out if went_well else 0.0
             return now + config.drain_time_out + patience + _MARGIN
         if went_well:  # the ranks have said goodbye already
@@ -209,8 +214,8 @@ class Driver(Component):
         if fault and fault["who"] not in ("simulation", "analysis"):
             return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
         culprit = self._analytics.port if fault.get("who") == "analysis" else None
-        if fault.get("who") == "simulation" and self._simulation is not None:
-            culprit = self._simulation.port
+        if fault.get("who") == "simulation":
+            culprit = fault.get("simulation") or next(iter(self._simulations), None)
         first = next(iter(self._failures.values()))
         return ips_compat.describe(self._failures.get(culprit or "", first))
 
@@ -227,13 +232,6 @@ class Driver(Component):
 
         coordinator = read_notice(self._run_dir, COORDINATOR)
         remove_notices(self._run_dir)
-        if self._simulation is None:
-            facts: dict[str, Any] = {"source": self._analytics.source}
-        else:
-            facts = answers.get(self._simulation.port) or {
-                "executable": self._simulation.program(),
-                "nproc": self._simulation.nproc,
-            }
         outcome = answers.get(self._analytics.port) or {}
         cause = None if error is None else _in_short(ips_compat.describe(error))
         if isinstance(error, SystemExit):
@@ -242,10 +240,9 @@ class Driver(Component):
             "started": self._started,
             "ended": time.time(),
             "comment": self._run_config.comment,
-            "n_steps": self._run_config.times.n_steps if self._simulation else None,
-            "simulation": {
-                k: facts.get(k) for k in ("executable", "nproc", "exit_status", "source")
-            },
+            "n_steps": self._run_config.times.n_steps if self._simulations else None,
+            "pool": self._pool,
+            **self._who_ran(coordinator, answers),
             "contract": {"arrays": outcome["contract"]} if "contract" in outcome else None,
             "results": {
                 "path": outcome.get("results"),
@@ -269,6 +266,18 @@ class Driver(Component):
         if ledger_open:
             raise RunFailed(cause or "")
 
+    def _who_ran(
+        self, coordinator: Mapping[str, Any], answers: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The parts of the record about who ran where."""
+        if not self._simulations:
+            return {"simulation": {"source": self._analytics.source}}
+        each = [
+            _facts(config, answers.get(port), coordinator)
+            for port, config in self._simulations.items()
+        ]
+        return {"simulation": each[0], **({"simulations": each} if len(each) > 1 else {})}
+
     def _figures(self, outcome: dict[str, Any], config: AnalyticsConfig) -> list[str]:
         """Draw the results; a figure that cannot be drawn is no reason to fail a run."""
         if not config.figure or not outcome.get("results"):
@@ -288,6 +297,23 @@ class Driver(Component):
         except Exception as error:
             self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
             return []
+
+
+def _facts(
+    config: SimulationConfig, answer: Mapping[str, Any] | None, coordinator: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the record says about one simulation."""
+    hosts = [
+        rank.get("host")
+        for rank in coordinator.get("ranks", ())
+        if rank.get("simulation", config.port) == config.port
+    ]
+    known = answer or {"executable": config.program(), "nproc": config.nproc}
+    return {
+        "port": config.port,
+        **{name: known.get(name) for name in ("executable", "nproc", "exit_status")},
+        "hosts": sorted({host for host in hosts if host}),
+    }
 
 
 def _in_short(text: str) -> str:

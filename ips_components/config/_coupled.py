@@ -68,7 +68,8 @@ class CoupledChecker:
         reader = Reader(component.section, component.values, self.problems)
         values = reader.all(of_scope("analytics"))
         for name in ("ANALYSIS", "WORKER_PLUGINS"):
-            self._check_function(component.section, name, values[name], common["INPUT_DIR"])
+            for each in (values[name] or "").split(","):
+                self._check_function(component.section, name, each.strip(), common["INPUT_DIR"])
         if values["USE_SHIFTER"] and shutil.which("shifter") is None:
             self.problems.add(
                 component.section,
@@ -230,7 +231,30 @@ class CoupledChecker:
             )
         for each in analytics:
             for array in each.arrays:
-                self._check_decomposition(each, array, simulations)
+                mine = self._simulations_of(each, array, simulations)
+                self._check_decomposition(each, array, mine)
+
+    def _simulations_of(
+        self, analytics: AnalyticsConfig, array: ArrayConfig, simulations: list[SimulationConfig]
+    ) -> list[SimulationConfig]:
+        """Who may put an array; where several do, one that is described here must have one."""
+        where = f"{analytics.section}][ARRAYS][{array.name}"
+        ports = [each.port for each in simulations]
+        if array.simulation and array.simulation not in ports:
+            self.problems.add(
+                where,
+                "SIMULATION",
+                f"{array.simulation!r} is no port of a simulation",
+                did_you_mean(array.simulation, ports) or f"one of {', '.join(ports)}",
+            )
+        elif array.shape is not None and not array.simulation and len(ports) > 1:
+            self.problems.add(
+                where,
+                "SIMULATION",
+                "is missing: which of the simulations puts this array?",
+                f"SIMULATION = {ports[0]}, or another of {', '.join(ports)}",
+            )
+        return [each for each in simulations if array.simulation in ("", each.port)]
 
     def _check_decomposition(
         self, analytics: AnalyticsConfig, array: ArrayConfig, simulations: list[SimulationConfig]

@@ -159,7 +159,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "s",
     ),
     # --- the analytics
-    _P("ANALYSIS", "analytics", kinds.FUNCTION, "Function from external arrays to lazy results."),
+    _P(
+        "ANALYSIS",
+        "analytics",
+        kinds.FUNCTIONS,
+        "Function from external arrays to lazy results; several share the blocks of one run.",
+    ),
     _P("ANALYSIS_ARGS", "analytics", kinds.ARGUMENTS, "Its keyword arguments.", {}),
     _P(
         "SOURCE",
@@ -317,6 +322,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         choice("block", "drop"),
         "When a worker is full: make the ranks wait, or drop the step.",
         "block",
+    ),
+    _P(
+        "SIMULATION",
+        "array",
+        kinds.TEXT,
+        "Port of the simulation that puts it, where several feed the analysis and SHAPE is given.",
+        "",
     ),
     _P("UNITS", "array", kinds.TEXT, "Physical unit.", ""),
     _P("LONG_NAME", "array", kinds.TEXT, "Name for figures.", ""),

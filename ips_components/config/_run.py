@@ -32,6 +32,7 @@ class ArrayConfig:
     steps: Mapping[str, int | None] | None = None
     chunks: Any = None
     policy: str = "block"
+    simulation: str = ""
     units: str = ""
     long_name: str = ""
 

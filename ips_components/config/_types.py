@@ -150,6 +150,13 @@ def _module_function(raw: Raw) -> str:
     return text
 
 
+def _module_functions(raw: Raw) -> str:
+    functions = [_module_function(each) for each in as_list(raw)]
+    if len(set(functions)) < len(functions) or not functions:
+        raise ValueError("none, or one of them twice")
+    return ", ".join(functions)
+
+
 def _items(text: str) -> list[str]:
     """Split at commas and white space, but not within brackets or quotes."""
     items, item, depth, quote = [], "", 0, ""
@@ -239,6 +246,11 @@ TRUTH = Kind("True or False", _truth, "True")
 EXTENTS = Kind("whole numbers >= 1 (-1: varies), one for each dimension", _extents, "256, 256")
 WIDTHS = Kind("whole numbers >= 0, one for all or one for each dimension", _widths, "1")
 FUNCTION = Kind("package.module:function", _module_function, "my_package.analysis:mean")
+FUNCTIONS = Kind(
+    "package.module:function, or several with commas between",
+    _module_functions,
+    "my_package.analysis:mean",
+)
 PAIRS = Kind("NAME=value pairs, separated by spaces", _pairs, "OMP_NUM_THREADS=2")
 ARGUMENTS = Kind("name=value pairs or a JSON object", _arguments, "n_components=4")
 CHUNKS = Kind("chunks as in Dask, time first, or auto", _chunks, "1, 128, -1")

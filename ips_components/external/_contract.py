@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,39 @@ def contract_from_graph(
         A result does not depend on any external array, a policy names an unknown array, or the
         arrays have a contract already.
     """
+    contracts = contracts_from_graph(
+        results, arrays, runs=[run], placement=placement, policies=policies
+    )
+    return contracts[run]
+
+
+def contracts_from_graph(
+    results: Any,
+    arrays: Mapping[str, ExternalArray | OpenEndedArray],
+    *,
+    runs: Sequence[str],
+    placement: PlacementRule | None = None,
+    policies: Mapping[str, Policy] | None = None,
+) -> dict[str, Contract]:
+    """Derive one contract for each of several runs, whose arrays meet in one graph.
+
+    Parameters
+    ----------
+    results, arrays, placement, policies
+        See `contract_from_graph`.
+    runs
+        Run ids: one for each simulation that offers some of the arrays.
+
+    Returns
+    -------
+    dict
+        A contract by run id, without arrays for a run of which nothing is needed.
+
+    Raises
+    ------
+    ContractError
+        See `contract_from_graph`.
+    """
     sources = {name: array.source for name, array in arrays.items()}
     policies = dict(policies or {})
     if unknown := sorted(set(policies) - set(sources)):
@@ -92,11 +125,12 @@ def contract_from_graph(
     for name, source in sources.items():
         if source.signed:
             raise ContractError(f"array {name!r} has a contract already; it is made once per run")
-        if source.run != run:
-            raise ContractError(f"array {name!r} belongs to run {source.run!r}, not to {run!r}")
+        if source.run not in runs:
+            expected = " or ".join(map(repr, runs))
+            raise ContractError(f"array {name!r} belongs to run {source.run!r}, not to {expected}")
     with _collector_paused():
         needed = needed_chunks(results, sources.values())
-    agreed = []
+    agreed: dict[str, list[ArrayContract]] = {run: [] for run in runs}
     for name, source in sources.items():
         mine = {view: indices for view, indices in needed.items() if view.source is source}
         contract = None
@@ -104,7 +138,7 @@ def contract_from_graph(
             contract = ArrayContract.agree(
                 source.spec,
                 [box for view, indices in mine.items() for box in _boxes(view, indices)],
-                run=run,
+                run=source.run,
                 receivers=range(source.n_receivers),
                 layout=source.layout,
                 policy=policies.get(name, "block"),
@@ -112,9 +146,9 @@ def contract_from_graph(
             if placement is not None:
                 rule = placement(contract.layout, contract.needed_space)
                 contract = contract.with_placement(rule)
-            agreed.append(contract)
+            agreed[source.run].append(contract)
         source.bind(contract, {view.name: indices for view, indices in mine.items()})
-    return Contract(run, tuple(agreed))
+    return {run: Contract(run, tuple(mine)) for run, mine in agreed.items()}
 
 
 def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[str, Future]:

@@ -40,7 +40,7 @@ from ips_components.external._task_counts import task_counts
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.decomposition import Decomposition, dims_create
-from ips_components.model.placement import affinity, place, replace
+from ips_components.model.placement import Placement, affinity, place, replace, share, switch
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 STREAM_OP = "external-run"
 #: Name of the RPC handler on the scheduler.
 RPC = "external_run"
+#: Seconds within which every rank has heard of a new placement, most likely.
+SHARE_DELAY = 0.5
 #: Rows of chunks beyond the newest known step that ranks may have sent already.
 LOOK_AHEAD = 64
 
@@ -70,10 +72,12 @@ class _Run:
         self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
         self.outcome: dict[str, Any] | None = None  # of the analysis
         self.asked = self.answered = False  # the ranks ask for the contract; they have got it
+        self.joined: set[int] = set()  # ranks that have the contract
         self.hosts: list[Any] = []  # by rank: host, blocks by array
         self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
         self.horizon: dict[int, int] = {}
+        self.shared: dict[int, Placement] = {}  # by array: what newcomers have been given
         self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None
 
@@ -218,7 +222,7 @@ class RunCoordinator(SchedulerPlugin):
         run.graph_keys = None
         run.results = dict(zip(names, keys, strict=False))
         self.scheduler.client_desires_keys(keys=keys, client=_holder(run))
-        if not hold:
+        if not hold and _has_tasks(run):
             self.tasks.let_go(run.state.run)
         if run.state.phase == "contracted":
             run.state.phase = "running"
@@ -288,10 +292,17 @@ class RunCoordinator(SchedulerPlugin):
         run = self._run(name)
         return {
             **run.state.progress(),
+            "joining": self._are_joining(run),
             "n_steps": run.settings.get("n_steps"),
             "tasks": task_counts(self.scheduler),
             "states": self._states(run),
         }
+
+    def _are_joining(self, run: _Run) -> bool:
+        """Whether ranks still come for their contract after the analysis has failed."""
+        fatal = run.state.fatal
+        failed = fatal is not None and fatal.who == "analysis"
+        return failed and len(run.joined) != run.state.n_ranks
 
     # -- events from the receivers -----------------------------------------------------
 
@@ -307,7 +318,15 @@ class RunCoordinator(SchedulerPlugin):
         finally:
             record.notify()
 
-    def _event_open(self, run: _Run, worker: str, endpoint: Mapping[str, Any]) -> None:
+    def _event_open(
+        self,
+        run: _Run,
+        worker: str,
+        endpoint: Mapping[str, Any],
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        if settings and not run.state.attempts:  # no analysis has said more yet
+            run.settings = settings
         ordinal = len(run.state.endpoints)
         run.workers[worker] = ordinal
         run.state.endpoints[ordinal] = {
@@ -318,6 +337,8 @@ class RunCoordinator(SchedulerPlugin):
         }
         if run.answered:
             self._tell_contract(run, [worker])
+            if run.state.phase == "running":
+                self._share(run, ordinal)
         if run.state.phase in ("ended", "failed"):
             self._tell(run, {"action": "let_leave"}, [worker])
 
@@ -327,7 +348,9 @@ class RunCoordinator(SchedulerPlugin):
 
     def _event_hello(self, run: _Run, worker: str, rank: int, info: Mapping[str, Any]) -> None:
         run.state.hello(rank, info)
-        if info["asks"] and not run.asked:
+        if not info["asks"]:
+            run.joined.add(rank)
+        elif not run.asked:
             run.asked, run.hosts = True, info["hosts"]
             if run.state.phase == "running":
                 self._answer(run)
@@ -402,7 +425,7 @@ class RunCoordinator(SchedulerPlugin):
             if not run.workers:
                 self._fail(run, "analytics", "lost", "the last Dask worker is gone")
             elif run.answered:
-                self._replan(run, ordinal)
+                self._replan(run)
                 self._event_flushed(run, worker)
             run.notify()
 
@@ -460,13 +483,10 @@ class RunCoordinator(SchedulerPlugin):
             raise SimulationLost(f"{fault.who} {fault.what}: {fault.cause}")
 
     def _states(self, run: _Run) -> dict[str, int]:
-        return self.tasks.counts(run.state.run) if run.contract is not None else {}
+        return self.tasks.counts(run.state.run) if _has_tasks(run) else {}
 
     def _endpoints(self, run: _Run) -> list[dict[str, Any]]:
         return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
-
-    def _counts(self, run: _Run) -> dict[str, int]:
-        return {} if run.contract is None else self.tasks.counts(run.state.run)
 
     def _tell(
         self, run: _Run, message: dict[str, Any], workers: Iterable[str] | None = None
@@ -561,7 +581,7 @@ class RunCoordinator(SchedulerPlugin):
         ending = run.state.ending(run.settings.get("n_steps"))
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
         remaining = 0
-        if run.contract is not None:
+        if _has_tasks(run):
             remaining = self.tasks.fail_remaining(run.state.run, SimulationLost(reason))
         if remaining and not run.state.stop_reason and not run.ahead:
             self._fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
@@ -587,27 +607,112 @@ class RunCoordinator(SchedulerPlugin):
         run.state.fail(who, what, cause)
         if first:
             logger.error("Run %s failed: %s %s: %s", run.state.run, who, what, cause)
-            if run.contract is not None:
+            if _has_tasks(run):
                 error = AnalyticsLost if who == "analysis" else SimulationLost
                 ending = run.state.ending(run.settings.get("n_steps"))
                 self.tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
+            if (
+                who == "analysis"
+                and not run.answered
+                and run.settings.get("on_analytics_loss") == "continue"
+            ):
+                self._let_them_go_on(run)
             text = f"{who} {what}: {cause}"
             self._tell(run, {"action": "fault", "text": text, "policy": policy})
             self._tell(run, {"action": "let_leave"})
         run.notify()
 
-    def _replan(self, run: _Run, gone: int) -> None:
+    def _let_them_go_on(self, run: _Run) -> None:
+        """The analysis failed while the ranks waited for a contract: theirs asks for nothing."""
+        if run.contract is None:
+            run.contract = Contract(run.state.run, ())
+            run.blob = run.contract.to_bytes()
+        self._answer(run)
+
+    def _replan(self, run: _Run) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
-        contract = self._contract(run)
-        lost = [
-            (ordinal, chunk)
-            for ordinal, array in enumerate(contract.arrays)
-            for chunk in self._awaited(run, array)
-            if array.placement.owner(chunk) == gone
-        ]
+        before = self._contract(run)
+        awaited = [self._awaited(run, array) for array in before.arrays]
         self._place_again(run)
+        lost, rows, skip = [], [], []
+        for ordinal, (array, now) in enumerate(
+            zip(before.arrays, self._contract(run).arrays, strict=True)
+        ):
+            beyond = self._may_be_sent(run, array)
+            since = min(awaited[ordinal], default=beyond * array.layout.n_space)
+            since //= array.layout.n_space
+            rows.append((ordinal, since, beyond))
+            coming = set(awaited[ordinal])
+            for chunk in array.needed_ids(since, beyond).tolist():
+                if array.placement.owner(chunk) == now.placement.owner(chunk):
+                    continue
+                if chunk in coming:
+                    lost.append((ordinal, chunk))
+                elif self.tasks.state(array.key(chunk)) is not State.LOST:
+                    skip.append((ordinal, chunk))
+        self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
+
+    def _share(self, run: _Run, newcomer: int) -> None:
+        """Give a receiver that has joined its share, of steps that no rank has begun.
+
+        What has been begun stays where it is. If a rank is quicker than expected, what it has sent
+        elsewhere is sent again.
+        """
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        if len(set(hosts.values())) > 1 and run.hosts and not run.cells:
+            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
+        placements, overtaken, rows = {}, [], []
+        for ordinal, array in enumerate(contract.arrays):
+            awaited, n_rows = self._awaited(run, array), array.layout.numblocks[0]
+            n_space = array.layout.n_space
+            newest = self._newest_row(run, array)
+            first = min(awaited, default=newest * n_space) // n_space
+            start = min(n_rows, newest + 2 + self._rows_within(run, newest, SHARE_DELAY))
+            base = run.shared.get(ordinal, array.placement)
+            shared = share(
+                base,
+                list(hosts),
+                needed=array.needed_space,
+                hosts=hosts,
+                cells=run.cells.get(array.spec.name),
+            )
+            window = range(first, max(first, start))
+            now = switch(array.placement, shared, window, n_rows)
+            if now is None:
+                continue
+            run.shared[ordinal] = shared
+            placements[array.spec.name] = now
+            rows.append((ordinal, start, self._may_be_sent(run, array)))
+            overtaken += [
+                (ordinal, chunk)
+                for chunk in awaited
+                if chunk >= start * n_space and now.owner(chunk) != array.placement.owner(chunk)
+            ]
+        if not placements:
+            return
+        run.contract = contract.with_placements(placements)
+        run.blob = run.contract.to_bytes()
+        # The others go on from where they are.
+        others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
+        each = {o: rows if o == newcomer else others for o in run.workers.values()}
+        self._tell_placement(run, overtaken, [], each)
+
+    def _tell_placement(
+        self,
+        run: _Run,
+        again: Iterable[tuple[int, int]],
+        skip: Iterable[tuple[int, int]],
+        rows: Mapping[int, list[tuple[int, int, int]]],
+    ) -> None:
         run.epoch += 1
-        resend = self._by_owner(run, lost)
+        contract = self._contract(run)
+        resend = self._by_owner(run, again)
+        done: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in skip:
+            done.setdefault(contract.arrays[ordinal].placement.owner(chunk), []).append(
+                (ordinal, chunk)
+            )
         for worker, ordinal in run.workers.items():
             message = {
                 "action": "placement",
@@ -615,6 +720,8 @@ class RunCoordinator(SchedulerPlugin):
                 "blob": run.blob,
                 "endpoints": self._endpoints(run),
                 "resend": resend.get(ordinal, []),
+                "rows": rows[ordinal],
+                "skip": done.get(ordinal, []),
             }
             self._tell(run, message, [worker])
 
@@ -720,4 +827,9 @@ def _where(array: ArrayContract, chunk: int) -> str:
     first, stop = array.layout.bounds(0, index[0])
     steps = [array.spec.steps.step(i) for i in (first, stop - 1)]
     span = f"step {steps[0]}" if steps[0] == steps[1] else f"steps {steps[0]} to {steps[1]}"
+def _has_tasks(run: _Run) -> bool:
+    """Whether the contract names anything; of one simulation of several, it may be nothing."""
+    return run.contract is not None and bool(run.contract.arrays)
+
+
     return f"{span}, chunk {index}"

@@ -232,6 +232,8 @@ class Receiver(Keeping):
         resend: Iterable[tuple[int, int]] = (),
         *,
         epoch: int | None = None,
+        rows: Mapping[int, tuple[int, int]] | None = None,
+        skip: Iterable[tuple[int, int]] = (),
     ) -> None:
         """Give chunks to other receivers.
 
@@ -247,6 +249,11 @@ class Receiver(Keeping):
             receiver that Dask lost may be named as well.
         epoch
             Number of the change, rising; None: the largest epoch of the placements.
+        rows
+            By array: nothing of the rows (time chunks) below the first number is on its way to
+            this receiver, and no rank has sent anything of the rows from the second on.
+        skip
+            (array, chunk) of the chunks that are this receiver's now and had arrived elsewhere.
         """
         if epoch is None:
             epoch = max((p.epoch for p in placements.values()), default=0)
@@ -255,7 +262,7 @@ class Receiver(Keeping):
             tuple(m.Owners(array, p.epoch, p.period, p.owners) for array, p in placements.items()),
             tuple(endpoints),
         )
-        self.intake.set_placement(dict(placements), resend)
+        self.intake.set_placement(dict(placements), resend, rows, skip)
         with self._lock:
             self._endpoints = message.endpoints
             if placements:
@@ -427,9 +434,10 @@ class Receiver(Keeping):
                 frames.append(self._placement)
             if hello.rank == 0:
                 frames.extend(self._feedback)
-            frames.extend(self._notices)
             contract = self._contract_frame if ready and peer.wants_contract else b""
-        connection.send_bytes(b"".join((*map(_pack, frames), contract)))
+            # After the contract: who gets one along with a fault goes on without the analysis.
+            notices = list(self._notices)
+        connection.send_bytes(b"".join((*map(_pack, frames), contract, *map(_pack, notices))))
         self._credit([connection])
         for ordinal, chunk in self.intake.asked():
             connection.send(m.Resend(ordinal, chunk))

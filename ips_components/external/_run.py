@@ -22,7 +22,7 @@ from ips_components.external._analysis import Offered, load_analysis, together
 from ips_components.external._arrays import ExternalArray, external_arrays
 from ips_components.external._checkpoint import load, save, take_out
 from ips_components.external._compat import make_future
-from ips_components.external._contract import contract_from_graph, submit
+from ips_components.external._contract import contracts_from_graph, submit
 from ips_components.external._coordinator import RPC
 from ips_components.external._results import ResultStore, lazy_parts, name_results
 from ips_components.external._rolling import Rolling
@@ -142,13 +142,16 @@ def open_live_page(client: Client, run: str, host: str = "127.0.0.1", port: int 
 class Run:
     """One coupled run as the analysis sees it.
 
+    Where several simulations feed one analysis, each has a run of its own with the coordinator,
+    with its own ranks and receivers; their arrays meet in the graph of this one.
+
     Attributes
     ----------
     arrays : mapping of str to ExternalArray
         What the simulation offers.
     settings : RunSettings
     contract : Contract or None
-        None until :meth:`commit`.
+        None until :meth:`commit`; all arrays, of all simulations.
     offered_by : str
         Who offers the arrays, for messages.
     """
@@ -160,6 +163,7 @@ class Run:
         self.settings = settings
         self.arrays: Mapping[str, ExternalArray] = {}
         self.contract: Contract | None = None
+        self._partners = [RunSettings.from_dict(each) for each in settings.partners]
         self._futures: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}  # keys of results that an earlier attempt submitted
         self._constants: dict[str, Any] = {}
@@ -169,16 +173,16 @@ class Run:
     # -- for analysis functions --------------------------------------------------------
 
     def send(self, name: str, value: Any, step: int = 0) -> None:
-        """Send a value back to the simulation (see ``Bridge.receive``)."""
+        """Send a value back to the simulation, all of them (see ``Bridge.receive``)."""
         message = encode(name, step, value)
         fields = {
             each: getattr(message, each) for each in ("name", "step", "kind", "shape", "data")
         }
-        self._call("feedback", message=fields)
+        self._call_all("feedback", message=fields)
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""
-        self._call("stop", reason=reason)
+        self._call_all("stop", reason=reason)
 
     def commit(self, returned: Any) -> None:
         """Derive the contract from these lazy results, sign it and submit the whole graph."""
@@ -190,16 +194,16 @@ class Run:
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}
         self._stored = set(stored)
-        contract = contract_from_graph(
-            lazy, self.arrays, run=self.settings.run, policies=self.settings.policies
+        contracts = contracts_from_graph(
+            lazy, self.arrays, runs=self._runs, policies=self.settings.policies
         )
-        self._sign(contract)
+        self._sign(contracts)
         if self._resumed.keys() == lazy.keys() and lazy:
             # An earlier attempt has submitted the graph before its worker died.
             self._futures = self.client.sync(_futures, self.client, self._resumed)
             return
         self._futures = self._submit(lazy)
-        self._call(
+        self._call_all(
             "committed",
             keys=[future.key for future in self._futures.values()],
             names=list(self._futures),
@@ -226,7 +230,12 @@ class Run:
 
     def sign(self, contract: Contract, *, ahead: bool = False) -> None:
         """Sign a contract that does not come from a graph, and let the ranks begin."""
-        self._sign(contract, ahead=ahead)
+        if self._partners:
+            raise ContractError(
+                "windows are for the arrays of one simulation; where several feed an analysis, "
+                "return results over all their steps"
+            )
+        self._sign({contract.run: contract}, ahead=ahead)
         self._call("committed", keys=[], timeout=self.settings.deadlines["contract"], hold=True)
 
     def declare_ahead(self, array: int, first: int, stop: int) -> None:
@@ -241,13 +250,17 @@ class Run:
         """Raise the run's first fault, if it has failed."""
         self._call("check")
 
-    def _sign(self, contract: Contract, *, ahead: bool = False) -> None:
+    def _sign(self, contracts: Mapping[str, Contract], *, ahead: bool = False) -> None:
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; it was signed before")
-        self.contract = contract
-        for row in contract.table():
+        together = tuple(array for each in contracts.values() for array in each.arrays)
+        self.contract = Contract(self.settings.run, together)
+        for row in self.contract.table():
             logger.info("Contract: %s", row)
-        self._call("contract", blob=contract.to_bytes(), ahead=ahead)
+        blobs = {run: contract.to_bytes() for run, contract in contracts.items()}
+        self._call("contract", blob=blobs[self.settings.run], ahead=ahead)
+        for each in self._partners:
+            call(self.client, "contract", each.run, blob=blobs[each.run])
 
     # -- for run_analysis --------------------------------------------------------------
 
@@ -259,23 +272,20 @@ class Run:
             cause = "".join(traceback.format_exception(error))
             logger.error("Run %s: the analysis failed: %s", self.settings.run, error)
             with contextlib.suppress(Exception):  # the first error must not be hidden
-                self._call("abort", who="analysis", cause=cause)
+                self._call_all("abort", who="analysis", cause=cause)
             raise
 
     def _execute(self) -> dict[str, Any]:
         settings = self.settings
-        opened = self._call("open", settings=settings.to_dict())
+        opened = self._open()
         if opened is not None:  # a replay has no coordinator
             if opened["outcome"] is not None:
                 return dict(opened["outcome"])
             self._resumed = opened["results"]
         analyses = [load_analysis(name) for name in settings.analysis.replace(",", " ").split()]
         connect = settings.deadlines["connect"]
-        self._call("receivers", n=settings.n_receivers, timeout=connect)
-        specs = settings.array_specs() or self._described(connect)
-        self.arrays = external_arrays(
-            specs, run=settings.run, n_receivers=settings.n_receivers, chunks=settings.chunks
-        )
+        self._call_all("receivers", n=settings.n_receivers, timeout=connect)
+        self.arrays = self._offers(connect)
         returned = together({each: self._analyse(each) for each in analyses})
         if self.contract is None:
             self.commit(returned)
@@ -314,7 +324,7 @@ class Run:
             if error is not None:
                 errors[name] = error
                 if not isinstance(error, (ExternalTaskError, SimulationLost)):
-                    self._call("abort", who="analysis", cause=f"result {name!r}: {error!r}")
+                    self._call_all("abort", who="analysis", cause=f"result {name!r}: {error!r}")
             elif name not in self._stored:
                 values[name] = future.result()
         checkpoint = save(values, self.settings.run_dir) if not errors else ""
@@ -326,7 +336,7 @@ class Run:
             "variables": self._store.summary() if not errors else {},
             "contract": self.contract.table() if self.contract else [],
         }
-        self._call("results_done", outcome=None if errors else outcome)
+        self._call_all("results_done", outcome=None if errors else outcome)
         if errors:
             name, error = next(iter(errors.items()))
             kept = ", ".join(sorted(set(values) - set(self._constants))) or "none"
@@ -337,9 +347,49 @@ class Run:
             raise error
         return outcome
 
-    def _described(self, timeout: float) -> list[Any]:
-        described = self._call("described", timeout=timeout)
-        return RunSettings.specs_from(described)
+    # -- one or several simulations ----------------------------------------------------
+
+    @property
+    def _runs(self) -> list[str]:
+        return [self.settings.run, *(each.run for each in self._partners)]
+
+    def _open(self) -> dict[str, Any] | None:
+        """Tell the coordinator that the analysis starts; what an earlier attempt has left."""
+        for each in self._partners:
+            call(self.client, "open", each.run, settings=each.to_dict())
+        plain = {**self.settings.to_dict(), "partners": ()}
+        opened: dict[str, Any] | None = self._call("open", settings=plain)
+        return opened
+
+    def _offers(self, timeout: float) -> dict[str, ExternalArray]:
+        """Make the arrays that the simulations offer."""
+        arrays: dict[str, Any] = {}
+        offered_by: dict[str, str] = {}
+        for each in (self.settings, *self._partners):
+            specs = each.array_specs() or RunSettings.specs_from(self._described(each, timeout))
+            chunks = each.chunks
+            if self._partners:
+                chunks = {s.name: chunks[s.name] for s in specs if s.name in chunks}
+            mine = external_arrays(specs, run=each.run, n_receivers=each.n_receivers, chunks=chunks)
+            if twice := sorted(arrays.keys() & mine.keys()):
+                raise ContractError(
+                    f"{offered_by[twice[0]]} and {each.simulation} both offer an array "
+                    f"{twice[0]!r}: rename one of them"
+                )
+            arrays.update(mine)
+            offered_by.update(dict.fromkeys(mine, each.simulation))
+        return arrays
+
+    def _described(self, settings: RunSettings, timeout: float) -> Any:
+        if settings is self.settings:
+            return self._call("described", timeout=timeout)
+        return call(self.client, "described", settings.run, timeout=timeout)
+
+    def _call_all(self, method: str, **arguments: Any) -> None:
+        """Tell the coordinator the same about the run of every simulation."""
+        self._call(method, **arguments)
+        for each in self._partners:
+            call(self.client, method, each.run, **arguments)
 
     def _call(self, method: str, **arguments: Any) -> Any:
         return call(self.client, method, self.settings.run, **arguments)

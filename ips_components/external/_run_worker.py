@@ -79,9 +79,11 @@ def run_plugin(settings: RunSettings) -> ExternalDataPlugin:
     Parameters
     ----------
     settings : RunSettings
+        Each of its partners, the runs of other simulations, gets receivers of its own.
     """
+    own = {**settings.to_dict(), "partners": ()}
     return ExternalDataPlugin(
-        [RunWorker(settings.to_dict())],
+        [RunWorker(each) for each in (own, *settings.partners)],
         [f"{RunCoordinator.__module__}:{RunCoordinator.__qualname__}"],
         name=f"external-data-{settings.run}",
     )
@@ -93,8 +95,9 @@ def _import_early(analysis: str) -> None:
     A worker that imported NumPy's kin there, seconds long, would hear no rank meanwhile.  What is
     wrong with the analysis, the analysis task itself will say.
     """
-    with contextlib.suppress(Exception):
-        load_analysis(analysis)
+    for each in analysis.replace(",", " ").split():
+        with contextlib.suppress(Exception):
+            load_analysis(each)
 
 
 class _Dispatcher:
@@ -151,7 +154,12 @@ class _Session:
             hold_byes=True,
         )
         facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
-        self._send("open", endpoint={**asdict(self.receiver.endpoint), **facts})
+        settings = {
+            name: getattr(self.settings, name)
+            for name in ("deadlines", "on_analytics_loss", "n_steps")
+        }
+        endpoint = {**asdict(self.receiver.endpoint), **facts}
+        self._send("open", endpoint=endpoint, settings=settings)
         self._later("sample", SAMPLE_INTERVAL, self._sample)
 
     async def close(self) -> None:
@@ -186,13 +194,24 @@ class _Session:
         self.receiver.set_horizon({array: rows})
 
     def on_placement(
-        self, epoch: int, blob: bytes, endpoints: list[dict[str, Any]], resend: list[Any]
+        self,
+        epoch: int,
+        blob: bytes,
+        endpoints: list[dict[str, Any]],
+        resend: list[Any],
+        rows: list[Any],
+        skip: list[Any],
     ) -> None:
         self.contract = Contract.from_bytes(blob)
         placements = {i: array.placement for i, array in enumerate(self.contract.arrays)}
         self._peers = _endpoints(endpoints)
         self.receiver.set_placement(
-            placements, self._peers, [tuple(each) for each in resend], epoch=epoch
+            placements,
+            self._peers,
+            [tuple(each) for each in resend],
+            epoch=epoch,
+            rows={array: (since, beyond) for array, since, beyond in rows},
+            skip=[tuple(each) for each in skip],
         )
 
     def on_resend(self, chunks: list[Any]) -> None:

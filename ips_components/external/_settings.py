@@ -76,6 +76,11 @@ class RunSettings:
         ``"none"`` or ``"tls"``.
     checkpoint
         File with the state of the analysis to go on from; empty for a new start.
+    simulation
+        Port of the simulation, for messages.
+    partners
+        Settings of further runs, as dicts: those of the other simulations that feed this
+        analysis. Each has a run id, a token, receivers and ranks of its own.
     """
 
     run: str
@@ -99,6 +104,8 @@ class RunSettings:
     lanes: tuple[str, ...] = LANES
     security: str = "none"
     checkpoint: str = ""
+    simulation: str = "the simulation"
+    partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.run or not self.token:
@@ -126,7 +133,7 @@ class RunSettings:
         """Make settings from `to_dict`'s result; names that this version lacks are passed over."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in settings.items() if name in known}
-        for name in ("arrays", "lanes"):
+        for name in ("arrays", "lanes", "partners"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

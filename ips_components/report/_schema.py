@@ -50,6 +50,16 @@ ANY = Value("anything")
 
 LEDGER_ENTRIES = ("produced", "skipped", "delivered", "dropped", "lost")
 _account = Entry(dict.fromkeys(LEDGER_ENTRIES, ZERO))
+_simulation = Entry(
+    {
+        "port": TEXT,
+        "executable": TEXT,
+        "nproc": COUNT,
+        "exit_status": COUNT,
+        "source": TEXT,
+        "hosts": Listing(TEXT),
+    }
+)
 
 #: ``run.json``, version 1.  Times are seconds since the epoch, durations seconds, sizes bytes.
 RECORD = Entry(
@@ -66,15 +76,8 @@ RECORD = Entry(
         "stop_reason": TEXT,
         "config": Table(ANY),
         "versions": Table(TEXT),
-        "simulation": Entry(
-            {
-                "executable": TEXT,
-                "nproc": COUNT,
-                "exit_status": COUNT,
-                "source": TEXT,
-                "hosts": Listing(TEXT),
-            }
-        ),
+        "simulation": _simulation,
+        "simulations": Listing(_simulation),
         "pool": Entry({"scheduler": TEXT, "dashboard": TEXT, "analysis": TEXT}),
         "workers": Listing(
             Entry(

@@ -116,6 +116,33 @@ def files(tmp_path, monkeypatch):
     return check
 
 
+def test_several_analyses_of_one_run(files):
+    several = "my_analysis:mean, my_analysis:spread"
+    problems, _ = files(("my_analysis:mean", several))
+    assert "my_analysis has no function 'spread'" in config.explain(problems)
+    problems, _ = files(("my_analysis:mean", "my_analysis:mean, my_analysis:mean"))
+    assert "package.module:function, or several with commas between" in config.explain(problems)
+
+
+def test_arrays_of_several_simulations(files):
+    """An array that the config describes must say whose it is."""
+    second = CONFIG[CONFIG.index("[HEAT]") : CONFIG.index("[PCA]")].replace("[HEAT]", "[OTHER]")
+    ports = "[[SIMULATION]]\n        IMPLEMENTATION = HEAT\n"
+    assert ports in CONFIG
+    text = CONFIG.replace("[PCA]", f"{second}[PCA]", 1)
+    text = text.replace(ports, f"{ports}    [[COLD]]\n        IMPLEMENTATION = OTHER\n", 1)
+    text = text.replace("SIMULATION ANALYTICS", "SIMULATION COLD ANALYTICS", 1)
+    roomy = [("CORES_PER_NODE = 8", "CORES_PER_NODE = 32")]
+    problems, _ = files(text=text, platform=roomy)
+    assert "which of the simulations puts this array" in config.explain(problems)
+    shape = "SHAPE = 64, 32\n"
+    problems, _ = files((shape, f"{shape}SIMULATION = COAL\n"), text=text, platform=roomy)
+    assert "did you mean COLD" in config.explain(problems)
+    problems, (run,) = files((shape, f"{shape}SIMULATION = COLD\n"), text=text, platform=roomy)
+    assert not problems, config.explain(problems)
+    assert [each.port for each in run.simulations] == ["SIMULATION", "COLD"]
+
+
 def test_everything_is_read(files):
     problems, (run,) = files()
     assert not problems, config.explain(problems)

@@ -1,0 +1,26 @@
+"""Analyses for tests of several simulations."""
+
+
+def both(arrays):
+    """Sums over space of each array, and of their product."""
+    hot, cold = arrays["hot"], arrays["cold"]
+    return {
+        "hot": hot.sum(axis=1),
+        "cold": cold.sum(axis=1),
+        "product": (hot * cold).sum(axis=1),
+    }
+
+
+def one_of_them(arrays):
+    """Of the second simulation nothing is needed."""
+    return {"hot": arrays["hot"].sum(axis=1)}
+
+
+def early(arrays):
+    """Fail before there is a contract."""
+    raise ValueError("the analysis does not like these fields")
+
+
+def sums(arrays):
+    """Sums over space of every array."""
+    return {name: array.sum(axis=1) for name, array in arrays.items()}
