@@ -84,27 +84,15 @@ class Analytics(Component):
         except BaseException:
             pool.close()
             raise
-        known = contact.Endpoint.__dataclass_fields__
-        path = self._run_dir / CONTACT
-        contact.write(
-            path,
-            contact.Contact(
-                run=run,
-                token=settings.token,
-                endpoints=tuple(
-                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
-                    for each in endpoints
-                ),
-                deadlines=config.deadlines,
-                options={
-                    "lanes": list(config.lanes),
-                    "replay_steps": config.replay_steps,
-                    "replay_bytes": config.replay_bytes,
-                    "on_analytics_loss": config.on_analytics_loss,
-                },
-            ),
-        )
-        return {"contact": str(path), "workers": endpoints}
+        tokens = {each["run"]: each["token"] for each in settings.partners}
+        tokens[run] = settings.token
+        contacts = self._contacts()
+        for each, path in contacts.items():
+            self._publish(config, each, tokens[each], endpoints[each], path)
+        return {
+            "contacts": {port: str(contacts[each]) for port, each in self._runs.items()},
+            "pool": _address(pool.client, config),
+        }
 
     def restart(
         self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
@@ -211,7 +199,65 @@ class Analytics(Component):
         section = ips_compat.section_of(self)
         return next(each for each in run.analytics if each.section == section)
 
+    def _contacts(self) -> dict[str, Path]:
+        """Path of the contact file of each run."""
+        return {run: self._run_dir / contact_file(run) for run in self._runs.values()}
+
+    def _withdraw(self) -> None:
+        """Take the contact files away: nobody shall call any more, and they hold secrets."""
+        for path in self._contacts().values():
+            path.unlink(missing_ok=True)
+
+    def _publish(
+        self,
+        config: AnalyticsConfig,
+        run: str,
+        token: str,
+        endpoints: list[dict[str, Any]],
+        path: Path,
+    ) -> None:
+        """Write the contact file of a run."""
+        from ips_components.wire import contact
+
+        known = contact.Endpoint.__dataclass_fields__
+        contact.write(
+            path,
+            contact.Contact(
+                run=run,
+                token=token,
+                endpoints=tuple(
+                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
+                    for each in endpoints
+                ),
+                deadlines=config.deadlines,
+                options={
+                    "lanes": list(config.lanes),
+                    "replay_steps": config.replay_steps,
+                    "replay_bytes": config.replay_bytes,
+                    "on_analytics_loss": config.on_analytics_loss,
+                },
+            ),
+        )
+
     def _settings(self, config: AnalyticsConfig) -> Any:
+        """Settings of the run; those of further simulations are its partners."""
+        if len(self._runs) < 2:
+            return self._settings_of(config, self._run, config.arrays)
+        first, *others = [
+            self._settings_of(
+                config,
+                run,
+                tuple(each for each in config.arrays if each.simulation in ("", port)),
+                simulation=port,
+                memory_share=config.memory_share / len(self._runs),
+            )
+            for port, run in self._runs.items()
+        ]
+        return replace(first, partners=tuple(each.to_dict() for each in others))
+
+    def _settings_of(
+        self, config: AnalyticsConfig, name: str, mine: tuple[ArrayConfig, ...], **changes: Any
+    ) -> Any:
         from ips_components.external import RunSettings
         from ips_components.wire.contact import new_token
 
@@ -239,25 +285,8 @@ class Analytics(Component):
             replay_steps=config.replay_steps,
             lanes=config.lanes,
             security=config.security,
-        """Settings of the run; those of further simulations are its partners."""
-        if len(self._runs) < 2:
-            return self._settings_of(config, self._run, config.arrays)
-        first, *others = [
-            self._settings_of(
-                config,
-                run,
-                tuple(each for each in config.arrays if each.simulation in ("", port)),
-                simulation=port,
-                memory_share=config.memory_share / len(self._runs),
-            )
-            for port, run in self._runs.items()
-        ]
-        return replace(first, partners=tuple(each.to_dict() for each in others))
-
-    def _settings_of(
-        self, config: AnalyticsConfig, name: str, mine: tuple[ArrayConfig, ...], **changes: Any
-    ) -> Any:
             checkpoint=self._state,
+            **{"memory_share": config.memory_share, **changes},
         )
 
     def _prepare_environment(self, config: AnalyticsConfig) -> None:
@@ -286,7 +315,6 @@ class Analytics(Component):
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
         services.submit_tasks(
             POOL,
-            **{"memory_share": config.memory_share, **changes},
             use_dask=True,
             dask_nodes=config.dask_nodes,
             dask_ppw=config.dask_ppw,
