@@ -811,6 +811,11 @@ class RunCoordinator(SchedulerPlugin):
                 run.state.analysed(array.spec.steps.step(index))
 
 
+def _has_tasks(run: _Run) -> bool:
+    """Whether the contract names anything; of one simulation of several, it may be nothing."""
+    return run.contract is not None and bool(run.contract.arrays)
+
+
 def _holder(run: _Run) -> str:
     """The pseudo-client that holds a run's results, whoever asked for them may die."""
     return f"external-results-{run.state.run}"
@@ -827,9 +832,4 @@ def _where(array: ArrayContract, chunk: int) -> str:
     first, stop = array.layout.bounds(0, index[0])
     steps = [array.spec.steps.step(i) for i in (first, stop - 1)]
     span = f"step {steps[0]}" if steps[0] == steps[1] else f"steps {steps[0]} to {steps[1]}"
-def _has_tasks(run: _Run) -> bool:
-    """Whether the contract names anything; of one simulation of several, it may be nothing."""
-    return run.contract is not None and bool(run.contract.arrays)
-
-
     return f"{span}, chunk {index}"
