@@ -31,6 +31,7 @@ from ips_components.errors import (
     SimulationLost,
 )
 from ips_components.external._live import LivePage, open_live_page
+from ips_components.external._replanning import Replanning
 from ips_components.external._run_state import RunState
 from ips_components.external._settings import DEADLINES
 from ips_components.external._silence import INTERVAL, missing_ranks, patience, silent_workers
@@ -40,7 +41,7 @@ from ips_components.external._task_counts import task_counts
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.decomposition import Decomposition, dims_create
-from ips_components.model.placement import Placement, affinity, place, replace, share, switch
+from ips_components.model.placement import Placement, affinity, place
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,6 @@ logger = logging.getLogger(__name__)
 STREAM_OP = "external-run"
 #: Name of the RPC handler on the scheduler.
 RPC = "external_run"
-#: Seconds within which every rank has heard of a new placement, most likely.
-SHARE_DELAY = 0.5
-#: Rows of chunks beyond the newest known step that ranks may have sent already.
-LOOK_AHEAD = 64
 
 
 class _Run:
@@ -103,7 +100,7 @@ class _Run:
         return value
 
 
-class RunCoordinator(SchedulerPlugin):
+class RunCoordinator(Replanning, SchedulerPlugin):
     """Scheduler-side companion of the external tasks: runs, contracts, placement, ledger.
 
     Parameters
@@ -629,137 +626,6 @@ class RunCoordinator(SchedulerPlugin):
             run.blob = run.contract.to_bytes()
         self._answer(run)
 
-    def _replan(self, run: _Run) -> None:
-        """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
-        before = self._contract(run)
-        awaited = [self._awaited(run, array) for array in before.arrays]
-        self._place_again(run)
-        lost, rows, skip = [], [], []
-        for ordinal, (array, now) in enumerate(
-            zip(before.arrays, self._contract(run).arrays, strict=True)
-        ):
-            beyond = self._may_be_sent(run, array)
-            since = min(awaited[ordinal], default=beyond * array.layout.n_space)
-            since //= array.layout.n_space
-            rows.append((ordinal, since, beyond))
-            coming = set(awaited[ordinal])
-            for chunk in array.needed_ids(since, beyond).tolist():
-                if array.placement.owner(chunk) == now.placement.owner(chunk):
-                    continue
-                if chunk in coming:
-                    lost.append((ordinal, chunk))
-                elif self.tasks.state(array.key(chunk)) is not State.LOST:
-                    skip.append((ordinal, chunk))
-        self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
-
-    def _share(self, run: _Run, newcomer: int) -> None:
-        """Give a receiver that has joined its share, of steps that no rank has begun.
-
-        What has been begun stays where it is. If a rank is quicker than expected, what it has sent
-        elsewhere is sent again.
-        """
-        contract = self._contract(run)
-        hosts = self._hostnames(run)
-        if len(set(hosts.values())) > 1 and run.hosts and not run.cells:
-            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
-        placements, overtaken, rows = {}, [], []
-        for ordinal, array in enumerate(contract.arrays):
-            awaited, n_rows = self._awaited(run, array), array.layout.numblocks[0]
-            n_space = array.layout.n_space
-            newest = self._newest_row(run, array)
-            first = min(awaited, default=newest * n_space) // n_space
-            start = min(n_rows, newest + 2 + self._rows_within(run, newest, SHARE_DELAY))
-            base = run.shared.get(ordinal, array.placement)
-            shared = share(
-                base,
-                list(hosts),
-                needed=array.needed_space,
-                hosts=hosts,
-                cells=run.cells.get(array.spec.name),
-            )
-            window = range(first, max(first, start))
-            now = switch(array.placement, shared, window, n_rows)
-            if now is None:
-                continue
-            run.shared[ordinal] = shared
-            placements[array.spec.name] = now
-            rows.append((ordinal, start, self._may_be_sent(run, array)))
-            overtaken += [
-                (ordinal, chunk)
-                for chunk in awaited
-                if chunk >= start * n_space and now.owner(chunk) != array.placement.owner(chunk)
-            ]
-        if not placements:
-            return
-        run.contract = contract.with_placements(placements)
-        run.blob = run.contract.to_bytes()
-        # The others go on from where they are.
-        others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
-        each = {o: rows if o == newcomer else others for o in run.workers.values()}
-        self._tell_placement(run, overtaken, [], each)
-
-    def _tell_placement(
-        self,
-        run: _Run,
-        again: Iterable[tuple[int, int]],
-        skip: Iterable[tuple[int, int]],
-        rows: Mapping[int, list[tuple[int, int, int]]],
-    ) -> None:
-        run.epoch += 1
-        contract = self._contract(run)
-        resend = self._by_owner(run, again)
-        done: dict[int, list[tuple[int, int]]] = {}
-        for ordinal, chunk in skip:
-            done.setdefault(contract.arrays[ordinal].placement.owner(chunk), []).append(
-                (ordinal, chunk)
-            )
-        for worker, ordinal in run.workers.items():
-            message = {
-                "action": "placement",
-                "epoch": run.epoch,
-                "blob": run.blob,
-                "endpoints": self._endpoints(run),
-                "resend": resend.get(ordinal, []),
-                "rows": rows[ordinal],
-                "skip": done.get(ordinal, []),
-            }
-            self._tell(run, message, [worker])
-
-    def _place_again(self, run: _Run) -> None:
-        """Place all chunks on the receivers that live, moving as few as possible."""
-        contract = self._contract(run)
-        hosts = self._hostnames(run)
-        run.contract = contract.with_placements(
-            {
-                array.spec.name: replace(
-                    array.placement,
-                    list(hosts),
-                    needed=array.needed_space,
-                    hosts=hosts,
-                    cells=run.cells.get(array.spec.name),
-                )
-                for array in contract.arrays
-                if not set(array.placement.receivers) <= hosts.keys()
-            }
-        )
-        run.blob = run.contract.to_bytes()
-
-    def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
-        """Chunks of an array that have not arrived, up to a little beyond the newest known step.
-
-        A rank tells of a step when it begins the next one: some have sent more than is known.
-        """
-        axis = array.spec.steps
-        newest = axis.start if run.state.newest_step is None else run.state.newest_step
-        index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
-        last = min(array.layout.chunk_of(0, index) + 1 + LOOK_AHEAD, array.layout.numblocks[0])
-        chunks = array.needed_ids(0, last)
-        return [
-            int(chunk)
-            for chunk in chunks
-            if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
-        ]
-
     def _give_up(self, run: _Run, keys: list[Any]) -> None:
         """Chunks were lost with their worker, and nobody is left who could send them again."""
         arrays = {array.name: array for array in self._contract(run).arrays}
@@ -787,18 +653,6 @@ class RunCoordinator(SchedulerPlugin):
         for worker, ordinal in run.workers.items():
             if ordinal in resend:
                 self._tell(run, {"action": "resend", "chunks": resend[ordinal]}, [worker])
-
-    def _by_owner(
-        self, run: _Run, chunks: Iterable[tuple[int, int]]
-    ) -> dict[int, list[tuple[int, int]]]:
-        """Sort (array, chunk) by the receiver that they belong to now."""
-        contract = self._contract(run)
-        owners: dict[int, list[tuple[int, int]]] = {}
-        for ordinal, chunk in chunks:
-            run.again.add(contract.arrays[ordinal].key(chunk))
-            owner = contract.arrays[ordinal].placement.owner(chunk)
-            owners.setdefault(owner, []).append((ordinal, chunk))
-        return owners
 
     def _note_analysed(self, run: _Run, keys: list[Any]) -> None:
         """The last consumer of these chunks is done: their steps count as analysed."""

@@ -80,13 +80,30 @@ class _ArrayIntake:
         self._kinds: dict[int, tuple[int, ...]] = {}
         self._sizes: dict[tuple[tuple[int, ...], int], tuple[int, bool]] = {}
 
-    def place(self, placement: Placement) -> None:
-        """Follow another placement; chunks of ours that are now another's are forgotten."""
+    def place(self, placement: Placement, since: int, beyond: int) -> list[int]:
+        """Follow another placement; chunks of ours that are now another's are forgotten.
+
+        Returns
+        -------
+        list of int
+            Chunks that are ours now in rows that were admitted, from row ``beyond`` on: ranks may
+            send them at any time.
+        """
+        before, me = self.contract.placement, self.receiver
         self.contract = replace(self.contract, placement=placement)
+        for chunk in [c for c in self.open if placement.owner(c) != me]:
+            del self.open[chunk]
+        welcome = [
+            chunk
+            for chunk in self.contract.needed_ids(
+                min(beyond, self.watermark), self.watermark
+            ).tolist()
+            if placement.owner(chunk) == me != before.owner(chunk)
+        ]
+        self.watermark = max(self.watermark, min(since, self.horizon))
         self._batch.clear()
         self._scanned = self.watermark
-        for chunk in [c for c in self.open if placement.owner(c) != self.receiver]:
-            del self.open[chunk]
+        return welcome
 
     def peek(self) -> tuple[int, list[int]] | None:
         """Return the next row that has chunks of ours, with them."""
@@ -209,17 +226,38 @@ class Intake:
                         self._complete_empty(array, chunk, assembly)
 
     def set_placement(
-        self, placements: dict[int, Placement], again: Iterable[tuple[int, int]]
+        self,
+        placements: dict[int, Placement],
+        again: Iterable[tuple[int, int]],
+        rows: Mapping[int, tuple[int, int]] | None = None,
+        skip: Iterable[tuple[int, int]] = (),
     ) -> None:
-        """Follow new placements; ``again`` are chunks of ours that ranks must send (again)."""
+        """Follow new placements; ``again`` are chunks of ours that ranks must send (again).
+
+        Parameters
+        ----------
+        placements, again
+            See `Receiver.set_placement`.
+        rows
+            By array: nothing of the rows below the first number is on its way to us, nothing of
+            the rows from the second on has been sent to anybody.
+        skip
+            Chunks that are ours now and had arrived elsewhere.
+        """
         with self._lock:
             for ordinal, placement in placements.items():
                 array = self._arrays[ordinal]
                 before = sum(a.nbytes for a in array.open.values())
-                array.place(placement)
+                welcome = array.place(placement, *(rows or {}).get(ordinal, (0, array._end)))
                 self.reserved -= before - sum(a.nbytes for a in array.open.values())
+                for chunk in welcome:
+                    if chunk not in array.open:
+                        self._expect(array, chunk)
+            for ordinal, chunk in skip:
+                self._arrays[ordinal].skip.add(chunk)
             for ordinal, chunk in again:
                 array = self._arrays[ordinal]
+                array.skip.discard(chunk)
                 if chunk in array.again or chunk in array.open:
                     continue
                 array.again.add(chunk)

@@ -146,6 +146,29 @@ def test_a_receiver_that_leaves_hands_its_chunks_to_the_others(coordinator):
     assert [list(each) for each in message["resend"]] == [[0, 1], [0, 3], [0, 5], [0, 7]]
 
 
+def test_a_receiver_that_joins_gets_its_share_of_steps_that_nobody_has_begun(coordinator):
+    coordinator.scheduler.stream_comms["c"] = Stream()
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, asks=True)
+    before = contract().arrays[0].placement
+    open_receiver(coordinator, "c", "node1")
+    (message,) = told(coordinator, "c", "placement")
+    assert [m["ordinal"] for m in told(coordinator, "c", "contract")] == [2]
+    now = Contract.from_bytes(message["blob"]).arrays[0].placement
+    # No rank has told of a step: one may have begun the first two.
+    assert [now.owner(chunk) for chunk in range(4)] == [before.owner(chunk) for chunk in range(4)]
+    assert {now.owner(chunk) for chunk in range(4, 8)} == {0, 1, 2}
+    moved = [c for c in range(4, 8) if now.owner(c) == 2]
+    assert [tuple(each) for each in message["resend"]] == [(0, chunk) for chunk in moved]
+    assert message["rows"] == [(0, 2, 4)]
+    (other,) = told(coordinator, "a", "placement")
+    assert other["rows"] == [(0, 0, 4)]
+    assert other["epoch"] == message["epoch"] == 1
+    assert len(other["endpoints"]) == 3
+
+
 def test_a_receiver_that_leaves_before_the_contract_is_asked_for(coordinator):
     open_receiver(coordinator, "a", "node1")
     open_receiver(coordinator, "b", "node1")

@@ -347,3 +347,57 @@ def test_the_analysis_raises_after_its_contract(coupled):
         run.future.result(30)
     failed(run, "gave up after sum_")
     assert all(rank.outcome()[0] == "done" for rank in run.ranks)
+
+
+# -- a worker that joins -------------------------------------------------------------------
+
+
+def test_a_worker_that_joins_takes_its_share(coupled):
+    """Chunks of later steps are on three workers, and each is there once."""
+    run = coupled()
+    run.begin("held")
+    run.simulate("step:2", f"step:{LAST}")
+    run.all_reach("step:2")
+    run.delivered(4)
+    run.add_worker()
+    run.until(lambda r: len(r["workers"]) == 3, "the third receiver")
+    run.all_go()
+    run.all_reach(f"step:{LAST}")
+    run.delivered(2 * LAST)
+    newcomer = run.worker_address(2)
+    held = [key for key in run.client.has_what()[newcomer] if str(key).startswith("('external-t")]
+    assert len(held) >= 3, held
+    run.all_go()
+    all_done(run)
+    right(run, HELD)
+
+
+def test_a_worker_joins_and_another_dies(coupled):
+    run = coupled()
+    run.begin("held")
+    run.simulate("step:2", "1/step:7", "0/step:8")
+    run.all_reach("step:2")
+    run.delivered(4)
+    run.add_worker()
+    run.until(lambda r: len(r["workers"]) == 3, "the third receiver")
+    run.all_go()
+    run.ranks[0].reached("step:8")
+    run.ranks[1].reached("step:7")
+    run.workers[1].kill()
+    run.workers[1].ended()
+    run.all_go()
+    all_done(run)
+    right(run, HELD)
+
+
+def test_a_killed_worker_is_replaced_by_another(coupled):
+    run = coupled()
+    run.begin("held")
+    bring_to(run, "chunks have arrived")
+    run.workers[1].kill()
+    run.workers[1].ended()
+    run.add_worker()
+    run.until(lambda r: len(r["workers"]) == 3, "the receiver of the new worker")
+    run.all_go()
+    all_done(run)
+    right(run, HELD)

@@ -278,3 +278,29 @@ def test_last_view_is_told_once():
     assert told == []
     views.clear()
     assert sorted(told) == [1, 2]
+
+
+def test_chunks_that_become_ours_in_rows_that_were_admitted_are_expected():
+    """With room for many rows, ranks may send them at any time, however far they are."""
+    made, _, _ = intake([SPEC], 100 * ROW, receivers=(0, 1), chunks=(1, 2))
+    made.pump()
+    assert made.watermarks() == [10]
+    made.set_placement({0: Placement(1, 1, (0, 0))}, [(0, 5)], {0: (2, 4)}, [(0, 7)])
+    assert made.pump() == [(0, 5)]
+    for chunk in (5, 9, 19):  # asked for again; in rows that nobody had begun
+        complete = fill(made, Piece(0, chunk, chunk // 2, ((0, 1, 1), (0, 2, 1))))
+        assert complete.chunk == chunk
+    assert made.open_chunks() == 10 + 4
+    for chunk in (1, 3, 7):  # had arrived elsewhere
+        assert fill(made, Piece(0, chunk, chunk // 2, ((0, 1, 1), (0, 2, 1)))) is None
+
+
+def test_a_newcomer_begins_with_its_first_row():
+    made, _, _ = intake([SPEC], 3 * ROW, receivers=(0,), receiver=1)
+    made.pump()
+    assert made.watermarks() == [0]
+    made.set_placement({0: Placement(1, 2, (0, 1))}, [(0, 5)], {0: (4, 8)}, [])
+    assert made.pump() == [(0, 5)]
+    assert made.watermarks() == [10]
+    assert made.reserved == 3 * ROW
+    assert fill(made, piece(7)) is not None

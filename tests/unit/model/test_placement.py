@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ips_components.errors import GeometryError
 from ips_components.model import Block, ChunkLayout, Placement, Selection, affinity, place, replace
+from ips_components.model.placement import share, switch
 
 from .strategies import PROFILE
 
@@ -80,3 +81,39 @@ def test_nobody_left():
 def test_impossible_placements(bad):
     with pytest.raises(GeometryError):
         Placement(*bad)
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.data())
+@PROFILE
+def test_everybody_gets_an_even_share(n_space, n_time, data):
+    before = place(layout(n_time, n_space), [0])
+    receivers = range(data.draw(st.integers(1, 6)))
+    after = share(before, receivers)
+    load = Counter(after.owners)
+    assert set(load) == set(receivers)
+    assert max(load.values()) == min(load.values())
+
+
+@given(st.integers(1, 5), st.integers(1, 60), st.data())
+@PROFILE
+def test_what_is_on_its_way_does_not_move(n_space, rows, data):
+    draw = data.draw
+    old = place(layout(rows, n_space), range(draw(st.integers(1, 3))))
+    new = share(old, range(draw(st.integers(1, 5))))
+    first = draw(st.integers(0, rows))
+    window = range(first, draw(st.integers(first, rows)))
+    after = switch(old, new, window, rows)
+    for chunk in range(rows * n_space):
+        if chunk // n_space in window:
+            assert after.owner(chunk) == old.owner(chunk)
+    beyond = range(window.stop * n_space, rows * n_space)
+    moved = [chunk for chunk in beyond if after.owner(chunk) != new.owner(chunk)]
+    assert 16 * len(moved) <= max(len(beyond), 16) + 16 * len(window) * n_space
+    assert after.epoch > max(old.epoch, new.epoch)
+
+
+def test_a_table_that_would_be_too_large_is_not_made():
+    old = Placement(0, 1, (0,))
+    assert switch(old, Placement(1, 2, (0, 1)), range(5000), 1 << 40) is None
+    with pytest.raises(GeometryError, match="1 chunks in space cannot become 2"):
+        switch(old, Placement(1, 1, (0, 1)), range(0), 4)

@@ -1,0 +1,188 @@
+"""Placement of a running run: receivers that left, and receivers that joined.
+
+When a receiver leaves, its chunks go to the others, which ask the ranks for what was on its way.
+When one joins, it gets its share of the steps that no rank has begun: what has been begun stays
+where it is. If a rank is quicker than expected, the newcomer asks for what was sent elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ips_components.external._state import State
+from ips_components.model.contract import ArrayContract
+from ips_components.model.placement import replace, share, switch
+
+if TYPE_CHECKING:
+    from ips_components.external._coordinator import _Run
+
+#: Seconds within which every rank has heard of a new placement, most likely.
+SHARE_DELAY = 0.5
+#: Rows of chunks beyond the newest known step that ranks may have sent already.
+LOOK_AHEAD = 64
+
+
+class Replanning:
+    """The part of a `RunCoordinator` that moves chunks; the runs belong to the coordinator."""
+
+    tasks: Any
+
+    def _replan(self, run: _Run) -> None:
+        """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
+        before = self._contract(run)
+        awaited = [self._awaited(run, array) for array in before.arrays]
+        self._place_again(run)
+        lost, rows, skip = [], [], []
+        for ordinal, (array, now) in enumerate(
+            zip(before.arrays, self._contract(run).arrays, strict=True)
+        ):
+            beyond = self._may_be_sent(run, array)
+            since = min(awaited[ordinal], default=beyond * array.layout.n_space)
+            since //= array.layout.n_space
+            rows.append((ordinal, since, beyond))
+            coming = set(awaited[ordinal])
+            for chunk in array.needed_ids(since, beyond).tolist():
+                if array.placement.owner(chunk) == now.placement.owner(chunk):
+                    continue
+                if chunk in coming:
+                    lost.append((ordinal, chunk))
+                elif self.tasks.state(array.key(chunk)) is not State.LOST:
+                    skip.append((ordinal, chunk))
+        self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
+
+    def _share(self, run: _Run, newcomer: int) -> None:
+        """Give a receiver that has joined its share, of steps that no rank has begun.
+
+        What has been begun stays where it is. If a rank is quicker than expected, what it has sent
+        elsewhere is sent again.
+        """
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        if len(set(hosts.values())) > 1 and run.hosts and not run.cells:
+            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
+        placements, overtaken, rows = {}, [], []
+        for ordinal, array in enumerate(contract.arrays):
+            awaited, n_rows = self._awaited(run, array), array.layout.numblocks[0]
+            n_space = array.layout.n_space
+            newest = self._newest_row(run, array)
+            first = min(awaited, default=newest * n_space) // n_space
+            start = min(n_rows, newest + 2 + self._rows_within(run, newest, SHARE_DELAY))
+            base = run.shared.get(ordinal, array.placement)
+            shared = share(
+                base,
+                list(hosts),
+                needed=array.needed_space,
+                hosts=hosts,
+                cells=run.cells.get(array.spec.name),
+            )
+            window = range(first, max(first, start))
+            now = switch(array.placement, shared, window, n_rows)
+            if now is None:
+                continue
+            run.shared[ordinal] = shared
+            placements[array.spec.name] = now
+            rows.append((ordinal, start, self._may_be_sent(run, array)))
+            overtaken += [
+                (ordinal, chunk)
+                for chunk in awaited
+                if chunk >= start * n_space and now.owner(chunk) != array.placement.owner(chunk)
+            ]
+        if not placements:
+            return
+        run.contract = contract.with_placements(placements)
+        run.blob = run.contract.to_bytes()
+        # The others go on from where they are.
+        others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
+        each = {o: rows if o == newcomer else others for o in run.workers.values()}
+        self._tell_placement(run, overtaken, [], each)
+
+    def _tell_placement(
+        self,
+        run: _Run,
+        again: Iterable[tuple[int, int]],
+        skip: Iterable[tuple[int, int]],
+        rows: Mapping[int, list[tuple[int, int, int]]],
+    ) -> None:
+        run.epoch += 1
+        contract = self._contract(run)
+        resend = self._by_owner(run, again)
+        done: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in skip:
+            done.setdefault(contract.arrays[ordinal].placement.owner(chunk), []).append(
+                (ordinal, chunk)
+            )
+        for worker, ordinal in run.workers.items():
+            message = {
+                "action": "placement",
+                "epoch": run.epoch,
+                "blob": run.blob,
+                "endpoints": self._endpoints(run),
+                "resend": resend.get(ordinal, []),
+                "rows": rows[ordinal],
+                "skip": done.get(ordinal, []),
+            }
+            self._tell(run, message, [worker])
+
+    def _place_again(self, run: _Run) -> None:
+        """Place all chunks on the receivers that live, moving as few as possible."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        run.contract = contract.with_placements(
+            {
+                array.spec.name: replace(
+                    array.placement,
+                    list(hosts),
+                    needed=array.needed_space,
+                    hosts=hosts,
+                    cells=run.cells.get(array.spec.name),
+                )
+                for array in contract.arrays
+                if not set(array.placement.receivers) <= hosts.keys()
+            }
+        )
+        run.blob = run.contract.to_bytes()
+
+    def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
+        """Chunks of an array that have not arrived, up to a little beyond the newest known step.
+
+        A rank tells of a step when it begins the next one: some have sent more than is known.
+        """
+        last = self._may_be_sent(run, array)
+        chunks = array.needed_ids(0, last)
+        return [
+            int(chunk)
+            for chunk in chunks
+            if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
+        ]
+
+    def _newest_row(self, run: _Run, array: ArrayContract) -> int:
+        """The last row of chunks of which a rank has told."""
+        axis, newest = array.spec.steps, run.state.newest_step
+        newest = axis.start if newest is None else newest
+        index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
+        return array.layout.chunk_of(0, index)
+
+    def _may_be_sent(self, run: _Run, array: ArrayContract) -> int:
+        """Rows of chunks below this one are those that ranks may have begun to send."""
+        newest = self._newest_row(run, array)
+        ahead = max(LOOK_AHEAD, self._rows_within(run, newest, 4 * SHARE_DELAY))
+        return min(newest + 1 + ahead, array.layout.numblocks[0])
+
+    def _rows_within(self, run: _Run, newest: int, seconds: float) -> int:
+        """How many rows the ranks begin in some time, if they go on as before."""
+        state = run.state
+        began = state.steps[min(state.steps)].first_put if state.steps else state.clock()
+        return int(newest * seconds / max(state.clock() - began, seconds))
+
+    def _by_owner(
+        self, run: _Run, chunks: Iterable[tuple[int, int]]
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Sort (array, chunk) by the receiver that they belong to now."""
+        contract = self._contract(run)
+        owners: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in chunks:
+            run.again.add(contract.arrays[ordinal].key(chunk))
+            owner = contract.arrays[ordinal].placement.owner(chunk)
+            owners.setdefault(owner, []).append((ordinal, chunk))
+        return owners
