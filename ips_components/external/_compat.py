@@ -403,6 +403,28 @@ def intercept_add_keys(
     return undo
 
 
+def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
+    """Pause the garbage collector while the scheduler takes in a graph.
+
+    Registering a graph makes objects by the thousands, none of which is garbage; the collector
+    walks over all of them, and over those of the tasks that are there, again and again.  Returns
+    the call that undoes it.
+    """
+    stock = _required(scheduler.stream_handlers, "update-graph")
+
+    async def update_graph(**message: Any) -> Any:
+        with gc_paused():
+            return await stock(**message)
+
+    scheduler.stream_handlers["update-graph"] = update_graph
+
+    def undo() -> None:
+        if scheduler.stream_handlers.get("update-graph") is update_graph:
+            scheduler.stream_handlers["update-graph"] = stock
+
+    return undo
+
+
 def to_memory(
     scheduler: Scheduler, worker: str, arrivals: Iterable[tuple[Any, int, str]], stimulus_id: str
 ) -> None:

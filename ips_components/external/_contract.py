@@ -174,7 +174,7 @@ def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[s
     """
     kinds: dict[Any, list[str]] = defaultdict(list)
     futures: dict[str, Future] = {}
-    with dask.config.set(array_optimize=optimize):
+    with dask.config.set(array_optimize=optimize), _collector_paused():
         for name, result in results.items():
             kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
         for names in kinds.values():

@@ -82,6 +82,7 @@ class ExternalTasks:
             _compat.add_arrival(scheduler),
             _compat.shield_from_no_workers_timeout(scheduler, self._gate),
             _compat.intercept_add_keys(scheduler, self._arrivals.copied),
+            _compat.rest_gc_in_update_graph(scheduler),
         ]
 
     def close(self) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import pickle
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 from distributed import Worker
 from distributed.utils_test import gen_cluster
-from external_helpers import NAME, chunk, external_of, install, key, lazy, tasks_of
+from external_helpers import NAME, chunk, external_of, install, key, lazy, tasks_of, until
 
 from ips_components.errors import ExternalTaskError
+from ips_components.external import _worker_plugin
 from ips_components.external._scheduler_plugin import ExternalTasksPlugin
 from ips_components.external._tasks import EXTENSION
 from ips_components.external._worker_plugin import ExternalDataPlugin
@@ -133,3 +135,41 @@ async def test_plugin_survives_pickling(c, s, a, b):
 def test_importing_the_package_is_light():
     code = "import sys, ips_components.external; sys.exit('distributed' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@gen_cluster(client=True)
+async def test_announcements_are_gathered_while_dask_holds_its_messages_back(c, s, a, b):
+    await install(c)
+    tasks, external = tasks_of(s), external_of(a)
+    tasks.declare(NAME, (40,), None, group="g")
+    messages = []
+    taken = s.stream_handlers["external-arrived"]
+
+    def arrived(**message):
+        messages.append([item[0] for item in message["items"]])
+        return taken(**message)
+
+    s.stream_handlers["external-arrived"] = arrived
+    with patch.object(_worker_plugin, "ANNOUNCE_INTERVAL", 1.0):
+        for i in range(40):
+            external.deliver({key(i): chunk(i)})
+            await until(lambda i=i: key(i) in a.data, "the value")
+        await until(lambda: tasks.counts("g").get("memory") == 40, "all chunks")
+    # The first comes alone and waits for nobody; what comes meanwhile travels together.
+    assert messages[0] == [key(0)]
+    assert sorted(each for message in messages for each in message) == [key(i) for i in range(40)]
+    assert len(messages) < 20
+    assert external.pending == 0
+
+
+@gen_cluster(client=True)
+async def test_what_is_held_back_is_announced_when_the_plugin_goes(c, s, a, b):
+    await install(c)
+    tasks, external = tasks_of(s), external_of(a)
+    tasks.declare(NAME, (2,), None, group="g")
+    for i in range(2):
+        external.deliver({key(i): chunk(i)})
+        await until(lambda i=i: key(i) in a.data, "the value")
+    external.close()
+    await until(lambda: tasks.counts("g").get("memory") == 2, "both chunks")
+    assert external.pending == 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, Nanny, wait
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.utils_test import gen_cluster, inc
 from external_helpers import (
     NAME,
@@ -483,8 +487,43 @@ async def test_observers_are_never_called_inside_a_transition(c, s, a, b):
 async def test_the_cluster_is_as_before_when_the_scheduler_plugin_closes(c, s, a, b):
     stock = s._TRANSITIONS_TABLE
     callback = s.periodic_callbacks["no-workers-timeout"].callback
+    handlers = {op: s.stream_handlers[op] for op in ("add-keys", "update-graph")}
     await install(c)
     assert s._TRANSITIONS_TABLE is not stock
     await s.plugins["external-tasks"].close()
     assert s._TRANSITIONS_TABLE is stock
     assert s.periodic_callbacks["no-workers-timeout"].callback == callback
+    assert handlers == {op: s.stream_handlers[op] for op in handlers}
+
+
+@gen_cluster(client=True)
+async def test_the_garbage_collector_rests_while_a_graph_is_registered(c, s, a, b):
+    await install(c)
+    seen = []
+
+    class Look(SchedulerPlugin):
+        def update_graph(self, scheduler, **kwargs):
+            seen.append(gc.isenabled())
+
+    s.add_plugin(Look(), name="look")
+    assert await c.compute(da.ones(4, chunks=1).sum()) == 4
+    assert seen == [False]
+    assert gc.isenabled()
+    # Nor does a graph that cannot be registered leave it off.
+    with pytest.raises(RuntimeError, match="deserialization of the task graph"):
+        await c.compute(dask.delayed(Unreadable())())
+    assert gc.isenabled()
+
+
+class Unreadable:
+    """Cannot be unpickled, which the scheduler tries."""
+
+    def __call__(self):
+        return None
+
+    def __reduce__(self):
+        return _raise, ()
+
+
+def _raise():
+    raise RuntimeError("on purpose")
