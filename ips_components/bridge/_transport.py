@@ -129,15 +129,16 @@ class Transport(Listening):
         return contract
 
     def _first_reachable(self) -> Link:
-        """Connect to some receiver, this rank's own turn first."""
+        """Connect to some receiver: on this machine if possible, this rank's own turn first."""
         with self.changed:
             links = [link for _, link in sorted(self.links.items())]
         start = self.rank % len(links) if links else 0
+        links = sorted(links[start:] + links[:start], key=lambda link: not link.endpoint.local)
         errors = []
         deadline = time.monotonic() + self.deadlines["connect"]
         pause = FIRST_RETRY
         while links:
-            for link in links[start:] + links[:start]:
+            for link in links:
                 try:
                     link.connect(max(0.1, deadline - time.monotonic()))
                     return link

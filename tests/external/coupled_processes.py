@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import secrets
@@ -194,8 +195,23 @@ def _scheduler(pipe: Any, log: str) -> None:
     asyncio.run(serve())
 
 
-def _worker(pipe: Any, log: str, scheduler: str, name: str, directory: str, proxy: int) -> None:
+CLONE_NEWUTS = 0x04000000
+
+
+def move_to(host: str) -> None:
+    """Give this process a host name of its own; OSError when that is not permitted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUTS):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    socket.sethostname(host)
+
+
+def _worker(
+    pipe: Any, log: str, scheduler: str, name: str, directory: str, proxy: int, host: str
+) -> None:
     _log_to(log)
+    if host:
+        move_to(host)
     if proxy:
         own = Receiver.endpoint.fget
 
@@ -227,8 +243,19 @@ def _worker(pipe: Any, log: str, scheduler: str, name: str, directory: str, prox
     asyncio.run(serve())
 
 
-def _rank(pipe: Any, log: str, rank: int, ranks: int, contact: str, pauses: set[str], pace: float):
+def _rank(
+    pipe: Any,
+    log: str,
+    rank: int,
+    ranks: int,
+    contact: str,
+    pauses: set[str],
+    pace: float,
+    host: str,
+) -> None:
     _log_to(log)
+    if host:
+        move_to(host)
 
     def at(moment: str) -> None:
         if moment not in pauses:
@@ -251,6 +278,8 @@ def _rank(pipe: Any, log: str, rank: int, ranks: int, contact: str, pauses: set[
                 bridge.put("t", step, field(step, ranks)[:, mine])
                 time.sleep(pace)
             at("end")
+            if host:
+                pipe.send(("lanes", bridge.statistics().lanes))
         at("closed")
         pipe.send(("done", bridge.statistics().lost))
     except Exception as error:
@@ -393,11 +422,19 @@ class Coupled:
         How many.
     proxies
         Whether ranks reach the workers through a `Proxy` each.
+    hosts
+        Names of hosts that workers and ranks believe to be on, in equal parts.
     """
 
     def __init__(
-        self, directory: Path, workers: int = 2, ranks: int = 2, proxies: bool = False
+        self,
+        directory: Path,
+        workers: int = 2,
+        ranks: int = 2,
+        proxies: bool = False,
+        hosts: tuple[str, ...] = ("",),
     ) -> None:
+        self.hosts = hosts
         self.directory = directory
         self.n_ranks = ranks
         self.name = "r" + secrets.token_hex(4)
@@ -419,7 +456,8 @@ class Coupled:
         name, log = f"worker{n}", str(self.directory / f"worker{n}.log")
         directory = str(self.directory / name)
         proxy = self.proxies[n].port if self.proxies else 0
-        self.workers.append(Peer(name, _worker, log, self.address, name, directory, proxy))
+        host = self.hosts[n % len(self.hosts)]
+        self.workers.append(Peer(name, _worker, log, self.address, name, directory, proxy, host))
         return self.workers[-1]
 
     def begin(
@@ -480,7 +518,8 @@ class Coupled:
                 for pause in pauses
                 if pause.partition("/")[0] == str(rank) or "/" not in pause
             }
-            arguments = (rank, self.n_ranks, str(self.contact), mine, pace)
+            host = self.hosts[rank * len(self.hosts) // self.n_ranks]
+            arguments = (rank, self.n_ranks, str(self.contact), mine, pace, host)
             log = str(self.directory / f"rank{rank}.log")
             self.ranks.append(Peer(f"rank {rank}", _rank, log, *arguments))
         return self.ranks
