@@ -251,11 +251,8 @@ def _rank(
     contact: str,
     pauses: set[str],
     pace: float,
-    host: str,
 ) -> None:
     _log_to(log)
-    if host:
-        move_to(host)
 
     def at(moment: str) -> None:
         if moment not in pauses:
@@ -278,8 +275,6 @@ def _rank(
                 bridge.put("t", step, field(step, ranks)[:, mine])
                 time.sleep(pace)
             at("end")
-            if host:
-                pipe.send(("lanes", bridge.statistics().lanes))
         at("closed")
         pipe.send(("done", bridge.statistics().lost))
     except Exception as error:
@@ -423,7 +418,7 @@ class Coupled:
     proxies
         Whether ranks reach the workers through a `Proxy` each.
     hosts
-        Names of hosts that workers and ranks believe to be on, in equal parts.
+        Names of hosts that workers believe to be on, in turn.
     """
 
     def __init__(
@@ -518,8 +513,7 @@ class Coupled:
                 for pause in pauses
                 if pause.partition("/")[0] == str(rank) or "/" not in pause
             }
-            host = self.hosts[rank * len(self.hosts) // self.n_ranks]
-            arguments = (rank, self.n_ranks, str(self.contact), mine, pace, host)
+            arguments = (rank, self.n_ranks, str(self.contact), mine, pace)
             log = str(self.directory / f"rank{rank}.log")
             self.ranks.append(Peer(f"rank {rank}", _rank, log, *arguments))
         return self.ranks

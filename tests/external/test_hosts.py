@@ -1,10 +1,13 @@
 """Chunks stay on the host of their blocks, and shared memory is for one host only.
 
-The hosts are two names: processes in UTS namespaces of their own, on one machine.
+The hosts are names: processes in UTS namespaces of their own, on one machine.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +17,41 @@ import pytest
 from coupled_processes import COLUMNS, STEPS, Coupled, fork_server, series
 
 HOSTS = ("node-a", "node-b")
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
-    trial = "from coupled_processes import move_to; move_to('node-a')"
-    here = Path(__file__).parent
-    if subprocess.run([sys.executable, "-c", trial], cwd=here, capture_output=True).returncode:
+    trial = [sys.executable, "-c", "from coupled_processes import move_to; move_to('node-a')"]
+    if subprocess.run(trial, cwd=HERE, capture_output=True, check=False).returncode:
         pytest.skip("may not give a process a host name of its own (unshare)")
     with fork_server():
         yield
+
+
+@pytest.fixture
+def simulate():
+    """Run MPI ranks on the hosts, in equal parts; how each reaches the receivers."""
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("needs mpiexec")
+
+    def simulate(run, n_ranks):
+        program = [sys.executable, str(HERE / "host_ranks.py"), str(run.contact), str(STEPS)]
+        done = subprocess.run(
+            [mpiexec, "-n", str(n_ranks), *program, *HOSTS],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(HERE)},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return simulate
 
 
 def owners_of(name, dask_scheduler):
@@ -32,51 +60,40 @@ def owners_of(name, dask_scheduler):
     return list(run.contract.arrays[0].placement.owners)
 
 
-def test_chunks_stay_on_the_host_of_their_blocks(tmp_path, server):
-    run = Coupled(tmp_path, ranks=4, hosts=HOSTS)
-    try:
-        run.begin("held", chunks={"t": (1, -1, 2 * COLUMNS)})
-        run.simulate(f"step:{STEPS - 1}")
-        run.all_reach(f"step:{STEPS - 1}")
-        run.delivered(2 * (STEPS - 1))
-        has_what = run.client.has_what()
-        record = run.record()
-        by_host = {each["hostname"]: each for each in record["workers"]}
-        assert by_host.keys() == set(HOSTS)
-        for part, host in enumerate(HOSTS):
-            # Tasks that need both parts may have had copies made.
-            keys = [k for k in has_what[by_host[host]["address"]] if "external-t" in str(k)]
-            assert {key[1] for key in keys if key[3] == part} == set(range(STEPS - 1)), (host, keys)
-        owners = run.client.run_on_scheduler(owners_of, run.name)
-        assert owners == [by_host[host]["receiver"] for host in HOSTS]
-        run.all_go()
-        ordinals = [by_host[host]["receiver"] for host in HOSTS]
-        for rank, peer in enumerate(run.ranks):
-            assert peer.hear() == ("lanes", {ordinals[rank // 2]: "shm"})
-            assert peer.outcome() == ("done", None)
-        run.future.result(30)
-        t = series(ranks=4)
-        expected = {"held": (t + t[-1:]).sum(axis=(1, 2)), "first": t[0].sum()}
-        for name, value in run.dataset().items():
-            np.testing.assert_allclose(value, expected[name], rtol=1e-14)
-        assert [each["host"] for each in run.end()["ranks"]] == ["node-a"] * 2 + ["node-b"] * 2
-    finally:
-        print(run.logs())
-        run.close()
+@pytest.fixture
+def coupled(tmp_path):
+    made = []
+
+    def make(**options):
+        made.append(Coupled(tmp_path, hosts=HOSTS, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        print(each.logs())
+        each.close()
 
 
-def test_a_block_that_two_hosts_share_crosses_by_tcp(tmp_path, server):
-    """One chunk per step: ranks on the other host use TCP, those beside it shared memory."""
-    run = Coupled(tmp_path, workers=1, ranks=2, hosts=HOSTS)
-    try:
-        run.begin("sums")
-        run.simulate()
-        assert run.ranks[0].hear() == ("lanes", {0: "shm"})
-        assert run.ranks[1].hear() == ("lanes", {0: "tcp"})
-        for peer in run.ranks:
-            assert peer.outcome() == ("done", None)
-        run.future.result(30)
-        assert run.end()["ledger"]["closed"]
-    finally:
-        print(run.logs())
-        run.close()
+def test_chunks_stay_on_the_host_of_their_blocks(coupled, simulate):
+    run = coupled()
+    run.begin(chunks={"t": (1, -1, 2 * COLUMNS)})
+    lanes = simulate(run, 4)
+    run.future.result(30)
+    record = run.end()
+    by_host = {each["hostname"]: str(each["receiver"]) for each in record["workers"]}
+    assert by_host.keys() == set(HOSTS)
+    assert lanes == [{by_host[HOSTS[rank // 2]]: "shm"} for rank in range(4)]
+    owners = run.client.run_on_scheduler(owners_of, run.name)
+    assert [str(owner) for owner in owners] == [by_host[host] for host in HOSTS]
+    assert [each["host"] for each in record["ranks"]] == ["node-a"] * 2 + ["node-b"] * 2
+    found = run.dataset()
+    for k, value in enumerate(series(ranks=4).sum(axis=(1, 2))):
+        np.testing.assert_allclose(found[f"sum_{k}"], value, rtol=1e-14)
+
+
+def test_between_hosts_data_takes_tcp(coupled, simulate):
+    run = coupled(workers=1)
+    run.begin()
+    assert simulate(run, 2) == [{"0": "shm"}, {"0": "tcp"}]
+    run.future.result(30)
+    assert run.end()["ledger"]["closed"]
