@@ -1,11 +1,13 @@
 """What external tasks cost the scheduler, beside what Dask's own ways cost, in one run.
 
-    python benchmarks/external_tasks.py                       # 1e3 and 1e4 tasks, under a minute
-    python benchmarks/external_tasks.py --sizes 100000 --plain 100000
+    python -m benchmarks.external_tasks                       # 1e3 and 1e4 tasks, minutes
+    python -m benchmarks.external_tasks --sizes 100000 --plain 100000
 
 Scheduler and workers are processes of their own; CPU is that of the scheduler's process, and
-memory is what its resident set grows by.  Prints a table and writes JSON.  Take ratios: the
-absolute figures are those of the machine.
+memory is what its resident set grows by (for declared keys also what Python allocates for them,
+since a resident set that has been larger before does not grow).  Ways to submit the same
+reduction take turns.  Prints a table and writes JSON.  Take ratios: the absolute figures are those
+of the machine.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import asyncio
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,9 @@ import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
+from benchmarks._harness import interleave
 from ips_components.external import ExternalDataPlugin
+from ips_components.external._contract import submit as external_submit
 from ips_components.external._layer import ExternalLayer
 from ips_components.external._tasks import EXTENSION
 
@@ -81,10 +86,24 @@ def let_go(name: str, dask_scheduler: Any) -> None:
         tasks.let_go(name)
 
 
-def pause_gc(paused: bool, dask_scheduler: Any) -> None:
-    import gc
+def rest_gc(paused: bool, dask_scheduler: Any) -> None:
+    """Let the scheduler take in graphs as external tasks have it do, or as Dask does."""
+    handlers = dask_scheduler.stream_handlers
+    ours = dask_scheduler.__dict__.setdefault("_update_graph", handlers["update-graph"])
+    handlers["update-graph"] = ours if paused else dask_scheduler.update_graph
 
-    gc.disable() if paused else gc.enable()
+
+def allocated(name: str, n: int, dask_scheduler: Any) -> float:
+    """Bytes that Python allocates to declare `n` keys."""
+    import tracemalloc
+
+    tasks = dask_scheduler.extensions[EXTENSION]
+    tracemalloc.start()
+    try:
+        tasks.declare(name, (n,), None, group=name)
+        return float(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
 
 
 async def deliver(name: str, n: int, workers: list[str], dask_worker: Any) -> None:
@@ -120,7 +139,12 @@ def cluster(n_workers: int) -> Iterator[Client]:
             # The scheduler first: workers that end would try to hand their data on.
             for process in processes:
                 process.terminate()
-                process.wait(60)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    # A worker whose scheduler is gone now and then never ends its last task.
+                    process.kill()
+                    process.wait(20)
 
 
 def start(module: str, arguments: list[str], scratch: str) -> subprocess.Popen:
@@ -189,6 +213,9 @@ def measure_declare(client: Client, n: int) -> dict[str, float]:
     with Meter(client, n) as meter:
         seconds = client.run_on_scheduler(declare, name, n)
     meter.figures["cpu_us"] = seconds / n * 1e6
+    name_again = f"external-allocated{n}-00000000"
+    meter.figures["allocated_kb"] = client.run_on_scheduler(allocated, name_again, n) / n / 1e3
+    client.run_on_scheduler(let_go, name_again)
     before = client.run_on_scheduler(probe)[0]
     join = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -225,24 +252,71 @@ def measure_arrive(client: Client, n: int) -> dict[str, float]:
 
 
 def measure_submit(
-    client: Client, n: int, split_every: int | None = None, gc_paused: bool = False
+    client: Client,
+    n: int,
+    split_every: int | None = None,
+    gc_paused: bool = True,
+    steps_per_chunk: int = 1,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Submit a reduction before the data exist, then deliver all and await the number."""
-    name = f"external-field{n}-{split_every or 0:04x}{int(gc_paused):04x}"
+    """Submit a reduction before the data exist, then deliver all and await the number.
+
+    The collector pauses on both sides, as `ips_components.external.submit` has it, or on none.
+    Figures are per step, of which a chunk may have several.
+    """
+    name = f"external-field{n}-{split_every or 0:04x}{steps_per_chunk:02x}{int(gc_paused):02x}"
+    n_steps, n = n, -(-n // steps_per_chunk)
     client.run_on_scheduler(declare, name, n)
-    client.run_on_scheduler(pause_gc, gc_paused)
-    with Meter(client, n) as submit:
-        future = client.compute(external_array(name, n).sum(split_every=split_every))
+    client.run_on_scheduler(rest_gc, gc_paused)
+    with Meter(client, n_steps) as submit:
+        results = {"sum": external_array(name, n).sum(split_every=split_every)}
+        start = time.process_time()
+        future = (external_submit if gc_paused else stock_submit)(client, results)["sum"]
+        client_cpu = time.process_time() - start
         registered(client, future.key)
-    client.run_on_scheduler(pause_gc, False)
+    submit.figures["client_cpu_us"] = client_cpu / n_steps * 1e6
+    client.run_on_scheduler(rest_gc, True)
     client.run_on_scheduler(let_go, name)
-    with Meter(client, n) as whole:
+    with Meter(client, n_steps) as whole:
         send(client, name, n)
         if future.result(timeout=TIMEOUT) != 0:
             raise RuntimeError("the sum of zeros is not zero")
     del future
     idle(client)
     return submit.figures, whole.figures
+
+
+def stock_submit(client: Client, results: dict[str, Any]) -> dict[str, Any]:
+    return {name: client.compute(result) for name, result in results.items()}
+
+
+#: Ways to submit the same reduction: split_every, collector paused, steps per chunk.
+WAYS: dict[str, tuple[int | None, bool, int]] = {
+    "submit as Dask does": (None, False, 1),
+    "submit, gc paused": (None, True, 1),
+    "submit, and split_every=32": (32, True, 1),
+    "submit, 16 steps a chunk": (None, True, 16),
+}
+
+
+def measure_ways(client: Client, n: int, turns: int) -> dict[str, dict[str, float]]:
+    """All ways to submit, in turns; medians."""
+    taken = interleave(WAYS, turns, lambda way: measure_submit(client, n, *WAYS[way]), tell)
+    figures = {}
+    for way, each in taken.items():
+        submits, wholes = zip(*each, strict=True)
+        figures[way] = medians(submits)
+        if way == "submit, gc paused":
+            figures["deliver and reduce"] = medians(wholes)
+    return figures
+
+
+def medians(turns: Iterable[dict[str, float]]) -> dict[str, float]:
+    turns = list(turns)
+    return {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def measure_plain(client: Client, n: int) -> dict[str, dict[str, float]]:
@@ -268,7 +342,7 @@ def measure_scatter(client: Client, n: int) -> dict[str, float]:
     return meter.figures
 
 
-def run(sizes: list[int], plain: int, workers: int) -> dict[str, Any]:
+def run(sizes: list[int], plain: int, workers: int, turns: int = 3) -> dict[str, Any]:
     results: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
         "load_before": os.getloadavg()[0],
@@ -285,17 +359,13 @@ def run(sizes: list[int], plain: int, workers: int) -> dict[str, Any]:
             for name, measure in (
                 ("declare", measure_declare),
                 ("arrive", measure_arrive),
-                ("submit", measure_submit),
                 ("plain", measure_plain),
             ):
                 if name == "plain" and n > plain:
                     continue
-                print(f"measuring {name} of {n} ...", file=sys.stderr, flush=True)
+                tell(f"measuring {name} of {n} ...")
                 figures[name] = measure(client, n)
-            submit, figures["deliver_and_reduce"] = figures["submit"]
-            figures["submit"] = submit
-            figures["submit_gc_paused"] = measure_submit(client, n, None, True)[0]
-            figures["submit_gc_paused_split_32"] = measure_submit(client, n, 32, True)[0]
+            figures.update(measure_ways(client, n, turns))
     return results
 
 
@@ -307,12 +377,13 @@ def report(results: dict[str, Any]) -> None:
     )
     print(f"Client.scatter(direct=True), one by one: {scatter:.0f} us of scheduler CPU each\n")
     for n, figures in results["sizes"].items():
-        print(f"{n} external tasks                       wall s   CPU us/key   kB/key")
+        print(f"{n} external tasks                       wall s   CPU us/key   kB/key   client us")
         for name, row in figures.items():
             for label, each in row.items() if name == "plain" else [("", row)]:
                 print(
                     f"  {name.replace('_', ' '):<30}{label:<9}{each['wall_s']:6.2f}"
                     f"{each['cpu_us']:12.1f}{each['memory_kb']:9.2f}"
+                    + (f"{each['client_cpu_us']:12.1f}" if "client_cpu_us" in each else "")
                 )
         declared, arrived = figures["declare"], figures["arrive"]
         print(
@@ -324,7 +395,7 @@ def report(results: dict[str, Any]) -> None:
             print(f"  declaring costs {ratio:.0f} times less CPU than da.zeros(...).persist()")
         print(
             f"  goals: declare <= {GOALS['declare_us']} us, {GOALS['declare_kb']} kB:"
-            f" {declared['cpu_us']:.1f} us, {declared['memory_kb']:.2f} kB;"
+            f" {declared['cpu_us']:.1f} us, {declared['allocated_kb']:.2f} kB;"
             f" arrive <= {GOALS['arrive_us']} us: {arrived['cpu_us']:.1f} us\n"
         )
 
@@ -334,9 +405,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--plain", type=int, default=10_000, help="largest size for plain Dask")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3, help="turns of each way to submit")
     parser.add_argument("--json", type=Path, default=Path("external_tasks.json"))
     arguments = parser.parse_args()
-    results = run(arguments.sizes, arguments.plain, arguments.workers)
+    results = run(arguments.sizes, arguments.plain, arguments.workers, arguments.turns)
     report(results)
     arguments.json.write_text(json.dumps(results, indent=1))
     print(f"written: {arguments.json}")

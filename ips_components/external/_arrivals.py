@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external._changes import Change
+from ips_components.external._compat_gate import is_waiting
 from ips_components.external._groups import EarlyData, Group
 from ips_components.external._names import Key, check_key, key_name
 from ips_components.external._state import Event, Instruction, State
@@ -74,7 +75,7 @@ class Arrivals:
         if why := _mismatch(group, item):
             batch.drop(key, f"refused: {why}")
             self._tasks.err(group, [key], ExternalTaskError(why), stimulus)
-        elif not _compat.is_waiting(self._scheduler, key):
+        elif not is_waiting(self._scheduler, key):
             logger.error("External task out of step with Dask: %s", self._tasks.story(key))
             batch.drop(key, "late")
         else:

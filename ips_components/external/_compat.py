@@ -1,266 +1,29 @@
-"""Every touch of a private name of dask or distributed, in one place, checked at start.
+"""Every touch of a private name of dask or distributed, in one place.
 
-The rest of the package calls only what is here and the documented interfaces.  When a new
-version of distributed renames something, :func:`check` says so before any task is declared,
-and this file is where it is mended.
-
-Supported: distributed 2025.5.1 to 2026.8.0.  Older versions are refused; newer ones are used
-with a warning as long as they pass the self-check.
+The rest of the package calls only what is here and the documented interfaces; the gate behind
+which external tasks wait is in :mod:`._compat_gate`, and which versions are supported in
+:mod:`._compat_versions`.
 """
 
 from __future__ import annotations
 
-import functools
 import gc
-import inspect
-import re
-import secrets
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import distributed
-from dask._task_spec import Task
 from distributed.core import clean_exception
 from distributed.protocol import pickle
 from distributed.scheduler import ClientState, SchedulerState, TaskState
 from distributed.worker import Worker
 
-from ips_components.errors import ExternalTaskError, UnsupportedVersion
+from ips_components.errors import ExternalTaskError
+from ips_components.external._compat_versions import required
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler
 
-#: Oldest and newest version of distributed that the tests run against.
-OLDEST = (2025, 5, 1)
-NEWEST = (2026, 8, 0)
-
-#: What the self-check looks for: attributes of a class ...
-_ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
-    SchedulerState: (
-        "_TRANSITIONS_TABLE",
-        "_transition",
-        "_transitions",
-        "_add_to_memory",
-        "add_replica",
-        "new_task",
-        "story",
-    ),
-    distributed.Scheduler: (
-        "_check_no_workers",
-        "client_desires_keys",
-        "client_releases_keys",
-        "send_all",
-        "transitions",
-        "worker_send",
-        "check_idle",
-        "update_graph",
-    ),
-    TaskState: (
-        "dependencies",
-        "dependents",
-        "exception",
-        "exception_blame",
-        "exception_text",
-        "group",
-        "priority",
-        "resource_restrictions",
-        "run_spec",
-        "state",
-        "waiters",
-        "waiting_on",
-        "who_has",
-        "who_wants",
-    ),
-    ClientState: ("client_key", "wants_what"),
-    Worker: ("batched_send", "handle_stimulus", "update_data"),
-    distributed.Client: ("_send_to_scheduler", "_update_scheduler_info"),
-}
-#: ... and parameters of the private calls.
-_PARAMETERS: Mapping[Callable[..., Any], tuple[str, ...]] = {
-    SchedulerState._transition: ("key", "finish", "stimulus_id", "kwargs"),
-    SchedulerState._transitions: (
-        "recommendations",
-        "client_msgs",
-        "worker_msgs",
-        "stimulus_id",
-    ),
-    SchedulerState._add_to_memory: (
-        "ts",
-        "ws",
-        "recommendations",
-        "client_msgs",
-        "type",
-        "typename",
-    ),
-    SchedulerState.new_task: ("key", "spec", "state"),
-    TaskState.__init__: ("key", "run_spec", "state", "group", "validate"),
-    Worker.update_data: ("data", "stimulus_id"),
-}
-_TRANSITIONS = (
-    ("waiting", "memory"),
-    ("waiting", "released"),
-    ("released", "waiting"),
-    ("released", "erred"),
-    ("released", "forgotten"),
-    ("memory", "released"),
-    ("waiting", "no-worker"),
-    ("no-worker", "released"),
-)
-
-
-# -- versions ------------------------------------------------------------------------------
-
-
-def parse_version(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version string.
-
-    Examples
-    --------
-    >>> parse_version("2026.8.0+3.gabc")
-    (2026, 8, 0)
-    """
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
-
-
-def missing_names() -> list[str]:
-    """Return what this version of distributed lacks of what is needed here."""
-    missing = [
-        f"{owner.__name__}.{name}"
-        for owner, names in _ATTRIBUTES.items()
-        for name in names
-        if not hasattr(owner, name)
-    ]
-    for call, names in _PARAMETERS.items():
-        parameters = inspect.signature(call).parameters
-        missing += [f"{call.__qualname__}({name})" for name in names if name not in parameters]
-    table = getattr(SchedulerState, "_TRANSITIONS_TABLE", {})
-    missing += [f"transition {a} -> {b}" for a, b in _TRANSITIONS if (a, b) not in table]
-    return missing
-
-
-@functools.cache
-def check(version: str | None = None) -> None:
-    """Refuse an unsupported distributed; warn about one that nobody has tried.
-
-    Raises
-    ------
-    UnsupportedVersion
-        The version is older than the span, or lacks names that are needed.
-
-    Warns
-    -----
-    UserWarning
-        The version is newer than the span but passes the self-check.
-    """
-    version = distributed.__version__ if version is None else version
-    found = parse_version(version)
-    span = f"{'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}"
-    if found and found < OLDEST:
-        raise UnsupportedVersion(
-            f"external tasks need distributed {span}; found {version}. "
-            "Upgrade with: pip install -U dask distributed"
-        )
-    if missing := missing_names():
-        raise UnsupportedVersion(
-            f"external tasks need distributed {span}; found {version}, which lacks "
-            f"{', '.join(missing)}. Install a version of that span"
-        )
-    if found > NEWEST:
-        warnings.warn(
-            f"external tasks were tested with distributed {span}; {version} passes the "
-            "self-check and is used all the same",
-            stacklevel=2,
-        )
-
-
-def _required(table: Mapping[str, Any], name: str) -> Any:
-    """Return what a scheduler has under `name`, which only an instance can tell."""
-    if name not in table:
-        raise UnsupportedVersion(
-            f"the scheduler of distributed {distributed.__version__} has no {name!r}; "
-            "install a supported version"
-        )
-    return table[name]
-
-
-# -- scheduler: the gate and the tasks behind it -------------------------------------------
-
-
-def _never() -> None:
-    raise ExternalTaskError(
-        "an external task was run by a worker; its value can only come from outside Dask"
-    )
-
-
-class Gate:
-    """The one task that no worker can run, and on which all external tasks depend.
-
-    Only the gate rests in Dask's state ``no-worker``, so that what Dask does for each
-    unrunnable task (on a join, for adaptive scaling, against a timeout) it does once.
-    Dask itself releases and forgets the gate when no external task waits or exists; it is
-    made again when needed.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    """
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        token = secrets.token_hex(16)
-        self.key = f"external-gate-{token[:8]}"
-        # No worker can guess the resource, hence none can offer it.
-        self._resource = f"external-gate-{token}"
-        self._spec = Task(self.key, _never)
-
-    def get(self) -> TaskState:
-        """Return the gate's task; it may have to be opened with :meth:`close` afterwards."""
-        ts = self._scheduler.tasks.get(self.key)
-        if ts is None:
-            ts = self._scheduler.new_task(self.key, self._spec, "released")
-            ts.priority = (0, 0, 0)
-            ts.resource_restrictions = {self._resource: 1}
-        return ts
-
-    def close(self, stimulus_id: str) -> None:
-        """Let the gate wait, after tasks behind it were created."""
-        if self.get().state == "released":
-            self._scheduler.transitions({self.key: "waiting"}, stimulus_id)
-
-    def refresh(self) -> None:
-        """Make the gate young again for ``no-workers-timeout``."""
-        unrunnable = self._scheduler.unrunnable
-        ts = self._scheduler.tasks.get(self.key)
-        if ts is not None and ts in unrunnable:
-            # The dict is ordered by age: out, and in again at its end.
-            del unrunnable[ts]
-            unrunnable[ts] = monotonic()
-
-
-def shield_from_no_workers_timeout(scheduler: Scheduler, gate: Gate) -> Callable[[], None]:
-    """Refresh the gate immediately before each check of ``no-workers-timeout``.
-
-    A timer of our own could come too late after a long block of the event loop.  Returns the
-    call that undoes it.
-    """
-    callback = _required(scheduler.periodic_callbacks, "no-workers-timeout")
-    stock = callback.callback
-
-    def check_no_workers() -> Any:
-        gate.refresh()
-        return stock()
-
-    callback.callback = check_no_workers
-
-    def undo() -> None:
-        if callback.callback is check_no_workers:
-            callback.callback = stock
-
-    return undo
+# -- scheduler: who holds the tasks --------------------------------------------------------
 
 
 def pseudo_client(scheduler: Scheduler, name: str) -> ClientState:
@@ -278,60 +41,6 @@ def forget_pseudo_client(scheduler: Scheduler, name: str) -> bool:
         scheduler.clients.pop(name, None)
         return True
     return False
-
-
-_SPEC = Task("external", _never)
-_PRIORITY = (0, 0, 0)
-
-
-@contextmanager
-def gc_paused() -> Iterator[None]:
-    """Keep the garbage collector from walking over thousands of new objects again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def create_waiting(scheduler: Scheduler, keys: Iterable[Any], gate: Gate, cs: ClientState) -> None:
-    """Create tasks in state ``waiting`` behind the gate, held by the pseudo-client `cs`.
-
-    All `keys` must share one name (their first element).  The caller calls :meth:`Gate.close`
-    in the same tick of the event loop.
-    """
-    tasks, validate = scheduler.tasks, scheduler.validate
-    gate_ts = gate.get()
-    if gate_ts.waiters is None:
-        gate_ts.waiters = set()
-    group = None
-    new = []
-    with gc_paused():
-        for key in keys:
-            if group is None:
-                # One split of the name, as dask would do for each key.
-                ts = scheduler.new_task(key, _SPEC, "waiting")
-                group = ts.group
-                group.dependencies.add(gate_ts.group)
-            else:
-                ts = tasks[key] = TaskState(key, _SPEC, "waiting", group, validate)
-            ts.priority = _PRIORITY
-            ts.dependencies.add(gate_ts)
-            ts.waiting_on = {gate_ts}
-            ts.who_wants = {cs}
-            new.append(ts)
-        gate_ts.dependents.update(new)
-        cs.wants_what.update(new)
-        if gate_ts.state == "no-worker":
-            gate_ts.waiters.update(new)
-
-
-def is_waiting(scheduler: Scheduler, key: Any) -> bool:
-    """Whether the scheduler has `key` as a waiting task made by :func:`create_waiting`."""
-    ts = scheduler.tasks.get(key)
-    return ts is not None and ts.run_spec is _SPEC and ts.state == "waiting"
 
 
 # -- scheduler: arrival and failure --------------------------------------------------------
@@ -384,7 +93,7 @@ def intercept_add_keys(
     stock answer to the copy is its removal; for a task that waits for data from outside, it
     is the data.  Returns the call that undoes it.
     """
-    stock = _required(scheduler.stream_handlers, "add-keys")
+    stock = required(scheduler.stream_handlers, "add-keys")
 
     def add_keys(worker: str, keys: Collection[Any] = (), stimulus_id: str = "") -> Any:
         rest = []
@@ -403,6 +112,18 @@ def intercept_add_keys(
     return undo
 
 
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Keep the garbage collector from walking over thousands of new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
     """Pause the garbage collector while the scheduler takes in a graph.
 
@@ -410,7 +131,7 @@ def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
     walks over all of them, and over those of the tasks that are there, again and again.  Returns
     the call that undoes it.
     """
-    stock = _required(scheduler.stream_handlers, "update-graph")
+    stock = required(scheduler.stream_handlers, "update-graph")
 
     async def update_graph(**message: Any) -> Any:
         with gc_paused():

@@ -19,6 +19,12 @@ from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external._arrivals import Arrivals
 from ips_components.external._changes import KINDS, Change, Changes
+from ips_components.external._compat_gate import (
+    Gate,
+    create_waiting,
+    shield_from_no_workers_timeout,
+)
+from ips_components.external._compat_versions import check
 from ips_components.external._groups import Group, Observer, Registry
 from ips_components.external._holds import Holds
 from ips_components.external._log import Record, SchedulingLog
@@ -68,7 +74,7 @@ class ExternalTasks:
     """
 
     def __init__(self, scheduler: Scheduler, early_limit: int = EARLY_LIMIT) -> None:
-        _compat.check()
+        check()
         self.scheduler = scheduler
         self.log = SchedulingLog()
         self.companions: dict[str, Any] = {}
@@ -77,10 +83,10 @@ class ExternalTasks:
         self._stimuli = count()
         self._holds = Holds(scheduler, self.registry, self._stimulus)
         self._arrivals = Arrivals(self, early_limit)
-        self._gate = _compat.Gate(scheduler)
+        self._gate = Gate(scheduler)
         self._undo = [
             _compat.add_arrival(scheduler),
-            _compat.shield_from_no_workers_timeout(scheduler, self._gate),
+            shield_from_no_workers_timeout(scheduler, self._gate),
             _compat.intercept_add_keys(scheduler, self._arrivals.copied),
             _compat.rest_gc_in_update_graph(scheduler),
         ]
@@ -214,7 +220,7 @@ class ExternalTasks:
         holder = self._holds.holder(group, client)
         if len(new) < len(keys):
             self._holds.hold(group, client, [key for key in keys if key in states])
-        _compat.create_waiting(self.scheduler, new, self._gate, holder)
+        create_waiting(self.scheduler, new, self._gate, holder)
         states.update(dict.fromkeys(new, State.DECLARED))
         self.registry.add(group, name, spec)
         return new

@@ -19,6 +19,7 @@ from distributed.protocol.pickle import dumps
 
 from ips_components.errors import DeadlineExceeded, ExternalTaskError
 from ips_components.external import _compat
+from ips_components.external._compat_versions import check
 from ips_components.external._names import Key, check_key
 from ips_components.external._scheduler_plugin import ExternalTasksPlugin
 from ips_components.external._tasks import EXTENSION
@@ -269,7 +270,7 @@ class ExternalDataPlugin(WorkerPlugin):
         scheduler_companions: Iterable[str] = (),
         name: str | None = None,
     ) -> None:
-        _compat.check()
+        check()
         self.companions = list(companions)
         self.scheduler_companions = list(scheduler_companions)
         parts = [type(each).__name__ for each in self.companions] + self.scheduler_companions

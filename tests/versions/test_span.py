@@ -19,8 +19,8 @@ import pytest
 pytestmark = [pytest.mark.versions, pytest.mark.timeout(1700)]
 
 ROOT = Path(__file__).parents[2]
-#: Both ends of the span that external/_compat.py names, each with a NumPy that it knows: Dask of
-#: 2025 calls NumPy in ways that later ones deprecate, and a warning is an error here.
+#: Both ends of the span that external/_compat_versions.py names, each with a NumPy that it knows:
+#: Dask of 2025 calls NumPy in ways that later ones deprecate, and a warning is an error here.
 VERSIONS = {"2025.5.1": "numpy<2.4", "2026.8.0": "numpy"}
 #: What those tests need beside; neither IPS nor MPI.
 PACKAGES = ("xarray", "pytest", "pytest-timeout", "hypothesis", "psutil")
@@ -42,10 +42,10 @@ TESTS = (
 
 
 def test_both_ends_of_the_span_are_those_of_the_package():
-    from ips_components.external import _compat
+    from ips_components.external import _compat_versions
 
-    ends = (_compat.OLDEST, _compat.NEWEST)
-    assert tuple(_compat.parse_version(version) for version in VERSIONS) == ends
+    ends = (_compat_versions.OLDEST, _compat_versions.NEWEST)
+    assert tuple(_compat_versions.parse_version(version) for version in VERSIONS) == ends
 
 
 @pytest.mark.parametrize("version", VERSIONS)
