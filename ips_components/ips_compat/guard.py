@@ -33,6 +33,7 @@ MARK = "IPS_COMPONENTS_MARK"
 GRACE = 4.0
 """Seconds between asking politely (SIGTERM) and not asking (SIGKILL)."""
 
+_TRACKER_GRACE = 2.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PARENT_DIED = signal.SIGUSR1
@@ -119,6 +120,14 @@ def _signal_all(pids: Sequence[int], signum: int) -> None:
             os.kill(pid, signum)
 
 
+def _tracks_resources(pid: int) -> bool:
+    """Whether a process is the one in which Python's multiprocessing notes its semaphores."""
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _segments() -> dict[Path, float]:
     """Shared memory segments of MPI libraries that are ours, and when they were made."""
     found = {}
@@ -183,9 +192,13 @@ def _end_descendants(main: int, status: int | None, grace: float) -> int | None:
         if got is not None and got.si_signo == signal.SIGQUIT:
             break
         status = _reap(main, status)
-    deadline = time.monotonic() + 5.0
-    while (remaining := descendants(os.getpid())) and time.monotonic() < deadline:
-        _signal_all(remaining, signal.SIGKILL)
+    now = time.monotonic()
+    while (remaining := descendants(os.getpid())) and time.monotonic() < now + 5.0:
+        # A resource tracker removes what killed processes have left, and ends by itself after that.
+        others = [pid for pid in remaining if not _tracks_resources(pid)]
+        _signal_all(
+            others if time.monotonic() < now + _TRACKER_GRACE else remaining, signal.SIGKILL
+        )
         signal.sigtimedwait({signal.SIGCHLD}, 0.05)
         status = _reap(main, status)
     return _reap(main, status)

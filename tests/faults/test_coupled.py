@@ -115,23 +115,6 @@ def test_the_scheduler_is_killed(coupled, policy):
         assert len(list(work_of(flow).glob("*.done"))) == 2
 
 
-def test_one_of_two_workers_is_killed_and_nothing_is_lost(coupled):
-    flow = coupled(pace=0.1, steps=40, workers=2, REPLAY_STEPS=40)
-    process = flow.start()
-    at_step(flow, 5)
-    workers = find(process, "spawn_main")
-    workers[0].kill()
-    ended = flow.wait(process, 110)
-    assert ended.status in (0, 1), ended.output
-    record = record_of(flow)
-    if ended.status == 0:
-        results = xr.open_zarr(record["results"]["path"], consolidated=False)
-        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(40)
-        np.testing.assert_array_equal(results["sums"], expected)
-    else:
-        assert record["cause"]
-
-
 @pytest.mark.parametrize(
     "signum",
     [

@@ -47,6 +47,29 @@ def test_command_that_does_not_exist():
     assert "cannot run /no/such/command" in error
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT], ids=lambda s: s.name)
+def test_semaphores_of_what_was_killed_are_removed(tmp_path, signum):
+    """Python's resource tracker, which knows them, is not killed before it has done its work."""
+    script = tmp_path / "holds.py"
+    script.write_text(
+        "import multiprocessing, pathlib, signal, sys, time\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    held = multiprocessing.get_context('spawn').Semaphore()\n"
+        "    pathlib.Path(sys.argv[1]).write_text(held._semlock.name)\n"
+        "    time.sleep(60)\n"
+    )
+    name = tmp_path / "name"
+    process = _guard(
+        sys.executable, script, name, options=["--grace", "0.3"], stderr=subprocess.DEVNULL
+    )
+    held = Path("/dev/shm") / f"sem.{_wait_for(lambda: name.exists() and name.read_text())[1:]}"
+    assert held.exists()
+    process.send_signal(signum)
+    process.wait(20)
+    assert not held.exists()
+
+
 def test_no_command_is_refused():
     assert subprocess.run(SCRIPT, capture_output=True, timeout=20).returncode == 2
 
