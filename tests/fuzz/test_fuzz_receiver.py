@@ -1,10 +1,12 @@
 """Any bytes to a receiver: nothing but a closed connection and a log line.
 
-The first tests run always (Hypothesis); the last one is coverage-guided and runs with ``-m fuzz``.
+The first tests run always (Hypothesis). With ``-m fuzz`` there is a long run of the same, and a
+coverage-guided one of a minute where atheris is installed (``pip install atheris``).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 
+VECTORS = Path(__file__).parents[1] / "conformance" / "wire.json"
 RUN, TOKEN = "fuzzed", "a1" * 32
 SPECS = (
     ArraySpec("t", "f8", (8, 8), StepAxis(count=50)),
@@ -235,10 +239,27 @@ def test_a_stranger_who_says_nothing(target):
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(600)
+@settings(FUZZ, max_examples=2000)
+@given(
+    st.lists(st.one_of(frames(), pieces(), st.binary(max_size=90)), max_size=12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_very_many_frames(target, parts, known, local):
+    throw(target[0], *([hello()] if known else []), *parts, local=local)
+    assert not target[1].faults
+
+
+@pytest.mark.fuzz
 @pytest.mark.timeout(180)
 def test_atheris(tmp_path):
     """Coverage-guided, over the sans-I/O parts that all bytes go through."""
     pytest.importorskip("atheris")
+    corpus = tmp_path / "corpus"  # sound frames to begin with
+    corpus.mkdir()
+    for n, case in enumerate(json.loads(VECTORS.read_text())["frames"]):
+        (corpus / str(n)).write_bytes(bytes.fromhex(case["frame"]))
     script = tmp_path / "fuzz.py"
     script.write_text(
         textwrap.dedent(
@@ -264,7 +285,7 @@ def test_atheris(tmp_path):
         )
     )
     done = subprocess.run(
-        [sys.executable, str(script), "-max_total_time=60", "-max_len=4096"],
+        [sys.executable, str(script), str(corpus), "-max_total_time=60", "-max_len=4096"],
         cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
