@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -257,8 +257,8 @@ def measure_submit(
     split_every: int | None = None,
     gc_paused: bool = True,
     steps_per_chunk: int = 1,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Submit a reduction before the data exist, then deliver all and await the number.
+) -> dict[str, float]:
+    """Submit a reduction before the data exist; they never come.
 
     The collector pauses on both sides, as `ips_components.external.submit` has it, or on none.
     Figures are per step, of which a chunk may have several.
@@ -276,13 +276,25 @@ def measure_submit(
     submit.figures["client_cpu_us"] = client_cpu / n_steps * 1e6
     client.run_on_scheduler(rest_gc, True)
     client.run_on_scheduler(let_go, name)
-    with Meter(client, n_steps) as whole:
+    future.release()
+    idle(client)
+    return submit.figures
+
+
+def measure_reduce(client: Client, n: int) -> dict[str, float]:
+    """Deliver all chunks of a reduction that is submitted, and await the number."""
+    name = f"external-reduced{n}-00000000"
+    client.run_on_scheduler(declare, name, n)
+    future = external_submit(client, {"sum": external_array(name, n).sum()})["sum"]
+    registered(client, future.key)
+    client.run_on_scheduler(let_go, name)
+    with Meter(client, n) as meter:
         send(client, name, n)
         if future.result(timeout=TIMEOUT) != 0:
             raise RuntimeError("the sum of zeros is not zero")
-    del future
+    future.release()
     idle(client)
-    return submit.figures, whole.figures
+    return meter.figures
 
 
 def stock_submit(client: Client, results: dict[str, Any]) -> dict[str, Any]:
@@ -301,18 +313,10 @@ WAYS: dict[str, tuple[int | None, bool, int]] = {
 def measure_ways(client: Client, n: int, turns: int) -> dict[str, dict[str, float]]:
     """All ways to submit, in turns; medians."""
     taken = interleave(WAYS, turns, lambda way: measure_submit(client, n, *WAYS[way]), tell)
-    figures = {}
-    for way, each in taken.items():
-        submits, wholes = zip(*each, strict=True)
-        figures[way] = medians(submits)
-        if way == "submit, gc paused":
-            figures["deliver and reduce"] = medians(wholes)
-    return figures
-
-
-def medians(turns: Iterable[dict[str, float]]) -> dict[str, float]:
-    turns = list(turns)
-    return {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+    return {
+        way: {name: statistics.median(turn[name] for turn in each) for name in each[0]}
+        for way, each in taken.items()
+    }
 
 
 def tell(what: str) -> None:
@@ -351,7 +355,7 @@ def run(sizes: list[int], plain: int, workers: int, turns: int = 3) -> dict[str,
     }
     with cluster(workers) as client:
         measure_arrive(client, 100)  # imports, caches
-        measure_submit(client, 100)
+        measure_reduce(client, 100)
         results["scatter"] = measure_scatter(client, 500)
         for n in sizes:
             figures: dict[str, Any] = {}
@@ -359,6 +363,7 @@ def run(sizes: list[int], plain: int, workers: int, turns: int = 3) -> dict[str,
             for name, measure in (
                 ("declare", measure_declare),
                 ("arrive", measure_arrive),
+                ("deliver and reduce", measure_reduce),
                 ("plain", measure_plain),
             ):
                 if name == "plain" and n > plain:

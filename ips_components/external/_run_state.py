@@ -40,9 +40,7 @@ class Step:
 
     def put_by(self, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> int:
         """Note ranks that have put the step, and the seconds they waited; how many have by now."""
-        if self.ranks is None:
-            self.ranks = np.zeros(int(ranks.max()) + 1, bool)
-        self.ranks = _grown(self.ranks, int(ranks.max()) + 1)
+        self.ranks = _grown(np.zeros(0, bool) if self.ranks is None else self.ranks, ranks)
         self.ranks[ranks] = True
         self.waited_max = max(self.waited_max, float(waited.max()))
         self.waited_sum += float(waited.sum())
@@ -129,13 +127,19 @@ class RunState:
     def step_ends(self, report: StepReport) -> None:
         """Ranks have put everything of some steps: the same for many at once."""
         self.ledger.update_all(report.accounted, report.names, report.counts)
+        if not len(report.steps):
+            return
+        first = int(report.steps[0])
+        if (report.steps == first).all():  # the usual case, without the detour
+            self._step_ends(first, report.ranks, report.waited)
+            return
         for step in np.unique(report.steps).tolist():
             mine = report.steps == step
             self._step_ends(step, report.ranks[mine], report.waited[mine])
 
     def _step_ends(self, step: int, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> None:
         now = self.clock()
-        self._waited = _grown(self._waited, int(ranks.max()) + 1)
+        self._waited = _grown(self._waited, ranks)
         since = np.maximum(waited - self._waited[ranks], 0.0)
         self._waited[ranks] += since
         self.newest_step = step if self.newest_step is None else max(step, self.newest_step)
@@ -259,6 +263,11 @@ class RunState:
         }
 
 
-def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """Return `array` with zeros behind it, if it is shorter than `size`."""
-    return array if len(array) >= size else np.pad(array, (0, size - len(array)))
+def _grown(array: NDArray[Any], ranks: NDArray[np.int64]) -> NDArray[Any]:
+    """Return `array`, with zeros behind it if it has no place for one of the ranks."""
+    size = int(ranks.max()) + 1
+    if len(array) >= size:
+        return array
+    grown = np.zeros(size, array.dtype)
+    grown[: len(array)] = array
+    return grown

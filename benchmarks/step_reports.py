@@ -1,0 +1,67 @@
+"""What the scheduler pays for the ends of a step, against the number of ranks, without a cluster.
+
+    python -m benchmarks.step_reports
+
+Workers gather what their ranks say (64 ranks to a worker) and send one message each, which is
+packed and unpacked as on Dask's streams; figures are CPU times of the scheduler's part, medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from distributed.protocol import dumps, loads
+
+from ips_components.external._run_state import RunState
+from ips_components.external._sink import StepInfo
+from ips_components.external._step_report import StepReport, StepTally
+from ips_components.wire.messages import Counters
+
+STEPS = 20
+RANKS_PER_WORKER = 64
+
+
+def messages(n: int, step: int, accounts: bool) -> list[list[bytes]]:
+    """One message of each worker about one step."""
+    account = (Counters(0, (step, 0, step, 0, 0), (step, 0, step, 0, 0)),) if accounts else ()
+    workers = max(1, n // RANKS_PER_WORKER)
+    packed = []
+    for worker in range(workers):
+        tally = StepTally()
+        for rank in range(worker, n, workers):
+            tally.add(rank, StepInfo(step, 0.1 * step, account))
+        packed.append(dumps([{"report": tally.take(["t"]).to_message()}]))
+    return packed
+
+
+def measure(n: int, accounts: bool) -> float:
+    """Seconds of CPU for one step of `n` ranks."""
+    state = RunState("benchmark")
+    state.hello(0, {"size": n})
+    turns = []
+    for step in range(STEPS):
+        packed = messages(n, step, accounts)
+        start = time.process_time()
+        for frames in packed:
+            for message in loads(frames):
+                state.step_ends(StepReport.from_message(message["report"]))
+        turns.append(time.process_time() - start)
+    if state.steps_done != STEPS:
+        raise RuntimeError(f"{state.steps_done} of {STEPS} steps are complete")
+    return statistics.median(turns)
+
+
+def main() -> None:
+    print("ranks  workers  us per step  us per worker    with accounts: us per step  per worker")
+    for n in (4, 64, 1024, 4096, 10_000):
+        workers = max(1, n // RANKS_PER_WORKER)
+        bare, full = (measure(n, accounts) * 1e6 for accounts in (False, True))
+        print(
+            f"{n:>5}{workers:>9}{bare:>13.0f}{bare / workers:>15.0f}"
+            f"{full:>30.0f}{full / workers:>12.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
