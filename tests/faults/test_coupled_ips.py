@@ -14,15 +14,33 @@ pytestmark = pytest.mark.deaths
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=campaign)])
-@pytest.mark.parametrize("step", [5, pytest.param(STEPS - 1, marks=campaign)])
+@pytest.mark.parametrize("step", [5, pytest.param(STEPS - 2, marks=campaign)])
 def test_one_of_two_workers_is_killed(coupled, victim, step):
-    """Whichever of them runs the analysis: what died is sent again, and nothing is missing."""
-    flow = coupled(workers=2, **SLOWLY)
+    """Whichever of them runs the analysis: what died is sent again, and nothing is missing.
+
+    Ranks rest after each put, so that the last moment is in the last step.
+    """
+    flow = coupled(workers=2, **{**SLOWLY, "pace": 0.1 if step == 5 else 0.4})
     process = flow.start()
     at_step(flow, step)
     find(process, "spawn_main")[victim].kill()
     record = right(flow, STEPS)
     assert [fault["what"] for fault in record["faults"]] == ["lost"]
+
+
+@campaign
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_is_killed_when_all_is_put(coupled, victim):
+    """The ranks are leaving: what died is sent again, or the run says what is lost."""
+    flow = coupled(workers=2, **SLOWLY)
+    process = flow.start()
+    at_step(flow, STEPS - 1)
+    find(process, "spawn_main")[victim].kill()
+    ended = flow.wait(process, 110)
+    if ended.status == 0:
+        right(flow, STEPS)
+    else:
+        failed(flow, "lost with its worker, and cannot be sent again")
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=campaign)])
