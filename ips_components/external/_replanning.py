@@ -1,21 +1,22 @@
-"""Placement of a running run: receivers that left, and receivers that joined.
+"""Placement of a run: when its ranks come, when a receiver leaves, and when one joins.
 
-When a receiver leaves, its chunks go to the others, which ask the ranks for what was on its way.
-When one joins, it gets its share of the steps that no rank has begun: what has been begun stays
-where it is. If a rank is quicker than expected, the newcomer asks for what was sent elsewhere.
+Chunks are placed near the blocks that they are made of.  When a receiver leaves, its chunks go
+to the others, which ask the ranks for what was on its way.  When one joins, it gets its share of
+the steps that no rank has begun: what has been begun stays where it is.  If a rank is quicker
+than expected, the newcomer asks for what was sent elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ips_components.external._coordinated import CoordinatedRun
 from ips_components.external._state import State
+from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
-from ips_components.model.placement import replace, share, switch
-
-if TYPE_CHECKING:
-    from ips_components.external._coordinator import _Run
+from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.placement import affinity, place, replace, share, switch
 
 #: Seconds within which every rank has heard of a new placement, most likely.
 SHARE_DELAY = 0.5
@@ -24,11 +25,55 @@ LOOK_AHEAD = 64
 
 
 class Replanning:
-    """The part of a `RunCoordinator` that moves chunks; the runs belong to the coordinator."""
+    """The part of a `RunCoordinator` that places chunks; the runs belong to the coordinator."""
 
     tasks: Any
 
-    def _replan(self, run: _Run) -> None:
+    def _answer(self, run: CoordinatedRun) -> None:
+        """Give the contract to those who ask for it, placed near the blocks where it matters."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        if len(set(hosts.values())) > 1 and run.hosts:
+            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
+            run.contract = contract.with_placements(
+                {
+                    array.spec.name: place(
+                        array.layout,
+                        list(hosts),
+                        needed=array.needed_space,
+                        hosts=hosts,
+                        cells=run.cells[array.spec.name],
+                    )
+                    for array in contract.arrays
+                }
+            )
+            run.blob = run.contract.to_bytes()
+        elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
+            self._place_again(run)  # a worker has died since the contract was made
+        run.answered = True
+        self._tell_contract(run)
+
+    def _hostnames(self, run: CoordinatedRun) -> dict[int, str]:
+        return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
+
+    def _cells(self, run: CoordinatedRun, array: ArrayContract) -> dict[str, Any] | None:
+        """How many wanted cells of each chunk in space the blocks of each host hold."""
+        if array.spec.ragged:
+            return None
+        blocks: dict[str, list[Block]] = {}
+        grid = array.spec.attrs.get("process_grid") or dims_create(
+            len(run.hosts), len(array.spec.shape)
+        )
+        regular = Decomposition.regular(array.spec.shape, grid)
+        for rank, (host, boxes) in enumerate(run.hosts):
+            if array.spec.name in boxes:
+                mine = [Block(tuple(o), tuple(n)) for o, n in boxes[array.spec.name]]
+            else:
+                mine = list(regular.blocks[rank]) if rank < regular.size else []
+            blocks.setdefault(host, []).extend(mine)
+        return affinity(array.layout, array.wanted, blocks)
+
+    def _replan(self, run: CoordinatedRun) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
         before = self._contract(run)
         awaited = [self._awaited(run, array) for array in before.arrays]
@@ -51,7 +96,7 @@ class Replanning:
                     skip.append((ordinal, chunk))
         self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
 
-    def _share(self, run: _Run, newcomer: int) -> None:
+    def _share(self, run: CoordinatedRun, newcomer: int) -> None:
         """Give a receiver that has joined its share, of steps that no rank has begun.
 
         What has been begun stays where it is. If a rank is quicker than expected, what it has sent
@@ -99,7 +144,7 @@ class Replanning:
 
     def _tell_placement(
         self,
-        run: _Run,
+        run: CoordinatedRun,
         again: Iterable[tuple[int, int]],
         skip: Iterable[tuple[int, int]],
         rows: Mapping[int, list[tuple[int, int, int]]],
@@ -124,7 +169,7 @@ class Replanning:
             }
             self._tell(run, message, [worker])
 
-    def _place_again(self, run: _Run) -> None:
+    def _place_again(self, run: CoordinatedRun) -> None:
         """Place all chunks on the receivers that live, moving as few as possible."""
         contract = self._contract(run)
         hosts = self._hostnames(run)
@@ -143,7 +188,7 @@ class Replanning:
         )
         run.blob = run.contract.to_bytes()
 
-    def _awaited(self, run: _Run, array: ArrayContract) -> list[int]:
+    def _awaited(self, run: CoordinatedRun, array: ArrayContract) -> list[int]:
         """Chunks of an array that have not arrived, up to a little beyond the newest known step.
 
         A rank tells of a step when it begins the next one: some have sent more than is known.
@@ -156,27 +201,27 @@ class Replanning:
             if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
         ]
 
-    def _newest_row(self, run: _Run, array: ArrayContract) -> int:
+    def _newest_row(self, run: CoordinatedRun, array: ArrayContract) -> int:
         """The last row of chunks of which a rank has told."""
         axis, newest = array.spec.steps, run.state.newest_step
         newest = axis.start if newest is None else newest
         index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
         return array.layout.chunk_of(0, index)
 
-    def _may_be_sent(self, run: _Run, array: ArrayContract) -> int:
+    def _may_be_sent(self, run: CoordinatedRun, array: ArrayContract) -> int:
         """Rows of chunks below this one are those that ranks may have begun to send."""
         newest = self._newest_row(run, array)
         ahead = max(LOOK_AHEAD, self._rows_within(run, newest, 4 * SHARE_DELAY))
         return min(newest + 1 + ahead, array.layout.numblocks[0])
 
-    def _rows_within(self, run: _Run, newest: int, seconds: float) -> int:
+    def _rows_within(self, run: CoordinatedRun, newest: int, seconds: float) -> int:
         """How many rows the ranks begin in some time, if they go on as before."""
         state = run.state
         began = state.steps[min(state.steps)].first_put if state.steps else state.clock()
         return int(newest * seconds / max(state.clock() - began, seconds))
 
     def _by_owner(
-        self, run: _Run, chunks: Iterable[tuple[int, int]]
+        self, run: CoordinatedRun, chunks: Iterable[tuple[int, int]]
     ) -> dict[int, list[tuple[int, int]]]:
         """Sort (array, chunk) by the receiver that they belong to now."""
         contract = self._contract(run)
