@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _BATCH = 256
+MAX_OPEN = 4096
+"""Chunks that are expected at a time, at least all of one step; more cost time and help nobody."""
 
 
 @dataclass(slots=True)
@@ -192,6 +194,7 @@ class Intake:
         self.reserved = 0  # bytes of admitted, incomplete chunks
         self.held = 0  # bytes of complete chunks with a living view
         self.completed = 0
+        self._newest: int | None = None  # step of the row that was admitted last
         self.blocked = False  # a row waits for room
         self.needed = 0  # bytes of that row
 
@@ -287,7 +290,9 @@ class Intake:
                 self.blocked = False
                 if not ahead:
                     break
-                _, array, (row, chunks) = min(ahead, key=lambda one: (one[0], one[1].ordinal))
+                step, array, (row, chunks) = min(ahead, key=lambda one: (one[0], one[1].ordinal))
+                if step != self._newest and self._n_open() >= MAX_OPEN:
+                    break
                 chunks = [chunk for chunk in chunks if chunk not in array.skip]
                 need = sum(array.chunk_bytes(c) for c in chunks if c not in array.open)
                 used = self.reserved + self.held
@@ -297,6 +302,7 @@ class Intake:
                     self.blocked, self.needed = True, need
                     break
                 array.admit(row)
+                self._newest = step
                 array.skip = {chunk for chunk in array.skip if chunk // array.n_space > row}
                 for chunk in chunks:
                     if chunk not in array.open:
@@ -450,7 +456,10 @@ class Intake:
     def open_chunks(self) -> int:
         """Return the number of admitted chunks that are not complete."""
         with self._lock:
-            return sum(len(array.open) for array in self._arrays)
+            return self._n_open()
+
+    def _n_open(self) -> int:
+        return sum(len(array.open) for array in self._arrays)
 
     def _array(self, ordinal: int) -> _ArrayIntake:
         if ordinal >= len(self._arrays):

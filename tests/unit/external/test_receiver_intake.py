@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ips_components.errors import ProtocolError
 from ips_components.external._buffers import BufferPool, on_last_view
-from ips_components.external._receiver_intake import Intake
+from ips_components.external._receiver_intake import MAX_OPEN, Intake
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.pieces import BlockPlan
@@ -304,3 +304,30 @@ def test_a_newcomer_begins_with_its_first_row():
     assert made.watermarks() == [10]
     assert made.reserved == 3 * ROW
     assert fill(made, piece(7)) is not None
+
+
+def test_no_more_is_expected_than_can_come_soon():
+    """However much room there is: small chunks of a long run are not all expected at once."""
+    spec = ArraySpec("t", "f8", (4,), StepAxis())
+    other = ArraySpec("u", "f8", (4,), StepAxis())
+    made, _, _ = intake([spec, other], 1 << 40, chunks=(1, 2))
+    made.pump()
+    assert made.open_chunks() == MAX_OPEN
+    rows = MAX_OPEN // 4
+    assert made.watermarks() == [rows, rows]
+    held = [
+        fill(made, Piece(array, chunk, 0, ((0, 1, 1), (0, 2, 1))))
+        for array in (1, 0)
+        for chunk in (0, 1)
+    ]
+    assert None not in held
+    made.pump()
+    assert made.watermarks() == [rows + 1, rows + 1]
+
+
+def test_a_step_of_very_many_chunks_is_expected_whole():
+    specs = [ArraySpec(name, "f8", (3 * MAX_OPEN,), StepAxis(count=2)) for name in "tu"]
+    made, _, _ = intake(specs, 1 << 40, chunks=(1, 1))
+    made.pump()
+    assert made.watermarks() == [1, 1]
+    assert made.open_chunks() == 6 * MAX_OPEN
