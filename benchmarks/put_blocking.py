@@ -16,6 +16,8 @@ tcp
 tcp lent
     The same without a replay buffer: when puts follow each other closely, blocks are sent from the
     caller's memory.
+C in place, C shm, C tcp
+    The same of a rank in C (`put_blocking.c`; needs make and a C compiler).
 raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
 mpi
@@ -27,6 +29,7 @@ Usage: ``python benchmarks/put_blocking.py [--ranks 4] [--repeat 3] [--json FILE
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing as mp
 import os
@@ -39,11 +42,13 @@ import sys
 import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import ips_components
 from ips_components.bridge import Array, Bridge
 from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
@@ -53,7 +58,9 @@ from ips_components.wire import contact as contacts
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
 PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
-METHODS = ("copy", "in place", "shm", "tcp", "tcp lent", "raw", "mpi")
+C_METHODS = ("C in place", "C shm", "C tcp")
+METHODS = ("copy", "in place", "C in place", "shm", "C shm", "tcp", "C tcp", "tcp lent",
+           "raw", "mpi")  # fmt: skip
 RUN, TOKEN = "benchmark", "be" * 32
 SPAWN = mp.get_context("spawn")
 
@@ -123,8 +130,63 @@ def rank_of_bridge(file: str, rank: int, ranks: int, size: int, pace: float, n: 
         out.put((timer.times, time.perf_counter() - timer.start))
 
 
+@cache
+def c_program() -> Path | None:
+    """Build the rank in C; None where there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None or shutil.which("make") is None:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="put_blocking"))
+    atexit.register(shutil.rmtree, folder)
+    library = Path(ips_components.__file__).parent / "bridge" / "c"
+    make = ["make", "-s", "-f", str(library / "Makefile"), "c", f"OUT={folder}", f"CC={compiler}"]
+    source, program = Path(__file__).with_suffix(".c"), folder / "put_blocking"
+    link = [compiler, "-std=c11", "-O2", f"-I{library}", str(source)]
+    for command in (make, [*link, str(folder / "libips_bridge.a"), "-o", str(program)]):
+        subprocess.run(command, check=True, timeout=120)
+    return program
+
+
+def c_ranks(file: Path, size: int, pace: float, n: int, ranks: int, in_place: bool) -> list[Any]:
+    """Run ranks in C and return what they print."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_rank(rank: int) -> None:
+        numbers = [rank, ranks, size, n, 5, int(pace * 1e9), int(in_place)]
+        command = [str(c_program()), str(file), f"{file}.blob", *map(str, numbers)]
+        processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+
+    def hear(process: subprocess.Popen[str], word: str) -> None:
+        if (said := process.stdout.readline().strip()) != word:
+            raise RuntimeError(f"a rank in C should say {word!r}, got {said!r}")
+
+    try:
+        start_rank(0)
+        hear(processes[0], "asked")
+        for rank in range(1, ranks):
+            start_rank(rank)
+        for process in processes:
+            hear(process, "ready")
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        results = [json.loads(process.stdout.readline()) for process in processes]
+        for process in processes:
+            if process.wait(60):
+                raise RuntimeError(f"a rank in C ended with {process.returncode}")
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return results
+
+
 def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
-    lanes = ("tcp",) if method.startswith("tcp") else ("shm",)
+    if method in C_METHODS and c_program() is None:
+        return []
+    lanes = ("tcp",) if "tcp" in method else ("shm",)
     spec = ArraySpec("t", "f8", (64 * ranks, size // 512), StepAxis())
     # One chunk per rank and step: a piece is a chunk, as with one rank per chunk of an analysis.
     array = ArrayContract.agree(spec, run=RUN, chunks=(1, 64, -1))
@@ -136,6 +198,8 @@ def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[A
         file = Path(folder) / "contact"
         options = {"lanes": lanes, "replay_steps": 0 if method == "tcp lent" else 1}
         contacts.write(file, contacts.Contact(RUN, TOKEN, (receiver.endpoint,), options=options))
+        if method in C_METHODS:
+            return c_ranks(file, size, pace, n, ranks, "in place" in method)
         return start(
             rank_of_bridge,
             [(str(file), rank, ranks, size, pace, n, method == "in place", 5)
@@ -308,7 +372,7 @@ def main() -> None:
                 }  # fmt: skip
                 rows.append(row)
                 print(
-                    f"{size // KIB:6d} KiB {'paced' if paced else 'flat ':5s} {method:9s} "
+                    f"{size // KIB:6d} KiB {'paced' if paced else 'flat ':5s} {method:10s} "
                     f"{quantiles[1]:9.4f} ms (p10 {quantiles[0]:.4f}, p90 {quantiles[2]:.4f})"
                     f"  {row['GB/s']:7.2f} GB/s",
                     flush=True,

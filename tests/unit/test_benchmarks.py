@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -85,3 +86,23 @@ def test_emulated_ranks_speak_the_real_protocol(tmp_path):
     found = scheduler.run(repeat=1, sizes=[3], steps=2, folder=tmp_path)
     assert [row["chunks"] for row in found["rows"]] == list(scheduler.WAYS)
     assert (tmp_path / "scheduler_cpu.svg").exists()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("cc") and shutil.which("make")), reason="needs make and a C compiler"
+)
+def test_blocking_of_ranks_in_c_beside_those_in_python(tmp_path, monkeypatch):
+    from benchmarks import put_blocking
+
+    path = tmp_path / "blocking.json"
+    methods = ["shm", *put_blocking.C_METHODS]
+    words = ["--ranks", "2", "--repeat", "1", "--sizes", "4096", "--json", str(path)]
+    monkeypatch.setattr(put_blocking, "import_cost", dict)
+    monkeypatch.setattr(put_blocking, "steps_of", lambda size, paced, repeat: 6)
+    monkeypatch.setattr("sys.argv", ["put_blocking", *words, "--methods", *methods])
+    put_blocking.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["method"], row["paced"]) for row in rows] == [
+        (method, paced) for paced in (True, False) for method in methods
+    ]
+    assert all(0 < row["ms"]["p10"] <= row["ms"]["median"] for row in rows)
