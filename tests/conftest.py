@@ -44,6 +44,15 @@ def _mapped(pids: Iterable[int]) -> set[str]:
     return found
 
 
+def _files_below(directory: Path) -> list[str]:
+    """What is in a directory, from which somebody may be removing things meanwhile."""
+    return sorted(
+        str(Path(folder, name).relative_to(directory))
+        for folder, folders, files in os.walk(directory)
+        for name in (*folders, *files)
+    )
+
+
 class _Onlooker:
     """Notes which shared memory the processes of a test use, while it runs.
 
@@ -88,7 +97,7 @@ def leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     deadline = time.monotonic() + _PATIENCE
     while True:
         processes = _marked(mark)
-        files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
+        files = _files_below(temporary)
         shared = onlooker.left()
         if not (processes or files or shared) or time.monotonic() > deadline:
             break

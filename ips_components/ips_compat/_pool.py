@@ -26,6 +26,7 @@ from ips_components.ips_compat._tls import Credentials
 _CONNECT_TIME_OUT = 300.0
 _SHUTDOWN_TIME_OUT = 20.0
 _LOOK = 0.25
+_LAST_WORDS = 1.0
 
 
 class TaskPoolError(IPSComponentsError):
@@ -191,14 +192,40 @@ class RunningPool:
 
     @contextlib.contextmanager
     def bounded_shutdown(self) -> Iterator[None]:
-        """IPS waits without a deadline for the pool to shut down: lend it ours."""
-        timer = threading.Timer(_SHUTDOWN_TIME_OUT, self.hurry)
-        timer.daemon = True
-        timer.start()
+        """IPS waits without a deadline for the pool to shut down: lend it ours.
+
+        A worker that is still starting is unknown to the scheduler and not told to end. It is not
+        waited for longer than for the others.
+        """
+        over = threading.Event()
+        arguments = (over, self.pool.dask_sched_pid, self._scratch())
+        thread = threading.Thread(target=self._bound, args=arguments, daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            timer.cancel()
+            over.set()
+            thread.join()
+
+    def _bound(self, over: threading.Event, scheduler: int, scratch: list[Path]) -> None:
+        deadline = time.monotonic() + _SHUTDOWN_TIME_OUT
+        while time.monotonic() < deadline:
+            if over.wait(_LOOK):
+                return
+            if scratch and not guard.started(scheduler) and not any(p.exists() for p in scratch):
+                if over.wait(_LAST_WORDS):
+                    return
+                break
+        self.hurry()
+
+    def _scratch(self) -> list[Path]:
+        """Directories of the workers, which they remove last; none if some are on other hosts."""
+        with contextlib.suppress(Exception):  # a scheduler that is lost; the deadline is left
+            workers = self.client.scheduler_info()["workers"].values()
+            here = self.client.scheduler.address.split("://")[-1].rsplit(":", 1)[0]
+            if all(each["host"] == here for each in workers):
+                return [Path(each["local_directory"]) for each in workers]
+        return []
 
 
 def _gone(pid: int, patience: float) -> bool:

@@ -56,6 +56,21 @@ def test_pools_one_after_another_while_one_is_never_gathered(workflow):
         assert f"{name} {{'good': 0}}" in ended.output
 
 
+def test_a_worker_that_still_starts_does_not_hold_up_the_end(workflow, tmp_path):
+    flow = workflow(
+        worker="pool_collects",
+        WORKER={"DASK_WORKERS_PER_NODE": 2},
+        environment={
+            "DASK_DISTRIBUTED__WORKER__PRELOAD": "slow_second",
+            "FIRST_WORKER": str(tmp_path / "first"),
+        },
+    )
+    ended = flow.run()
+    assert ended.status == 0, ended.output + ended.log
+    assert "results {'good': 0, 'fine': 0}" in ended.output
+    assert ended.seconds < 20.0
+
+
 def test_tasks_are_in_the_log_of_ips(workflow):
     flow = workflow(worker="pool_of_all_kinds", top={"USE_PORTAL": True})
     ended = flow.run()
