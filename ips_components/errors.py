@@ -40,6 +40,10 @@ class AnalyticsLost(BridgeError, ConnectionError):
     """The analytics side is gone and the policy says that the simulation must not go on alone."""
 
 
+class RunStopped(BridgeError):
+    """The analysis has what it wants and has ended the run: no further values will come."""
+
+
 class SimulationLost(IPSComponentsError):
     """The simulation ended, or a rank died, before all contracted data were delivered."""
 

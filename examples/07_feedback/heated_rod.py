@@ -9,6 +9,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ips_components.bridge import Array, Bridge
+from ips_components.errors import RunStopped
 
 CELLS, NUMBER, GAIN = 16, 0.4, 0.05  # GAIN = what a power of 1 adds to a heated cell per step, K
 
@@ -32,8 +33,9 @@ def main():
         for step in range(args.at_most):
             if step and step % args.every == 0:
                 # Waits for the value that was sent for this very step; all ranks get the same.
-                power = bridge.receive("power", step=step)
-                if bridge.should_stop():
+                try:
+                    power = bridge.receive("power", step=step)
+                except RunStopped:
                     break
             bridge.put("temperature", step, rod)
             rod[0], rod[-1] = -rod[1], -rod[-2]

@@ -20,12 +20,10 @@ def steer(arrays, run, target=2.0, tolerance=0.01, every=5):
         means.append(float(window.value))
         powers.append(power)
         steps.append(window.steps[-1])
-        converged = len(means) > 1 and max(abs(target - m) for m in means[-2:]) < tolerance
-        if converged:
-            run.stop("converged")  # before the value that the ranks are waiting for
-        run.send("power", power, step=window.steps.stop)
-        if converged:
+        if len(means) > 1 and max(abs(target - m) for m in means[-2:]) < tolerance:
+            run.stop("converged")  # instead of the value that the ranks are waiting for
             break
+        run.send("power", power, step=window.steps.stop)
     return {
         name: xr.DataArray(np.array(values), dims="step", coords={"step": steps})
         for name, values in (("mean", means), ("power", powers))

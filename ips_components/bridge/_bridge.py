@@ -19,7 +19,9 @@ from ips_components.errors import (
     BridgeError,
     ContactError,
     ContractError,
+    DeadlineExceeded,
     IPSComponentsError,
+    RunStopped,
 )
 from ips_components.model.contract import Contract
 from ips_components.wire import contact as contacts
@@ -77,8 +79,9 @@ class Bridge(Putting):
                                                                  touched after the ``with``
     `step_end`    independent  no                                -
     `wait`        independent  until all is taken by receivers   -
-    `receive`     collective   until the value is there, or not  the value is the caller's
-                               at all with a ``default``
+    `receive`     collective   until the value is there, or it   the value is the caller's
+                               is known that it will not come;
+                               not at all with a ``default``
     `should_stop` collective   no                                -
     `close`       collective   until all is taken and accounted  -
     ============= ============ ================================= ================================
@@ -219,31 +222,54 @@ class Bridge(Putting):
             What to return when there is none yet. Without it, wait.
         timeout
             Seconds to wait; None: the run's deadline for a step.
+
+        Raises
+        ------
+        RunStopped
+            At once, when the analysis has ended the run without having sent the value.
+        AnalyticsLost
+            As soon as it is known that nobody is left to send it.
+        DeadlineExceeded
+            When it did not come in time.
+
+        Notes
+        -----
+        With a `default` nothing is raised unless the run shall end with its analysis.
         """
         self._check_open()
 
         def of_rank_0() -> Any:
             transport = self._transport
             exact = default is _NOTHING
-            found = self._feedback(name, step, exact)
-            if found is None and default is _NOTHING and not transport.quiet:
-                limit = transport.deadlines["step"] if timeout is None else timeout
+            limit = transport.deadlines["step"] if timeout is None else timeout
+            if exact:
                 transport.wait_for(
-                    lambda: self._feedback(name, step, exact) is not None or transport.quiet, limit
+                    lambda: (
+                        self._feedback(name, step, exact) is not None
+                        or transport.stop is not None
+                        or transport.quiet
+                    ),
+                    limit,
                 )
-                found = self._feedback(name, step, exact)
-                if found is None and not transport.quiet:
-                    raise BridgeError(
-                        f"no value {name!r} came from the analysis for step {step} within "
-                        f"{limit:g} s; give a default, or see whether the analysis sends it"
-                    )
+            found = self._feedback(name, step, exact)
             if found is not None:
                 return (True, values.decode(found))
-            if default is _NOTHING:
-                raise AnalyticsLost(
-                    f"the analysis is gone and has sent no value {name!r} for step {step}"
+            if not exact:
+                return (False, None)
+            missing = f"no value {name!r} " + ("" if step is None else f"for step {step} ")
+            if transport.stop is not None and transport.fault is None:
+                raise RunStopped(
+                    f"{missing}will come: the analysis has stopped the run ({transport.stop}); "
+                    "leave the time loop and close the bridge"
                 )
-            return (False, None)
+            transport.check()
+            if transport.quiet:
+                why = transport.lost if transport.fault is None else transport.fault.text
+                raise AnalyticsLost(f"{missing}will come, the analysis is gone: {why}")
+            raise DeadlineExceeded(
+                f"{missing}came from the analysis within {limit:g} s; give a default, or see "
+                "whether the analysis sends it"
+            )
 
         found, value = from_rank_0(self._comm, of_rank_0)
         return value if found else default

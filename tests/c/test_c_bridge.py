@@ -7,9 +7,11 @@ from c_ranks import (
     CONTRACT,
     GEOMETRY,
     LATE,
+    LOST,
     NOTHING,
     REFUSED,
     RUN,
+    STOPPED,
     USAGE,
     RankError,
     agree,
@@ -476,6 +478,33 @@ def test_values_from_the_analysis(start, sinks, tmp_path):
             receiver.feedback("many", step, step)
         assert rank("receive", "many", 4999, 10) == "4999 1 : 4999"
         close_all(ranks)
+
+
+@pytest.mark.parametrize("how", ["stop", "fault", "abort", "gone"])
+def test_receive_ends_at_once_when_nothing_can_come(start, sinks, tmp_path, how):
+    limits = {"connect": 0.3}
+    with coupling(tmp_path, sinks(), agree(spec_of()), deadlines=limits) as (contact, (receiver,)):
+        rank = start(0, 1)
+        join_all([rank], contact, tmp_path)
+        receiver.feedback("gain", 0.5, 3)
+        rank.tell("receive", "gain", 3, 5)
+        assert rank.answer() == "3 0 : 0.5"
+        rank.tell("receive", "gain", 4, 60)
+        if how == "stop":
+            receiver.stop("converged")
+        elif how == "gone":
+            receiver.close()
+        else:
+            receiver.fault("KeyError: 'x'", "abort" if how == "abort" else "continue")
+        with pytest.raises(RankError) as ended:
+            rank.answer(5)
+        assert ended.value.code == (STOPPED if how == "stop" else LOST)
+        why = {"stop": "has stopped the run", "gone": "no receiver is left"}
+        assert why.get(how, "KeyError: 'x'") in ended.value.text
+        assert rank("receive", "gain", 3, 5) == "3 0 : 0.5"  # what was sent before is there
+        if how in ("stop", "fault"):
+            assert rank("receive", "gain", 9, 0) == "3 0 : 0.5"
+        rank("close", 0 if how == "stop" else 1)
 
 
 def test_stop(start, sinks, tmp_path):

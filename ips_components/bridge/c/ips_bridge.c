@@ -401,11 +401,14 @@ int ips_bridge_receive(ips_bridge *b, const char *name, int64_t step, double tim
                                         f->data};
             return IPS_BRIDGE_OK;
         }
+        if (timeout != 0 && b->stop && !b->fault)
+            return ipsb_fail(b, IPS_BRIDGE_STOPPED,
+                             "no value %s will come: the analysis has stopped the run", name);
         if ((code = ipsb_check(b)))
             return code;
         if (timeout != 0 && ipsb_quiet(b))
-            return ipsb_fail(b, IPS_BRIDGE_LOST,
-                             "the analysis is gone and has sent no value %s", name);
+            return ipsb_fail(b, IPS_BRIDGE_LOST, "no value %s will come, the analysis is gone: %s",
+                             name, b->fault ? b->fault_text : b->lost);
         if (timeout == 0 || ipsb_now() >= deadline)
             return ipsb_fail(b, IPS_BRIDGE_NOTHING,
                              "no value %s came from the analysis for this step", name);

@@ -31,7 +31,7 @@ module ips_bridge
     integer, parameter, public :: BRIDGE_OK = 0, BRIDGE_USAGE = 1, BRIDGE_GEOMETRY = 2, &
         BRIDGE_CONTACT = 3, BRIDGE_CONTRACT = 4, BRIDGE_PROTOCOL = 5, BRIDGE_REFUSED = 6, &
         BRIDGE_DEADLINE = 7, BRIDGE_ANALYTICS_LOST = 8, BRIDGE_MEMORY = 9, BRIDGE_SYSTEM = 10, &
-        BRIDGE_NOTHING = 11, BRIDGE_INCOMPLETE = 12
+        BRIDGE_NOTHING = 11, BRIDGE_INCOMPLETE = 12, BRIDGE_STOPPED = 13
 
     type, public :: bridge
         private
@@ -425,7 +425,8 @@ contains
         status = c_wait(self%handle, limit)
     end subroutine bridge_wait
 
-    ! Rank 0: values(1:count) are what the analysis sent for a step; broadcast them.
+    ! Rank 0: values(1:count) are what the analysis sent for a step; broadcast them. The status is
+    ! BRIDGE_STOPPED or BRIDGE_ANALYTICS_LOST as soon as it is known that they will not come.
     subroutine bridge_receive(self, name, step, timeout, values, count, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: name

@@ -3,6 +3,7 @@
 import os
 import resource
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ips_components.bridge import Array, Bridge
-from ips_components.errors import AnalyticsLost, BridgeError, ContactError, ContractError
+from ips_components.errors import (
+    AnalyticsLost,
+    BridgeError,
+    ContactError,
+    ContractError,
+    DeadlineExceeded,
+    RunStopped,
+)
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -343,6 +351,68 @@ def test_feedback_and_stop_are_the_same_on_all_ranks(tmp_path):
                 return nothing, got, latest, before
 
         assert together(3, rank) == [(None, 0.5, [1, 2], False)] * 3
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "while waiting"])
+def test_receive_ends_at_once_when_the_analysis_stops_the_run(tmp_path, before):
+    comms = world(2)
+    with receivers(tmp_path, agree(SPEC)) as (file, (receiver,), _):
+
+        def rank(number):
+            with Bridge(comms[number], contact=file) as bridge:
+                stop = threading.Timer(0.0 if before else 0.3, receiver.stop, ["converged"])
+                if number == 0:
+                    receiver.feedback("gain", 0.5, 2)
+                    stop.start()
+                while before and not bridge.should_stop():
+                    pass
+                began = time.monotonic()
+                with pytest.raises(RunStopped, match=r"'gain' for step 4 .*\(converged\)"):
+                    bridge.receive("gain", step=4)
+                waited = time.monotonic() - began
+                if number == 0:
+                    stop.join()
+                assert bridge.receive("gain", step=2) == 0.5  # sent before the stop
+                assert bridge.receive("gain", step=4, default=None) == 0.5
+                return waited
+
+        assert max(together(2, rank)) < 5
+
+
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+@pytest.mark.parametrize("how", ["fault", "gone"])
+def test_receive_ends_at_once_when_the_analysis_is_lost(tmp_path, how, policy):
+    options = {"on_analytics_loss": policy}
+    limits = {"connect": 0.3}
+    with receivers(tmp_path, agree(SPEC), contact_options=options, deadlines=limits) as (
+        file,
+        (receiver,),
+        _,
+    ):
+        bridge = Bridge(contact=file)
+        end = threading.Timer(
+            0.2,
+            receiver.close if how == "gone" else lambda: receiver.fault("KeyError: 'x'", policy),
+        )
+        end.start()
+        began = time.monotonic()
+        why = "no receiver is left" if how == "gone" else "KeyError: 'x'"
+        try:
+            with pytest.raises(AnalyticsLost, match=why):
+                bridge.receive("gain", step=4)
+            assert time.monotonic() - began < 5
+            assert bridge.receive("gain", default=1.5) == 1.5
+        finally:
+            end.join()
+            bridge.close("aborted")
+
+
+def test_a_value_that_does_not_come_in_time(tmp_path):
+    with receivers(tmp_path, agree(SPEC)) as (file, _, _), Bridge(contact=file) as bridge:
+        with pytest.raises(DeadlineExceeded, match=r"no value 'gain' came .* within 0\.05 s"):
+            bridge.receive("gain", timeout=0.05)
+        with pytest.raises(DeadlineExceeded, match=r"'gain' for step 3 came"):
+            bridge.receive("gain", step=3, timeout=0.0)
 
 
 @pytest.mark.parametrize("policy", ["continue", "abort"])
