@@ -54,9 +54,9 @@ class Arrivals:
             if group is None or state is None:
                 self._unknown(batch, worker, item, group, stimulus)
                 continue
-            new, instruction = self._tasks.move(group, key, state, Event.ARRIVE)
+            _, instruction = self._tasks.move(group, key, state, Event.ARRIVE)
             if instruction is Instruction.TO_MEMORY:
-                self._to_memory(batch, item, group, new, stimulus)
+                self._to_memory(batch, item, group, stimulus)
             elif instruction is Instruction.DROP_REPLICA:
                 batch.drop(key, "late")
                 self._log(group.name, "late", worker, item, stimulus)
@@ -68,9 +68,7 @@ class Arrivals:
         self._carry_out(batch, worker, stimulus)
         return batch.outcomes
 
-    def _to_memory(
-        self, batch: _Batch, item: tuple[Any, ...], group: Group, new: State, stimulus: str
-    ) -> None:
+    def _to_memory(self, batch: _Batch, item: tuple[Any, ...], group: Group, stimulus: str) -> None:
         key = item[0]
         if why := _mismatch(group, item):
             batch.drop(key, f"refused: {why}")
@@ -79,8 +77,13 @@ class Arrivals:
             logger.error("External task out of step with Dask: %s", self._tasks.story(key))
             batch.drop(key, "late")
         else:
-            group.states[key] = new
+            # Through "arrived" at once: nothing can come between announcement and memory.
+            group.states[key] = State.MEMORY
             batch.ready.append((key, item[1], "numpy.ndarray" if len(item) > 2 else "object"))
+            batch.noted.setdefault(group.name, (group, [], []))
+            _, keys, nbytes = batch.noted[group.name]
+            keys.append(key)
+            nbytes.append(item[1])
             batch.outcomes.append("memory")
 
     def _unknown(
@@ -120,6 +123,11 @@ class Arrivals:
 
     def _carry_out(self, batch: _Batch, worker: str, stimulus: str) -> None:
         if batch.ready:
+            # Before Dask acts: it may release what nobody wants in the same breath.
+            for group, keys, nbytes in batch.noted.values():
+                self._tasks.changes.add(
+                    Change(group, "in_memory", State.MEMORY, keys, worker, stimulus, nbytes)
+                )
             self.worker = worker
             try:
                 _compat.to_memory(self._scheduler, worker, batch.ready, stimulus)
@@ -155,7 +163,7 @@ class Arrivals:
             group, state = self._tasks.registry.find(key)
             if group is not None and state is not None:
                 self._tasks.changes.add(
-                    Change(group, "lost", "undeliverable", key, worker, stimulus)
+                    Change(group, "lost", "undeliverable", [key], worker, stimulus)
                 )
 
     def worker_left(self, worker: str, stimulus: str) -> None:
@@ -167,11 +175,13 @@ class Arrivals:
 class _Batch:
     """What is to be done about one announcement."""
 
-    __slots__ = ("outcomes", "ready", "replicas", "unwanted")
+    __slots__ = ("noted", "outcomes", "ready", "replicas", "unwanted")
 
     def __init__(self) -> None:
         self.outcomes: list[str] = []
         self.ready: list[tuple[Any, int, str]] = []
+        #: Keys and bytes of what is ready, by group.
+        self.noted: dict[str, tuple[Group, list[Key], list[int]]] = {}
         self.replicas: list[Key] = []
         self.unwanted: list[Key] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import time
 from typing import Any, NamedTuple
 
@@ -19,15 +19,15 @@ KINDS = {state: state.value for state in State} | {State.MEMORY: "in_memory"}
 
 
 class Change(NamedTuple):
-    """A change of one key that the log and the observers have not heard of."""
+    """A change of some keys that the log and the observers have not heard of."""
 
     group: Group
     kind: str
     state: str
-    key: Key
+    keys: Sequence[Key]
     worker: str
     stimulus: str
-    nbytes: int = 0
+    nbytes: Sequence[int] = ()
 
 
 class Changes:
@@ -74,11 +74,11 @@ class Changes:
             batch = batches.get(alike)
             if batch is None:
                 batch = batches[alike] = (change, [], [])
-            batch[1].append(change.key)
-            batch[2].append(change.nbytes)
+            batch[1].extend(change.keys)
+            batch[2].extend(change.nbytes)
         now = time()
         for change, keys, nbytes in batches.values():
-            self._tell(now, change, keys, tuple(nbytes) if change.kind == "in_memory" else ())
+            self._tell(now, change, keys, tuple(nbytes))
 
     def _tell(self, now: float, one: Change, keys: list[Key], nbytes: tuple[int, ...]) -> None:
         group, stimulus = one.group, one.stimulus

@@ -371,6 +371,8 @@ class ExternalTasks:
 
     def on_transition(self, key: Key, start: str, finish: str, stimulus_id: str) -> None:
         """Hook for every transition of the scheduler; returns at once for ordinary tasks."""
+        if finish == "memory" and self._arrivals.worker:
+            return  # an arrival, which has been noted
         group, state = self.registry.find(key)
         if group is None or state is None:
             return
@@ -391,7 +393,7 @@ class ExternalTasks:
         else:
             logger.error("External task %r went from %s to %s", key, start, finish)
             return
-        self._apply(group, key, state, event, stimulus_id, ts.nbytes)
+        self._apply(group, key, state, event, stimulus_id)
 
     def on_update_graph(self, tasks: Iterable[Key], stimulus_id: str) -> None:
         """Hook for a new graph: note who is wanted, and let go what waited for the graph."""
@@ -399,7 +401,7 @@ class ExternalTasks:
             for key in tasks:
                 group, state = self.registry.find(key)
                 if group is not None and state is State.DECLARED:
-                    self._apply(group, key, state, Event.WANT, stimulus_id, 0)
+                    self._apply(group, key, state, Event.WANT, stimulus_id)
         self._holds.graph_registered()
 
     def on_remove_worker(self, worker: str, stimulus_id: str) -> None:
@@ -417,9 +419,7 @@ class ExternalTasks:
         self.changes.flush()
         self._holds.restarted()
 
-    def _apply(
-        self, group: Group, key: Key, state: State, event: Event, stimulus: str, nbytes: int
-    ) -> None:
+    def _apply(self, group: Group, key: Key, state: State, event: Event, stimulus: str) -> None:
         new, _ = self.move(group, key, state, event)
         if new is state:
             return
@@ -431,9 +431,7 @@ class ExternalTasks:
         kind = KINDS[new]
         if new is State.WANTED and state is not State.DECLARED:
             kind = "wanted_again"
-        self.changes.add(
-            Change(group, kind, str(new), key, self._arrivals.worker, stimulus, nbytes)
-        )
+        self.changes.add(Change(group, kind, str(new), [key], self._arrivals.worker, stimulus))
 
     def move(self, group: Group, key: Key, state: State, event: Event) -> tuple[State, Instruction]:
         """Look up the state table; what is impossible is raised with the task's story."""
