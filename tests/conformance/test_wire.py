@@ -12,7 +12,7 @@ from make_wire import EXAMPLES
 from ips_components.errors import ContactError, ProtocolError
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
-from ips_components.wire.contact import Endpoint
+from ips_components.wire.contact import Endpoint, pack_endpoints, parse_endpoints
 
 VECTORS = json.loads(Path(__file__).with_name("wire.json").read_text())
 
@@ -135,6 +135,6 @@ def test_value_that_nothing_can_carry():
 
 
 def test_endpoints_cut_short():
-    packed = m.pack_endpoints((Endpoint(0, "host", 1),))
+    packed = pack_endpoints((Endpoint(0, "host", 1),))
     with pytest.raises((ValueError, ContactError, struct.error)):
-        m.parse_endpoints(packed[:-2])
+        parse_endpoints(packed[:-2])
