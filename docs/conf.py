@@ -46,8 +46,10 @@ html_theme_options = {
 
 
 def setup(app: Any) -> None:
-    """Write the pages that are made from the code, before Sphinx looks for pages."""
+    """Write the pages that are made from code and examples, before Sphinx looks for pages."""
     sys.path.insert(0, str(Path(__file__).parent))
+    from course import write_course
     from generated import write_pages
 
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
+    app.connect("builder-inited", lambda app: write_course(Path(app.srcdir)))

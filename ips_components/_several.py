@@ -27,6 +27,12 @@ def contact_file(run: str) -> str:
     return f"contact_{port}.json" if plus else CONTACT
 
 
+def task_log_file(run: str) -> str:
+    """Return the name of the file of a run's changes of states, in the same directory."""
+    _, plus, port = run.partition("+")
+    return f"external_tasks_{port}.jsonl" if plus else "external_tasks.jsonl"
+
+
 def together(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the progress of several runs as if they were one; it is as far as the slowest is.
 

@@ -18,7 +18,13 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components._coupling import COORDINATOR, about, leave_notice
-from ips_components._several import contact_file, one_record, runs_of, together
+from ips_components._several import (
+    contact_file,
+    one_record,
+    runs_of,
+    task_log_file,
+    together,
+)
 from ips_components._watch import ASK, Watch
 from ips_components.config import AnalyticsConfig, ArrayConfig
 
@@ -279,6 +285,7 @@ class Analytics(Component):
             results=str(self._run_dir / (config.results or f"results{suffix}")),
             results_format=config.results_format,
             run_dir=str(self._run_dir),
+            task_log=str(self._run_dir / task_log_file(name)) if config.task_log else "",
             n_steps=run.times.n_steps,
             deadlines=config.deadlines,
             on_analytics_loss=config.on_analytics_loss,

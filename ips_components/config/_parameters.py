@@ -299,6 +299,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "none",
     ),
     _P("LIVE_PAGE", "analytics", kinds.TRUTH, "Whether a page shows the run live.", False),
+    _P(
+        "TASK_LOG",
+        "analytics",
+        kinds.TRUTH,
+        "Whether external_tasks.jsonl in the run directory gets every change of state of an "
+        "external task.",
+        True,
+    ),
     _P("PROGRESS", "analytics", kinds.TRUTH, "Whether the terminal shows progress.", True),
     _P("FIGURE", "analytics", kinds.TRUTH, "Whether to draw a figure of the results.", True),
     _P(

@@ -118,6 +118,7 @@ class AnalyticsConfig:
     lanes: tuple[str, ...] = ("shm", "tcp")
     security: str = "none"
     live_page: bool = False
+    task_log: bool = True
     progress: bool = True
     figure: bool = True
     worker_plugins: str | None = None

@@ -29,9 +29,17 @@ class Calls:
         """An analysis starts, or starts again after its worker died."""
         run.settings = settings
         run.state.attempts += 1
+        if settings.get("task_log"):
+            self._log_into(run, settings["task_log"])
         if not self._lookout.is_running():
             self._lookout.start()
         return {"results": run.results, "outcome": run.outcome}
+
+    def _log_into(self, run: CoordinatedRun, path: str) -> None:
+        try:
+            self.tasks.log.write_to(path, group=run.state.run)
+        except OSError as error:  # a run is worth more than its log
+            run.state.fault("scheduler", "cannot write", f"{path}: {error.strerror}")
 
     async def _call_receivers(
         self, run: CoordinatedRun, n: int, timeout: float
@@ -178,6 +186,8 @@ class Calls:
         return run.page.url
 
     async def _call_record(self, run: CoordinatedRun) -> dict[str, Any]:
+        if run.settings.get("task_log"):
+            self.tasks.log.flush()
         rows = run.contract.table() if run.contract is not None else []
         return {**run.state.record(), "states": self._states(run), "contract": {"arrays": rows}}
 

@@ -60,6 +60,9 @@ class RunSettings:
         Path of the results, and ``"zarr"`` or ``"netcdf"``.
     run_dir
         Directory of the run's own files.
+    task_log
+        File on the scheduler's host that gets every change of state of the run's external tasks as
+        a line of JSON; empty for none.
     n_steps
         Number of simulation steps, None when it is not known.
     deadlines
@@ -96,6 +99,7 @@ class RunSettings:
     results: str = "results.zarr"
     results_format: str = "zarr"
     run_dir: str = "."
+    task_log: str = ""
     n_steps: int | None = None
     deadlines: Mapping[str, float] = field(default_factory=dict)
     on_analytics_loss: str = "continue"

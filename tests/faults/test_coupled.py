@@ -27,6 +27,12 @@ def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
     results = xr.open_zarr(record["results"]["path"], consolidated=False)
     expected = np.arange(64).sum() + 64 * 100.0 * np.arange(STEPS)
     np.testing.assert_array_equal(results["sums"], expected)
+    (log,) = flow.root.glob("run_*/external_tasks.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    arrived = [key for line in lines if line["state"] == "memory" for key in line["keys"]]
+    assert len(arrived) == sum(record["states"].values())
+    assert sorted(key[1] for key in arrived) == sorted([*range(STEPS)] * 2)
+    assert {line["state"] for line in lines} >= {"declared", "wanted", "memory", "released"}
     token_free = ended.output + ended.log + json.dumps(record)
     assert "token" not in token_free.lower()
 

@@ -101,7 +101,8 @@ def test_messages_of_the_troubleshooting_page_are_messages_of_the_code():
 
 def test_the_record_is_described_as_it_is():
     page = text_of(DOCS / "reference" / "files.md")
-    _, _, table = page.partition("| field | meaning |")
+    section = page.partition("## run.json")[2].partition("\n## ")[0]
+    _, _, table = section.partition("| field | meaning |")
     first = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)
     described = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
     assert described == set(RECORD.fields)
@@ -138,3 +139,20 @@ def test_it_builds_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "html" / "reference" / "config.html").stat().st_size > 20_000
+
+
+def test_every_example_is_a_page(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    course = importlib.import_module("course")
+    names = course.examples()
+    assert [name[:2] for name in names[:14]] == [f"{i:02}" for i in range(1, 15)]
+    folders = {path.name for path in course.EXAMPLES.iterdir() if path.is_dir()}
+    assert folders - {"notebook"} <= set(names)
+    course.write_course(tmp_path)
+    written = {path.stem: text_of(path) for path in (tmp_path / "_course").iterdir()}
+    assert written.keys() == {"index", *names}
+    assert "[the heat" not in written["index"]
+    assert "[04](04_heat_equation.md) the heat equation" in written["index"]
+    assert "every tenth step is sent" in written["05_select_less"]
+    assert "## `examples/05_select_less/select_less.py`" in written["05_select_less"]
+    assert "`configs/heat2d_ipca.config`" in written["04_heat_equation"]
