@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 
 from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
+from ips_components.bridge._leaving import Leaving
 from ips_components.bridge._link import Item, Link, Standing
-from ips_components.bridge._listening import FIRST_RETRY, HEARTBEAT, LAST_RETRY, Listening
+from ips_components.bridge._listening import FIRST_RETRY, HEARTBEAT, LAST_RETRY
 from ips_components.bridge._slots import Loan, ReplayMemory, Ring, Slot, Stored
 from ips_components.errors import (
     AnalyticsLost,
@@ -31,14 +32,11 @@ from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
 
-LOOK_AGAIN = 0.25  # at the latest, although every change is notified
-
-
 Find: TypeAlias = Callable[[int], Sequence[Piece]]
 """Returns what a block gives at a time index."""
 
 
-class Transport(Listening):
+class Transport(Leaving):
     """Carries pieces to receivers and news from them.
 
     Parameters
@@ -193,11 +191,6 @@ class Transport(Listening):
             raise AnalyticsLost(f"the analysis failed: {self.fault.text}")
         if self.lost is not None and self.contact.options["on_analytics_loss"] == "abort":
             raise AnalyticsLost(self.lost)
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nobody is there to send to, and the simulation goes on alone."""
-        return self.fault is not None or self.lost is not None
 
     def link(self, ordinal: int) -> Link | None:
         """Return the open link to a receiver, connected if it is new; None: wait and see."""
@@ -429,111 +422,3 @@ class Transport(Listening):
         with self.changed:
             slot.busy = False
             slot.ring.unused(slot)
-
-    def say_bye(self, bye: m.Bye) -> None:
-        """Say goodbye on all links that have not heard it."""
-        with self.changed:
-            links = [k for k in self.links.values() if k.standing is Standing.OPEN and not k.left]
-            for link in links:
-                link.left = True
-                link.state.leave()
-                link.to_send.append(Item(framing.pack(bye)))
-        for link in links:
-            link.pump()
-
-    def bye_answered(self) -> bool:
-        """Tell whether all have answered the goodbye that have heard it and are still there."""
-        with self.changed:
-            return all(
-                link.ordinal in self.said_bye
-                for link in self.links.values()
-                if link.standing is Standing.OPEN and link.left
-            )
-
-    def any_open(self) -> bool:
-        """Tell whether any receiver is connected."""
-        with self.changed:
-            return any(link.standing is Standing.OPEN for link in self.links.values())
-
-    def open_lanes(self) -> dict[int, str]:
-        """Return how each connected receiver is reached."""
-        with self.changed:
-            links = self.links.values()
-            return {k.ordinal: k.lane for k in links if k.standing is Standing.OPEN}
-
-    def untaken(self) -> dict[int, tuple[int, int]]:
-        """Return, per array, blocks and bytes that were sent and not taken."""
-        with self.changed:
-            slots: dict[int, set[int]] = {}
-            nbytes: dict[int, int] = {}
-            for link in self.links.values():
-                for item in (*link.unacked, *link.to_send):
-                    if item.stored is not None and item.slot is not None:
-                        array = item.stored.array
-                        slots.setdefault(array, set()).add(item.slot.number)
-                        nbytes[array] = nbytes.get(array, 0) + item.stored.cells.nbytes
-            return {array: (len(of), nbytes[array]) for array, of in slots.items()}
-
-    def release_in_child(self) -> None:
-        """Close a forked child's copies of the descriptors, and touch nothing that is shared."""
-        self.closed = True
-        for link in self.links.values():
-            if link.sock is not None:
-                link.sock.close()
-        os.close(self._wake)
-
-    def drained(self) -> bool:
-        """Tell whether all that was sent was taken (the condition is held)."""
-        return all(
-            not link.to_send and not link.unacked
-            for link in self.links.values()
-            if link.standing is not Standing.GONE
-        )
-
-    def drain(self, timeout: float) -> bool:
-        """Wait until all was taken, or nobody is there to take it."""
-        deadline = time.monotonic() + timeout
-        with self.changed:
-            while not self.drained():
-                if self.quiet or not self._wait(deadline):
-                    return self.drained()
-        return True
-
-    def _wait(self, deadline: float) -> bool:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        self.changed.wait(min(left, LOOK_AGAIN))
-        return True
-
-    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Wait for something that news can bring."""
-        deadline = time.monotonic() + timeout
-        with self.changed:
-            while not done():
-                if not self._wait(deadline):
-                    return done()
-        return True
-
-    def close(self) -> None:
-        """End threads and connections at once."""
-        with self.changed:
-            self.closed = True
-            for link in self.links.values():
-                if link.sock is not None:
-                    self._forget(link.sock)
-                    link.sock = None
-                link.standing = Standing.GONE
-            self.changed.notify_all()
-        self.wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(5.0)
-        for link in self.links.values():
-            sender = link._sender
-            if sender is not None:
-                sender.join(5.0)
-        os.close(self._wake)
-        for rings in self.rings.values():
-            for ring in rings:
-                for slot in ring.slots:
-                    slot.close()
