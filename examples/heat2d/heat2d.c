@@ -26,9 +26,9 @@ enum { WEST, EAST, SOUTH, NORTH };
 enum { Y, X };
 
 static struct options {
-    int nx, ny, steps, px, py, every, no_coupling;
+    int nx, ny, first, steps, px, py, every, no_coupling;
     double dt, diffusivity, power, period, pace, wall[4];
-    const char *source, *initial, *posthoc;
+    const char *source, *initial, *posthoc, *state;
 } opt = {
     .nx = 64, .ny = 64, .steps = 200, .every = 1,
     .diffusivity = 1.1e-4, .power = 1.0, .period = -1.0,
@@ -41,6 +41,12 @@ static struct block {
     int rank, y0, x0, h, w, lower[2], upper[2];
     double *x, *y, *along_x, *along_y;
 } me;
+
+/* How many steps are published from step opt.first on. */
+static int published(void)
+{
+    return (opt.steps - opt.first + opt.every - 1) / opt.every;
+}
 
 #define AT(T, j, i) (T)[(size_t)(j) * (me.w + 2) + (i)]
 
@@ -93,12 +99,12 @@ static void couple(enum moment now, const double *T, int step)
         return;
     switch (now) {
     case OPEN: {
-        int size, steps = (opt.steps + opt.every - 1) / opt.every;
+        int size;
         int64_t shape[] = {opt.ny, opt.nx}, offset[] = {me.y0, me.x0}, count[] = {me.h, me.w};
         MPI_Comm_size(MPI_COMM_WORLD, &size);
         check(ips_bridge_open(&bridge, me.rank, size));
         check(ips_bridge_declare(bridge, "temperature", "f8", 2, shape));
-        check(ips_bridge_steps(bridge, "temperature", 0, opt.every, steps));
+        check(ips_bridge_steps(bridge, "temperature", opt.first, opt.every, published()));
         check(ips_bridge_dims(bridge, "temperature", "y,x"));
         check(ips_bridge_attribute(bridge, "temperature", "units", "K"));
         check(ips_bridge_attribute(bridge, "temperature", "long_name",
@@ -220,35 +226,74 @@ static void heat(double *T, double t)
 
 enum { HEADER = 128 };
 
-static FILE *open_posthoc(void)
+/* What such a file begins with. */
+static void describe(char header[HEADER + 1], int times)
 {
     char about[HEADER - 10];
-    int times = (opt.steps + opt.every - 1) / opt.every;
-    FILE *npy = me.rank == 0 ? fopen(opt.posthoc, "wb") : NULL;
+    memcpy(header, "\x93NUMPY\x01\x00\x76\x00", 10);
+    snprintf(about, sizeof about, "{'descr': '<f8', 'fortran_order': False, 'shape': (%d, %d, %d)}",
+             times, opt.ny, opt.nx);
+    snprintf(header + 10, HEADER - 9, "%-117s\n", about);
+}
+
+static FILE *create(const char *path, int times)
+{
+    char header[HEADER + 1];
+    FILE *npy = me.rank == 0 ? fopen(path, "wb") : NULL;
     int ok = npy != NULL;
     if (npy) {
-        snprintf(about, sizeof about,
-                 "{'descr': '<f8', 'fortran_order': False, 'shape': (%d, %d, %d)}", times, opt.ny,
-                 opt.nx);
-        fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, npy);
-        fprintf(npy, "%-117s\n", about);
-        fclose(npy);
+        describe(header, times);
+        ok = fwrite(header, 1, HEADER, npy) == HEADER;
+        ok = !fclose(npy) && ok;
     }
     MPI_Bcast(&ok, 1, MPI_INT, 0, MPI_COMM_WORLD);
-    npy = ok ? fopen(opt.posthoc, "r+b") : NULL;
+    npy = ok ? fopen(path, "r+b") : NULL;
     if (!npy)
-        fail("cannot write %s", opt.posthoc);
+        fail("cannot write %s", path);
     return npy;
 }
 
-static void write_posthoc(FILE *npy, const double *T, long long time)
+static int seek(FILE *npy, long long time, int j)
 {
-    for (int j = 0; j < me.h; j++) {
-        long long cell = (time * opt.ny + me.y0 + j) * opt.nx + me.x0;
-        if (fseeko(npy, HEADER + 8 * cell, SEEK_SET) ||
-            fwrite(&AT(T, j + 1, 1), sizeof *T, me.w, npy) != (size_t)me.w)
-            end_all("cannot write all of --posthoc");
+    long long cell = (time * opt.ny + me.y0 + j) * opt.nx + me.x0;
+    return fseeko(npy, HEADER + 8 * cell, SEEK_SET);
+}
+
+static void write_field(FILE *npy, const double *T, long long time)
+{
+    for (int j = 0; j < me.h; j++)
+        if (seek(npy, time, j) || fwrite(&AT(T, j + 1, 1), sizeof *T, me.w, npy) != (size_t)me.w)
+            end_all("cannot write all of a field");
+}
+
+static void finish(FILE *npy)
+{
+    if (fclose(npy))
+        end_all("cannot write all of a field");
+}
+
+/* Go on from the field that an earlier run has left. */
+static void read_state(double *T)
+{
+    char header[HEADER], expected[HEADER + 1];
+    FILE *npy = me.rank == 0 ? fopen(opt.state, "rb") : NULL;
+    int ok = npy != NULL;
+    describe(expected, 1);
+    if (npy) {
+        ok = fread(header, 1, HEADER, npy) == HEADER && !memcmp(header, expected, HEADER);
+        fclose(npy);
     }
+    MPI_Bcast(&ok, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    if (!ok)
+        fail("--first %d needs the field of the step before, of %d x %d cells, in --state %s",
+             opt.first, opt.nx, opt.ny, opt.state);
+    npy = fopen(opt.state, "rb");
+    for (int j = 0; j < me.h; j++)
+        if (!npy || seek(npy, 0, j) ||
+            fread(&AT(T, j + 1, 1), sizeof *T, me.w, npy) != (size_t)me.w)
+            end_all("cannot read all of --state");
+    fclose(npy);
+    MPI_Barrier(MPI_COMM_WORLD); /* nobody writes the file anew while another rank reads it */
 }
 
 /* ---- Command line ------------------------------------------------------------------------- */
@@ -273,6 +318,7 @@ static void parse(int argc, char **argv, int size)
         {"--nx", &opt.nx, NULL, NULL},
         {"--ny", &opt.ny, NULL, NULL},
         {"--steps", &opt.steps, NULL, NULL},
+        {"--first", &opt.first, NULL, NULL},
         {"--px", &opt.px, NULL, NULL},
         {"--py", &opt.py, NULL, NULL},
         {"--every", &opt.every, NULL, NULL},
@@ -284,6 +330,7 @@ static void parse(int argc, char **argv, int size)
         {"--source", NULL, NULL, &opt.source},
         {"--initial", NULL, NULL, &opt.initial},
         {"--posthoc", NULL, NULL, &opt.posthoc},
+        {"--state", NULL, NULL, &opt.state},
     };
     const size_t n_known = sizeof known / sizeof *known;
     int dt_given = 0;
@@ -315,6 +362,10 @@ static void parse(int argc, char **argv, int size)
 
     if (opt.nx <= 0 || opt.ny <= 0 || opt.steps <= 0 || opt.every <= 0 || !(opt.diffusivity > 0))
         fail("--nx, --ny, --steps, --every and --diffusivity must be positive");
+    if (opt.first < 0 || opt.first >= opt.steps || opt.first % opt.every)
+        fail("--first must be a published step below %d, got %d", opt.steps, opt.first);
+    if (opt.first > 0 && !opt.state)
+        fail("--first %d needs the field of the step before in --state", opt.first);
     if (strcmp(opt.initial, "zero") && strcmp(opt.initial, "gaussian") &&
         strcmp(opt.initial, "sine"))
         fail("--initial takes zero, gaussian or sine, got %s", opt.initial);
@@ -378,12 +429,15 @@ int main(int argc, char **argv)
     divide(dx, dy);
     double *T = allocate((size_t)(me.h + 2) * (me.w + 2));
     double *new = allocate((size_t)(me.h + 2) * (me.w + 2));
-    initial_state(T);
+    if (opt.first > 0)
+        read_state(T);
+    else
+        initial_state(T);
 
     couple(OPEN, T, 0);
-    FILE *npy = opt.posthoc ? open_posthoc() : NULL;
+    FILE *npy = opt.posthoc ? create(opt.posthoc, published()) : NULL;
     double start = MPI_Wtime();
-    for (int step = 0; step < opt.steps; step++) {
+    for (int step = opt.first; step < opt.steps; step++) {
         if (step > 0) {
             advance(T, new, ax, ay);
             heat(new, (step - 1) * opt.dt);
@@ -394,7 +448,7 @@ int main(int argc, char **argv)
         if (step % opt.every == 0) {
             couple(PUT, T, step);
             if (npy)
-                write_posthoc(npy, T, step / opt.every);
+                write_field(npy, T, (step - opt.first) / opt.every);
         }
         long ns = (long)(opt.pace * 1e6);
         if (ns > 0)
@@ -402,12 +456,17 @@ int main(int argc, char **argv)
     }
     double seconds = MPI_Wtime() - start;
     couple(CLOSE, T, opt.steps);
-    if (npy && fclose(npy))
-        end_all("cannot write all of --posthoc");
+    if (npy)
+        finish(npy);
+    if (opt.state) {
+        npy = create(opt.state, 1);
+        write_field(npy, T, 0);
+        finish(npy);
+    }
     if (me.rank == 0)
         printf("heat2d: %d steps of %d x %d cells on %d x %d ranks, dt = %g s,"
                " computed in %.2f s\n",
-               opt.steps, opt.nx, opt.ny, opt.px, opt.py, opt.dt, seconds);
+               opt.steps - opt.first, opt.nx, opt.ny, opt.px, opt.py, opt.dt, seconds);
 
     free(T), free(new), free(me.x), free(me.y), free(me.along_x), free(me.along_y);
     MPI_Comm_free(&me.cart);

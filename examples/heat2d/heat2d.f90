@@ -21,11 +21,11 @@ program heat2d
     integer, parameter :: HEADER = 128  ! bytes before the data in a .npy file
 
     ! options
-    integer :: nx = 64, ny = 64, steps = 200, px = 0, py = 0, every = 1
+    integer :: nx = 64, ny = 64, first = 0, steps = 200, px = 0, py = 0, every = 1
     real(dp) :: dt = 0, diffusivity = 1.1e-4_dp, power = 1, period = -1, pace = 0
     real(dp) :: wall(4)  ! K; not a number if insulated
     logical :: no_coupling = .false.
-    character(:), allocatable :: source, initial, posthoc
+    character(:), allocatable :: source, initial, posthoc, state
 
     ! this rank's block: w x h cells from (x0, y0) on, stored with a rim of one cell
     type(MPI_Comm) :: cart
@@ -46,6 +46,7 @@ program heat2d
     source = 'eight,sweep,pulse'
     initial = 'zero'
     posthoc = ''
+    state = ''
     call parse()
 
     dx = 1.0_dp / nx
@@ -54,26 +55,35 @@ program heat2d
     ay = diffusivity * dt / (dy * dy)
     call divide()
     allocate (T(0:w + 1, 0:h + 1), new(0:w + 1, 0:h + 1), source=0.0_dp)
-    call initial_state()
+    if (first > 0) then
+        call read_state()
+    else
+        call initial_state()
+    end if
 
     call couple(OPEN_IT, 0)
-    if (posthoc /= '') call open_posthoc()
+    if (posthoc /= '') call create(posthoc, published())
     call system_clock(start, rate)
-    do step = 0, steps - 1
+    do step = first, steps - 1
         if (step > 0) then
             call advance()
             call heat((step - 1) * dt)
         end if
         if (mod(step, every) == 0) then
             call couple(PUT_IT, step)
-            if (posthoc /= '') call write_posthoc(step / every)
+            if (posthoc /= '') call write_field((step - first) / every)
         end if
         call rest()
     end do
     call system_clock(now)
     call couple(CLOSE_IT, steps)
     if (posthoc /= '') close (npy)
-    if (rank == 0) print '(5(a,i0),3a,f0.3,a)', 'heat2d: ', steps, ' steps of ', nx, ' x ', ny, &
+    if (state /= '') then
+        call create(state, 1)
+        call write_field(0)
+        close (npy)
+    end if
+    if (rank == 0) print '(5(a,i0),3a,f0.3,a)', 'heat2d: ', steps - first, ' steps of ', nx, ' x ', ny, &
         ' cells on ', px, ' x ', py, ' ranks, dt = ', brief(dt), ' s, computed in ', &
         real(now - start, dp) / rate, ' s'
     call MPI_Finalize()
@@ -93,8 +103,8 @@ contains
         case (OPEN_IT)
             call bridge_open(coupled, rank, ranks, status)
             call check(status)
-            call bridge_declare(coupled, 'temperature', 'f8', [nx, ny], status, every=every, &
-                steps=(steps + every - 1) / every, dims=['x', 'y'])
+            call bridge_declare(coupled, 'temperature', 'f8', [nx, ny], status, first=first, &
+                every=every, steps=published(), dims=['x', 'y'])
             call check(status)
             call bridge_attribute(coupled, 'temperature', 'units', 'K', status)
             call check(status)
@@ -246,38 +256,81 @@ contains
 
     ! ---- One .npy file of shape (time, y, x): every rank writes its rows where they belong ----
 
-    subroutine open_posthoc()
+    ! What such a file begins with.
+    function description(times) result(head)
+        integer, intent(in) :: times
         character(HEADER) :: head
+
+        write (head, '(a,i0,a,i0,a,i0,a)') char(147)//'NUMPY'//char(1)//char(0)//char(118)// &
+            char(0)//"{'descr': '<f8', 'fortran_order': False, 'shape': (", &
+            times, ', ', ny, ', ', nx, ')}'
+        head(HEADER:) = new_line('a')
+    end function description
+
+    subroutine create(path, times)
+        character(*), intent(in) :: path
+        integer, intent(in) :: times
         integer :: status
 
         status = 0
         if (rank == 0) then
-            write (head, '(a,i0,a,i0,a,i0,a)') char(147)//'NUMPY'//char(1)//char(0)//char(118)// &
-                char(0)//"{'descr': '<f8', 'fortran_order': False, 'shape': (", &
-                (steps + every - 1) / every, ', ', ny, ', ', nx, ')}'
-            head(HEADER:) = new_line('a')
-            open (newunit=npy, file=posthoc, access='stream', status='replace', iostat=status)
+            open (newunit=npy, file=path, access='stream', status='replace', iostat=status)
             if (status == 0) then
-                write (npy) head
+                write (npy) description(times)
                 close (npy)
             end if
         end if
         call MPI_Bcast(status, 1, MPI_INTEGER, 0, MPI_COMM_WORLD)
-        if (status /= 0) call fail('cannot write '//posthoc)
-        open (newunit=npy, file=posthoc, access='stream', status='old', action='readwrite')
-    end subroutine open_posthoc
+        if (status /= 0) call fail('cannot write '//path)
+        open (newunit=npy, file=path, access='stream', status='old', action='readwrite')
+    end subroutine create
 
-    subroutine write_posthoc(time)
+    ! Where row j of this rank begins in the file.
+    pure integer(int64) function place(time, j)
+        integer, intent(in) :: time, j
+
+        place = HEADER + 8 * ((int(time, int64) * ny + y0 + j - 1) * nx + x0) + 1
+    end function place
+
+    subroutine write_field(time)
         integer, intent(in) :: time
-        integer(int64) :: cell
         integer :: j
 
         do j = 1, h
-            cell = (int(time, int64) * ny + y0 + j - 1) * nx + x0
-            write (npy, pos=HEADER + 8 * cell + 1) T(1:w, j)
+            write (npy, pos=place(time, j)) T(1:w, j)
         end do
         flush (npy)
-    end subroutine write_posthoc
+    end subroutine write_field
+
+    ! Go on from the field that an earlier run has left.
+    subroutine read_state()
+        character(HEADER) :: head
+        integer :: status, j
+
+        status = 0
+        if (rank == 0) then
+            open (newunit=npy, file=state, access='stream', status='old', action='read', &
+                iostat=status)
+            if (status == 0) then
+                read (npy, iostat=status) head
+                if (status == 0 .and. head /= description(1)) status = 1
+                close (npy)
+            end if
+        end if
+        call MPI_Bcast(status, 1, MPI_INTEGER, 0, MPI_COMM_WORLD)
+        if (status /= 0) call fail('--first '//whole(first)//' needs the field of the step '// &
+            'before, of '//whole(nx)//' x '//whole(ny)//' cells, in --state '//state)
+        open (newunit=npy, file=state, access='stream', status='old', action='read', iostat=status)
+        do j = 1, h
+            if (status == 0) read (npy, pos=place(0, j), iostat=status) T(1:w, j)
+        end do
+        if (status /= 0) then
+            write (error_unit, '(a,i0,a)') 'heat2d: rank ', rank, ': cannot read all of --state'
+            call MPI_Abort(MPI_COMM_WORLD, 1)
+        end if
+        close (npy)
+        call MPI_Barrier(MPI_COMM_WORLD)  ! nobody writes it anew while another rank reads it
+    end subroutine read_state
 
     ! ---- Command line and decomposition ------------------------------------------------------
 
@@ -295,6 +348,7 @@ contains
             case ('--nx'); nx = nint(number(k))
             case ('--ny'); ny = nint(number(k))
             case ('--steps'); steps = nint(number(k))
+            case ('--first'); first = nint(number(k))
             case ('--px'); px = nint(number(k))
             case ('--py'); py = nint(number(k))
             case ('--every'); every = nint(number(k))
@@ -305,6 +359,7 @@ contains
             case ('--source'); source = text(k)
             case ('--initial'); initial = text(k)
             case ('--posthoc'); posthoc = text(k)
+            case ('--state'); state = text(k)
             case ('--no-coupling'); no_coupling = .true.
             case ('--dt')
                 dt = number(k)
@@ -327,6 +382,11 @@ contains
 
         if (min(nx, ny, steps, every) <= 0 .or. .not. diffusivity > 0) &
             call fail('--nx, --ny, --steps, --every and --diffusivity must be positive')
+        if (first < 0 .or. first >= steps .or. mod(first, every) /= 0) &
+            call fail('--first must be a published step below '//whole(steps)//', got '// &
+            whole(first))
+        if (first > 0 .and. state == '') call fail( &
+            '--first '//whole(first)//' needs the field of the step before in --state')
         if (initial /= 'zero' .and. initial /= 'gaussian' .and. initial /= 'sine') &
             call fail('--initial takes zero, gaussian or sine, got '//initial)
         dx = 1.0_dp / nx
@@ -370,6 +430,11 @@ contains
         x = [(((x0 + i) + 0.5_dp) * dx, i=0, w - 1)]
         y = [(((y0 + i) + 0.5_dp) * dy, i=0, h - 1)]
     end subroutine divide
+
+    ! How many steps are published from step `first` on.
+    pure integer function published()
+        published = (steps - first + every - 1) / every
+    end function published
 
     pure integer function part(n, k, parts)
         integer, intent(in) :: n, k, parts
@@ -415,6 +480,15 @@ contains
         write (digits, '(g0.6)') value
         text = trim(digits)
     end function brief
+
+    function whole(value) result(text)
+        integer, intent(in) :: value
+        character(:), allocatable :: text
+        character(12) :: digits
+
+        write (digits, '(i0)') value
+        text = trim(digits)
+    end function whole
 
     ! All ranks read the same options and fail alike; rank 0 speaks.
     subroutine fail(text)

@@ -61,6 +61,11 @@ void lite_sendrecv(const void *out, int n_out, int out_type, int dest, int out_t
                  in_tag, MPI_Comm_f2c(comm), MPI_STATUS_IGNORE);
 }
 
+void lite_barrier(int comm)
+{
+    MPI_Barrier(MPI_Comm_f2c(comm));
+}
+
 void lite_abort(int comm, int code)
 {
     MPI_Abort(MPI_Comm_f2c(comm), code);

@@ -6,7 +6,7 @@ module mpi_f08
     private
     public :: MPI_Init, MPI_Finalize, MPI_Comm_rank, MPI_Comm_size, MPI_Dims_create
     public :: MPI_Cart_create, MPI_Cart_coords, MPI_Cart_shift, MPI_Sendrecv, MPI_Bcast
-    public :: MPI_Abort
+    public :: MPI_Abort, MPI_Barrier
 
     type, public, bind(C) :: MPI_Comm
         integer(c_int) :: MPI_VAL
@@ -89,6 +89,11 @@ module mpi_f08
             type(MPI_Datatype), intent(in), value :: datatype
             type(MPI_Comm), intent(in), value :: comm
         end subroutine lite_bcast
+
+        subroutine MPI_Barrier(comm) bind(C, name='lite_barrier')
+            import :: MPI_Comm
+            type(MPI_Comm), intent(in), value :: comm
+        end subroutine MPI_Barrier
 
         subroutine MPI_Abort(comm, errorcode) bind(C, name='lite_abort')
             import :: MPI_Comm, c_int

@@ -1,5 +1,6 @@
 """The heat example in C and Fortran writes the bytes that the one in Python writes."""
 
+import numpy as np
 import pytest
 from heat2d_runs import PYTHON, posthoc, run
 
@@ -34,6 +35,31 @@ def test_shorter_run_replaces_the_file(tmp_path, program):
     assert (tmp_path / "field.npy").stat().st_size == 128 + 5 * 64 * 64 * 8
 
 
+@pytest.mark.parametrize("nproc", [1, 4])
+def test_a_restarted_run_has_the_bits_of_an_uninterrupted_one(tmp_path, program, nproc):
+    options = ("--nx", 21, "--ny", 13, "--every", 3, "--period", 11, "--initial", "gaussian")
+    whole = posthoc(tmp_path, 3, *options, "--steps", 22, program=program)
+    state = ("--state", tmp_path / "state.npy")
+    parts = [
+        posthoc(tmp_path, nproc, *options, *state, "--first", first, "--steps", steps, program=by)
+        for first, steps, by in ((0, 6, program), (6, 15, PYTHON), (15, 22, program))
+    ]
+    assert [len(part) for part in parts] == [2, 3, 3]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    last = np.load(tmp_path / "state.npy")
+    assert (last.shape, last.tobytes()) == ((1, 13, 21), whole[-1:].tobytes())
+
+
+def test_a_state_of_another_plate_is_refused(tmp_path, program):
+    state = ("--state", tmp_path / "state.npy")
+    posthoc(tmp_path, 1, "--steps", 4, *state, program=program)
+    before = (tmp_path / "state.npy").read_bytes()
+    done = run(2, "--no-coupling", "--first", 4, "--nx", 63, *state, program=program)
+    assert done.returncode != 0
+    assert done.stderr.count("needs the field of the step before, of 63 x 64 cells") == 1
+    assert (tmp_path / "state.npy").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -42,6 +68,10 @@ def test_shorter_run_replaces_the_file(tmp_path, program):
         (("--px", 3), "each with at least one cell"),
         (("--initial", "hot"), "--initial takes zero, gaussian or sine, got hot"),
         (("--posthoc", "/no/where/field.npy"), "cannot write /no/where/field.npy"),
+        (("--steps", 9, "--first", 9), "--first must be a published step below 9, got 9"),
+        (("--every", 4, "--first", 6), "--first must be a published step below 200, got 6"),
+        (("--first", 6), "--first 6 needs the field of the step before in --state"),
+        (("--first", 6, "--state", "/no/where/state.npy"), "in --state /no/where/state.npy"),
         (("--colour", "red"), "--colour"),
         (("--dt",), "--dt"),
     ],
