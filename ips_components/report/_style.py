@@ -6,6 +6,7 @@ state, so that a figure can be drawn in any thread of any process, with the same
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ COMPONENT_DIMS = frozenset({"component", "components", "mode", "n_components"})
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 #: Second cue beside the colour, for those who print in grey.
 LINE_DASHES = ("solid", (0, (6, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 INK = "#333333"
 MISSING = "#D0D0D0"
@@ -50,9 +53,19 @@ def words(variable: xr.DataArray, fallback: str = "value") -> str:
     return str(name).replace("_", " ").strip()
 
 
+def units_of(variable: xr.DataArray) -> str:
+    """Units as they are printed: ``K2`` and ``m s-1`` of the CF conventions as K² and m s⁻¹."""
+    units = str(variable.attrs.get("units", ""))
+    return re.sub(
+        r"(?<![0-9.][eE])(?<=[A-Za-zµΩ])(?:\*\*|\^)?(-?\d+)(?![\w.])",
+        lambda m: m[1].translate(_SUPERSCRIPTS),
+        units,
+    )
+
+
 def label(variable: xr.DataArray, fallback: str = "value") -> str:
     """Name and units: ``temperature (K)``."""
-    units = variable.attrs.get("units")
+    units = units_of(variable)
     return f"{words(variable, fallback)} ({units})" if units else words(variable, fallback)
 
 
@@ -66,7 +79,7 @@ def coordinate(variable: xr.DataArray, dim: str) -> xr.DataArray:
 def place(variable: xr.DataArray, dim: str, index: int) -> str:
     """Where an index of a dimension is: ``t = 27.7 s`` or ``step 12``."""
     where = coordinate(variable, dim)
-    value, units = where.values[index], where.attrs.get("units")
+    value, units = where.values[index], units_of(where)
     if np.issubdtype(where.dtype, np.floating):
         text = f"{value:.4g}"
     else:

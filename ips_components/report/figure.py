@@ -22,6 +22,7 @@ none                   a number
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ PANELS = 3  # of different variables, in a row
 MAP_CELLS = 600  # along an edge of a map; more would not show on paper
 LINE_POINTS = 4000
 LINES = 6
+ROUNDING = 1e-9  # by which sums of shares may miss 0 and 1
+TITLE_LETTERS = 28  # in a line above a panel
+DECADES = 6  # of a logarithmic scale; below is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +149,11 @@ def _panel_row(variables: Sequence[xr.DataArray]) -> Row:
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for ax, (is_map, variable), data in zip(axes, panels, loaded, strict=False):
-            ax.set_title(style.words(variable), fontsize=9, color=style.INK)
+            title = textwrap.fill(style.words(variable), TITLE_LETTERS)
+            ax.set_title(title, fontsize=9, color=style.INK)
             if is_map:
                 image = _draw_map(ax, data, *style.colour_scale(data.values))
-                _colour_bar(strip, image, [ax], variable.attrs.get("units", ""))
+                _colour_bar(strip, image, [ax], style.units_of(variable))
             else:
                 _draw_curves(ax, data)
 
@@ -182,7 +187,7 @@ def _series(variable: xr.DataArray, *, signed: bool, shares: np.ndarray | None) 
             if ax is not axes[0]:
                 ax.set_ylabel("")
                 ax.tick_params(labelleft=False)
-        _colour_bar(strip, image, list(axes[: len(planes)]), variable.attrs.get("units", ""))
+        _colour_bar(strip, image, list(axes[: len(planes)]), style.units_of(variable))
         strip.suptitle(style.words(variable), x=0.01, ha="left", fontsize=10, color=style.INK)
 
     return Row(_map_height(planes[0], WIDTH / MAPS - 0.45) + 0.95, draw)
@@ -291,7 +296,7 @@ def _draw_curves(ax: Any, variable: xr.DataArray) -> None:
         _draw_lines(ax, variable, along, roles.component)
         along_label = style.label(style.coordinate(variable, along))
     ax.set_xlabel(along_label, fontsize=8.5, color=style.INK)
-    ax.set_ylabel(variable.attrs.get("units", ""), fontsize=8.5, color=style.INK)
+    ax.set_ylabel(style.units_of(variable), fontsize=8.5, color=style.INK)
     _scale_values(ax, variable)
 
 
@@ -325,13 +330,17 @@ def _draw_lines(ax: Any, variable: xr.DataArray, along: str, component: str | No
 
 
 def _scale_values(ax: Any, variable: xr.DataArray) -> None:
-    """Shares from 0 to 100 %, a logarithm for positive values over many decades."""
+    """Shares from 0 %, a logarithm for positive values over many decades."""
     low, high = style.extremes(np.asarray(variable.values, dtype=float))
-    if "ratio" in str(variable.name) and low >= 0.0 and high <= 1.0:
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.set_ylim(0.0, min(1.0, 1.1 * high) or 1.0)
+    if "ratio" in str(variable.name) and low >= -ROUNDING and high <= 1.0 + ROUNDING:
+        top = min(1.0, 1.1 * high) if high > 0.0 else 1.0
+        ax.set_ylim(0.0, top)
+        # As many decimals as it takes to tell the ticks apart.
+        decimals = 0 if top >= 0.05 else 1 if top >= 0.005 else None
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
     elif low > 0.0 and high > 1000.0 * low:
         ax.set_yscale("log")
+        ax.set_ylim(bottom=max(0.5 * low, high * 10.0**-DECADES))
     elif low >= 0.0 and Roles.of(variable).component:
         ax.set_ylim(bottom=0.0)
 
@@ -342,7 +351,7 @@ def _scale_values(ax: Any, variable: xr.DataArray) -> None:
 def _number_row(variables: Sequence[xr.DataArray]) -> Row:
     lines = []
     for variable in variables:
-        units = variable.attrs.get("units", "")
+        units = style.units_of(variable)
         lines.append(f"{style.words(variable)} = {variable.values.item():.6g} {units}".rstrip())
     text = "\n".join(lines) or "The results hold nothing that can be drawn."
 

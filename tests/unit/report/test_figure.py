@@ -106,7 +106,7 @@ def test_ratio_is_drawn_in_percent_with_a_line_per_component(results):
 def test_numbers_are_written_out(results):
     figure = compose(results[["noise_variance"]])
     assert [text.get_text() for strip in figure.subfigs for text in strip.texts] == [
-        "noise variance = 0.125 K2"
+        "noise variance = 0.125 K²"
     ]
 
 
@@ -155,6 +155,23 @@ def test_values_over_many_decades_get_a_logarithm():
     assert axes_titled(figure, "v").get_yscale() == "log"
 
 
+@pytest.mark.parametrize("top", [1.0, 0.2, 0.04, 0.004, 0.0004])
+def test_ticks_of_small_ratios_differ(top):
+    data = {"ratio": (("time",), [0.0, top])}
+    ax = axes_titled(compose(xr.Dataset(data)), "ratio")
+    low, high = ax.get_ylim()
+    ticks = [t for t in ax.yaxis.get_major_locator()() if low <= t <= high]
+    labels = ax.yaxis.get_major_formatter().format_ticks(ticks)
+    assert len(set(labels)) == len(labels) > 1
+
+
+def test_long_names_stay_above_their_panel():
+    name = "mean temperature above ambient over all of the steps"
+    data = {"v": (("time",), [1.0, 2.0], {"long_name": name})}
+    titles = [title for title, *_ in panels(compose(xr.Dataset(data)))]
+    assert max(map(len, titles[0].split("\n"))) <= 28
+
+
 def test_a_huge_lazy_field_is_thinned_before_it_is_loaded():
     import dask.array as da
 
@@ -201,3 +218,38 @@ def test_pyplot_stays_untouched_also_from_a_thread(results, tmp_path):
     assert (tmp_path / "figure.png").exists()
     assert dict(matplotlib.rcParams) == before
     assert _pylab_helpers.Gcf.figs == {}
+
+
+@pytest.mark.parametrize(
+    ("units", "printed"),
+    [
+        ("K", "K"),
+        ("K2", "K²"),
+        ("m s-1", "m s⁻¹"),
+        ("kg m^-3", "kg m⁻³"),
+        ("kg m**-3", "kg m⁻³"),
+        ("1e20 m-3", "1e20 m⁻³"),
+        ("seconds since 2000-01-01", "seconds since 2000-01-01"),
+        ("1", "1"),
+        ("1e-3", "1e-3"),
+        ("H2O", "H2O"),
+        ("", ""),
+    ],
+)
+def test_units_are_printed_with_superscripts(units, printed):
+    assert style.units_of(xr.DataArray(0.0, attrs={"units": units})) == printed
+
+
+def test_shares_that_round_to_more_than_one_are_still_shares():
+    values = np.array([[1.0 + 1e-12, 1e-32], [0.8, 0.2]])
+    ratio = xr.DataArray(values, dims=("time", "component"), name="explained_variance_ratio")
+    axes = compose(xr.Dataset({"explained_variance_ratio": ratio})).subfigs[0].axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim() == (0.0, 1.0)
+
+
+def test_a_logarithmic_scale_ends_where_rounding_begins():
+    values = xr.DataArray([1e-30, 1e-3, 1.0, 2.0], dims="time", name="residual")
+    axes = compose(xr.Dataset({"residual": values})).subfigs[0].axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim()[0] > 1e-7
