@@ -72,7 +72,7 @@ class Arrivals:
         key = item[0]
         if why := _mismatch(group, item):
             batch.drop(key, f"refused: {why}")
-            self._tasks.err(group, [key], ExternalTaskError(why), stimulus)
+            self._tasks.failures.err(group, [key], ExternalTaskError(why), stimulus)
         elif not is_waiting(self._scheduler, key):
             logger.error("External task out of step with Dask: %s", self._tasks.story(key))
             batch.drop(key, "late")

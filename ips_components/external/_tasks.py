@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from time import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
@@ -25,6 +25,7 @@ from ips_components.external._compat_gate import (
     shield_from_no_workers_timeout,
 )
 from ips_components.external._compat_versions import check
+from ips_components.external._failures import Failure, Failures
 from ips_components.external._groups import Group, Observer, Registry
 from ips_components.external._holds import Holds
 from ips_components.external._log import Record, SchedulingLog
@@ -47,9 +48,6 @@ EXTENSION = "external-tasks"
 #: Bytes of undeclared data that the cluster keeps.
 EARLY_LIMIT = 1 << 30
 
-#: An exception, or a function from a key to one.
-Failure: TypeAlias = BaseException | Callable[[Key], BaseException]
-
 
 class ExternalTasks:
     """The external tasks of one scheduler.
@@ -64,6 +62,8 @@ class ExternalTasks:
     ----------
     log : SchedulingLog
         Every change of state.
+    failures : Failures
+        Errs tasks whose data will never come.
     companions : dict
         What lives beside the external tasks, by dotted name.
 
@@ -82,6 +82,7 @@ class ExternalTasks:
         self.changes = Changes(scheduler.loop.add_callback, self.log, self._after_telling)
         self._stimuli = count()
         self._holds = Holds(scheduler, self.registry, self._stimulus)
+        self.failures = Failures(self)
         self._arrivals = Arrivals(self, early_limit)
         self._gate = Gate(scheduler)
         self._undo = [
@@ -279,18 +280,7 @@ class ExternalTasks:
         failure : exception or callable
             The exception of all, or a function from a key to its exception.
         """
-        by_group: defaultdict[str, list[Key]] = defaultdict(list)
-        for key in self._expand(keys):
-            group, _ = self.registry.find(key)
-            if group is not None:
-                by_group[group.name].append(key)
-            elif not self.registry.knew(key):
-                raise ExternalTaskError(f"cannot fail {key!r}: it is not an external task")
-        stimulus = self._stimulus("fail")
-        groups = self.registry.groups
-        return sum(
-            self.err(groups[name], mine, failure, stimulus) for name, mine in by_group.items()
-        )
+        return self.failures.fail(keys, failure, self._stimulus("fail"))
 
     def fail_remaining(self, group: str, failure: Failure) -> int:
         """End a group: err all of its tasks that still wait; return how many.
@@ -300,41 +290,7 @@ class ExternalTasks:
         """
         record = self.registry.get(group)
         record.ended = failure
-        return self.err(record, list(record.states), failure, self._stimulus("end"))
-
-    def _expand(self, keys: Any) -> Iterable[Key]:
-        """Return the keys meant by keys or by (name, ranges)."""
-        if not (isinstance(keys, tuple) and len(keys) == 2 and isinstance(keys[0], str)):
-            return keys
-        name, ranges = keys
-        if isinstance(ranges, str):
-            return keys
-        group = self.registry.by_name.get(name)
-        spec = None if group is None else group.names[name]
-        if spec is None:
-            raise ExternalTaskError(f"no external array {name!r} is declared")
-        return spec.keys(ranges)
-
-    def err(self, group: Group, keys: Iterable[Key], failure: Failure, stimulus: str) -> int:
-        """Err those of `keys` that still wait; return how many."""
-        failures = []
-        one = None
-        if isinstance(failure, BaseException):
-            one = _compat.pickled(failure), str(failure)
-        for key in keys:
-            state = group.states.get(key)
-            if state is None:
-                continue
-            _, instruction = self.move(group, key, state, Event.FAIL)
-            if instruction is Instruction.TO_ERRED:
-                if one is None:
-                    exception = failure(key)  # type: ignore[operator]
-                    failures.append((key, _compat.pickled(exception), str(exception)))
-                else:
-                    failures.append((key, *one))
-        if failures:
-            _compat.to_erred(self.scheduler, failures, stimulus)
-        return len(failures)
+        return self.failures.err(record, list(record.states), failure, self._stimulus("end"))
 
     # -- asking --------------------------------------------------------------------------
 
@@ -445,7 +401,7 @@ class ExternalTasks:
 
     def _after_telling(self, group: Group, kind: str, keys: list[Key], stimulus: str) -> None:
         if kind in ("lost", "wanted_again") and group.ended is not None:
-            self.err(group, keys, group.ended, stimulus)
+            self.failures.err(group, keys, group.ended, stimulus)
         self._holds.tidy(group)
 
     def _stimulus(self, what: str) -> str:

@@ -56,6 +56,7 @@ def test_versions_are_read_leniently(text, numbers):
 OURS = [
     "_arrivals",
     "_changes",
+    "_failures",
     "_futures",
     "_groups",
     "_holds",
