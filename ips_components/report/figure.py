@@ -46,6 +46,7 @@ MAP_CELLS = 600  # along an edge of a map; more would not show on paper
 LINE_POINTS = 4000
 LINES = 6
 ROUNDING = 1e-9  # by which sums of shares may miss 0 and 1
+LEGEND_SHARE = 0.55  # of the height of the lines, above them
 TITLE_LETTERS = 28  # in a line above a panel
 DECADES = 6  # of a logarithmic scale; below is rounding
 
@@ -322,6 +323,9 @@ def _draw_lines(ax: Any, variable: xr.DataArray, along: str, component: str | No
             **few,
         )
     if component:
+        if Roles.of(variable).space:  # lines that swing everywhere leave no corner free
+            low, high = style.extremes(np.asarray(lines[:, :LINES], dtype=float))
+            ax.set_ylim(top=high + LEGEND_SHARE * (high - low or 1.0))
         legend = ax.legend(title=component, fontsize=8, title_fontsize=8, ncols=2, loc="best")
         legend.get_title().set_color(style.INK)
         legend.get_frame().set(edgecolor="none", alpha=0.8)

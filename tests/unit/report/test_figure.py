@@ -253,3 +253,11 @@ def test_a_logarithmic_scale_ends_where_rounding_begins():
     axes = compose(xr.Dataset({"residual": values})).subfigs[0].axes[0]
     assert axes.get_yscale() == "log"
     assert axes.get_ylim()[0] > 1e-7
+
+
+def test_the_legend_of_modes_along_space_lies_above_their_lines():
+    x = np.linspace(0.0, 1.0, 50)
+    modes = np.array([np.sin(np.pi * (k + 1) * x) for k in range(5)])
+    axes = axes_titled(compose(xr.Dataset({"modes": (("component", "x"), modes)})), "modes")
+    low, high = axes.get_ylim()
+    assert (1.0 - low) / (high - low) < 0.7
