@@ -37,6 +37,11 @@ def about(port: str) -> str:
     return f"{SIMULATION}_{port}"
 
 
+def task_of(port: str) -> str:
+    """Name of the notice of the simulation at a port: how its task ended."""
+    return f"task_{port}"
+
+
 def leave_notice(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Leave a notice; readers see the old one or the new one, never half of one."""
     path = directory / f".{name}.notice"

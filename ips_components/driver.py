@@ -20,6 +20,7 @@ from ips_components._coupling import (
     read_notice,
     remove_notices,
     run_directory,
+    task_of,
 )
 from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
 from ips_components.errors import IPSComponentsError
@@ -231,6 +232,8 @@ class Driver(Component):
         from ips_components.report.ledger import print_summary
 
         coordinator = read_notice(self._run_dir, COORDINATOR)
+        ended = {port: read_notice(self._run_dir, task_of(port)) for port in self._simulations}
+        answers = {**{port: facts for port, facts in ended.items() if facts}, **answers}
         remove_notices(self._run_dir)
         outcome = answers.get(self._analytics.port) or {}
         cause = None if error is None else _in_short(ips_compat.describe(error))

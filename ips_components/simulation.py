@@ -11,7 +11,7 @@ from typing import Any
 from ipsframework import Component
 
 from ips_components import ips_compat
-from ips_components._coupling import ABORT, read_notice
+from ips_components._coupling import ABORT, leave_notice, read_notice, task_of
 from ips_components.config import SimulationConfig
 from ips_components.errors import IPSComponentsError
 from ips_components.wire.contact import ENVIRONMENT
@@ -97,6 +97,8 @@ class Simulation(Component):
             "log": str(log),
         }
         if status != 0:
+            if run_dir:  # for the run's record: an exception carries no facts
+                leave_notice(Path(run_dir), task_of(config.port), facts)
             ended = f"exit status {status}" if status > 0 else f"signal {-status}"
             raise SimulationFailed(
                 f"the simulation ({facts['executable']}, {config.nproc} processes) ended with "
