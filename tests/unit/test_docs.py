@@ -21,7 +21,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).par
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 # Words in capitals that are no parameters of a config.
-OTHERS = {"MPI", "TCP", "PATH", "TERM", "KILL", "RUN_DIR", "INFO"}
+OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "RUN_DIR", "INFO"}
 
 
 def text_of(page: Path) -> str:
@@ -128,6 +128,28 @@ def test_benchmark_results_become_tables(tmp_path, monkeypatch):
         "|---|---|",
         "| 10 | 0.123 |",
     ]
+
+
+def test_plots_of_benchmarks_stand_with_their_tables(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    generated = importlib.import_module("generated")
+    results, pictures = tmp_path / "results", tmp_path / "_generated"
+    results.mkdir()
+    pictures.mkdir()
+    for name in ("contract", "peers"):
+        (results / f"{name}.json").write_text(json.dumps({"rows": [{"method": "a|b"}]}))
+    for plot in ("peers.svg", "peers_large.svg"):
+        (results / plot).write_text("<svg/>")
+    lines = list(generated.benchmark_lines(results, pictures))
+    shown = [line for line in lines if line.startswith(("###", "!["))]
+    assert shown == [
+        "### Contract",
+        "### Peers",
+        "![Plot of peers](_generated/peers.svg)",
+        "![Plot of peers](_generated/peers_large.svg)",
+    ]
+    assert sorted(path.name for path in pictures.iterdir()) == ["peers.svg", "peers_large.svg"]
+    assert "| a\\|b |" in lines
 
 
 def test_it_builds_without_a_warning(tmp_path):
