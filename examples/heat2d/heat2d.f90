@@ -83,8 +83,8 @@ program heat2d
         call write_field(0)
         close (npy)
     end if
-    if (rank == 0) print '(5(a,i0),3a,f0.3,a)', 'heat2d: ', steps - first, ' steps of ', nx, ' x ', ny, &
-        ' cells on ', px, ' x ', py, ' ranks, dt = ', brief(dt), ' s, computed in ', &
+    if (rank == 0) print '(5(a,i0),3a,f0.3,a)', 'heat2d: ', steps - first, ' steps of ', nx, &
+        ' x ', ny, ' cells on ', px, ' x ', py, ' ranks, dt = ', brief(dt), ' s, computed in ', &
         real(now - start, dp) / rate, ' s'
     call MPI_Finalize()
 
