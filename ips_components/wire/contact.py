@@ -97,13 +97,29 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What rank 0 must know to reach the analytics side of a run."""
+    """What rank 0 must know to reach the analytics side of a run.
+
+    Parameters
+    ----------
+    run
+        Id of the run.
+    token
+        Secret of the run, 64 hexadecimal digits.
+    endpoints
+        The receivers.
+    deadlines, options
+        What differs from `DEADLINES` and `OPTIONS`.
+    live_page
+        Address of the run's live page with a secret in it, for people; empty without one. It is
+        in the file only: ranks do not need it, and the binary form does not have it.
+    """
 
     run: str
     token: str = field(repr=False)
     endpoints: tuple[Endpoint, ...]
     deadlines: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    live_page: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not self.run or len(self.run.encode()) > 64:
@@ -172,6 +188,7 @@ class Contact:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
+        page = {"live_page": self.live_page} if self.live_page else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -180,6 +197,7 @@ class Contact:
             "endpoints": [asdict(endpoint) for endpoint in self.endpoints],
             "deadlines": dict(self.deadlines),
             "options": dict(self.options),
+            **page,
             "binary": self.to_bytes().hex(),
         }
 
@@ -204,6 +222,7 @@ class Contact:
                 ),
                 deadlines={k: float(v) for k, v in content.get("deadlines", {}).items()},
                 options=dict(content.get("options", {})),
+                live_page=str(content.get("live_page", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ContactError(f"{where} is damaged: {error!r}") from error

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ def test_defaults_are_filled_in(contact):
 
 def test_token_is_in_no_representation(contact):
     assert contact.token not in repr(contact)
+
+
+def test_the_live_page_is_in_the_file_for_people_only(tmp_path, contact):
+    url = "http://127.0.0.1:1/secret-part-of-the-address/"
+    watched = replace(contact, live_page=url)
+    contacts.write(tmp_path / "contact", watched)
+    assert json.loads((tmp_path / "contact").read_text())["live_page"] == url
+    assert contacts.read(tmp_path / "contact") == watched
+    assert url not in repr(watched)
+    assert watched.to_bytes() == contact.to_bytes()
+    assert "live_page" not in contact.to_json()
 
 
 def test_binary_form(contact):
