@@ -18,6 +18,8 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components._coupling import COORDINATOR, about, leave_notice
+from ips_components._events import TOPIC as PROGRESS_TOPIC
+from ips_components._events import ProgressEvents
 from ips_components._several import (
     contact_file,
     one_record,
@@ -29,6 +31,8 @@ from ips_components._watch import ASK, Watch
 from ips_components.config import AnalyticsConfig, ArrayConfig
 
 ips_compat.install()
+
+__all__ = ["PROGRESS_TOPIC", "Analytics"]
 
 POOL = "analytics"
 TASK = "analysis"
@@ -71,6 +75,7 @@ class Analytics(Component):
         self._run, self._run_dir = run, Path(run_dir)
         simulations = ips_compat.run_config(self.services).simulations
         self._runs = runs_of(run, [each.port for each in simulations])
+        self._pages: dict[str, str] = {}
         settings = self._settings(config)
         if config.input_files:
             self.services.stage_input_files(self.INPUT_FILES)
@@ -94,6 +99,9 @@ class Analytics(Component):
         tokens[run] = settings.token
         contacts = self._contacts()
         for each, path in contacts.items():
+            if config.live_page:
+                page = self._pages[each] = external.open_live_page(pool.client, each)
+                self.services.warning("live page on %s: %s", socket.gethostname(), page)
             self._publish(config, each, tokens[each], endpoints[each], path)
         return {
             "contacts": {port: str(contacts[each]) for port, each in self._runs.items()},
@@ -146,17 +154,17 @@ class Analytics(Component):
             Watch(pool.client, run, self._run_dir, about(port), config)
             for port, run in self._runs.items()
         ]
+        events = ProgressEvents(self.services)
         with Progress(quiet=not config.progress) as progress:
-            if config.live_page:
-                for run in self._runs.values():
-                    page = external.open_live_page(pool.client, run)
-                    self.services.warning("live page on %s: %s", socket.gethostname(), page)
-                    progress.note(f"live page on {socket.gethostname()}: {page}")
+            for page in self._pages.values():
+                progress.note(f"live page on {socket.gethostname()}: {page}")
 
             def look(interval: float = ASK) -> None:
                 for watch in watches:
                     watch.look(interval)
-                progress.update(together(watch.state for watch in watches))
+                state = together(watch.state for watch in watches)
+                progress.update(state)
+                events.update(state)
 
             pool.on_look = look
             try:
@@ -168,6 +176,10 @@ class Analytics(Component):
                     pool.check()
                     look(_GOODBYE)
                     time.sleep(_GOODBYE)
+                events.end(together(watch.state for watch in watches))
+            except BaseException:
+                events.end(together(watch.state for watch in watches), failed=True)
+                raise
             finally:
                 with suppress(Exception):  # a pool that is lost knows nothing any more
                     records = {
@@ -242,6 +254,7 @@ class Analytics(Component):
                     "replay_bytes": config.replay_bytes,
                     "on_analytics_loss": config.on_analytics_loss,
                 },
+                live_page=self._pages.get(run, ""),
             ),
         )
 
