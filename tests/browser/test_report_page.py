@@ -69,6 +69,23 @@ def test_the_report_opens_without_errors_at_every_width(name, width, run_dir):
     assert "Configuration as resolved" in text
 
 
+def test_cells_out_of_sight_make_no_row_high_on_a_narrow_screen(run_dir):
+    record = run_records.ok_record()
+    for variable in record["results"]["variables"].values():
+        variable["values"] = [float(k) for k in range(9)]
+    path = write_report(run_dir, record)
+
+    async def look():
+        async with Chromium() as browser:
+            page = await browser.open(f"file://{path}", 400)
+            return await page.evaluate(
+                "Math.max(...[...document.querySelectorAll('.scroll tbody tr')]"
+                ".map(row => row.getBoundingClientRect().height))"
+            )
+
+    assert asyncio.run(look()) < 50  # one line and its rim
+
+
 def test_the_report_prints_on_few_pages(run_dir):
     path = write_report(run_dir, run_records.ok_record())
 
