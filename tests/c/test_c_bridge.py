@@ -1,5 +1,7 @@
 """C ranks against the receiver of the Python side: data, semantics of put, flow control, news."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from c_ranks import (
@@ -403,6 +405,15 @@ def test_contact_file_by_the_environment(start, sinks, tmp_path):
     with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, _):
         rank = start(IPS_COMPONENTS_CONTACT=str(contact))
         join_all([rank], "-", tmp_path)
+        rank("close", 0)
+
+
+def test_contact_file_with_the_address_of_a_live_page(start, sinks, tmp_path):
+    with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, _):
+        page = "http://127.0.0.1:36713/of-a-binary-token_0/"
+        contacts.write(contact, replace(contacts.read(contact), live_page=page))
+        rank = start()
+        join_all([rank], contact, tmp_path)
         rank("close", 0)
 
 
