@@ -41,7 +41,7 @@ class AnalyticsLost(BridgeError, ConnectionError):
 
 
 class RunStopped(BridgeError):
-    """The analysis has what it wants and has ended the run: no further values will come."""
+    """The analysis has what it wants, and has stopped the run or returned: no value will come."""
 
 
 class SimulationLost(IPSComponentsError):

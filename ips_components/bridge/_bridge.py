@@ -226,7 +226,8 @@ class Bridge(Putting):
         Raises
         ------
         RunStopped
-            At once, when the analysis has ended the run without having sent the value.
+            At once, when the analysis has stopped the run, or has returned, without having sent
+            the value.
         AnalyticsLost
             As soon as it is known that nobody is left to send it.
         DeadlineExceeded
@@ -241,12 +242,17 @@ class Bridge(Putting):
         def of_rank_0() -> Any:
             transport = self._transport
             exact = default is _NOTHING
+
+            def no_more() -> bool:
+                return values.NO_MORE.name in transport.feedback
+
             limit = transport.deadlines["step"] if timeout is None else timeout
             if exact:
                 transport.wait_for(
                     lambda: (
                         self._feedback(name, step, exact) is not None
                         or transport.stop is not None
+                        or no_more()
                         or transport.quiet
                     ),
                     limit,
@@ -263,6 +269,11 @@ class Bridge(Putting):
                     "leave the time loop and close the bridge"
                 )
             transport.check()
+            if no_more() and not transport.quiet:
+                raise RunStopped(
+                    f"{missing}will come: the analysis has all its results and has returned; "
+                    "leave the time loop, or give a default"
+                )
             if transport.quiet:
                 why = transport.lost if transport.fault is None else transport.fault.text
                 raise AnalyticsLost(f"{missing}will come, the analysis is gone: {why}")

@@ -28,7 +28,8 @@ from ips_components.external._results import ResultStore, lazy_parts, name_resul
 from ips_components.external._rolling import Rolling
 from ips_components.external._settings import RunSettings
 from ips_components.model.contract import Contract
-from ips_components.wire.values import encode
+from ips_components.wire.messages import Feedback
+from ips_components.wire.values import NO_MORE, encode
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +175,9 @@ class Run:
 
     def send(self, name: str, value: Any, step: int = 0) -> None:
         """Send a value back to the simulation, all of them (see ``Bridge.receive``)."""
-        message = encode(name, step, value)
-        fields = {
-            each: getattr(message, each) for each in ("name", "step", "kind", "shape", "data")
-        }
-        self._call_all("feedback", message=fields)
+        if name == NO_MORE.name:
+            raise ContractError("a value for the simulation must have a name")
+        self._send(encode(name, step, value))
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""
@@ -337,6 +336,8 @@ class Run:
             "contract": self.contract.table() if self.contract else [],
         }
         self._call_all("results_done", outcome=None if errors else outcome)
+        if not errors:
+            self._send(NO_MORE)
         if errors:
             name, error = next(iter(errors.items()))
             kept = ", ".join(sorted(set(values) - set(self._constants))) or "none"
@@ -352,6 +353,12 @@ class Run:
     @property
     def _runs(self) -> list[str]:
         return [self.settings.run, *(each.run for each in self._partners)]
+
+    def _send(self, message: Feedback) -> None:
+        fields = {
+            each: getattr(message, each) for each in ("name", "step", "kind", "shape", "data")
+        }
+        self._call_all("feedback", message=fields)
 
     def _open(self) -> dict[str, Any] | None:
         """Tell the coordinator that the analysis starts; what an earlier attempt has left."""

@@ -158,7 +158,10 @@ class PlacementIs(Message):
 
 
 class Feedback(Message):
-    """A value from the analysis for the simulation; see `wire.values` for Python objects."""
+    """A value from the analysis for the simulation; see `wire.values` for Python objects.
+
+    One without a name is the last: no value will come any more.
+    """
 
     name: str
     step: int

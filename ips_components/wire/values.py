@@ -11,6 +11,8 @@ from ips_components.errors import ProtocolError
 from ips_components.wire.messages import Feedback
 
 FLOAT, INTEGER, TEXT, JSON = range(4)
+NO_MORE = Feedback("", 0, TEXT)
+"""The last message of an analysis: a value without a name says that no other one will come."""
 _DTYPES = {FLOAT: np.dtype("<f8"), INTEGER: np.dtype("<i8")}
 
 

@@ -491,7 +491,7 @@ def test_values_from_the_analysis(start, sinks, tmp_path):
         close_all(ranks)
 
 
-@pytest.mark.parametrize("how", ["stop", "fault", "abort", "gone"])
+@pytest.mark.parametrize("how", ["stop", "return", "fault", "abort", "gone"])
 def test_receive_ends_at_once_when_nothing_can_come(start, sinks, tmp_path, how):
     limits = {"connect": 0.3}
     with coupling(tmp_path, sinks(), agree(spec_of()), deadlines=limits) as (contact, (receiver,)):
@@ -503,19 +503,25 @@ def test_receive_ends_at_once_when_nothing_can_come(start, sinks, tmp_path, how)
         rank.tell("receive", "gain", 4, 60)
         if how == "stop":
             receiver.stop("converged")
+        elif how == "return":
+            receiver.feedback("", "", 0)
         elif how == "gone":
             receiver.close()
         else:
             receiver.fault("KeyError: 'x'", "abort" if how == "abort" else "continue")
         with pytest.raises(RankError) as ended:
             rank.answer(5)
-        assert ended.value.code == (STOPPED if how == "stop" else LOST)
-        why = {"stop": "has stopped the run", "gone": "no receiver is left"}
+        assert ended.value.code == (STOPPED if how in ("stop", "return") else LOST)
+        why = {
+            "stop": "has stopped the run",
+            "return": "has all its results",
+            "gone": "no receiver is left",
+        }
         assert why.get(how, "KeyError: 'x'") in ended.value.text
         assert rank("receive", "gain", 3, 5) == "3 0 : 0.5"  # what was sent before is there
-        if how in ("stop", "fault"):
+        if how in ("stop", "return", "fault"):
             assert rank("receive", "gain", 9, 0) == "3 0 : 0.5"
-        rank("close", 0 if how == "stop" else 1)
+        rank("close", 0 if how in ("stop", "return") else 1)
 
 
 def test_stop(start, sinks, tmp_path):

@@ -14,7 +14,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from ips_components.bridge import Array, Bridge
-from ips_components.errors import AnalyticsLost, ConfigError, ContractError
+from ips_components.errors import AnalyticsLost, ConfigError, ContractError, RunStopped
 from ips_components.external import (
     RunSettings,
     run_analysis,
@@ -384,6 +384,35 @@ def test_an_early_stop_ends_the_simulation_cleanly(cluster, coupled):
     assert record["phase"] == "ended"
     assert record["stop_reason"] == "converged"
     assert all(step is not None for step in outcomes)
+
+
+def test_an_analysis_that_has_returned_lets_nobody_wait_for_a_value(cluster, coupled):
+    def obedient(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(10):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+                if rank == 0:
+                    try:
+                        assert bridge.receive("gain", step=step) == step
+                    except RunStopped as stopped:
+                        return step, str(stopped)
+        return None
+
+    name, future, outcomes, _ = coupled("three_gains", obedient)
+    future.result(30)
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    step, why = next(outcome for outcome in outcomes if outcome)
+    assert (step, "has returned" in why) == (3, True)
+
+
+def three_gains(arrays, run):
+    for window in run.rolling(arrays["temperature"], 1).map(lambda x: x.mean()):
+        run.send("gain", window.index, step=window.index)
+        if window.index == 2:
+            break
+    return {"gains": window.index}
 
 
 def converging(arrays, run):

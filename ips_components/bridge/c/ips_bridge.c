@@ -406,6 +406,9 @@ int ips_bridge_receive(ips_bridge *b, const char *name, int64_t step, double tim
                              "no value %s will come: the analysis has stopped the run", name);
         if ((code = ipsb_check(b)))
             return code;
+        if (timeout != 0 && b->no_more && !ipsb_quiet(b))
+            return ipsb_fail(b, IPS_BRIDGE_STOPPED,
+                             "no value %s will come: the analysis has all its results", name);
         if (timeout != 0 && ipsb_quiet(b))
             return ipsb_fail(b, IPS_BRIDGE_LOST, "no value %s will come, the analysis is gone: %s",
                              name, b->fault ? b->fault_text : b->lost);

@@ -78,7 +78,7 @@ enum ips_bridge_code {
     IPS_BRIDGE_SYSTEM = 10,    /* a system call failed */
     IPS_BRIDGE_NOTHING = 11,   /* receive: there is no such value (yet) */
     IPS_BRIDGE_INCOMPLETE = 12, /* receivers did not take everything before the end */
-    IPS_BRIDGE_STOPPED = 13     /* receive: the analysis has ended the run, no value will come */
+    IPS_BRIDGE_STOPPED = 13     /* receive: the analysis has what it wants, no value will come */
 };
 
 enum { IPS_BRIDGE_MAX_DIMS = 15 }; /* of space */
@@ -204,9 +204,9 @@ typedef struct ips_bridge_value {
  * was sent for exactly this step; < 0: the run's deadline for a step; 0: do not wait, take the
  * latest that was sent for this step or an earlier one. With step INT64_MAX, the latest of all.
  * IPS_BRIDGE_NOTHING when there is none. Waiting ends at once, with IPS_BRIDGE_STOPPED, when the
- * analysis ends the run without having sent the value, and with IPS_BRIDGE_LOST when it is gone,
- * whatever the policy is. The value is the bridge's and lives until the next call.
- * The analysis talks to rank 0 only: broadcast what it says. */
+ * analysis has stopped the run, or returned, without having sent the value, and with
+ * IPS_BRIDGE_LOST when it is gone, whatever the policy is. The value is the bridge's and lives
+ * until the next call. The analysis talks to rank 0 only: broadcast what it says. */
 IPS_BRIDGE_API int ips_bridge_receive(ips_bridge *bridge, const char *name, int64_t step,
                                       double timeout, ips_bridge_value *value);
 

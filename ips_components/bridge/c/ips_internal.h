@@ -491,7 +491,7 @@ struct ips_bridge {
     buffer where;
     pieces pieces;
     int64_t last_progress, last_look;
-    bool fault, fault_abort, stop;
+    bool fault, fault_abort, stop, no_more;
     char fault_text[512], lost[512];
     feedback *feedback;
     size_t n_feedback;

@@ -314,7 +314,10 @@ bool ipsb_take(ips_bridge *b, peer *k, const message *m)
     case OP_PLACEMENT:
         return follow(b, k, m);
     case OP_FEEDBACK:
-        keep(b, m);
+        if (m->text_length) /* one without a name is the last */
+            keep(b, m);
+        else
+            b->no_more = true;
         return true;
     case OP_FAULT:
         if (!b->fault) {

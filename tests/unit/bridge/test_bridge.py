@@ -23,6 +23,7 @@ from ips_components.errors import (
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire.values import NO_MORE, decode
 
 LANES = [("tcp",), ("shm", "tcp")]
 SPEC = ArraySpec("t", "f8", (12, 8), StepAxis(count=6))
@@ -405,6 +406,22 @@ def test_receive_ends_at_once_when_the_analysis_is_lost(tmp_path, how, policy):
         finally:
             end.join()
             bridge.close("aborted")
+
+
+def test_receive_ends_at_once_when_the_analysis_has_returned(tmp_path):
+    last = NO_MORE.name, decode(NO_MORE), NO_MORE.step
+    with receivers(tmp_path, agree(SPEC)) as (file, (receiver,), _):
+        receiver.feedback("gain", 0.5, 2)
+        with Bridge(contact=file) as bridge:
+            threading.Timer(0.2, receiver.feedback, last).start()
+            with pytest.raises(RunStopped, match=r"'gain' for step 4 .*has returned"):
+                bridge.receive("gain", step=4)
+            assert bridge.receive("gain", step=2) == 0.5
+            assert not bridge.should_stop()
+        with Bridge(contact=file) as late:  # what was said is said again
+            assert late.receive("gain", step=2) == 0.5
+            with pytest.raises(RunStopped, match="has returned"):
+                late.receive("gain", step=4)
 
 
 def test_a_value_that_does_not_come_in_time(tmp_path):
