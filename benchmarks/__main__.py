@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("peers", "contract", "scheduler", "faults", "ipca", "hotspots", "soak")
-DEFAULT = ("peers", "contract", "scheduler", "faults", "ipca")
+DEFAULT = (
+    "peers", "put_blocking", "contract", "scheduler", "external_tasks", "step_reports", "faults",
+    "ipca",
+)  # fmt: skip
+NAMES = (*DEFAULT, "hotspots", "soak")
 
 
 def main() -> None:
@@ -17,7 +20,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="small sizes: minutes, not hours")
     parser.add_argument("--repeat", type=int, default=5, help="turns of each method (default 5)")
-    parser.add_argument("--sizes", type=int, nargs="+", help="bytes of a block (peers)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", help="bytes of a block (peers, put_blocking)"
+    )
     parser.add_argument("--hours", type=float, default=1.0, help="of the soak (default 1)")
     options = parser.parse_args()
     unknown = set(options.names) - set(NAMES)
@@ -28,7 +33,7 @@ def main() -> None:
         print(f"== {name}: {module.__doc__.splitlines()[0]}", flush=True)
         if name == "soak":
             module.run(hours=options.hours)
-        elif name == "peers":
+        elif name in ("peers", "put_blocking"):
             module.run(quick=options.quick, repeat=options.repeat, sizes=options.sizes)
         else:
             module.run(quick=options.quick, repeat=options.repeat)

@@ -1,22 +1,14 @@
 """What external tasks cost the scheduler, beside what Dask's own ways cost, in one run.
 
-    python -m benchmarks.external_tasks                       # 1e3 and 1e4 tasks, minutes
-    python -m benchmarks.external_tasks --sizes 100000 --plain 100000
-
 Scheduler and workers are processes of their own; CPU is that of the scheduler's process, and
 memory is what its resident set grows by (for declared keys also what Python allocates for them,
-since a resident set that has been larger before does not grow).  Ways to submit the same
-reduction take turns.  Prints a table and writes JSON.  Take ratios: the absolute figures are those
-of the machine.
+since a resident set that has been larger before does not grow).  Everything takes turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import distributed
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
-from benchmarks._harness import interleave
+from benchmarks._harness import Load, figure, interleave, machine, ratio, spread, write
 from ips_components.external import ExternalDataPlugin
 from ips_components.external._contract import submit as external_submit
 from ips_components.external._layer import ExternalLayer
@@ -43,7 +34,8 @@ TIMEOUT = 900
 
 #: Goals: declare at most 10 us and 2.5 kB per key and 20 times less CPU than plain Dask; an
 #: arrival at most 15 us and 10 times less than a scatter.
-GOALS = {"declare_us": 10, "declare_kb": 2.5, "arrive_us": 15}
+GOALS = {"declare, us": 10, "declare, kB": 2.5, "arrive, us": 15, "scatter over arrival": 10,
+         "persist over declaration": 20}  # fmt: skip
 
 
 # -- what runs in the other processes ------------------------------------------------------
@@ -310,19 +302,6 @@ WAYS: dict[str, tuple[int | None, bool, int]] = {
 }
 
 
-def measure_ways(client: Client, n: int, turns: int) -> dict[str, dict[str, float]]:
-    """All ways to submit, in turns; medians."""
-    taken = interleave(WAYS, turns, lambda way: measure_submit(client, n, *WAYS[way]), tell)
-    return {
-        way: {name: statistics.median(turn[name] for turn in each) for name in each[0]}
-        for way, each in taken.items()
-    }
-
-
-def tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def measure_plain(client: Client, n: int) -> dict[str, dict[str, float]]:
     """The same number of chunks in plain Dask."""
     with Meter(client, n) as persist:
@@ -346,78 +325,118 @@ def measure_scatter(client: Client, n: int) -> dict[str, float]:
     return meter.figures
 
 
-def run(sizes: list[int], plain: int, workers: int, turns: int = 3) -> dict[str, Any]:
-    results: dict[str, Any] = {
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
-        "load_before": os.getloadavg()[0],
-        "distributed": distributed.__version__,
-        "sizes": {},
-    }
+#: What takes turns; of plain Dask persisting and submitting come from the same turn.
+MEASURES: dict[str, Callable[[Client, int], Any]] = {
+    "declare": measure_declare,
+    "arrive": measure_arrive,
+    "deliver and reduce": measure_reduce,
+    "plain Dask": measure_plain,
+    **{
+        way: lambda client, n, options=options: measure_submit(client, n, *options)
+        for way, options in WAYS.items()
+    },
+}
+
+
+def run(
+    quick: bool = False,
+    repeat: int = 5,
+    sizes: list[int] | None = None,
+    plain: int = 10_000,
+    scattered: int = 300,
+    workers: int = 2,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Run all turns; write results and a plot.
+
+    Plain Dask has at most `plain` chunks (100,000 take minutes), ``Client.scatter`` always
+    `scattered`.
+    """
+    load, options = Load(), {} if folder is None else {"folder": folder}
+    sizes = sizes or ([1000, 10_000] if quick else [1000, 10_000, 100_000])
+    rows, ratios = [], []
     with cluster(workers) as client:
         measure_arrive(client, 100)  # imports, caches
         measure_reduce(client, 100)
-        results["scatter"] = measure_scatter(client, 500)
         for n in sizes:
-            figures: dict[str, Any] = {}
-            results["sizes"][n] = figures
-            for name, measure in (
-                ("declare", measure_declare),
-                ("arrive", measure_arrive),
-                ("deliver and reduce", measure_reduce),
-                ("plain", measure_plain),
-            ):
-                if name == "plain" and n > plain:
-                    continue
-                tell(f"measuring {name} of {n} ...")
-                figures[name] = measure(client, n)
-            figures.update(measure_ways(client, n, turns))
-    return results
+            print(f"{n} external tasks")
+
+            def once(name: str, n: int = n) -> dict[str, Any]:
+                if name == SCATTER:
+                    return measure_scatter(client, scattered)
+                return MEASURES[name](client, n)
+
+            names = [SCATTER, *(name for name in MEASURES if name != "plain Dask" or n <= plain)]
+            turns = interleave(names, repeat, once)
+            for part in ("persist", "submit") if turns.get("plain Dask") else ():
+                turns[f"plain Dask: {part}"] = [turn[part] for turn in turns["plain Dask"]]
+            turns.pop("plain Dask", None)
+            rows += [row_of(n, name, each) for name, each in turns.items() if each]
+            ratios.append(ratio_row(n, turns))
+            document = {
+                "machine": machine(),
+                "load": load.facts(),
+                "workers": workers,
+                "turns of each": repeat,
+                "goals": GOALS,
+                "rows": rows,
+                "ratios": ratios,
+            }
+            write("external_tasks", document, **options)
+            figure("external_tasks_cpu", lambda axes, rows=rows: draw(axes, rows), **options)
+    return document
 
 
-def report(results: dict[str, Any]) -> None:
-    scatter = results["scatter"]["cpu_us"]
-    print(
-        f"distributed {results['distributed']}, {results['machine']['cpus']} CPUs, "
-        f"load {results['load_before']:.1f} before the run"
-    )
-    print(f"Client.scatter(direct=True), one by one: {scatter:.0f} us of scheduler CPU each\n")
-    for n, figures in results["sizes"].items():
-        print(f"{n} external tasks                       wall s   CPU us/key   kB/key   client us")
-        for name, row in figures.items():
-            for label, each in row.items() if name == "plain" else [("", row)]:
-                print(
-                    f"  {name.replace('_', ' '):<30}{label:<9}{each['wall_s']:6.2f}"
-                    f"{each['cpu_us']:12.1f}{each['memory_kb']:9.2f}"
-                    + (f"{each['client_cpu_us']:12.1f}" if "client_cpu_us" in each else "")
-                )
-        declared, arrived = figures["declare"], figures["arrive"]
-        print(
-            f"  a worker joins in {declared['join_s']:.2f} s, {declared['join_cpu_ms']:.0f} ms CPU"
-        )
-        print(f"  an arrival costs {scatter / arrived['cpu_us']:.1f} times less than a scatter")
-        if "plain" in figures:
-            ratio = figures["plain"]["persist"]["cpu_us"] / declared["cpu_us"]
-            print(f"  declaring costs {ratio:.0f} times less CPU than da.zeros(...).persist()")
-        print(
-            f"  goals: declare <= {GOALS['declare_us']} us, {GOALS['declare_kb']} kB:"
-            f" {declared['cpu_us']:.1f} us, {declared['allocated_kb']:.2f} kB;"
-            f" arrive <= {GOALS['arrive_us']} us: {arrived['cpu_us']:.1f} us\n"
-        )
+SCATTER = "Client.scatter, one by one"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--plain", type=int, default=10_000, help="largest size for plain Dask")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=3, help="turns of each way to submit")
-    parser.add_argument("--json", type=Path, default=Path("external_tasks.json"))
-    arguments = parser.parse_args()
-    results = run(arguments.sizes, arguments.plain, arguments.workers, arguments.turns)
-    report(results)
-    arguments.json.write_text(json.dumps(results, indent=1))
-    print(f"written: {arguments.json}")
+def row_of(n: int, name: str, turns: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians, and the spread of the scheduler's CPU time, per task."""
+
+    def median(figure: str) -> float | None:
+        if figure not in turns[0]:
+            return None
+        return float(f"{statistics.median(turn[figure] for turn in turns):.3g}")
+
+    return {
+        "external tasks": n,
+        "what": name,
+        "scheduler CPU us per task": spread((turn["cpu_us"] for turn in turns), 3),
+        "kB per task": median("memory_kb"),
+        "kB allocated per task": median("allocated_kb"),
+        "client CPU us per task": median("client_cpu_us"),
+        "wall s": median("wall_s"),
+        "a worker joins in s": median("join_s"),
+    }
 
 
-if __name__ == "__main__":
-    main()
+def ratio_row(n: int, turns: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """How many times more Dask's own ways cost the scheduler, turn by turn."""
+
+    def times(ours: str, theirs: str) -> dict[str, float] | None:
+        if not turns.get(ours) or not turns.get(theirs):
+            return None
+        mine, others = ([turn["cpu_us"] for turn in turns[name]] for name in (ours, theirs))
+        return ratio(mine, others)
+
+    return {
+        "external tasks": n,
+        "scatter over arrival": times("arrive", SCATTER),
+        "persist over declaration": times("declare", "plain Dask: persist"),
+    }
+
+
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """CPU of the scheduler per task, against their number."""
+    for i, name in enumerate(dict.fromkeys(row["what"] for row in rows)):
+        mine = [row for row in rows if row["what"] == name]
+        axes.plot(
+            [row["external tasks"] for row in mine],
+            [row["scheduler CPU us per task"]["median"] for row in mine],
+            "o-", color=f"C{i % 10}", markersize=3, label=name,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("external tasks")
+    axes.set_ylabel("CPU of the scheduler per task, us")
+    axes.legend(fontsize=7, ncols=2)

@@ -18,12 +18,15 @@ tcp lent
     caller's memory.
 C in place, C shm, C tcp
     The same of a rank in C (`put_blocking.c`; needs make and a C compiler).
+wake
+    ``socket.send`` of 64 bytes over a Unix socket to a thread that sleeps in ``recv``: what it
+    costs to tell anybody anything, whatever the size.
 raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
 mpi
     ``comm.Send`` to a consumer rank that receives into one warm buffer (needs mpiexec).
 
-Usage: ``python benchmarks/put_blocking.py [--ranks 4] [--repeat 3] [--json FILE]``
+The times are those of all steps of all ranks of all turns.
 """
 
 from __future__ import annotations
@@ -33,7 +36,6 @@ import atexit
 import json
 import multiprocessing as mp
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -49,18 +51,26 @@ from typing import Any
 import numpy as np
 
 import ips_components
+from benchmarks._cluster import environment
+from benchmarks._harness import KIB, MIB, Load, figure, interleave, machine, spread, write
 from ips_components.bridge import Array, Bridge
 from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
 
-KIB, MIB = 1 << 10, 1 << 20
 SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
 PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
 C_METHODS = ("C in place", "C shm", "C tcp")
-METHODS = ("copy", "in place", "C in place", "shm", "C shm", "tcp", "C tcp", "tcp lent",
-           "raw", "mpi")  # fmt: skip
+METHODS = (
+    "copy", "wake", "in place", "C in place", "shm", "C shm", "tcp", "C tcp", "tcp lent", "raw",
+    "mpi",
+)  # fmt: skip
+
+#: Goals: milliseconds (in place at any size; shm at 32 KiB), warm copies (shm from 2 MiB on), parts
+#: of the throughput of raw loopback (tcp lent, flat out), times `MPI.Send` (tcp, 8 MiB, paced).
+GOALS = {"in place ms": 0.02, "shm ms, 32 KiB": 0.03, "shm over copy": 2.0,
+         "tcp lent over raw": 0.9, "tcp over mpi": 1.0}  # fmt: skip
 RUN, TOKEN = "benchmark", "be" * 32
 SPAWN = mp.get_context("spawn")
 
@@ -265,15 +275,49 @@ def by_raw(size: int, pace: float, n: int, ranks: int) -> list[Any]:
         return start(rank_of_raw, [(port, size, pace, n)] * ranks)
 
 
+def rank_of_wake(name: str, pace: float, n: int, gate: Any, out: Any) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(name)
+        message = bytes(64)
+        sock.send(message)
+        gate.wait(60)
+        timer = Timer(pace)
+        for _ in range(n):
+            begin = time.perf_counter()
+            sock.send(message)
+            timer.note(time.perf_counter() - begin)
+        out.put((timer.times, time.perf_counter() - timer.start))
+
+
+def by_wake(pace: float, n: int, ranks: int) -> list[Any]:
+    name = f"\0put_blocking-{os.getpid()}-{time.monotonic_ns()}"
+
+    def consume(sock: socket.socket) -> None:
+        with sock:
+            while sock.recv(64):
+                pass
+
+    def accept(server: socket.socket) -> None:
+        for _ in range(ranks):
+            sock, _ = server.accept()
+            threading.Thread(target=consume, args=(sock,), daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.bind(name)
+        server.listen(ranks)
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        return start(rank_of_wake, [(name, pace, n)] * ranks)
+
+
 def by_mpi(size: int, pace: float, n: int, ranks: int) -> list[Any]:
     mpiexec = Path(sys.executable).with_name("mpiexec")
     command = str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec")
     if command is None:
         return []
     done = subprocess.run(
-        [command, "-n", str(ranks + 1), sys.executable, __file__,
+        [command, "-n", str(ranks + 1), sys.executable, "-m", "benchmarks.put_blocking",
          "--as-mpi-rank", str(size), str(pace), str(n)],
-        capture_output=True, text=True, timeout=240, check=True,
+        capture_output=True, text=True, timeout=240, check=True, env=environment(),
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -306,6 +350,8 @@ def turn(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
     """Let all ranks put ``n`` blocks by one method; return times and whole duration of each."""
     if method == "copy":
         return start(rank_of_copy, [(size, pace, n)] * ranks)
+    if method == "wake":
+        return by_wake(pace, n, ranks)
     if method == "raw":
         return by_raw(size, pace, n, ranks)
     if method == "mpi":
@@ -333,62 +379,99 @@ def import_cost() -> dict[str, float]:
     return {"ms": min(float(r[0]) for r in runs[1:]), "MB": min(float(r[1]) for r in runs[1:])}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--repeat", type=int, default=3, help="turns of each method")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="bytes")
-    parser.add_argument("--methods", nargs="*", default=METHODS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--as-mpi-rank", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.as_mpi_rank:
-        size, pace, n = options.as_mpi_rank
-        as_mpi_rank(int(size), float(pace), int(n))
-        return
-    rows = []
-    for size in options.sizes:
+def run(
+    quick: bool = False,
+    repeat: int = 5,
+    ranks: int = 4,
+    sizes: list[int] | None = None,
+    methods: tuple[str, ...] = METHODS,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Run all turns; write results and a plot."""
+    load, options = Load(), {} if folder is None else {"folder": folder}
+    rows: list[dict[str, Any]] = []
+    sizes = sizes or [size for size in SIZES if not quick or size <= 8 * MIB]
+    imported = import_cost()
+    for size in sizes:
         for paced in (True, False):
             pace = PACE.get(size, 0.03) if paced else 0.0
-            n = steps_of(size, paced, options.repeat)
-            times: dict[str, list[float]] = {method: [] for method in options.methods}
-            rates: dict[str, list[float]] = {method: [] for method in options.methods}
-            for _ in range(options.repeat):
-                for method in options.methods:
-                    for of_rank, duration in turn(method, size, pace, n, options.ranks):
-                        times[method] += of_rank
-                        rates[method].append(n * size / duration)
-            for method in options.methods:
-                if not times[method]:
-                    continue
-                quantiles = np.quantile(times[method], [0.1, 0.5, 0.9]) * 1e3
-                row = {
-                    "size": size,
-                    "paced": paced,
-                    "method": method,
-                    "ms": {k: float(q) for k, q in zip(("p10", "median", "p90"), quantiles,
-                                                       strict=True)},
-                    "GB/s": statistics.median(rates[method]) * options.ranks / 1e9,
-                }  # fmt: skip
-                rows.append(row)
-                print(
-                    f"{size // KIB:6d} KiB {'paced' if paced else 'flat ':5s} {method:10s} "
-                    f"{quantiles[1]:9.4f} ms (p10 {quantiles[0]:.4f}, p90 {quantiles[2]:.4f})"
-                    f"  {row['GB/s']:7.2f} GB/s",
-                    flush=True,
-                )
-    result = {
-        "ranks": options.ranks,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "import": import_cost(),
-        "rows": rows,
-    }
-    print(f"import ips_components.bridge: {result['import']}; load {result['load'][0]:.1f}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+            n = steps_of(size, paced, repeat)
+            print(f"{size // KIB} KiB, {'paced' if paced else 'flat out'}")
+            turns = interleave(
+                methods, repeat, lambda name, a=(size, pace, n, ranks): turn(name, *a)
+            )
+            rows += rows_of(size, paced, n, ranks, turns)
+            document = {
+                "machine": machine(),
+                "load": load.facts(),
+                "ranks": ranks,
+                "turns of each": repeat,
+                "import ips_components.bridge": imported,
+                "goals": GOALS,
+                "rows": rows,
+            }
+            write("put_blocking", document, **options)
+    figure("put_blocking_held", lambda axes: draw(axes, rows), **options)
+    return document
+
+
+def rows_of(
+    size: int, paced: bool, n: int, ranks: int, turns: dict[str, list[Any]]
+) -> list[dict[str, Any]]:
+    """Make a row for each method that ran; ratios are those of medians of turns side by side."""
+    times = {name: [of for each in got for of, _ in each] for name, got in turns.items()}
+    copies = [np.median(np.concatenate(each)) for each in _by_turn(turns.get("copy", []))]
+    rows = []
+    for name, got in turns.items():
+        if not times[name]:
+            continue
+        held = np.concatenate([np.asarray(of) for of in times[name]]) * 1e3
+        own = [np.median(np.concatenate(each)) for each in _by_turn(got)]
+        rate = statistics.median(n * size / seconds for each in got for _, seconds in each)
+        row: dict[str, Any] = {
+            "block KiB": size // KIB,
+            "phase": "paced" if paced else "flat out",
+            "method": name,
+            "held ms": spread(held),
+            "over a copy": None,
+            "GB/s": None,
+        }
+        if copies and name not in ("copy", "wake"):
+            ratios = [a / b for a, b in zip(own, copies, strict=False)]
+            row["over a copy"] = float(f"{statistics.median(ratios):.3g}")
+        if not paced and name != "wake":
+            row["GB/s"] = float(f"{rate * ranks / 1e9:.3g}")
+        rows.append(row)
+    return rows
+
+
+def _by_turn(got: list[Any]) -> list[list[Any]]:
+    return [[np.asarray(of) for of, _ in each] for each in got if each]
+
+
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Median time that a rank is held, against the size of its block."""
+    for i, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        for phase, dash in (("paced", "-"), ("flat out", ":")):
+            points = [
+                (row["block KiB"], row["held ms"]["median"])
+                for row in rows
+                if row["method"] == name and row["phase"] == phase
+            ]
+            axes.plot(*zip(*points, strict=True), f"o{dash}", color=f"C{i % 10}", markersize=3,
+                      label=name if phase == "paced" else None)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("block, KiB")
+    axes.set_ylabel("a rank is held, ms (dotted: flat out)")
+    axes.legend(fontsize=7, ncols=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One MPI rank of the method mpi.")
+    parser.add_argument("--as-mpi-rank", nargs=3, required=True)
+    size, pace, n = parser.parse_args().as_mpi_rank
+    as_mpi_rank(int(size), float(pace), int(n))
 
 
 if __name__ == "__main__":

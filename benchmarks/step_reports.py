@@ -1,7 +1,5 @@
 """What the scheduler pays for the ends of a step, against the number of ranks, without a cluster.
 
-    python -m benchmarks.step_reports
-
 Workers gather what their ranks say (64 ranks to a worker) and send one message each, which is
 packed and unpacked as on Dask's streams; figures are CPU times of the scheduler's part, medians.
 """
@@ -10,9 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 from distributed.protocol import dumps, loads
 
+from benchmarks._harness import Load, interleave, machine, spread, write
 from ips_components.external._run_state import RunState
 from ips_components.external._sink import StepInfo
 from ips_components.external._step_report import StepReport, StepTally
@@ -52,16 +53,24 @@ def measure(n: int, accounts: bool) -> float:
     return statistics.median(turns)
 
 
-def main() -> None:
-    print("ranks  workers  us per step  us per worker    with accounts: us per step  per worker")
-    for n in (4, 64, 1024, 4096, 10_000):
+def run(quick: bool = False, repeat: int = 5, folder: Path | None = None) -> dict[str, Any]:
+    """Measure all numbers of ranks; write a table."""
+    load, rows = Load(), []
+    for n in (4, 64, 1024, *(() if quick else (4096, 10_000))):
         workers = max(1, n // RANKS_PER_WORKER)
-        bare, full = (measure(n, accounts) * 1e6 for accounts in (False, True))
-        print(
-            f"{n:>5}{workers:>9}{bare:>13.0f}{bare / workers:>15.0f}"
-            f"{full:>30.0f}{full / workers:>12.0f}"
+        turns = interleave(
+            ("bare", "with accounts"), repeat, lambda name, n=n: measure(n, name != "bare") * 1e6
         )
-
-
-if __name__ == "__main__":
-    main()
+        rows.append(
+            {
+                "ranks": n,
+                "workers": workers,
+                **{f"us per step, {name}": spread(each, 3) for name, each in turns.items()},
+                "us per worker and step": float(
+                    f"{statistics.median(turns['bare']) / workers:.3g}"
+                ),
+            }
+        )
+    document = {"machine": machine(), "load": load.facts(), "turns of each": repeat, "rows": rows}
+    write("step_reports", document, **({} if folder is None else {"folder": folder}))
+    return document

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
-from benchmarks import _harness, ipca, peers, scheduler
+from benchmarks import _harness, external_tasks, ipca, peers, scheduler, step_reports
 from benchmarks.__main__ import main
 
 needs_mpi = pytest.mark.skipif(
@@ -94,15 +94,25 @@ def test_emulated_ranks_speak_the_real_protocol(tmp_path):
 def test_blocking_of_ranks_in_c_beside_those_in_python(tmp_path, monkeypatch):
     from benchmarks import put_blocking
 
-    path = tmp_path / "blocking.json"
-    methods = ["shm", *put_blocking.C_METHODS]
-    words = ["--ranks", "2", "--repeat", "1", "--sizes", "4096", "--json", str(path)]
+    methods = ("wake", "shm", *put_blocking.C_METHODS)
     monkeypatch.setattr(put_blocking, "import_cost", dict)
     monkeypatch.setattr(put_blocking, "steps_of", lambda size, paced, repeat: 6)
-    monkeypatch.setattr("sys.argv", ["put_blocking", *words, "--methods", *methods])
-    put_blocking.main()
-    rows = json.loads(path.read_text())["rows"]
-    assert [(row["method"], row["paced"]) for row in rows] == [
-        (method, paced) for paced in (True, False) for method in methods
+    found = put_blocking.run(repeat=1, ranks=2, sizes=[4096], methods=methods, folder=tmp_path)
+    assert [(row["method"], row["phase"]) for row in found["rows"]] == [
+        (method, phase) for phase in ("paced", "flat out") for method in methods
     ]
-    assert all(0 < row["ms"]["p10"] <= row["ms"]["median"] for row in rows)
+    assert all(0 < row["held ms"]["p10"] <= row["held ms"]["median"] for row in found["rows"])
+    assert (tmp_path / "put_blocking_held.svg").exists()
+
+
+def test_ends_of_steps(tmp_path):
+    found = step_reports.run(quick=True, repeat=1, folder=tmp_path)
+    assert [row["workers"] for row in found["rows"]] == [1, 1, 16]
+
+
+def test_external_tasks_beside_plain_dask(tmp_path):
+    found = external_tasks.run(repeat=1, sizes=[20], scattered=5, folder=tmp_path)
+    whats = [row["what"] for row in found["rows"]]
+    assert {"declare", "arrive", "plain Dask: persist", external_tasks.SCATTER} <= set(whats)
+    assert found["ratios"][0]["scatter over arrival"]["median"] > 0
+    assert (tmp_path / "external_tasks_cpu.svg").exists()
