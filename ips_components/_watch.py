@@ -37,6 +37,8 @@ class Watch:
         self.config = config
         self.over = False
         self.state: Mapping[str, Any] = {}
+        self.terms: list[dict[str, Any]] | None = None
+        """The table of the contract, once there is one."""
         self._failed = 0.0
         self._asked = 0.0
         self._progress: tuple[Any, ...] = ()
@@ -63,6 +65,8 @@ class Watch:
         self._asked = now
         try:
             state = call(self.client, "progress", self.run, within=self._patience)
+            if self.terms is None and state.get("phase") in ("contracted", "running", "ended"):
+                self.terms = call(self.client, "terms", self.run, within=self._patience)
         except TimeoutError:
             raise AnalyticsLost(
                 f"the Dask scheduler has not answered for {self._patience:g} s (SILENCE_TIME_OUT): "

@@ -141,7 +141,7 @@ class Analytics(Component):
             When the analysis raised, or its pool was lost.
         """
         from ips_components import external
-        from ips_components.report import Progress
+        from ips_components.report import Progress, contract_table
 
         config = self._config()
         pool = ips_compat.running_pool(self.services, POOL)
@@ -155,6 +155,7 @@ class Analytics(Component):
             for port, run in self._runs.items()
         ]
         events = ProgressEvents(self.services)
+        told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
             for page in self._pages.values():
                 progress.note(f"live page on {socket.gethostname()}: {page}")
@@ -162,6 +163,11 @@ class Analytics(Component):
             def look(interval: float = ASK) -> None:
                 for watch in watches:
                     watch.look(interval)
+                terms = [watch.terms for watch in watches]
+                if not told and None not in terms:
+                    told.append(contract_table([row for rows in terms for row in rows or ()]))
+                    progress.note(told[0])
+                    self.services.info(told[0])
                 state = together(watch.state for watch in watches)
                 progress.update(state)
                 events.update(state)

@@ -185,10 +185,14 @@ class Calls:
             run.page = open_live_page(self.scheduler, self, run.state.run, token, host, port)
         return run.page.url
 
+    async def _call_terms(self, run: CoordinatedRun) -> list[dict[str, Any]]:
+        """The table of the contract; empty as long as there is none."""
+        return run.contract.table() if run.contract is not None else []
+
     async def _call_record(self, run: CoordinatedRun) -> dict[str, Any]:
         if run.settings.get("task_log"):
             self.tasks.log.flush()
-        rows = run.contract.table() if run.contract is not None else []
+        rows = await self._call_terms(run)
         return {**run.state.record(), "states": self._states(run), "contract": {"arrays": rows}}
 
     def progress(self, name: str) -> dict[str, Any]:

@@ -47,6 +47,30 @@ def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) 
     return "\n".join(lines)
 
 
+def contract_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the analysis needs of each array, as it is agreed before step 0.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        ``Contract.table()``.
+
+    Returns
+    -------
+    str
+        Plain text without a trailing newline.
+    """
+    if not rows:
+        return "The contract names no array: nothing leaves the ranks."
+    cells: list[Sequence[str]] = [("array", "steps", "region", "needed", "bytes", "chunks")]
+    for row in rows:
+        share, nbytes = numbers.percent(row["fraction"]), numbers.size(row["bytes"])
+        chunks = numbers.count(row["chunks"])
+        cells.append((row["name"], row["steps"], row["region"], share, nbytes, chunks))
+    lines = [f"  {line}" for line in _aligned(cells, left=3)]
+    return "\n".join(["The contract, what the analysis needs of each array:", *lines])
+
+
 def ledger_table(record: Mapping[str, Any]) -> str:
     """The account of every block, by array, in bytes and in blocks.
 
@@ -146,12 +170,12 @@ def _part(facts: Facts, entry: str) -> str:
     return f"{numbers.size(facts.bytes[entry])}{of}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest entry, the first two to the left, numbers to the right."""
+def _aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Columns as wide as their widest entry, the first ones to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
-            f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}"
+            f"{cell:<{width}}" if i < left else f"{cell:>{width}}"
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -11,7 +11,12 @@ import run_records
 from rich.console import Console
 
 from ips_components.errors import RecordError
-from ips_components.report import Progress, summary_table, write_record
+from ips_components.model.array_contract import ArrayContract
+from ips_components.model.contract import Contract
+from ips_components.model.selection import Selection
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.report import Progress, contract_table, summary_table, write_record
+from ips_components.report import _numbers as numbers
 from ips_components.report.commands import add_subcommands
 from ips_components.report.ledger import ledger_table, print_summary
 from ips_components.report.progress import Rate, _Bars, describe
@@ -66,6 +71,27 @@ def test_ledger_adds_up_for_the_eye():
     assert table[1].split() == ["temperature", "bytes", *sizes]
     assert table[2].split() == ["blocks", "400", "200", "200", "0", "0"]
     assert table[-1].startswith("The ledger closes")
+
+
+def test_contract_is_a_table():
+    spec = ArraySpec("temperature", "f8", (64, 64), StepAxis(0, 1, 200), dims=("y", "x"))
+    part = Selection.from_key((slice(None, None, 10), slice(0, 8), slice(0, 8)), (200, 64, 64))
+    array = ArrayContract.agree(spec, [part], run="r1")
+    title, heads, row = contract_table(Contract("r1", (array,)).table()).splitlines()
+    assert title == "The contract, what the analysis needs of each array:"
+    assert heads.split() == ["array", "steps", "region", "needed", "bytes", "chunks"]
+    sizes = ["0.2", "%", "10.0", "KiB", "20"]
+    assert row.split() == ["temperature", ":191:10", "of", "200", "[:8,", ":8]", *sizes]
+
+
+def test_open_ended_contract_has_no_sizes():
+    array = ArrayContract.agree(ArraySpec("t", "f8", (8,), StepAxis()), run="r1")
+    row = contract_table(Contract("r1", (array,)).table()).splitlines()[-1].split()
+    assert row[-2:] == [numbers.NONE] * 2
+
+
+def test_empty_contract_says_so():
+    assert "nothing leaves the ranks" in contract_table([])
 
 
 def test_verdict_has_a_colour_on_a_terminal_only(tmp_path):
