@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,17 @@ def test_receiver_killed_or_stopped_in_the_middle_of_puts(start, tmp_path, lane,
         assert (status, errors) == (0, "")
 
 
+def stop(pid):
+    """Stop a process, and wait until all its threads stand: the signal alone does not."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while any(
+        task.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "T"
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    ):
+        assert time.monotonic() < deadline
+
+
 def test_drain_has_a_deadline(start, tmp_path):
     spec = spec_of()
     limits = {"connect": 0.5, "drain": 0.3}
@@ -308,7 +320,7 @@ def test_drain_has_a_deadline(start, tmp_path):
         rank("put", "t", 0, "C")
         process.stdout.readline()
         rank("wait", 5)
-        os.kill(process.pid, signal.SIGSTOP)
+        stop(process.pid)
         rank("put", "t", 1, "C")
         with pytest.raises(RankError) as late:
             rank("wait", 0.1)
