@@ -140,7 +140,10 @@ class Bridge(Putting):
         self._transport.digest = message.digest
         try:
             self._outgoing = self._prepare(described)
-            self._transport.home()
+            if message.endpoints:
+                self._transport.home()
+            else:  # nobody wants anything, for nobody is there
+                self._transport.lost = "the receivers went away before there was a contract"
         except BaseException:
             self._transport.close()
             raise
@@ -159,6 +162,10 @@ class Bridge(Putting):
             transport.described = described
             transport.hosts = hosts
             contract = transport.ask_contract()
+        except AnalyticsLost:
+            if contact.options["on_analytics_loss"] == "abort":
+                raise
+            contract = m.ContractIs(bytes(32), Contract(contact.run, ()).to_bytes())
         finally:
             transport.close()
         return contact.to_bytes(), framing.pack(contract)

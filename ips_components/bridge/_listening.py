@@ -32,6 +32,7 @@ class Listening:
 
     changed: threading.Condition
     closed: bool
+    asking: bool
     links: dict[int, Link]
     deadlines: Mapping[str, float]
     contract: m.ContractIs | None
@@ -259,7 +260,7 @@ class Listening:
 
     def _look_for_company(self, links: Sequence[Link]) -> None:
         """When no link is open, try those never used; when all are gone, the analytics are lost."""
-        if self.closed or not self.outgoing:
+        if self.closed or not (self.outgoing or self.asking):
             return
         standings = {link.standing for link in links}
         if Standing.OPEN in standings:

@@ -55,6 +55,7 @@ class Transport(Leaving):
         self.lanes: tuple[str, ...] = (lane,) if lane else tuple(contact.options["lanes"])
         self.changed = threading.Condition(threading.RLock())
         self.closed = False
+        self.asking = False  # for the contract, of somebody who has been reached
         self.links: dict[int, Link] = {e.ordinal: Link(self, e) for e in contact.endpoints}
         self.contract: m.ContractIs | None = None
         self.digest = bytes(32)
@@ -108,6 +109,7 @@ class Transport(Leaving):
     def ask_contract(self) -> m.ContractIs:
         """Return the contract, once the analysis has made it (rank 0)."""
         link = self._first_reachable()
+        self.asking = True
         deadline = time.monotonic() + self.deadlines["contract"]
         with self.changed:
             while self.contract is None:
@@ -116,6 +118,8 @@ class Transport(Leaving):
                         f"the run failed before there was a contract: {self.fault.text}"
                     )
                 self.check()
+                if self.lost is not None:
+                    raise AnalyticsLost(f"there was no contract yet; {self.lost}")
                 if not self._wait(deadline):
                     raise DeadlineExceeded(
                         f"{link.endpoint} gave no contract within {self.deadlines['contract']:g} s:"

@@ -1,4 +1,7 @@
-"""A receiver in a process of its own, to be killed or stopped; prints its endpoint, then counts."""
+"""A receiver in a process of its own, to be killed or stopped; prints its endpoint, then counts.
+
+Without a contract, it prints who says hello.
+"""
 
 import json
 import sys
@@ -18,11 +21,20 @@ class Count:
         return lambda *args: None
 
 
+class Door(Count):
+    """A sink that tells who has come."""
+
+    def hello(self, info):
+        print("hello", flush=True)
+
+
 def main():
     run, token, contract = sys.argv[1:4]
     options = json.loads(sys.argv[4])
-    with Receiver(Count(), run=run, token=token, budget=1 << 26, ordinal=0, **options) as receiver:
-        receiver.set_contract(Contract.from_bytes(bytes.fromhex(contract)))
+    sink = Count() if contract else Door()
+    with Receiver(sink, run=run, token=token, budget=1 << 26, ordinal=0, **options) as receiver:
+        if contract:
+            receiver.set_contract(Contract.from_bytes(bytes.fromhex(contract)))
         print(json.dumps(asdict(receiver.endpoint)), flush=True)
         sys.stdin.read()
 

@@ -260,18 +260,20 @@ def test_rank_stays_to_send_again_until_it_may_leave(start, sinks, tmp_path, lan
 
 
 @contextlib.contextmanager
-def receiver_process(directory, contract, deadlines, **options):
+def receiver_process(directory, contract, deadlines, policy="continue", **options):
     """A receiver that can be killed."""
     token = contacts.new_token()
     script = Path(__file__).with_name("receiver_process.py")
-    arguments = [RUN, token, contract.to_bytes().hex(), json.dumps(options)]
+    signed = contract.to_bytes().hex() if contract is not None else ""
+    arguments = [RUN, token, signed, json.dumps(options)]
     with subprocess.Popen(
         [sys.executable, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
             endpoint = contacts.Endpoint(**json.loads(process.stdout.readline()))
             path = directory / "contact.json"
-            contacts.write(path, contacts.Contact(RUN, token, (endpoint,), deadlines))
+            loss = {"on_analytics_loss": policy}
+            contacts.write(path, contacts.Contact(RUN, token, (endpoint,), deadlines, loss))
             yield path, process
         finally:
             process.kill()
@@ -299,6 +301,33 @@ def test_receiver_killed_or_stopped_in_the_middle_of_puts(start, tmp_path, lane,
         assert nbytes[0] == sum(nbytes[1:])
         status, errors = rank.end()
         assert (status, errors) == (0, "")
+
+
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_receiver_killed_before_the_contract(start, tmp_path, policy):
+    spec = spec_of()
+    blob = tmp_path / "blob"
+    with receiver_process(tmp_path, None, {"connect": 0.5}, policy) as (contact, process):
+        ranks = [start() for _ in range(2)]
+        for rank in ranks:
+            rank.offer(spec, (0,) * len(spec.shape), spec.shape)
+        ranks[0].tell("request", contact, blob)
+        assert process.stdout.readline() == b"hello\n"
+        process.kill()
+        if policy == "abort":
+            with pytest.raises(RankError, match="went away before the contract") as lost:
+                ranks[0].answer()
+            assert lost.value.code == LOST
+            with pytest.raises(RankError, match="went away before the contract"):
+                ranks[1]("join", blob)
+            return
+        ranks[0].answer()
+        for rank in ranks:
+            rank("join", blob)
+            rank("put", "t", 0, "C")
+            rank("close", 0)
+            assert rank.account("t")[0] == [1, 1, 0, 0, 0]
+            assert rank.end() == (0, "")
 
 
 def stop(pid):

@@ -216,6 +216,7 @@ static int ask_contract(ips_bridge *b)
     return code;
 }
 
+/* Ask, and go on without a contract when those who were asked are gone and the policy allows it. */
 static int ask(ips_bridge *b, const char *path, buffer *record)
 {
     int code = wait_for_contact(b, path, record);
@@ -228,7 +229,8 @@ static int ask(ips_bridge *b, const char *path, buffer *record)
         return ipsb_fail(b, IPS_BRIDGE_CONTACT, "%s", wrong);
     if ((code = begin_session(b)) || (code = add_links(b, &b->contact.receivers)))
         return code;
-    return ask_contract(b);
+    code = ask_contract(b);
+    return code == IPS_BRIDGE_LOST && !b->contact.abort_on_loss ? IPS_BRIDGE_OK : code;
 }
 
 int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, size_t *length)
@@ -253,10 +255,10 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
     memcpy(head, BLOB, 8);
     set32(head + 8, (uint32_t)code);
     set64(head + 16, record.length);
-    set64(head + 24, code ? 0 : b->contract_length);
+    set64(head + 24, code || !b->contract_frame ? 0 : b->contract_length);
     ipsb_append(&out, head, sizeof head);
     ipsb_append(&out, record.data, record.length);
-    if (!code)
+    if (!code && b->contract_frame)
         ipsb_append(&out, b->contract_frame, b->contract_length);
     ipsb_buffer_free(&record);
     /* The connections for data are made with all that the contract tells a rank about itself. */
@@ -298,6 +300,11 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     wrong = ipsb_contact_parse(&b->contact, blob + BLOB_HEAD, (size_t)first);
     if (wrong)
         return ipsb_fail(b, IPS_BRIDGE_CONTACT, "%s", wrong);
+    if (!second) { /* nobody is there: nothing is wanted */
+        b->has_contract = true;
+        snprintf(b->lost, sizeof b->lost, "the receivers went away before there was a contract");
+        return begin_session(b);
+    }
     header head = {.op = OP_CONTRACT, .body = (uint32_t)second};
     wrong = second > UINT32_MAX ? "a contract that is too long"
                                 : ipsb_parse(&m, &head, blob + BLOB_HEAD + first);
@@ -327,7 +334,7 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
         return code;
     for (uint32_t i = 0; i < b->n_links; i++)
         b->shared |= b->links[i]->local && b->links[i]->at.unix_name[0] && b->lanes & LANE_SHM;
-    if ((code = reach(b, true, &b->home)))
+    if (!b->lost[0] && (code = reach(b, true, &b->home)))
         return code;
     b->joined = true;
     return IPS_BRIDGE_OK;

@@ -254,6 +254,40 @@ def test_all_receivers_gone(tmp_path, lanes, policy):
             assert bridge.statistics().lost
 
 
+@pytest.mark.parametrize("policy", ["continue", "abort"])
+def test_all_receivers_gone_before_the_contract(tmp_path, lanes, policy):
+    """The analysis still builds its graph when its workers die."""
+    options = {"lanes": lanes, "on_analytics_loss": policy}
+    limits = {"connect": 0.3, "contract": 60.0}
+    with receivers(tmp_path, None, contact_options=options, deadlines=limits) as (
+        file,
+        (receiver,),
+        (sink,),
+    ):
+
+        def die():
+            sink.wait(lambda: sink.hellos, 10)
+            receiver.close()
+
+        death = threading.Thread(target=die)
+        death.start()
+        try:
+            if policy == "abort":
+                with pytest.raises(AnalyticsLost, match="no receiver is left"):
+                    Bridge(contact=file)
+                return
+            with Bridge(contact=file) as bridge:
+                for step in range(3):
+                    bridge.put("t", step, field(step))
+                assert bridge.receive("gain", step=3, default=7.0) == 7.0
+                assert not bridge.should_stop()
+            account = bridge.statistics()
+            assert account.arrays["t"]["blocks"]["skipped"] == 3
+            assert "before there was a contract" in account.lost
+        finally:
+            death.join()
+
+
 def stopped_receiver(pipe, contract):
     sink = RememberingSink(keep=False)
     receiver = Receiver(sink, run=RUN, token=TOKEN, budget=64 << 20, ordinal=0, silence=1.0)
