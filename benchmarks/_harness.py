@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "memory GiB": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
         **versions,
     }

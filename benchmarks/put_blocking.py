@@ -367,12 +367,13 @@ def import_cost() -> dict[str, float]:
         "print((time.process_time()-t)*1e3,(r()-m)/1e3)"
     )
     with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        # One thread: those of a numerical library that start meanwhile are not ours.
+        compiled = environment(PYTHONPYCACHEPREFIX=cache)
+        compiled.pop("PYTHONDONTWRITEBYTECODE", None)
         runs = [
             subprocess.run(
                 [sys.executable, "-c", code],
-                env=environment, capture_output=True, text=True, check=True,
+                env=compiled, capture_output=True, text=True, check=True,
             ).stdout.split()
             for _ in range(6)
         ]  # fmt: skip
