@@ -208,6 +208,21 @@ def test_10_atoms_of_lammps(workspace, monkeypatch):
 # -- 14 --------------------------------------------------------------------------------------
 
 
+def test_13_two_halves_give_the_numbers_of_the_whole(workspace):
+    for half in ("first", "second"):
+        ended = workspace.ips(f"examples/13_restart/{half}.config", timeout=240)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    first, second = (workspace.run_of(f"restart_{half}") for half in ("first", "second"))
+    assert [step["step"] for step in first.record["steps"]] == list(range(100))
+    assert [step["step"] for step in second.record["steps"]] == list(range(100, 200))
+    assert first.record["ledger"]["closed"] and second.record["ledger"]["closed"]
+    whole = "configs/heat2d_ipca.config"
+    workspace.change(whole, ("--steps {NSTEP}", "--steps {NSTEP} --period 36"))
+    (run,) = workspace.coupled(whole)
+    for name in ("explained_variance_ratio", "singular_values"):
+        np.testing.assert_allclose(second.results()[name], run.results()[name], rtol=1e-8)
+
+
 def test_14_a_replay_gives_the_numbers_of_the_live_run(workspace):
     live = "configs/heat2d_derivative.config"
     workspace.change(
