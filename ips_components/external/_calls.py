@@ -78,7 +78,7 @@ class Calls:
                 f"{again} and now asks for something else than its first contract; make the "
                 "analysis deterministic so that it can be resumed"
             )
-        run.contract, run.blob = contract, blob
+        run.agree(contract, blob)
         run.state.ledger.declare(array.spec.name for array in contract.arrays)
         declared = 0
         run.ahead = ahead

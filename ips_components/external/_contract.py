@@ -8,10 +8,8 @@ travels in its compact form and is optimised on the scheduler, as any other.
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -30,6 +28,7 @@ from dask.utils import ensure_dict
 
 from ips_components.errors import ContractError
 from ips_components.external._arrays import ExternalArray, OpenEndedArray
+from ips_components.external._compat import gc_paused
 from ips_components.external._needed import needed_chunks
 from ips_components.external._views import Index, View, ViewLayer
 from ips_components.model.contract import ArrayContract, Contract, Policy
@@ -128,7 +127,7 @@ def contracts_from_graph(
         if source.run not in runs:
             expected = " or ".join(map(repr, runs))
             raise ContractError(f"array {name!r} belongs to run {source.run!r}, not to {expected}")
-    with _collector_paused():
+    with gc_paused():
         needed = needed_chunks(results, sources.values())
     agreed: dict[str, list[ArrayContract]] = {run: [] for run in runs}
     for name, source in sources.items():
@@ -174,7 +173,7 @@ def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[s
     """
     kinds: dict[Any, list[str]] = defaultdict(list)
     futures: dict[str, Future] = {}
-    with dask.config.set(array_optimize=optimize), _collector_paused():
+    with dask.config.set(array_optimize=optimize), gc_paused():
         for name, result in results.items():
             kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
         for names in kinds.values():
@@ -218,18 +217,6 @@ def inline_cuts(
             task = Task.fuse(*cuts, task, key=key)
         inlined[key] = task
     return inlined
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Millions of small objects are made and none is garbage: collecting would double the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:

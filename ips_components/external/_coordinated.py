@@ -43,6 +43,10 @@ class CoordinatedRun:
         self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None
 
+    def agree(self, contract: Contract, blob: bytes = b"") -> None:
+        """Set the contract, and beside it the binary form that ranks and workers get."""
+        self.contract, self.blob = contract, blob or contract.to_bytes()
+
     @property
     def has_tasks(self) -> bool:
         """Whether the contract names anything; of one simulation of several, it may be nothing."""

@@ -369,8 +369,7 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
     def _let_them_go_on(self, run: CoordinatedRun) -> None:
         """The analysis failed while the ranks waited for a contract: theirs asks for nothing."""
         if run.contract is None:
-            run.contract = Contract(run.state.run, ())
-            run.blob = run.contract.to_bytes()
+            run.agree(Contract(run.state.run, ()))
         self._answer(run)
 
     def _give_up(self, run: CoordinatedRun, keys: list[Any]) -> None:

@@ -33,21 +33,18 @@ class Replanning:
         """Give the contract to those who ask for it, placed near the blocks where it matters."""
         contract = self._contract(run)
         hosts = self._hostnames(run)
-        if len(set(hosts.values())) > 1 and run.hosts:
-            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
-            run.contract = contract.with_placements(
-                {
-                    array.spec.name: place(
-                        array.layout,
-                        list(hosts),
-                        needed=array.needed_space,
-                        hosts=hosts,
-                        cells=run.cells[array.spec.name],
-                    )
-                    for array in contract.arrays
-                }
-            )
-            run.blob = run.contract.to_bytes()
+        if self._count_cells(run, hosts):
+            placements = {
+                array.spec.name: place(
+                    array.layout,
+                    list(hosts),
+                    needed=array.needed_space,
+                    hosts=hosts,
+                    cells=run.cells[array.spec.name],
+                )
+                for array in contract.arrays
+            }
+            run.agree(contract.with_placements(placements))
         elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
             self._place_again(run)  # a worker has died since the contract was made
         run.answered = True
@@ -55,6 +52,15 @@ class Replanning:
 
     def _hostnames(self, run: CoordinatedRun) -> dict[int, str]:
         return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
+
+    def _count_cells(self, run: CoordinatedRun, hosts: Mapping[int, str]) -> bool:
+        """Count the cells of each chunk by host, once; tell whether it matters who gets which."""
+        if len(set(hosts.values())) < 2 or not run.hosts:
+            return False
+        if not run.cells:
+            arrays = self._contract(run).arrays
+            run.cells = {array.spec.name: self._cells(run, array) for array in arrays}
+        return True
 
     def _cells(self, run: CoordinatedRun, array: ArrayContract) -> dict[str, Any] | None:
         """How many wanted cells of each chunk in space the blocks of each host hold."""
@@ -104,8 +110,7 @@ class Replanning:
         """
         contract = self._contract(run)
         hosts = self._hostnames(run)
-        if len(set(hosts.values())) > 1 and run.hosts and not run.cells:
-            run.cells = {array.spec.name: self._cells(run, array) for array in contract.arrays}
+        self._count_cells(run, hosts)
         placements, overtaken, rows = {}, [], []
         for ordinal, array in enumerate(contract.arrays):
             awaited, n_rows = self._awaited(run, array), array.layout.numblocks[0]
@@ -135,8 +140,7 @@ class Replanning:
             ]
         if not placements:
             return
-        run.contract = contract.with_placements(placements)
-        run.blob = run.contract.to_bytes()
+        run.agree(contract.with_placements(placements))
         # The others go on from where they are.
         others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
         each = {o: rows if o == newcomer else others for o in run.workers.values()}
@@ -173,20 +177,18 @@ class Replanning:
         """Place all chunks on the receivers that live, moving as few as possible."""
         contract = self._contract(run)
         hosts = self._hostnames(run)
-        run.contract = contract.with_placements(
-            {
-                array.spec.name: replace(
-                    array.placement,
-                    list(hosts),
-                    needed=array.needed_space,
-                    hosts=hosts,
-                    cells=run.cells.get(array.spec.name),
-                )
-                for array in contract.arrays
-                if not set(array.placement.receivers) <= hosts.keys()
-            }
-        )
-        run.blob = run.contract.to_bytes()
+        placements = {
+            array.spec.name: replace(
+                array.placement,
+                list(hosts),
+                needed=array.needed_space,
+                hosts=hosts,
+                cells=run.cells.get(array.spec.name),
+            )
+            for array in contract.arrays
+            if not set(array.placement.receivers) <= hosts.keys()
+        }
+        run.agree(contract.with_placements(placements))
 
     def _awaited(self, run: CoordinatedRun, array: ArrayContract) -> list[int]:
         """Chunks of an array that have not arrived, up to a little beyond the newest known step.
