@@ -339,12 +339,12 @@ class Transport(Leaving):
     def publish(
         self, slot: Slot, stored: Sequence[Stored], links: Sequence[Link], out: Outgoing, step: int
     ) -> bool:
-        """Send what lies in a slot; False: a receiver has left meanwhile, so find others.
+        """Send what lies in a slot; False: chunks have moved meanwhile, so find their owners.
 
         From here on the step counts as put: who asks for its chunks again finds them in the slot.
         """
         with self.changed:
-            if not self._current(links):
+            if not self._current(stored, links):
                 return False
             slot.stored = stored
             slot.busy = False
@@ -361,13 +361,23 @@ class Transport(Leaving):
             self._go(home, 0)
         return True
 
-    def _current(self, links: Sequence[Link]) -> bool:
-        return all(self.links.get(link.ordinal) is link for link in links)
+    def _current(self, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
+        """Tell whether these links still lead to the owners (the condition is held).
+
+        Whoever owns a chunk by now may have asked for it while it was nowhere, and asks but once.
+        """
+        if not self.epoch:
+            return True
+        return all(
+            self.links.get(link.ordinal) is link
+            and self.outgoing[one.array].owner(one.piece.chunk) == link.ordinal
+            for one, link in zip(stored, links, strict=True)
+        )
 
     def lend(self, loan: Loan, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
         """Send the caller's own cells and wait until they are taken; False: to be sent anew."""
         with self.changed:
-            if not self._current(links):
+            if not self._current(stored, links):
                 return False
             for one, link in zip(stored, links, strict=True):
                 self._queue(link, loan, one)
@@ -385,7 +395,8 @@ class Transport(Leaving):
                         f"rank {self.rank}: receivers did not take a block within "
                         f"{self.deadlines['step']:g} s"
                     )
-            return not loan.abandoned and not loan.pending
+            taken = not loan.abandoned and not loan.pending
+            return taken and self._current(stored, links)
 
     def _go(self, link: Link, nbytes: int) -> None:
         if link.lane == "shm" or nbytes <= 1 << 16:

@@ -95,6 +95,8 @@ class _ArrayIntake:
         self.contract = replace(self.contract, placement=placement)
         for chunk in [c for c in self.open if placement.owner(c) != me]:
             del self.open[chunk]
+        for wishes in (self.again, self.asked):  # whoever owns them now asks for them
+            wishes.difference_update([c for c in wishes if placement.owner(c) != me])
         welcome = [
             chunk
             for chunk in self.contract.needed_ids(
@@ -253,6 +255,8 @@ class Intake:
                 before = sum(a.nbytes for a in array.open.values())
                 welcome = array.place(placement, *(rows or {}).get(ordinal, (0, array._end)))
                 self.reserved -= before - sum(a.nbytes for a in array.open.values())
+                moved = {o for o in self._overdraft if o[0] == ordinal and o[1] not in array.open}
+                self._overdraft -= moved
                 for chunk in welcome:
                     if chunk not in array.open:
                         self._expect(array, chunk)

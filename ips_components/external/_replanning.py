@@ -22,6 +22,8 @@ from ips_components.model.placement import affinity, place, replace, share, swit
 SHARE_DELAY = 0.5
 #: Rows of chunks beyond the newest known step that ranks may have sent already.
 LOOK_AHEAD = 64
+#: States of chunks that are not there and will be.
+_TO_COME = (State.DECLARED, State.WANTED, State.LOST)
 
 
 class Replanning:
@@ -98,7 +100,7 @@ class Replanning:
                     continue
                 if chunk in coming:
                     lost.append((ordinal, chunk))
-                elif self.tasks.state(array.key(chunk)) is not State.LOST:
+                else:
                     skip.append((ordinal, chunk))
         self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
 
@@ -191,16 +193,15 @@ class Replanning:
         run.agree(contract.with_placements(placements))
 
     def _awaited(self, run: CoordinatedRun, array: ArrayContract) -> list[int]:
-        """Chunks of an array that have not arrived, up to a little beyond the newest known step.
+        """Chunks of an array that are to come, up to a little beyond the newest known step.
 
         A rank tells of a step when it begins the next one: some have sent more than is known.
+        What was lost with a worker is to come again, from whoever was asked for it.
         """
         last = self._may_be_sent(run, array)
         chunks = array.needed_ids(0, last)
         return [
-            int(chunk)
-            for chunk in chunks
-            if self.tasks.state(array.key(int(chunk))) in (State.DECLARED, State.WANTED)
+            int(chunk) for chunk in chunks if self.tasks.state(array.key(int(chunk))) in _TO_COME
         ]
 
     def _newest_row(self, run: CoordinatedRun, array: ArrayContract) -> int:

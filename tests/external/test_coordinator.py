@@ -39,6 +39,7 @@ class Tasks:
         self.let_go_of: list[str] = []
         self.later: list[tuple] = []
         self.there = False
+        self.lost: set = set()
 
     def declare(self, *args, **kwargs) -> int:
         return 1
@@ -53,6 +54,8 @@ class Tasks:
         return {}
 
     def state(self, key) -> State:
+        if key in self.lost:
+            return State.LOST
         return State.MEMORY if self.there else State.WANTED
 
 
@@ -85,7 +88,11 @@ def told(coordinator, worker, action):
 
 
 async def sign(coordinator) -> None:
-    await coordinator.call("contract", "r", blob=contract().to_bytes())
+    await sign_with(coordinator, contract())
+
+
+async def sign_with(coordinator, agreed) -> None:
+    await coordinator.call("contract", "r", blob=agreed.to_bytes())
     await coordinator.call("committed", "r", keys=[], timeout=1.0)
 
 
@@ -167,6 +174,43 @@ def test_a_receiver_that_joins_gets_its_share_of_steps_that_nobody_has_begun(coo
     assert other["rows"] == [(0, 0, 4)]
     assert other["epoch"] == message["epoch"] == 1
     assert len(other["endpoints"]) == 3
+
+
+def test_what_was_to_come_again_to_a_receiver_that_leaves_is_asked_of_the_others(coordinator):
+    """All had arrived; one chunk died with a worker, and the one asked for it dies as well."""
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, asks=True)
+    coordinator.tasks.there = True
+    array = coordinator.runs["r"].contract.arrays[0]
+    lost, fine = [chunk for chunk in range(8) if array.placement.owner(chunk) == 1][:2]
+    coordinator.tasks.lost = {array.key(lost)}
+    coordinator.remove_worker(coordinator.scheduler, "b")
+    (message,) = told(coordinator, "a", "placement")
+    assert message["resend"] == [(0, lost)]
+    assert (0, fine) in message["skip"]
+    assert (0, lost) not in message["skip"]
+
+
+def test_what_is_to_come_again_stays_where_it_is_when_a_receiver_joins(coordinator):
+    """Who was asked for it forgets what is another's: nobody would take it."""
+    spec = ArraySpec("t", "<f8", (8, 6), StepAxis(count=400), ("y", "x"))
+    agreed = Contract("r", (ArrayContract.agree(spec, run="r", receivers=range(1)),))
+    open_receiver(coordinator, "a", "node1")
+    run(sign_with(coordinator, agreed))
+    hello(coordinator, 0, asks=True)
+    tally = StepTally()
+    tally.add(0, StepInfo(100, 0.0, ()))
+    coordinator.event("a", "steps", "r", report=tally.take(["t"]).to_message())
+    coordinator.tasks.there = True
+    array = coordinator.runs["r"].contract.arrays[0]
+    coordinator.tasks.lost = {array.key(chunk) for chunk in range(60, 100)}
+    open_receiver(coordinator, "b", "node1")
+    (message,) = told(coordinator, "b", "placement")
+    now = Contract.from_bytes(message["blob"]).arrays[0].placement
+    assert {now.owner(chunk) for chunk in range(60, 100)} == {0}
+    assert {now.owner(chunk) for chunk in range(200, 400)} == {0, 1}
 
 
 def test_a_receiver_that_leaves_before_the_contract_is_asked_for(coordinator):

@@ -13,7 +13,7 @@ from _pair import RUN, TOKEN, RememberingSink, agree, assembled, receivers, toge
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.external._receiver import Receiver
-from ips_components.model.placement import replace
+from ips_components.model.placement import Placement, replace
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
 
@@ -377,3 +377,49 @@ def forking_rank(file, started):
         os._exit(0)
     started.set()
     threading.Event().wait(60)
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["put", "in place"])
+def test_a_chunk_that_moves_while_its_block_is_on_its_way_reaches_its_new_receiver(
+    tmp_path, lanes, in_place
+):
+    """The newcomer asks for what the rank has not put yet: nobody asks a second time."""
+    contract = agree(SPEC)
+    options = {"lanes": lanes, "replay_steps": 2}
+    with receivers(tmp_path, contract, contact_options=options) as (file, (first,), _):
+        other = RememberingSink()
+        with (
+            Receiver(other, run=RUN, token=TOKEN, budget=1 << 20, ordinal=1) as newcomer,
+            Bridge(contact=file) as bridge,
+        ):
+            endpoints = (first.endpoint, newcomer.endpoint)
+            newcomer.set_contract(contract, endpoints)
+            bridge.put("t", 0, field(0))
+            transport, out = bridge._transport, bridge._outgoing["t"]
+
+            def move(step):
+                placement = Placement(1, 1, (1,) * contract.arrays[0].layout.n_space)
+                chunks = [(0, chunk) for chunk in contract.arrays[0].needed_ids(step, step + 1)]
+                for receiver, again in ((first, ()), (newcomer, chunks)):
+                    receiver.set_placement({0: placement}, endpoints, again, rows={0: (step, 60)})
+                with transport.changed:
+                    assert transport.changed.wait_for(
+                        lambda: 1 in transport.links and transport.links[1].welcome, 10
+                    )
+
+            if in_place:
+                with bridge.block("t", 1) as block:
+                    block[...] = field(1)
+                    move(1)
+            else:
+                take = transport.slot
+
+                def slot(ring, nbytes):
+                    transport.slot = take
+                    move(1)
+                    return take(ring, nbytes)
+
+                transport.slot = slot
+                bridge.put("t", 1, field(1))
+            assert out.owner(int(contract.arrays[0].needed_ids(1, 2)[0])) == 1
+            other.wait(lambda: len(other.counts) == contract.arrays[0].layout.n_space)

@@ -176,6 +176,20 @@ def test_what_is_placed_elsewhere_is_forgotten():
     assert fill(made, piece(0)) is not None
 
 
+def test_what_was_asked_for_again_and_is_placed_elsewhere_holds_up_nothing():
+    made, _, _ = intake([SPEC], 2 * ROW)
+    made.pump()
+    values = [fill(made, piece(chunk)).value for chunk in (0, 1)]
+    made.set_placement({}, [(0, 0), (0, 1)])
+    assert made.pump() == [(0, 0)]  # in excess of the budget, hence alone
+    made.set_placement({0: Placement(1, 2, (1, 0))}, [])
+    assert made.asked() == []
+    assert made.pump() == [(0, 1)]
+    assert fill(made, piece(1)).chunk == 1
+    assert made.reserved == 0
+    del values
+
+
 def test_dropped_chunks_cost_no_budget():
     made, _, _ = intake([SPEC], 2 * ROW)
     made.pump()
