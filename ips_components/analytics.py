@@ -261,8 +261,19 @@ class Analytics(Component):
                     "on_analytics_loss": config.on_analytics_loss,
                 },
                 live_page=self._pages.get(run, ""),
+                tls=self._certificates(config),
             ),
         )
+
+    def _certificates(self, config: AnalyticsConfig) -> Any:
+        """Where ranks find the certificates that Dask uses, if it does."""
+        from ips_components.wire import contact
+
+        if config.security != "tls":
+            return None
+        credentials = self.services.task_pools[POOL].credentials
+        own = str(credentials.certificate)
+        return contact.Certificates(authority=own, certificate=own, key=str(credentials.key))
 
     def _settings(self, config: AnalyticsConfig) -> Any:
         """Settings of the run; those of further simulations are its partners."""

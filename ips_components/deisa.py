@@ -390,7 +390,7 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
     """Open a receiver on each worker, and write the contact file."""
     from ips_components.external import run_plugin, wait_for_receivers
     from ips_components.external._run import call
-    from ips_components.wire.contact import Contact, Endpoint, write
+    from ips_components.wire.contact import Certificates, Contact, Endpoint, write
 
     settings = run.settings
     run.client.register_plugin(run_plugin(settings))
@@ -398,7 +398,8 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
     call(run.client, "open", settings.run, settings=settings.to_dict())
     known = Endpoint.__dataclass_fields__
     endpoints = tuple(Endpoint(**{k: v for k, v in e.items() if k in known}) for e in found)
-    write(path, Contact(settings.run, settings.token, endpoints))
+    tls = Certificates.of_security(run.client.security)
+    write(path, Contact(settings.run, settings.token, endpoints, tls=tls))
 
 
 def _offered(run: Run, timeout: float) -> Mapping[str, Any]:

@@ -28,6 +28,10 @@ class ProtocolError(IPSComponentsError):
     """A peer sent bytes that the wire protocol does not allow."""
 
 
+class TlsError(ProtocolError):
+    """The two sides of a connection that must be encrypted do not trust each other."""
+
+
 class BridgeError(IPSComponentsError):
     """The bridge inside a simulation rank cannot go on."""
 

@@ -134,6 +134,7 @@ class Bridge(Putting):
             message.endpoints,
             self._contact.deadlines,
             self._contact.options,
+            tls=self._contact.tls,
         )
         self._transport = Transport(contact_now, self.rank, self.size)
         self._transport.contract = message

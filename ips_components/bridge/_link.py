@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
 from ips_components.bridge._arrays import Cells
 from ips_components.bridge._slots import Loan, Slot, Stored
-from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError
+from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, TlsError
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
@@ -27,7 +27,9 @@ from ips_components.wire.protocol import Connection as State
 
 if TYPE_CHECKING:
     from ips_components.bridge._transport import Transport
+    from ips_components.wire.tls import TlsSocket
 
+Socket: TypeAlias = "socket.socket | TlsSocket"
 _UCRED = struct.Struct("3i")
 _SMALL = 64 << 10  # below this a copy into one message is cheaper than a second call
 
@@ -60,7 +62,7 @@ class Link:
         self.ordinal = endpoint.ordinal
         self.standing = Standing.NEW
         self.lane = "tcp"
-        self.sock: socket.socket | None = None
+        self.sock: Socket | None = None
         self.state = State.of_rank()
         self.decoder = framing.Decoder()
         self.send_lock = threading.Lock()
@@ -113,6 +115,9 @@ class Link:
                     )
                 if not isinstance(first, m.Welcome):
                     raise ProtocolError(f"{self.endpoint} did not answer the hello")
+            except TlsError as error:
+                sock.close()
+                raise self._no_trust(error) from error
             except BaseException:
                 sock.close()
                 raise
@@ -139,7 +144,7 @@ class Link:
         if self.to_send:
             self.start_sender()
 
-    def _dial(self, timeout: float) -> tuple[socket.socket, str]:
+    def _dial(self, timeout: float) -> tuple[Socket, str]:
         endpoint = self.endpoint
         if endpoint.unix and endpoint.local and "shm" in self.transport.lanes:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -167,8 +172,33 @@ class Link:
                 f"{endpoint} is not on this machine, and only the lane 'shm' is allowed"
             )
         sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock, "tcp"
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._secure(sock), "tcp"
+        except TlsError as error:
+            sock.close()
+            raise self._no_trust(error) from error
+        except BaseException:
+            sock.close()
+            raise
+
+    def _secure(self, sock: socket.socket) -> Socket:
+        """Encrypt a connection over TCP where the contact file says so."""
+        files = self.transport.contact.tls
+        if files is None:
+            return sock
+        from ips_components.wire import tls  # many milliseconds, only where it is needed
+
+        secured = tls.TlsSocket(sock, tls.context_of_rank(files), server_side=False)
+        secured.handshake()
+        return secured
+
+    def _no_trust(self, error: TlsError) -> BridgeError:
+        """Return what to raise when trying again would not help."""
+        return BridgeError(
+            f"{self.endpoint} and rank {self.transport.rank} do not trust each other: {error}; the "
+            "contact file may be of another run, or another process has taken the port"
+        )
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -197,7 +227,7 @@ class Link:
                 if not self.to_send:  # whoever adds to it now pumps for himself
                     return
 
-    def _send(self, sock: socket.socket, items: Sequence[Item]) -> None:
+    def _send(self, sock: Socket, items: Sequence[Item]) -> None:
         """Send items in order, small ones together."""
         self.said = time.monotonic()
         frames: list[bytes] = []
@@ -249,13 +279,13 @@ class Link:
         """Tell whether the receiver reads cells where they lie."""
         return self.lane == "shm" and slot.fd >= 0 and cells.nbytes > 0
 
-    def _announce(self, sock: socket.socket, slot: Slot | Loan) -> None:
+    def _announce(self, sock: Socket, slot: Slot | Loan) -> None:
         """Give the receiver a slot's descriptor."""
         self.announced.add(slot.number)
         ring = cast(Slot, slot).ring
         head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, ring.spare))
         fds = array.array("i", [slot.fd])
-        sock.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        cast(socket.socket, sock).sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
     def start_sender(self) -> None:
         """Have a thread send what is queued, so that the caller may go on computing."""
@@ -315,9 +345,7 @@ def _bytes_of(cells: Cells) -> memoryview:
     return np.ascontiguousarray(cells).reshape(-1).view(np.uint8).data
 
 
-def _receive(
-    sock: socket.socket, decoder: framing.Decoder, deadline: float, who: str
-) -> list[m.Message]:
+def _receive(sock: Socket, decoder: framing.Decoder, deadline: float, who: str) -> list[m.Message]:
     """Return the first messages that arrive."""
     poll = select.poll()  # unlike select, for any descriptor
     poll.register(sock, select.POLLIN)

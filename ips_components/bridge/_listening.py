@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from ips_components.bridge._arrays import Outgoing
-from ips_components.bridge._link import Item, Link, Standing
+from ips_components.bridge._link import Item, Link, Socket, Standing
 from ips_components.bridge._slots import Loan, Ring, Slot, Stored
 from ips_components.errors import BridgeError, IPSComponentsError, ProtocolError
 from ips_components.model.placement import Placement
@@ -46,9 +46,9 @@ class Listening:
     said_bye: set[int]
     _wake: int
     _poll: select.poll
-    _by_fd: dict[int, tuple[Link, socket.socket]]
+    _by_fd: dict[int, tuple[Link, Socket]]
 
-    def broken(self, link: Link, sock: socket.socket, why: str) -> None:
+    def broken(self, link: Link, sock: Socket, why: str) -> None:
         """Note that a connection is over; the listening thread repairs it."""
         with self.changed:
             if link.sock is not sock:
@@ -64,7 +64,7 @@ class Listening:
             self.changed.notify_all()
         self.wake()
 
-    def _forget(self, sock: socket.socket) -> None:
+    def _forget(self, sock: Socket) -> None:
         fd = sock.fileno()
         if fd >= 0 and self._by_fd.pop(fd, None) is not None:
             self._poll.unregister(fd)
@@ -98,7 +98,7 @@ class Listening:
                     self._readable(*known)
             self._duties(time.monotonic())
 
-    def _readable(self, link: Link, sock: socket.socket) -> None:
+    def _readable(self, link: Link, sock: Socket) -> None:
         try:
             received = sock.recv(1 << 18, socket.MSG_DONTWAIT)
             if not received:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
 from ips_components.bridge._leaving import Leaving
-from ips_components.bridge._link import Item, Link, Standing
+from ips_components.bridge._link import Item, Link, Socket, Standing
 from ips_components.bridge._listening import FIRST_RETRY, HEARTBEAT, LAST_RETRY
 from ips_components.bridge._slots import Loan, ReplayMemory, Ring, Slot, Stored
 from ips_components.errors import (
@@ -77,7 +77,7 @@ class Transport(Leaving):
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
-        self._by_fd: dict[int, tuple[Link, socket.socket]] = {}
+        self._by_fd: dict[int, tuple[Link, Socket]] = {}
         self._thread = threading.Thread(target=self._listen, name="bridge", daemon=True)
         self._thread.start()
 

@@ -77,14 +77,6 @@ class CoupledChecker:
                 "is True, but there is no command shifter in PATH",
                 "load it, put a wrapper of that name in PATH, or say USE_SHIFTER = False",
             )
-        if values["SECURITY"] == "tls" and "tcp" in values["LANES"]:
-            self.problems.add(
-                component.section,
-                "SECURITY",
-                "is tls, which encrypts Dask's traffic, but ranks on other nodes than their worker "
-                "send their blocks unencrypted over TCP",
-                "say LANES = shm, with ranks and workers on the same node, or SECURITY = none",
-            )
         gpus = int(self.machine.get("GPUS_PER_NODE") or 0)
         if values["DASK_WORKER_PER_GPU"] and not gpus:
             self.problems.add(

@@ -295,7 +295,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "SECURITY",
         "analytics",
         choice("none", "tls"),
-        "Whether Dask's traffic is encrypted; with tls, LANES must be shm.",
+        "Whether Dask's traffic and blocks over TCP are encrypted; ranks in C or Fortran then need "
+        "a Dask worker on their node.",
         "none",
     ),
     _P("LIVE_PAGE", "analytics", kinds.TRUTH, "Whether a page shows the run live.", False),

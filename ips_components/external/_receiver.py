@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -79,6 +80,9 @@ class Receiver(Keeping):
         Address to listen on and to publish.
     lanes
         ``("shm", "tcp")`` or one of them; shared memory needs the Unix socket.
+    tls
+        Certificates with which connections over TCP are encrypted and ranks recognised; None:
+        neither. Connections on the same node stay as they are, since nothing leaves it.
     unix_path
         Path of the Unix socket; None for an abstract name, which vanishes by itself.
     handshake, silence, grace
@@ -109,6 +113,7 @@ class Receiver(Keeping):
         host: str = "127.0.0.1",
         port: int = 0,
         lanes: Iterable[str] = ("shm", "tcp"),
+        tls: ssl.SSLContext | None = None,
         unix_path: str | None = None,
         handshake: float = 10.0,
         silence: float = 30.0,
@@ -149,6 +154,7 @@ class Receiver(Keeping):
         self._pumping = threading.Lock()
         self._last_release = time.monotonic()
         self._unix_path = unix_path
+        self._tls = tls
         self._listeners = self._listen(host, port, lanes)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._threads = [

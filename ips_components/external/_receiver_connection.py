@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -23,6 +24,7 @@ from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
 from ips_components.wire.threads import be_patient
+from ips_components.wire.tls import TlsSocket, speaks_tls
 
 if TYPE_CHECKING:
     from ips_components.external._receiver import Receiver
@@ -37,6 +39,11 @@ MAX_OUTBOX = 256 << 20
 MAX_SLOTS = 4096
 MAX_FDS = 16
 ANSWER_AT = 2  # pieces that may go without an answer until the keeper's next turn
+UNENCRYPTED = (
+    "this receiver takes TCP connections with TLS only, but the contact file names no certificates "
+    "or the rank is in C or Fortran, which cannot speak TLS: run a Dask worker on the rank's node, "
+    "so that shared memory serves, or see SECURITY in the parameters"
+)
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 
@@ -58,11 +65,21 @@ class Connection:
         Whether it is a Unix socket, over which memory may be shared.
     name
         Who it is, for messages.
+    tls
+        Certificates, where the connection must be encrypted.
     """
 
-    def __init__(self, receiver: Receiver, sock: socket.socket, local: bool, name: str) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        sock: socket.socket,
+        local: bool,
+        name: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.receiver = receiver
-        self.sock = sock
+        self._plain = sock
+        self.sock: Any = sock if tls is None else TlsSocket(sock, tls, server_side=True)
         self.local = local
         self.name = name
         self.state = State.of_receiver()
@@ -171,6 +188,8 @@ class Connection:
         if self.local:  # over TCP the rank waits for this thread to make room
             be_patient()
         try:
+            if self.sock is not self._plain:
+                self._encrypt()
             self._handshake()
             while True:
                 self._one_frame()
@@ -195,6 +214,20 @@ class Connection:
             self._slots.clear()
             self._scratch = None
             self.receiver.connection_ended(self)
+
+    def _encrypt(self) -> None:
+        """Agree on encryption; who comes without is told in plain words that it must."""
+        begins = speaks_tls(self._plain)
+        if begins is None:
+            raise Closed("the connection was closed by the rank's side")
+        if not begins:
+            refusal = m.Refused(UNENCRYPTED)
+            with contextlib.suppress(OSError):
+                # What lies unread when a socket is closed takes the answer with it.
+                self._plain.recv(READ_AHEAD, socket.MSG_DONTWAIT)
+                self._plain.send(framing.pack(refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            raise ProtocolError("it speaks without TLS, which this receiver requires")
+        self.sock.handshake()
 
     def _handshake(self) -> None:
         header = framing.parse_header(self._take(framing.HEADER_BYTES))

@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -71,6 +72,7 @@ class Keeping:
     _answering: bool
     _last_release: float
     _listeners: list[socket.socket]
+    _tls: ssl.SSLContext | None
     _wake: int
 
     def _accept(self) -> None:
@@ -104,7 +106,8 @@ class Keeping:
         except OSError:
             sock.close()
             raise
-        connection = Connection(cast("Receiver", self), sock, local, name)
+        tls = None if local else self._tls
+        connection = Connection(cast("Receiver", self), sock, local, name, tls)
         with self._lock:
             strangers = sum(c.peer is None for c in self._connections)
             refused = self._closed or strangers >= MAX_STRANGERS

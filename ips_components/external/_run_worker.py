@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from ips_components.errors import ConfigError
 from ips_components.external._analysis import load_analysis
 from ips_components.external._coordinator import STREAM_OP, RunCoordinator
 from ips_components.external._receiver import Receiver
@@ -147,6 +149,7 @@ class _Session:
             budget=int(limit * self.settings.memory_share),
             host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
             lanes=self.settings.lanes,
+            tls=_tls_of(self.worker.security),
             silence=silence,
             grace=silence * GRACE,
             heartbeat=min(2.0, silence / 6),
@@ -370,6 +373,20 @@ class _Session:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             logger.debug("The worker's event loop is closed; dropping a report")
+
+
+def _tls_of(security: Any) -> ssl.SSLContext | None:
+    """Return the worker's own certificates where the cluster's traffic must be encrypted."""
+    if not security.require_encryption:
+        return None
+    context: ssl.SSLContext | None = security.get_listen_args("worker")["ssl_context"]
+    if context is None:
+        raise ConfigError(
+            "the Dask cluster requires encryption, but its workers have no certificate of their "
+            "own: give them --tls-ca-file, --tls-cert and --tls-key"
+        )
+    context.num_tickets = 0  # nobody resumes a session
+    return context
 
 
 def _plain(blocks: Mapping[str, Boxes]) -> dict[str, list[Any]]:

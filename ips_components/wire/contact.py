@@ -13,11 +13,13 @@ hexadecimal digits of this little-endian record (`Contact.to_bytes`)::
     136  u32   lanes allowed: 1 tcp, 2 shm
     140  u32   on analytics loss: 0 continue, 1 abort
     144  u32   replay steps
-    148  u32   zero
+    148  u32   1: TCP connections are encrypted (TLS), else 0
     152  u64   replay bytes
     160  endpoints: n u32, then n records:
                ordinal u32, port u16, four lengths u16, zero u16, pid u64,
                then host, unix, hostname, boot as UTF-8 texts of these lengths
+    then, if encrypted: three lengths u16, zero u16,
+               then authority, certificate, key: paths as UTF-8 texts of these lengths
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ MAGIC = b"IPSCTCT1"
 _CONTACT = struct.Struct("<8s32s64s4dIIIIQ")
 _ENDPOINT = struct.Struct("<IHHHHHHQ")
 _COUNT = struct.Struct("<I")
+_CERTIFICATES = struct.Struct("<HHHH")
 _LANES = {"tcp": 1, "shm": 2}
 _ON_LOSS = ("continue", "abort")
 
@@ -96,6 +99,39 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files in PEM form with which a rank is let in where connections are encrypted.
+
+    They are those of Dask's clients. The contact file holds their paths, never their content.
+
+    Parameters
+    ----------
+    authority
+        Certificate of the authority that has signed those of both sides.
+    certificate, key
+        The rank's own.
+    """
+
+    authority: str
+    certificate: str
+    key: str
+
+    @classmethod
+    def of_security(cls, security: Any) -> Self | None:
+        """Return the files of a `distributed.Security`; None where it has none.
+
+        Certificates that exist in memory only (``Security.temporary()``) cannot be given to ranks.
+        """
+        names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+        files = [getattr(security, name, None) for name in names]
+        if not getattr(security, "require_encryption", False):
+            return None
+        if not all(isinstance(file, str) and file and "\n" not in file for file in files):
+            return None
+        return cls(*(os.path.abspath(str(file)) for file in files))  # noqa: PTH100 (see `write`)
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     """What rank 0 must know to reach the analytics side of a run.
 
@@ -112,6 +148,8 @@ class Contact:
     live_page
         Address of the run's live page with a secret in it, for people; empty without one. It is
         in the file only: ranks do not need it, and the binary form does not have it.
+    tls
+        Certificates for connections over TCP, which are then encrypted; None: they are not.
     """
 
     run: str
@@ -120,6 +158,7 @@ class Contact:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     live_page: str = field(default="", repr=False)
+    tls: Certificates | None = None
 
     def __post_init__(self) -> None:
         if not self.run or len(self.run.encode()) > 64:
@@ -158,10 +197,10 @@ class Contact:
             sum(_LANES[lane] for lane in set(options["lanes"])),
             _ON_LOSS.index(options["on_analytics_loss"]),
             options["replay_steps"],
-            0,
+            self.tls is not None,
             options["replay_bytes"],
         )
-        return head + pack_endpoints(self.endpoints)
+        return head + pack_endpoints(self.endpoints) + _pack_certificates(self.tls)
 
     @classmethod
     def from_bytes(cls, record: bytes | memoryview) -> Self:
@@ -170,11 +209,12 @@ class Contact:
             magic, token, run, *rest = _CONTACT.unpack_from(record)
             if magic != MAGIC:
                 raise ContactError(f"a contact must begin with {MAGIC!r}, got {magic!r}")
-            deadlines, (lanes, on_loss, replay_steps, _, replay_bytes) = rest[:4], rest[4:]
+            deadlines, (lanes, on_loss, replay_steps, tls, replay_bytes) = rest[:4], rest[4:]
+            endpoints, end = _endpoints_at(record, _CONTACT.size)
             return cls(
                 run=run.rstrip(b"\0").decode(),
                 token=token.hex(),
-                endpoints=parse_endpoints(record[_CONTACT.size :]),
+                endpoints=endpoints,
                 deadlines=dict(zip(DEADLINES, deadlines, strict=True)),
                 options={
                     "lanes": [lane for lane, bit in _LANES.items() if lanes & bit],
@@ -182,6 +222,7 @@ class Contact:
                     "replay_steps": replay_steps,
                     "replay_bytes": replay_bytes,
                 },
+                tls=_parse_certificates(record, end) if tls & 1 else None,
             )
         except (struct.error, ValueError, IndexError) as error:
             raise ContactError(f"a damaged contact: {error}") from error
@@ -198,6 +239,7 @@ class Contact:
             "deadlines": dict(self.deadlines),
             "options": dict(self.options),
             **page,
+            **({"tls": asdict(self.tls)} if self.tls is not None else {}),
             "binary": self.to_bytes().hex(),
         }
 
@@ -223,6 +265,7 @@ class Contact:
                 deadlines={k: float(v) for k, v in content.get("deadlines", {}).items()},
                 options=dict(content.get("options", {})),
                 live_page=str(content.get("live_page", "")),
+                tls=Certificates(**content["tls"]) if content.get("tls") else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ContactError(f"{where} is damaged: {error!r}") from error
@@ -310,18 +353,39 @@ def pack_endpoints(endpoints: Sequence[Endpoint]) -> bytes:
 
 def parse_endpoints(body: memoryview | bytes) -> tuple[Endpoint, ...]:
     """Return the endpoints of a binary list."""
-    (count,) = _COUNT.unpack_from(body)
-    at = _COUNT.size
+    return _endpoints_at(body, 0)[0]
+
+
+def _endpoints_at(body: memoryview | bytes, at: int) -> tuple[tuple[Endpoint, ...], int]:
+    """Return the endpoints of the list that begins at an offset, and where it ends."""
+    (count,) = _COUNT.unpack_from(body, at)
+    at += _COUNT.size
     endpoints = []
     for _ in range(count):
         ordinal, port, *lengths, _zero, pid = _ENDPOINT.unpack_from(body, at)
-        at += _ENDPOINT.size
-        if len(body) < at + sum(lengths):
-            raise ValueError("a list of endpoints is cut short")
-        texts = []
-        for length in lengths:
-            texts.append(str(body[at : at + length], "utf-8"))
-            at += length
+        texts, at = _texts_at(body, at + _ENDPOINT.size, lengths)
         host, unix, hostname, boot = texts
         endpoints.append(Endpoint(ordinal, host, port, unix, hostname, boot, pid))
-    return tuple(endpoints)
+    return tuple(endpoints), at
+
+
+def _texts_at(body: memoryview | bytes, at: int, lengths: Sequence[int]) -> tuple[list[str], int]:
+    if len(body) < at + sum(lengths):
+        raise ValueError("a record is cut short")
+    texts = []
+    for length in lengths:
+        texts.append(str(body[at : at + length], "utf-8"))
+        at += length
+    return texts, at
+
+
+def _pack_certificates(files: Certificates | None) -> bytes:
+    if files is None:
+        return b""
+    texts = [text.encode() for text in (files.authority, files.certificate, files.key)]
+    return b"".join((_CERTIFICATES.pack(*map(len, texts), 0), *texts))
+
+
+def _parse_certificates(record: memoryview | bytes, at: int) -> Certificates:
+    *lengths, _zero = _CERTIFICATES.unpack_from(record, at)
+    return Certificates(*_texts_at(record, at + _CERTIFICATES.size, lengths)[0])

@@ -1,5 +1,6 @@
 """C ranks against the receiver of the Python side: data, semantics of put, flow control, news."""
 
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -447,6 +448,60 @@ def test_wrong_token(start, sinks, tmp_path):
         )
         error = failed_request(start(), contact, tmp_path / "blob")
         assert (error.code, "its token may be another" in error.text) == (LATE, True)
+
+
+CERTIFICATES = contacts.Certificates("/nowhere/ca", "/nowhere/certificate", "/nowhere/key")
+
+
+@pytest.fixture
+def encrypting(monkeypatch):
+    """Contact files say that connections over TCP are encrypted."""
+    original = contacts.write
+    monkeypatch.setattr(
+        contacts, "write", lambda path, one: original(path, replace(one, tls=CERTIFICATES))
+    )
+
+
+def test_encrypted_receivers_serve_ranks_of_their_node(start, sinks, tmp_path, encrypting):
+    with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, (receiver,)):
+        first = start(0, 1)
+        join_all([first], contact, tmp_path)
+        assert receiver.statistics().lanes == {"shm": 1, "tcp": 0}
+        first("close", 0)
+
+
+def far(endpoint):
+    return replace(endpoint, boot="another machine's")
+
+
+@pytest.mark.parametrize("why", ["another node", "lane tcp"])
+def test_encrypted_receiver_that_cannot_be_reached(start, sinks, tmp_path, encrypting, why):
+    """A rank in C says at once what it cannot do, and what to do about it."""
+    with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, _):
+        known = contacts.read(contact)
+        if why == "another node":
+            contacts.write(contact, replace(known, endpoints=tuple(map(far, known.endpoints))))
+        rank = start(IPS_COMPONENTS_LANE="tcp" if why == "lane tcp" else "")
+        error = failed_request(rank, contact, tmp_path / "blob")
+        assert error.code == REFUSED
+        for words in ("receiver 0 at 127.0.0.1", "TLS only", socket.gethostname(), "Dask worker"):
+            assert words in error.text
+
+
+def test_encrypted_receiver_of_another_node_is_named_by_the_first_put(
+    start, sinks, tmp_path, encrypting
+):
+    spec, contract = spec_of(), agree(spec_of(), receivers=2)
+    with coupling(tmp_path, sinks(2), contract) as (contact, made):
+        here, there = (one.endpoint for one in made)
+        made[0].set_contract(contract, (far(here), there))
+        contacts.write(contact, replace(contacts.read(contact), endpoints=(far(here), there)))
+        made[1].set_contract(contract, (far(here), there))
+        (rank,) = offer_blocks(start, spec, (1, 1))
+        join_all([rank], contact, tmp_path)
+        with pytest.raises(RankError, match=r"receiver 0 at .* TLS only") as refused:
+            rank("put", spec.name, 0, "C")
+        assert refused.value.code == REFUSED
 
 
 def test_simulation_of_another_size_is_refused(start, sinks, tmp_path):

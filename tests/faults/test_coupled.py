@@ -37,13 +37,17 @@ def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
     assert "token" not in token_free.lower()
 
 
-def test_encrypted_dask_over_shared_memory(coupled):
-    flow = coupled(SECURITY="tls", LANES="shm")
+@pytest.mark.parametrize("lane", ["shm", "tcp"])
+def test_encrypted_run(coupled, lane):
+    flow = coupled(SECURITY="tls", LANES=lane)
     ended = flow.run(110)
     assert ended.status == 0, ended.output + ended.log
     (log,) = flow.root.glob("work/*Analytics*/.ips_components/*/dask-scheduler*.log")
     assert "tls://" in log.read_text()
     assert "tcp://" not in log.read_text()
+    record = record_of(flow)
+    assert record["ledger"]["closed"]
+    assert {rank["lane"] for rank in record["ranks"]} == {lane}
     assert not list(flow.root.glob("run_*/.tls"))
 
 

@@ -6,10 +6,13 @@ coverage-guided one of a minute where atheris is installed (``pip install atheri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -23,9 +26,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ips_components.external._receiver import Receiver
+from ips_components.ips_compat import make_credentials
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.wire import framing
+from ips_components.wire import contact as contacts
+from ips_components.wire import framing, tls
 from ips_components.wire import messages as m
 
 VECTORS = Path(__file__).parents[1] / "conformance" / "wire.json"
@@ -72,13 +77,19 @@ def hello(rank=0):
     )
 
 
-def throw(receiver, *parts, local=False, fds=0):
+def dial(receiver, context=None):
+    """Connect over TCP, encrypted if a context is given."""
+    sock = socket.create_connection((receiver.endpoint.host, receiver.endpoint.port))
+    return sock if context is None else context.wrap_socket(sock)
+
+
+def throw(receiver, *parts, local=False, fds=0, context=None):
     """Send bytes and wait until the receiver has had enough of them."""
     if local:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect("\0" + receiver.endpoint.unix[1:])
     else:
-        sock = socket.create_connection((receiver.endpoint.host, receiver.endpoint.port))
+        sock = dial(receiver, context)
     with sock:
         sock.settimeout(10)
         try:
@@ -99,11 +110,11 @@ def throw(receiver, *parts, local=False, fds=0):
             pass  # it closed while we were still talking
 
 
-def is_well(receiver, sink):
+def is_well(receiver, sink, context=None):
     """The receiver still serves: a proper rank gets a chunk through."""
     assert not sink.faults
     before = sink.chunks
-    answered = socket.create_connection((receiver.endpoint.host, receiver.endpoint.port))
+    answered = dial(receiver, context)
     with answered:
         answered.settimeout(10)
         answered.sendall(hello(3))
@@ -201,6 +212,54 @@ def test_any_info_in_a_hello(target, info):
     message = m.Hello(bytes.fromhex(TOKEN), RUN, 1, 4, 1, 9, info=info)
     throw(target[0], framing.pack(message))
     is_well(*target)
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory):
+    """A receiver that takes TLS only, and the context of a rank that it lets in."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    logging.getLogger("ips_components").setLevel(logging.ERROR)
+    made = make_credentials(tmp_path_factory.mktemp("certificates") / "run")
+    own = str(made.certificate)
+    mine = tls.context_of_rank(contacts.Certificates(own, own, str(made.key)))
+    theirs = made.security().get_listen_args("client")["ssl_context"]
+    sink = CountingSink()
+    receiver = Receiver(sink, run=RUN, token=TOKEN, budget=BUDGET, ordinal=0, grace=0.1, tls=theirs)
+    receiver.set_contract(Contract(RUN, tuple(ArrayContract.agree(s, run=RUN) for s in SPECS)))
+    with receiver:
+        yield receiver, sink, mine
+    logging.getLogger("ips_components").setLevel(logging.NOTSET)
+
+
+@st.composite
+def hellos_of_tls(draw):
+    """The first words of a proper client, damaged somewhere."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.wrap_bio(incoming, outgoing).do_handshake()
+    words = bytearray(outgoing.read())
+    for at in draw(st.lists(st.integers(1, len(words) - 1), max_size=4)):
+        words[at] = draw(st.integers(0, 255))
+    return bytes(words[: draw(st.integers(1, len(words)))]) + draw(st.binary(max_size=40))
+
+
+@settings(FUZZ, max_examples=40)
+@given(st.one_of(hellos_of_tls(), st.binary(max_size=200), frames()))
+def test_any_bytes_instead_of_tls(encrypted, words):
+    receiver, sink, context = encrypted
+    throw(receiver, words)
+    is_well(receiver, sink, context)
+
+
+@settings(FUZZ, max_examples=40)
+@given(st.lists(st.one_of(frames(), pieces(), st.binary(max_size=90)), max_size=5), st.booleans())
+def test_any_frames_inside_tls(encrypted, parts, known):
+    receiver, sink, context = encrypted
+    throw(receiver, *([hello()] if known else []), *parts, context=context)
+    is_well(receiver, sink, context)
 
 
 @settings(FUZZ, max_examples=15)

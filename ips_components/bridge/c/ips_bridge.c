@@ -95,17 +95,30 @@ static int add_links(ips_bridge *b, const endpoints *receivers)
     return IPS_BRIDGE_OK;
 }
 
+int ipsb_barred(ips_bridge *b, const peer *k)
+{
+    return ipsb_fail(b, IPS_BRIDGE_REFUSED,
+                     "receiver %u at %s:%u: %s, which ranks in C and Fortran cannot speak, and rank "
+                     "%d on host %s shares no memory with it: run a Dask worker on that host, or "
+                     "write the rank in Python, or set SECURITY = none and encrypt below TCP "
+                     "(WireGuard, IPsec)",
+                     k->at.ordinal, k->at.host, k->at.port, k->why, b->rank, b->hostname);
+}
+
 /* When nobody is being connected to, start with the next link that was never tried. */
 static void try_next(ips_bridge *b)
 {
     for (uint32_t i = 0; i < b->n_links; i++)
         if (b->links[i]->standing == LINK_CONNECTING || b->links[i]->standing == LINK_GREETING)
             return;
-    for (uint32_t i = 0; i < b->n_links; i++) { /* this rank's own turn first */
-        peer *k = b->links[((uint32_t)b->rank + i) % b->n_links];
-        if (k->standing == LINK_NEW) {
-            ipsb_link_start(b, k);
-            return;
+    /* This rank's own turn first, but where TCP is no way those that are here. */
+    for (int near = b->contact.tls; near >= 0; near--) {
+        for (uint32_t i = 0; i < b->n_links; i++) {
+            peer *k = b->links[((uint32_t)b->rank + i) % b->n_links];
+            if (k->standing == LINK_NEW && (k->local || !near)) {
+                ipsb_link_start(b, k);
+                return;
+            }
         }
     }
 }
@@ -129,12 +142,14 @@ static int reach(ips_bridge *b, bool patient, peer **out)
             if (k->refused && !patient)
                 return ipsb_fail(b, IPS_BRIDGE_REFUSED, "receiver %u at %s:%u: %s", k->at.ordinal,
                                  k->at.host, k->at.port, k->why);
-            hope |= k->standing != LINK_GONE;
+            hope |= k->standing != LINK_GONE && !k->barred;
         }
         if (!hope || ipsb_now() >= deadline)
             break;
         ipsb_progress(b, deadline);
     }
+    if (last && last->barred)
+        return ipsb_barred(b, last);
     if (!last)
         return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
                          "no receiver could be reached within %g s: %s", b->contact.connect,

@@ -176,6 +176,7 @@ const char *ipsb_contact_parse(contact *out, const uint8_t *data, size_t length)
     out->lanes = get32(data + 136);
     out->abort_on_loss = get32(data + 140) == 1;
     out->replay_steps = get32(data + 144);
+    out->tls = get32(data + 148) & 1;
     out->replay_bytes = get64(data + 152);
     if (!(out->lanes & (LANE_TCP | LANE_SHM)) || get32(data + 140) > 1 || !out->run[0])
         return "the contact is damaged";

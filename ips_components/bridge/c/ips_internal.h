@@ -231,6 +231,7 @@ typedef struct contact {
     bool abort_on_loss;
     uint32_t replay_steps;
     uint64_t replay_bytes;
+    bool tls; /* connections over TCP are encrypted, which this bridge cannot do */
     endpoints receivers;
 } contact;
 
@@ -391,6 +392,7 @@ typedef struct peer {
     bool removed; /* a placement does not name it any more */
     standing standing;
     bool shm, left, bye_acked, refused;
+    bool barred; /* only an encrypted connection would lead there */
     int fd;
     uint32_t generation;
     int64_t heard, opened, attempt_until, broken_since, retry_at; /* ns */
@@ -506,6 +508,8 @@ int ipsb_fail(ips_bridge *b, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)))
 #endif
     ;
+/* Fail because a receiver is behind an encrypted connection. */
+int ipsb_barred(ips_bridge *b, const peer *k);
 
 peer *ipsb_link_add(ips_bridge *b, const endpoint *at);
 peer *ipsb_link_of(ips_bridge *b, uint32_t ordinal); /* NULL: not in the placement any more */

@@ -334,7 +334,7 @@ static bool dial_unix(ips_bridge *b, peer *k)
     socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + (name[0] != '@'));
     if (connect(k->fd, (struct sockaddr *)&address, size)) {
         int error = errno;
-        if (error == EAGAIN || !(b->lanes & LANE_TCP)) {
+        if (error == EAGAIN || !(b->lanes & LANE_TCP) || b->contact.tls) {
             broken(k, "its Unix socket: %s", strerror(error));
             return true;
         }
@@ -360,6 +360,11 @@ static void dial_tcp(ips_bridge *b, peer *k)
     k->shm = false;
     if (!(b->lanes & LANE_TCP)) {
         broken(k, "it is not on this machine, and only the lane shm is allowed");
+        return;
+    }
+    if (b->contact.tls) {
+        broken(k, "it takes TCP connections with TLS only");
+        k->barred = true;
         return;
     }
     snprintf(port, sizeof port, "%u", k->at.port);

@@ -275,7 +275,7 @@ static bool welcome(ips_bridge *b, peer *k, const message *m)
     k->silence = (int64_t)(m->silence ? m->silence : 30000) * 1000000;
     k->standing = LINK_OPEN;
     k->opened = ipsb_now();
-    k->refused = k->left = false;
+    k->refused = k->left = k->barred = false;
     for (int i = 0; i < b->contract.n_arrays; i++) {
         k->admitted[i] = 0;
         k->wanted[i] = -1;

@@ -131,6 +131,8 @@ static int admit(ips_bridge *b, const offer *o, bool *admitted)
         }
         now = ipsb_now();
         const peer *k = ipsb_link_of(b, absent);
+        if (!lacking && k && k->barred)
+            return ipsb_barred(b, k);
         if (!lacking && (!k || k->standing == LINK_GONE)) {
             gone_since = gone_since ? gone_since : now;
             if (now - gone_since > seconds(b->contact.connect))
