@@ -5,11 +5,11 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_memory import mapped, owned, waste
 
 _MARK = "IPS_COMPONENTS_TEST"
 _PATIENCE = 10.0
@@ -33,17 +33,6 @@ def _marked(mark: str) -> dict[int, str]:
     return found
 
 
-def _mapped(pids: Iterable[int]) -> set[str]:
-    """Segments of /dev/shm that these processes map."""
-    found = set()
-    for pid in pids:
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-                if " /dev/shm/" in line and "(deleted)" not in line:
-                    found.add(line[line.index(" /dev/shm/") + 1 :])
-    return found
-
-
 def _files_below(directory: Path) -> list[str]:
     """What is in a directory, from which somebody may be removing things meanwhile."""
     return sorted(
@@ -54,14 +43,11 @@ def _files_below(directory: Path) -> list[str]:
 
 
 class _Onlooker:
-    """Notes which shared memory the processes of a test use, while it runs.
-
-    Other tests may run on this machine at the same time, so that a mere list of /dev/shm before and
-    after would blame the innocent.
-    """
+    """Notes which shared memory the processes of a test use, while it runs."""
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
+        self.before = owned()
         self.segments: set[str] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -69,10 +55,12 @@ class _Onlooker:
 
     def _look(self) -> None:
         while not self._ended.wait(0.5):
-            self.segments |= _mapped(_marked(self.mark))
+            self.segments |= mapped(_marked(self.mark))
 
     def left(self) -> list[str]:
-        return sorted(segment for segment in self.segments if Path(segment).exists())
+        """What they have used that is still there, and what is new and of no use to anybody."""
+        used = {segment for segment in self.segments if Path(segment).exists()}
+        return sorted(used | waste(self.before))
 
     def stop(self) -> None:
         self._ended.set()

@@ -8,10 +8,12 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,10 +24,56 @@ from ips_components.ips_compat._ips import Component, Message, MethodResult, Ser
 
 GUARD = Path(guard.__file__).resolve()
 
+DIRECTORY = ".ips_components"
+"""Where scripts and logs of ours are, below the working directory of a component."""
+
+_TASK_EPILOG = "SLURM_TASK_EPILOG"
+"""What srun reads as its option ``--task-epilog``."""
+
+_CLOCKS_DIFFER = 60.0
+_EPILOG = """\
+#!/bin/sh
+# Written by ips_components: Slurm runs this on the node after each task, also after one that it
+# has killed together with its guard. Shared memory that nobody maps any more is removed.
+for each in {patterns}; do
+    if [ -O "$each" ]; then
+        exec {sweep}
+    fi
+done
+"""
+
 
 def guard_command(*options: str) -> list[str]:
     """Beginning of a command line that runs what follows under a guard."""
     return [sys.executable, "-I", "-S", str(GUARD), *options, "--"]
+
+
+def write_epilog(directory: Path, since: float) -> Path:
+    """Write the script for the end of a task of Slurm.
+
+    Parameters
+    ----------
+    directory
+        A directory that all nodes of the job can see; made if need be.
+    since
+        Shared memory that is older, in seconds since the epoch, is none of ours.
+    """
+    *python, _ = guard_command("--sweep", f"{since:.0f}")
+    script = directory / "task-epilog"
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = script.with_suffix(f".{os.getpid()}.draft")
+    patterns = " ".join(f"/dev/shm/{name}*" for name in guard.SEGMENTS)
+    draft.write_text(_EPILOG.format(patterns=patterns, sweep=shlex.join(python)))
+    draft.chmod(0o755)
+    draft.replace(script)
+    return script
+
+
+def _prepare_slurm(working_dir: str) -> None:
+    """Have Slurm tidy up after tasks that it kills with their guards; a user's epilog stays."""
+    if "SLURM_JOB_ID" in os.environ and _TASK_EPILOG not in os.environ:
+        since = time.time() - _CLOCKS_DIFFER
+        os.environ[_TASK_EPILOG] = str(write_epilog(Path(working_dir, DIRECTORY), since))
 
 
 class GuardedProcess:
@@ -126,6 +174,7 @@ def install() -> None:
     def _launch_task(
         self: ServicesProxy, nproc: int, working_dir: str, task_id: int, command: str, *rest: Any
     ) -> int:
+        _prepare_slurm(working_dir)
         guarded = " ".join([*guard_command("--parent", str(os.getpid())), command])
         launched: int = launch(self, nproc, working_dir, task_id, guarded, *rest)
         task = self.task_map[launched]

@@ -14,10 +14,7 @@ from pathlib import Path
 import dask
 
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._component import guard_command
-
-DIRECTORY = ".ips_components"
-"""Where launchers and logs of a pool are, below the working directory of its component."""
+from ips_components.ips_compat._component import DIRECTORY, guard_command
 
 _SCRIPT = """\
 #!/bin/sh

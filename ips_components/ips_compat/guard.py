@@ -12,6 +12,9 @@ files that it was given (``--scratch``) are removed at the end.
 As a *janitor* (``--janitor``) it watches one process without launching anything. When that process
 is gone it kills the processes and removes the files that were entrusted to it through standard
 input, and then whatever else still carries the run's mark in its environment.
+
+As a *sweeper* (``--sweep SECONDS``) it removes the shared memory that killed processes have left
+since then. Slurm runs it where a task has ended: there the guard was killed with the task.
 """
 
 import argparse
@@ -45,7 +48,9 @@ _AWAITED = {
     signal.SIGQUIT,
     _PARENT_DIED,
 }
-_MPI_SEGMENTS = ("mpich_", "vader_segment.", "sm_segment.", "psm2_shm", "ucx_shm")
+SEGMENTS = ("mpich_", "vader_segment.", "sm_segment.", "psm2_shm", "ucx_shm", "sem.mp-")
+"""How names in /dev/shm begin that MPI libraries, or Python's multiprocessing, have made."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -128,32 +133,47 @@ def _tracks_resources(pid: int) -> bool:
         return False
 
 
-def _segments() -> dict[Path, float]:
-    """Shared memory segments of MPI libraries that are ours, and when they were made."""
+def _segments() -> dict[Path, os.stat_result]:
+    """Shared memory of MPI libraries and of multiprocessing that is ours."""
     found = {}
     for path in Path("/dev/shm").glob("*"):
         with contextlib.suppress(OSError):
             status = path.stat()
-            if path.name.startswith(_MPI_SEGMENTS) and status.st_uid == os.getuid():
-                found[path] = status.st_ctime
+            if path.name.startswith(SEGMENTS) and status.st_uid == os.getuid():
+                found[path] = status
     return found
 
 
-def remove_segments(since: float) -> None:
-    """Remove segments that ranks which were killed have left behind.
+def _unmapped(files: dict[Path, os.stat_result]) -> dict[Path, os.stat_result]:
+    """Those files that no process maps.
 
-    A segment of a living MPI program is mapped by at least one process. One that nobody maps, made
-    after *since* (seconds since the epoch) and more than a moment ago, is waste.
+    They are known by device and inode: who makes a semaphore maps it under another name.
     """
-    waste = {path: made for path, made in _segments().items() if made >= since}
-    if not waste:
-        return
-    time.sleep(max(0.0, min(1.0, max(waste.values()) + 1.0 - time.time())))
-    for pid in _all_pids():
+    left = {
+        path: f" {os.major(each.st_dev):02x}:{os.minor(each.st_dev):02x} {each.st_ino} "
+        for path, each in files.items()
+    }
+    for pid in _all_pids() if left else ():
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
-            waste = {path: made for path, made in waste.items() if str(path) not in maps}
-    for path in waste:
+            left = {path: identity for path, identity in left.items() if identity not in maps}
+    return {path: files[path] for path in left}
+
+
+def remove_segments(since: float) -> None:
+    """Remove segments and semaphores that processes which were killed have left behind.
+
+    What a living MPI program or a living pool of processes needs is mapped by one of them at least.
+    What nobody maps, made after *since* (seconds since the epoch) and more than a moment ago, is
+    waste.
+    """
+    recent = {path: each for path, each in _segments().items() if each.st_ctime >= since}
+    waste = _unmapped(recent)
+    if not waste:
+        return
+    youngest = max(each.st_ctime for each in waste.values())
+    time.sleep(max(0.0, min(1.0, youngest + 1.0 - time.time())))
+    for path in _unmapped(waste):
         path.unlink(missing_ok=True)
 
 
@@ -288,6 +308,7 @@ def janitor(parent: int, mark: str, grace: float) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     die_with_parent(_PARENT_DIED)
     os.setsid()
+    began = time.time() - 1.0
     while os.getppid() == parent:
         signal.sigtimedwait({_PARENT_DIED, signal.SIGTERM}, 1.0)
     processes, files = _entrusted()
@@ -305,6 +326,7 @@ def janitor(parent: int, mark: str, grace: float) -> None:
         left = marked(mark)
     for path in files:
         _remove(path)
+    remove_segments(began)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -316,10 +338,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--scratch", action="append", default=[], help="directory or file to remove at the end"
     )
     parser.add_argument("--janitor", metavar="MARK", help="watch and clean up, launch nothing")
+    parser.add_argument(
+        "--sweep", type=float, metavar="SECONDS", help="remove what was left since the epoch + this"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT ...]")
     options = parser.parse_args(argv)
     if options.janitor:
         janitor(options.parent, options.janitor, options.grace)
+        return
+    if options.sweep is not None:
+        remove_segments(options.sweep)
         return
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_memory import owned, waste_that_stays
 from slurm_cluster import Job, SlurmCluster, missing_programs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,14 +51,16 @@ def cluster() -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def slurm(cluster: SlurmCluster) -> Iterator[SlurmCluster]:
-    """The cluster, lent to one test: its jobs are ended and must leave no process behind."""
-    before = len(cluster.jobs)
+    """The cluster, lent to one test: its jobs are ended and must leave nothing behind."""
+    before, shared = len(cluster.jobs), owned()
     yield cluster
     jobs = cluster.jobs[before:]
     for job in jobs:
         job.end()
     for job in jobs:
         job.assert_nothing_left()
+    left = waste_that_stays(shared, 10.0)
+    assert not left, f"left in shared memory: {left}"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The guard process: what it runs, how it ends, and what it takes along."""
 
 import mmap
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ips_components.ips_compat import guard
+from ips_components.ips_compat._component import write_epilog
 
 SCRIPT = [sys.executable, "-I", "-S", guard.__file__]
 
@@ -148,6 +150,7 @@ def test_scratch_directory_is_removed(tmp_path):
 
 def test_janitor_cleans_up_after_its_parent(tmp_path):
     left, killed = tmp_path / "left.pipe", tmp_path / "pid"
+    segment = Path("/dev/shm", f"mpich_test_janitor_{os.getpid()}")
     left.touch()
     program = (
         "import os, subprocess, sys, time\n"
@@ -170,10 +173,12 @@ def test_janitor_cleans_up_after_its_parent(tmp_path):
     )
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert all(guard.started(pid) for pid in pids)
+    segment.touch()  # of ranks whose guard was killed with its group
     parent.kill()
     parent.wait()
     parent.stdout.close()
     _wait_for(lambda: not any(guard.started(pid) for pid in pids), 10)
+    assert not segment.exists()
     assert not left.exists()
     assert not killed.exists()
 
@@ -201,6 +206,31 @@ def test_segments_that_nobody_maps_are_removed(segments):
     dead, mapped, other = segments
     guard.remove_segments(time.time() - 60.0)
     assert [path.exists() for path in (dead, mapped, other)] == [False, True, True]
+
+
+def test_a_semaphore_that_its_maker_has_is_left_alone():
+    """Also before anybody has opened it: its maker maps it under another name."""
+    held = multiprocessing.get_context("spawn").Semaphore()
+    guard.remove_segments(time.time() - 60.0)
+    assert Path(f"/dev/shm/sem.{held._semlock.name[1:]}").exists()
+
+
+def test_a_sweeper_removes_them_too(segments):
+    dead, mapped, other = segments
+    subprocess.run([*SCRIPT, "--sweep", f"{time.time() - 60.0:.0f}"], check=True, timeout=20)
+    assert [path.exists() for path in (dead, mapped, other)] == [False, True, True]
+
+
+def test_epilog_of_a_task_sweeps(segments, tmp_path):
+    dead, mapped, other = segments
+    epilog = write_epilog(tmp_path / "new", time.time() - 60.0)
+    subprocess.run([epilog], check=True, timeout=20)
+    assert [path.exists() for path in (dead, mapped, other)] == [False, True, True]
+
+
+def test_epilog_without_anything_to_do(tmp_path):
+    done = subprocess.run([write_epilog(tmp_path, time.time() + 60.0)], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_segments_of_earlier_programs_are_left_alone(segments):
