@@ -111,7 +111,8 @@ class Workflow:
         if not self.config_file.exists():
             self.write()
         path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-        python_path = os.pathsep.join([str(PARTS), str(self.directory)])
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        python_path = os.pathsep.join([str(PARTS), str(self.directory), *filter(None, given)])
         self.close()
         options = ["--config", self.config_file.name, "--platform", self.platform_file.name]
         with (self.directory / "output.txt").open("wb") as output:

@@ -51,16 +51,24 @@ def test_any_process_at_any_moment(coupled, seed):
     assert victim is not None or ended.status == 0, ended.output + ended.log
     records = [json.loads(path.read_text()) for path in flow.root.glob("run_*/run.json")]
     if ended.status == 0:
-        (record,) = records
-        assert record["status"] == "ok", story
-        assert record["ledger"]["closed"], story
-        results = xr.open_zarr(record["results"]["path"], consolidated=False)
-        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(STEPS)
-        np.testing.assert_array_equal(results["sums"], expected, err_msg=story)
+        assert len(records) == 1, story
+    told = [record["status"] for record in records]
+    # ips.py itself may be ended when the run is over and told about, before the process is.
+    ended_late = victim is not None and victim.pid == process.pid and ended.status != 1
+    if ended.status == 0 or (ended_late and told == ["ok"]):
+        assert told == ["ok"], story
+        _assert_right(records[0], story)
     else:
-        assert all(record["status"] == "failed" for record in records), story
+        assert set(told) <= {"failed"}, story
         if ended.status > 0:
             assert "cause:" in ended.output, story
+
+
+def _assert_right(record, story):
+    assert record["ledger"]["closed"], story
+    with xr.open_zarr(record["results"]["path"], consolidated=False) as results:
+        expected = np.arange(64).sum() + 64 * 100.0 * np.arange(STEPS)
+        np.testing.assert_array_equal(results["sums"], expected, err_msg=story)
 
 
 def _somebody(process, rng):
