@@ -84,13 +84,13 @@ class Replanning:
     def _replan(self, run: CoordinatedRun) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
         before = self._contract(run)
-        awaited = [self._awaited(run, array) for array in before.arrays]
+        awaited = [self._awaited(run, ordinal) for ordinal in range(len(before.arrays))]
         self._place_again(run)
         lost, rows, skip = [], [], []
         for ordinal, (array, now) in enumerate(
             zip(before.arrays, self._contract(run).arrays, strict=True)
         ):
-            beyond = self._may_be_sent(run, array)
+            beyond = self._may_be_sent(run, ordinal)
             since = min(awaited[ordinal], default=beyond * array.layout.n_space)
             since //= array.layout.n_space
             rows.append((ordinal, since, beyond))
@@ -115,7 +115,7 @@ class Replanning:
         self._count_cells(run, hosts)
         placements, overtaken, rows = {}, [], []
         for ordinal, array in enumerate(contract.arrays):
-            awaited, n_rows = self._awaited(run, array), array.layout.numblocks[0]
+            awaited, n_rows = self._awaited(run, ordinal), array.layout.numblocks[0]
             n_space = array.layout.n_space
             newest = self._newest_row(run, array)
             first = min(awaited, default=newest * n_space) // n_space
@@ -134,7 +134,7 @@ class Replanning:
                 continue
             run.shared[ordinal] = shared
             placements[array.spec.name] = now
-            rows.append((ordinal, start, self._may_be_sent(run, array)))
+            rows.append((ordinal, start, self._may_be_sent(run, ordinal)))
             overtaken += [
                 (ordinal, chunk)
                 for chunk in awaited
@@ -192,14 +192,14 @@ class Replanning:
         }
         run.agree(contract.with_placements(placements))
 
-    def _awaited(self, run: CoordinatedRun, array: ArrayContract) -> list[int]:
+    def _awaited(self, run: CoordinatedRun, ordinal: int) -> list[int]:
         """Chunks of an array that are to come, up to a little beyond the newest known step.
 
         A rank tells of a step when it begins the next one: some have sent more than is known.
         What was lost with a worker is to come again, from whoever was asked for it.
         """
-        last = self._may_be_sent(run, array)
-        chunks = array.needed_ids(0, last)
+        array = self._contract(run).arrays[ordinal]
+        chunks = array.needed_ids(0, self._may_be_sent(run, ordinal))
         return [
             int(chunk) for chunk in chunks if self.tasks.state(array.key(int(chunk))) in _TO_COME
         ]
@@ -211,11 +211,16 @@ class Replanning:
         index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
         return array.layout.chunk_of(0, index)
 
-    def _may_be_sent(self, run: CoordinatedRun, array: ArrayContract) -> int:
-        """Rows of chunks below this one are those that ranks may have begun to send."""
+    def _may_be_sent(self, run: CoordinatedRun, ordinal: int) -> int:
+        """Rows of chunks below this one are those that ranks may have begun to send.
+
+        What is declared ahead bounds them: nobody has sent what is not declared yet.
+        """
+        array = self._contract(run).arrays[ordinal]
         newest = self._newest_row(run, array)
         ahead = max(LOOK_AHEAD, self._rows_within(run, newest, 4 * SHARE_DELAY))
-        return min(newest + 1 + ahead, array.layout.numblocks[0])
+        end = run.horizon.get(ordinal, 0) if run.ahead else array.layout.numblocks[0]
+        return min(newest + 1 + ahead, end)
 
     def _rows_within(self, run: CoordinatedRun, newest: int, seconds: float) -> int:
         """How many rows the ranks begin in some time, if they go on as before."""

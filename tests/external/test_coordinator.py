@@ -44,6 +44,9 @@ class Tasks:
     def declare(self, *args, **kwargs) -> int:
         return 1
 
+    def declare_keys(self, keys, **kwargs) -> int:
+        return len(list(keys))
+
     def let_go(self, group) -> None:
         self.let_go_of.append(group)
 
@@ -91,8 +94,8 @@ async def sign(coordinator) -> None:
     await sign_with(coordinator, contract())
 
 
-async def sign_with(coordinator, agreed) -> None:
-    await coordinator.call("contract", "r", blob=agreed.to_bytes())
+async def sign_with(coordinator, agreed, **options) -> None:
+    await coordinator.call("contract", "r", blob=agreed.to_bytes(), **options)
     await coordinator.call("committed", "r", keys=[], timeout=1.0)
 
 
@@ -191,6 +194,26 @@ def test_what_was_to_come_again_to_a_receiver_that_leaves_is_asked_of_the_others
     assert message["resend"] == [(0, lost)]
     assert (0, fine) in message["skip"]
     assert (0, lost) not in message["skip"]
+
+
+def test_a_receiver_that_leaves_an_open_ended_run_has_none_of_what_is_not_declared(coordinator):
+    """Chunks that are declared later are neither there nor forgotten."""
+    spec = ArraySpec("t", "<f8", (8, 6), StepAxis(), ("y", "x"))
+    agreed = Contract("r", (ArrayContract.agree(spec, run="r", receivers=range(2)),))
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    run(sign_with(coordinator, agreed, ahead=True))
+    hello(coordinator, 0, asks=True)
+    run(coordinator.call("declare_ahead", "r", array=0, first=0, stop=16))
+    coordinator.tasks.there = True
+    array = coordinator.runs["r"].contract.arrays[0]
+    lost = next(chunk for chunk in (20, 21) if array.placement.owner(chunk) == 1)
+    coordinator.tasks.lost = {array.key(lost)}
+    coordinator.remove_worker(coordinator.scheduler, "b")
+    (message,) = told(coordinator, "a", "placement")
+    assert message["resend"] == [(0, lost)]
+    assert {chunk // 2 for _, chunk in message["skip"]} == set(range(11, 16))
+    assert message["rows"] == [(0, 10, 16)]
 
 
 def test_what_is_to_come_again_stays_where_it_is_when_a_receiver_joins(coordinator):
