@@ -13,7 +13,7 @@ from ips_components.external._changes import Change
 from ips_components.external._compat_gate import is_waiting
 from ips_components.external._groups import EarlyData, Group
 from ips_components.external._names import Key, check_key, key_name
-from ips_components.external._state import Event, Instruction, State
+from ips_components.external._state import WAITING, Event, Instruction, State
 
 if TYPE_CHECKING:
     from ips_components.external._tasks import ExternalTasks
@@ -141,7 +141,7 @@ class Arrivals:
     def copied(self, worker: str, key: Key, nbytes: int, stimulus: str) -> bool:
         """Take in a copy that outlived its origin; False if `key` does not wait for data."""
         _, state = self._tasks.registry.find(key)
-        if state not in (State.DECLARED, State.WANTED, State.LOST):
+        if state not in WAITING:
             return False
         return self.arrived(worker, [(key, nbytes)], stimulus) == ["memory"]
 

@@ -32,7 +32,6 @@ from ips_components.external._calls import Calls
 from ips_components.external._coordinated import CoordinatedRun
 from ips_components.external._replanning import Replanning
 from ips_components.external._silence import INTERVAL, missing_ranks, patience, silent_workers
-from ips_components.external._state import State
 from ips_components.external._step_report import StepReport
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract, Contract
@@ -337,11 +336,9 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
             return False
         newest = -1 if run.state.newest_step is None else run.state.newest_step
         arrays = {array.name: array for array in self._contract(run).arrays}
-        waiting = (State.DECLARED, State.WANTED, State.LOST)
         return any(
             arrays[key[0]].spec.steps.step(arrays[key[0]].layout.bounds(0, key[1])[0]) <= newest
-            and self.tasks.state(key) in waiting
-            for key in run.again
+            for key in run.again.intersection(self.tasks.waiting(run.state.run))
         )
 
     def _fail(

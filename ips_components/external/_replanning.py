@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_components.external._coordinated import CoordinatedRun
-from ips_components.external._state import State
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition, dims_create
@@ -22,8 +21,6 @@ from ips_components.model.placement import affinity, place, replace, share, swit
 SHARE_DELAY = 0.5
 #: Rows of chunks beyond the newest known step that ranks may have sent already.
 LOOK_AHEAD = 64
-#: States of chunks that are not there and will be.
-_TO_COME = (State.DECLARED, State.WANTED, State.LOST)
 
 
 class Replanning:
@@ -199,10 +196,13 @@ class Replanning:
         What was lost with a worker is to come again, from whoever was asked for it.
         """
         array = self._contract(run).arrays[ordinal]
-        chunks = array.needed_ids(0, self._may_be_sent(run, ordinal))
-        return [
-            int(chunk) for chunk in chunks if self.tasks.state(array.key(int(chunk))) in _TO_COME
-        ]
+        last = self._may_be_sent(run, ordinal)
+        keys = self.tasks.waiting(run.state.run)
+        return sorted(
+            array.layout.ravel(index)
+            for name, *index in keys
+            if name == array.name and index[0] < last
+        )
 
     def _newest_row(self, run: CoordinatedRun, array: ArrayContract) -> int:
         """The last row of chunks of which a rank has told."""

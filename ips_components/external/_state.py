@@ -71,7 +71,8 @@ class ImpossibleTransition(ExternalTaskError):
     """An event reached an external task in a state in which it cannot happen."""
 
 
-_WAITING = (State.DECLARED, State.WANTED, State.LOST)
+#: States of a task whose data are not there and may come.
+WAITING: Final = (State.DECLARED, State.WANTED, State.LOST)
 
 
 def _table() -> dict[tuple[State, Event], tuple[State, Instruction]]:
@@ -113,7 +114,7 @@ def _table() -> dict[tuple[State, Event], tuple[State, Instruction]]:
         (s.RELEASED, e.ERR): (s.ERRED, i.NOTHING),
         (s.ERRED, e.ERR): (s.ERRED, i.NOTHING),
     }
-    for waiting in _WAITING:
+    for waiting in WAITING:
         table[waiting, e.ARRIVE] = (s.ARRIVED, i.TO_MEMORY)
         table[waiting, e.FAIL] = (waiting, i.TO_ERRED)
         table[waiting, e.RELEASE] = (s.RELEASED, i.NOTHING)

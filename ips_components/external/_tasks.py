@@ -31,6 +31,7 @@ from ips_components.external._holds import Holds
 from ips_components.external._log import Record, SchedulingLog
 from ips_components.external._names import ExternalName, Key, check_key, key_name
 from ips_components.external._state import (
+    WAITING,
     Event,
     ImpossibleTransition,
     Instruction,
@@ -309,6 +310,11 @@ class ExternalTasks:
             return State.FORGOTTEN
         return State.UNKNOWN
 
+    def waiting(self, group: str) -> list[Key]:
+        """Return the keys of a group whose data are not there and may come."""
+        record = self.registry.groups.get(group)
+        return [] if record is None else [k for k, s in record.states.items() if s in WAITING]
+
     def counts(self, group: str) -> dict[str, int]:
         """Return the number of a group's tasks per state."""
         return self.registry.get(group).counts()
@@ -380,14 +386,19 @@ class ExternalTasks:
         if new is state:
             return
         if new is State.FORGOTTEN:
+            if state is State.MEMORY:  # Dask frees and forgets in one step what nobody waits for
+                self._note(group, key, State.RELEASED, stimulus)
             del group.states[key]
             group.forgotten[state] += 1
         else:
             group.states[key] = new
-        kind = KINDS[new]
-        if new is State.WANTED and state is not State.DECLARED:
-            kind = "wanted_again"
-        self.changes.add(Change(group, kind, str(new), [key], self._arrivals.worker, stimulus))
+        again = new is State.WANTED and state is not State.DECLARED
+        self._note(group, key, new, stimulus, "wanted_again" if again else "")
+
+    def _note(self, group: Group, key: Key, new: State, stimulus: str, kind: str = "") -> None:
+        self.changes.add(
+            Change(group, kind or KINDS[new], str(new), [key], self._arrivals.worker, stimulus)
+        )
 
     def move(self, group: Group, key: Key, state: State, event: Event) -> tuple[State, Instruction]:
         """Look up the state table; what is impossible is raised with the task's story."""

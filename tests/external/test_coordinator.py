@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from ips_components.external._coordinator import RunCoordinator
+from ips_components.external._names import ExternalName
 from ips_components.external._sink import StepInfo
-from ips_components.external._state import State
 from ips_components.external._step_report import StepTally
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -39,13 +39,15 @@ class Tasks:
         self.let_go_of: list[str] = []
         self.later: list[tuple] = []
         self.there = False
+        self.declared: set = set()
         self.lost: set = set()
 
-    def declare(self, *args, **kwargs) -> int:
-        return 1
+    def declare(self, name, numblocks, needed, **kwargs) -> int:
+        return self.declare_keys(ExternalName(name, numblocks, tuple(needed)).keys())
 
     def declare_keys(self, keys, **kwargs) -> int:
-        return len(list(keys))
+        self.declared.update(keys)
+        return len(self.declared)
 
     def let_go(self, group) -> None:
         self.let_go_of.append(group)
@@ -56,10 +58,8 @@ class Tasks:
     def counts(self, group) -> dict:
         return {}
 
-    def state(self, key) -> State:
-        if key in self.lost:
-            return State.LOST
-        return State.MEMORY if self.there else State.WANTED
+    def waiting(self, group) -> list:
+        return sorted(self.lost if self.there else self.declared | self.lost)
 
 
 @pytest.fixture
