@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 NONE = "\N{EN DASH}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_EXPONENT = re.compile(r"(?<![0-9.][eE])(?<=[A-Za-zµΩ])(?:\*\*|\^)?(-?\d+)(?![\w.])")
 
 
 def digits(value: float | None) -> str:
@@ -21,6 +24,11 @@ def digits(value: float | None) -> str:
     if magnitude >= 100:
         return f"{value:,.0f}"
     return f"{value:.{2 - math.floor(math.log10(magnitude))}f}"
+
+
+def printed_units(units: str) -> str:
+    """``K2`` and ``m s-1`` of the CF conventions as K² and m s⁻¹."""
+    return _EXPONENT.sub(lambda found: found[1].translate(_SUPERSCRIPTS), units)
 
 
 def count(value: float | None) -> str:

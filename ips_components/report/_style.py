@@ -6,7 +6,6 @@ state, so that a figure can be drawn in any thread of any process, with the same
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize
+
+from ips_components.report._numbers import printed_units
 
 #: Names of dimensions that count published steps or batches, and of those that count components.
 TIME_DIMS = frozenset({"time", "t", "step", "batch"})
@@ -24,8 +25,6 @@ COMPONENT_DIMS = frozenset({"component", "components", "mode", "n_components"})
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 #: Second cue beside the colour, for those who print in grey.
 LINE_DASHES = ("solid", (0, (6, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 INK = "#333333"
 MISSING = "#D0D0D0"
@@ -54,13 +53,8 @@ def words(variable: xr.DataArray, fallback: str = "value") -> str:
 
 
 def units_of(variable: xr.DataArray) -> str:
-    """Units as they are printed: ``K2`` and ``m s-1`` of the CF conventions as K² and m s⁻¹."""
-    units = str(variable.attrs.get("units", ""))
-    return re.sub(
-        r"(?<![0-9.][eE])(?<=[A-Za-zµΩ])(?:\*\*|\^)?(-?\d+)(?![\w.])",
-        lambda m: m[1].translate(_SUPERSCRIPTS),
-        units,
-    )
+    """Units of a variable as they are printed."""
+    return printed_units(str(variable.attrs.get("units", "")))
 
 
 def label(variable: xr.DataArray, fallback: str = "value") -> str:
