@@ -103,7 +103,10 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         whole["contract"]["arrays"] += record["contract"]["arrays"]
     whole["faults"].sort(key=lambda fault: fault["t"])
     whole["samples"].sort(key=lambda sample: sample["t"])
-    whole["steps"] = _steps([record["steps"] for record in records.values()])
+    whole["steps"] = _steps(records.values())
+    counts = [record["step_counts"] for record in records.values()]
+    whole["step_counts"] = {name: max(count[name] for count in counts) for name in counts[0]}
+    whole["faults_left_out"] = sum(record["faults_left_out"] for record in records.values())
     fatal = [_told_by(port, r["fatal"]) for port, r in records.items() if r["fatal"]]
     whole["fatal"] = min(fatal, key=lambda fault: fault["t"], default=None)
     reasons = [record["stop_reason"] for record in records.values()]
@@ -118,13 +121,25 @@ def _told_by(port: str, fault: Mapping[str, Any]) -> dict[str, Any]:
     return {**fault, "cause": cause, "simulation": port}
 
 
-def _steps(lists: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Steps of several simulations, matched by their number."""
+def _steps(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Steps of several simulations, matched by their number.
+
+    A step that one of them has left out, of its many, is left out.
+    """
     found: dict[int, list[dict[str, Any]]] = {}
-    for steps in lists:
+    left_out = []
+    for record in records:
+        steps = record["steps"]
         for step in steps:
             found.setdefault(step["step"], []).append(step)
-    return [_one_step(found[number]) for number in sorted(found)]
+        if len(steps) < record["step_counts"]["begun"]:
+            told = {step["step"] for step in steps}
+            left_out.append((range(min(told), max(told)), told))
+    return [
+        _one_step(found[number])
+        for number in sorted(found)
+        if all(number in told or number not in within for within, told in left_out)
+    ]
 
 
 def _one_step(same: list[dict[str, Any]]) -> dict[str, Any]:

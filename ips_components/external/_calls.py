@@ -5,7 +5,6 @@ Each ``_call_<method>`` answers ``client.scheduler.external_run(method=..., run=
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -153,9 +152,6 @@ class Calls:
             self.scheduler.remove_client(run.holder)
 
     async def _call_feedback(self, run: CoordinatedRun, message: dict[str, Any]) -> None:
-        run.state.feedback.append(
-            {"name": message["name"], "step": message["step"], "t": time.time()}
-        )
         self._tell(run, {"action": "feedback", "message": message})
 
     async def _call_stop(self, run: CoordinatedRun, reason: str) -> None:

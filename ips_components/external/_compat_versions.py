@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
-from distributed.scheduler import ClientState, SchedulerState, TaskState
+from distributed.scheduler import ClientState, Computation, SchedulerState, TaskGroup, TaskState
 from distributed.worker import Worker
 
 from ips_components.errors import UnsupportedVersion
@@ -63,6 +63,8 @@ _ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
         "who_has",
         "who_wants",
     ),
+    TaskGroup: ("dependencies",),
+    Computation: ("groups",),
     ClientState: ("client_key", "wants_what"),
     Worker: ("batched_send", "handle_stimulus", "update_data"),
     distributed.Client: ("_send_to_scheduler", "_update_scheduler_info"),

@@ -29,6 +29,7 @@ from ips_components.errors import (
     SimulationLost,
 )
 from ips_components.external._calls import Calls
+from ips_components.external._compat_groups import forget_groups
 from ips_components.external._coordinated import CoordinatedRun
 from ips_components.external._replanning import Replanning
 from ips_components.external._silence import INTERVAL, missing_ranks, patience, silent_workers
@@ -220,6 +221,8 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
         for run in list(self.runs.values()):
             if run.state.phase == "failed":
                 continue
+            if run.ahead:
+                forget_groups(self.scheduler)
             deadlines = run.settings["deadlines"]
             for rank in missing_ranks(run.state, deadlines["connect"], now):
                 why = f"it said no hello within {deadlines['connect']:g} s of the first rank"

@@ -26,9 +26,9 @@ from ips_components.external._names import Ranges, key_name, linear_index
 logger = logging.getLogger(__name__)
 
 #: Records kept in memory.
-MAX_RECORDS = 20_000
+MAX_RECORDS = 5_000
 #: Keys that all records in memory may name together; older records go first.
-MAX_KEYS = 200_000
+MAX_KEYS = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,48 +17,15 @@ from numpy.typing import NDArray
 
 from ips_components.external._ledger import Ledger
 from ips_components.external._step_report import StepReport
+from ips_components.external._steps import Steps, grown
 
 #: Phases of a run, in order.  ``failed`` and ``ended`` are final.
 PHASES = ("open", "contracted", "running", "ended", "failed")
 
 #: Samples kept for the report; older ones are thinned out by a factor of two.
 MAX_SAMPLES = 4096
-
-
-@dataclass(slots=True)
-class Step:
-    """Times of one published step, in seconds since the epoch."""
-
-    first_put: float
-    complete: float | None = None
-    analysed: float | None = None
-    delivered: int | None = None  # bytes of the whole run when this step was complete
-    ranks: NDArray[np.bool_] | None = None  # who has put it; None when complete
-    waited_max: float = 0.0
-    waited_sum: float = 0.0
-    waiting: int = 0  # ranks that these seconds are of
-
-    def put_by(self, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> int:
-        """Note ranks that have put the step, and the seconds they waited; how many have by now."""
-        self.ranks = _grown(np.zeros(0, bool) if self.ranks is None else self.ranks, ranks)
-        self.ranks[ranks] = True
-        self.waited_max = max(self.waited_max, float(waited.max()))
-        self.waited_sum += float(waited.sum())
-        self.waiting += len(ranks)
-        return int(np.count_nonzero(self.ranks))
-
-    def to_json(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "first_put": self.first_put,
-            "complete": self.complete,
-            "analysed": self.analysed,
-            "delivered": self.delivered,
-            "waited": {
-                "max": self.waited_max,
-                "mean": self.waited_sum / self.waiting if self.waiting else 0.0,
-            },
-        }
+#: Faults kept: the first half of them, and the newest.
+MAX_FAULTS = 1000
 
 
 @dataclass(slots=True)
@@ -100,14 +67,14 @@ class RunState:
         self.lost_ranks: dict[int, str] = {}
         self.described: list[dict[str, Any]] | None = None
         self.ledger = Ledger()
-        self.steps: dict[int, Step] = {}
+        self.steps = Steps()
         self.newest_step: int | None = None
         self._waited = np.zeros(0)  # seconds by rank, in the whole run
         self.samples: deque[dict[str, Any]] = deque()
-        self.faults: list[Fault] = []
+        self.faults: list[Fault] = []  # the first and the last ones
+        self.faults_left_out = 0
         self.fatal: Fault | None = None  # the one that made the run fail
         self.stop_reason: str | None = None
-        self.feedback: list[dict[str, Any]] = []
 
     # -- events -----------------------------------------------------------------------
 
@@ -139,14 +106,12 @@ class RunState:
 
     def _step_ends(self, step: int, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> None:
         now = self.clock()
-        self._waited = _grown(self._waited, ranks)
+        self._waited = grown(self._waited, ranks)
         since = np.maximum(waited - self._waited[ranks], 0.0)
         self._waited[ranks] += since
         self.newest_step = step if self.newest_step is None else max(step, self.newest_step)
-        entry = self.steps.setdefault(step, Step(first_put=now))
-        if entry.complete is None and entry.put_by(ranks, since) == self.n_ranks:
-            entry.complete, entry.ranks = now, None
-            entry.delivered = self.ledger.total("delivered")
+        if (completed := self.steps.put(step, ranks, since, self.n_ranks, now)) is not None:
+            completed.delivered = self.ledger.total("delivered")
 
     def bye(self, rank: int, status: str, counters: Mapping[str, Any]) -> None:
         self.byes[rank] = status
@@ -163,9 +128,8 @@ class RunState:
 
     def analysed(self, step: int) -> None:
         """All consumers of a step are done; after a failure they have only been given up."""
-        entry = self.steps.get(step)
-        if entry is not None and self.phase != "failed":
-            entry.analysed = self.clock()
+        if self.phase != "failed":
+            self.steps.note_analysed(step, self.clock())
 
     def sample(self, sample: dict[str, Any]) -> None:
         self.samples.append({"t": self.clock(), **sample})
@@ -174,6 +138,9 @@ class RunState:
 
     def fault(self, who: str, what: str, cause: str) -> None:
         self.faults.append(Fault(self.clock(), who, what, cause))
+        if len(self.faults) > MAX_FAULTS:
+            del self.faults[MAX_FAULTS // 2]
+            self.faults_left_out += 1
 
     def fail(self, who: str, what: str, cause: str) -> None:
         """The run cannot succeed any more; the first cause is kept."""
@@ -206,7 +173,7 @@ class RunState:
     @property
     def steps_done(self) -> int:
         """Steps that all ranks have put."""
-        return sum(step.complete is not None for step in self.steps.values())
+        return self.steps.complete
 
     @property
     def waited(self) -> list[float]:
@@ -229,13 +196,13 @@ class RunState:
             "t": self.clock(),
             "started": self.started,
             "steps": self.steps_done,
-            "analysed": sum(step.analysed is not None for step in self.steps.values()),
+            "analysed": self.steps.analysed,
             "ranks": len(self.ranks),
             "produced": self.ledger.total("produced"),
             "delivered": self.ledger.total("delivered"),
             "skipped": self.ledger.total("skipped"),
             "waited": max(self.waited, default=0.0),
-            "faults": len(self.faults),
+            "faults": len(self.faults) + self.faults_left_out,
             "workers": self.latest_samples(),
         }
 
@@ -254,20 +221,12 @@ class RunState:
             "ranks": [{"rank": rank, **self.ranks[rank]} for rank in sorted(self.ranks)],
             "byes": {str(rank): status for rank, status in sorted(self.byes.items())},
             "ledger": self.ledger.to_json(),
-            "steps": [self.steps[step].to_json(step) for step in sorted(self.steps)],
+            "steps": self.steps.to_json(),
+            "step_counts": self.steps.counts(),
             "waited": {"per_rank": self.waited},
             "samples": list(self.samples),
             "faults": [fault.to_json() for fault in self.faults],
+            "faults_left_out": self.faults_left_out,
             "fatal": None if self.fatal is None else self.fatal.to_json(),
             "stop_reason": self.stop_reason,
         }
-
-
-def _grown(array: NDArray[Any], ranks: NDArray[np.int64]) -> NDArray[Any]:
-    """Return `array`, with zeros behind it if it has no place for one of the ranks."""
-    size = int(ranks.max()) + 1
-    if len(array) >= size:
-        return array
-    grown = np.zeros(size, array.dtype)
-    grown[: len(array)] = array
-    return grown

@@ -35,6 +35,15 @@ Cut = tuple[slice | int, ...]
 Cuts = tuple[slice | int | None, ...]
 
 
+#: Views that a source remembers once its contract is made; a graph has its own.
+MAX_VIEWS = 1000
+
+
+def _forget_oldest(views: dict[str, Any]) -> None:
+    if len(views) > MAX_VIEWS:
+        del views[next(iter(views))]
+
+
 @dataclass(slots=True, eq=False)
 class Source:
     """One offered array, shared by all its views; bound to the contract once there is one."""
@@ -76,6 +85,8 @@ class Source:
         if name not in self.views:
             grid = tuple(self._chunks_with(dim, p) for dim, p in enumerate(selection.dims))
             self.views[name] = View(self, name, selection, kept, grid)
+            if self.signed:  # an analysis of windows makes new ones for ever
+                _forget_oldest(self.views)
         return self.views[name]
 
     def _chunks_with(self, dim: int, indices: Progression) -> Sequence[int]:
@@ -163,6 +174,7 @@ class View:
             cuts = tuple(self._cuts(dim, source.contract) for dim in range(len(cuts)))
         resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts)
         source.resolved[self.name] = resolved
+        _forget_oldest(source.resolved)
         return resolved
 
     def _cuts(self, dim: int, contract: ArrayContract) -> Cuts | None:

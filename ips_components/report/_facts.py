@@ -71,7 +71,7 @@ class Facts:
             source=record["simulation"]["source"],
             duration=None if None in ends else ends[1] - ends[0],
             ranks=len(record["ranks"]) or record["simulation"]["nproc"],
-            steps=len(complete),
+            steps=max(len(complete), record["step_counts"]["complete"] or 0),
             last_step=max((s["step"] for s in complete), default=None),
             n_steps=record["n_steps"],
             **totals,

@@ -128,6 +128,7 @@ RECORD = Entry(
                 }
             )
         ),
+        "step_counts": Entry({"begun": COUNT, "complete": COUNT, "analysed": COUNT}),
         "waited": Entry({"per_rank": Listing(NOTHING_YET)}),
         "samples": Listing(
             Entry(
@@ -152,6 +153,7 @@ RECORD = Entry(
                 }
             )
         ),
+        "faults_left_out": ZERO,
         "results": Entry(
             {
                 "path": TEXT,

@@ -27,6 +27,8 @@ def record(rank_count, t, **changes):
         "ledger": {"closed": True, "arrays": {f"array_{rank_count}": account}},
         "contract": {"arrays": [{"name": f"array_{rank_count}"}]},
         "steps": [step],
+        "step_counts": {"begun": 1, "complete": 1, "analysed": 1},
+        "faults_left_out": 0,
         "stop_reason": None,
         **changes,
     }
@@ -98,3 +100,18 @@ def test_progress_is_that_of_the_slowest(phases, expected):
     state = together(states)
     assert state["phase"] == expected
     assert (state["steps"], state["ranks"], state["states"]) == (4, 4, {"memory": 2})
+
+
+def test_steps_that_one_simulation_has_left_out_are_left_out():
+    def steps(*numbers):
+        return [{**record(1, 1.0)["steps"][0], "step": number} for number in numbers]
+
+    counts = {"begun": 6, "complete": 6, "analysed": 5}
+    every = record(1, 1.0, steps=steps(*range(6)), step_counts=counts)
+    some = record(1, 1.0, steps=steps(0, 4, 5), step_counts=counts)
+    longer = record(1, 1.0, steps=steps(0, 4, 5, 7), step_counts={**counts, "begun": 7})
+    for others in (some, longer):
+        whole = one_record({"HOT": every, "COLD": others})
+        told = [step["step"] for step in whole["steps"]]
+        assert told == sorted({0, 4, 5} | {step["step"] for step in others["steps"]})
+        assert whole["step_counts"]["complete"] == 6

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ips_components.external._run_state import MAX_SAMPLES, RunState
+from ips_components.external._run_state import MAX_FAULTS, MAX_SAMPLES, RunState
 
 
 @pytest.fixture
@@ -89,3 +89,15 @@ def test_steps_whose_consumers_are_given_up_are_not_analysed(state):
     state.fail("rank 0", "lost", "killed")
     state.analysed(1)
     assert [step["analysed"] is None for step in state.record()["steps"]] == [False, True]
+
+
+def test_faults_are_bounded_and_counted(state):
+    for n in range(3 * MAX_FAULTS):
+        state.fault(f"worker {n}", "chunk lost", "dropped")
+    record = state.record()
+    told = [fault["who"] for fault in record["faults"]]
+    assert len(told) == MAX_FAULTS and record["faults_left_out"] == 2 * MAX_FAULTS
+    assert (told[0], told[-1]) == ("worker 0", f"worker {3 * MAX_FAULTS - 1}")
+    assert state.progress()["faults"] == 3 * MAX_FAULTS
+    state.fail("rank 0", "lost", "killed")
+    assert state.fatal.who == "rank 0"
