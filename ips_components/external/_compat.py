@@ -146,6 +146,30 @@ def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
     return undo
 
 
+def forget_dead_peers(server: Worker) -> Callable[[], None]:
+    """Have the client of a worker's tasks give up, at once, a worker that has left the cluster.
+
+    Stock distributed tells the worker, but not the client in it: a task that gathers a result
+    from a peer that has just died would try to connect to it for the whole connect timeout.
+    Returns the call that undoes it.
+    """
+    stock = required(server.stream_handlers, "remove-worker")
+
+    def remove_worker(worker: str, stimulus_id: str) -> Any:
+        client = getattr(server, "_client", None)
+        if client is not None and hasattr(client, "rpc"):
+            client.rpc.remove(worker)
+        return stock(worker=worker, stimulus_id=stimulus_id)
+
+    server.stream_handlers["remove-worker"] = remove_worker
+
+    def undo() -> None:
+        if server.stream_handlers.get("remove-worker") is remove_worker:
+            server.stream_handlers["remove-worker"] = stock
+
+    return undo
+
+
 def to_memory(
     scheduler: Scheduler, worker: str, arrivals: Iterable[tuple[Any, int, str]], stimulus_id: str
 ) -> None:

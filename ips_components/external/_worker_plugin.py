@@ -80,6 +80,7 @@ class ExternalWorker:
         self._next: asyncio.TimerHandle | None = None
         self._announced_at = 0.0
         self._stimuli = count()
+        self._undo = _compat.forget_dead_peers(worker)
 
     @property
     def pending(self) -> int:
@@ -217,6 +218,7 @@ class ExternalWorker:
 
     def close(self) -> None:
         """Drop what is kept and stop trying."""
+        self._undo()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

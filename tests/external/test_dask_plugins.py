@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import socket
 import subprocess
 import sys
 from unittest.mock import patch
 
 import pytest
 from distributed import Worker
+from distributed.comm import CommClosedError
 from distributed.utils_test import gen_cluster
 from external_helpers import NAME, chunk, external_of, install, key, lazy, tasks_of, until
 
@@ -82,6 +84,23 @@ async def test_replacing_the_scheduler_plugin_keeps_the_tasks(c, s, a, b):
     tasks = tasks_of(s)
     await s.register_scheduler_plugin(ExternalTasksPlugin(), name="another", idempotent=False)
     assert tasks_of(s) is tasks
+
+
+@gen_cluster(client=True, nthreads=[("127.0.0.1", 1)])
+async def test_a_task_that_gathers_from_a_worker_that_has_left_does_not_wait_for_it(c, s, a):
+    stock = a.stream_handlers["remove-worker"]
+    await install(c)
+    with socket.socket() as nobody:  # bound, but nobody listens
+        nobody.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        pool = a._get_client().rpc
+        attempt = asyncio.create_task(pool.connect(address))
+        await until(lambda: address in pool._connecting, "the attempt to connect")
+        a.stream_handlers["remove-worker"](worker=address, stimulus_id="test")
+        with pytest.raises(CommClosedError):
+            await asyncio.wait_for(attempt, 10)
+    await c.unregister_worker_plugin("external-data")
+    assert a.stream_handlers["remove-worker"] == stock
 
 
 @gen_cluster(client=True, nthreads=[("127.0.0.1", 1)])
