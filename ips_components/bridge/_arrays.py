@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ips_components.bridge._slots import Ring
 from ips_components.errors import BridgeError
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
@@ -18,6 +19,9 @@ from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire.messages import Counters
+
+if TYPE_CHECKING:
+    from ips_components.bridge._shortcut import Shortcut
 
 Cells: TypeAlias = np.ndarray[Any, Any]
 Box: TypeAlias = tuple[Sequence[int], Sequence[int]]
@@ -162,6 +166,8 @@ class Outgoing:
         # Described by an offset alone: the first put tells the extent, and the receivers are told.
         self.told = self.offset is None
         self.wanted = _wanted_steps(contract)
+        self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
+        self.shortcut: Shortcut | None = None
         self.last_step: int | None = None
         self.put_shape: tuple[int, ...] | None = None
         self.own_bytes: int | None = None  # of a put, when all are of one block
@@ -175,17 +181,18 @@ class Outgoing:
         self._plans: BlockPlans | None = None
         self.rows: RowPlan | None = None
         self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
-        self._fixed: BlockPlan | None = None
+        self.fixed: BlockPlan | None = None
         if contract is not None and spec is not None:
             if spec.ragged:
                 self.rows = RowPlan(contract, rank, size)
             else:
                 self._plans = BlockPlans(contract)
                 if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
-                    self._fixed = self._plans.of(self.blocks[0], self.halo)
+                    self.fixed = self._plans.of(self.blocks[0], self.halo)
                     inner = self.blocks[0].shape
                     self.put_shape = tuple(n + 2 * h for n, h in zip(inner, self.halo, strict=True))
                     self.own_bytes = self.blocks[0].size * spec.itemsize
+        self.short = self.fixed is not None and self.fixed.single is not None
 
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
         """Return this rank's blocks where they are known beforehand."""
@@ -214,6 +221,7 @@ class Outgoing:
 
     def place(self, placement: Placement) -> None:
         """Follow another placement."""
+        self.shortcut = None
         self.placement = placement
         if self._plans is not None:
             self._plans.place(placement)
@@ -224,10 +232,8 @@ class Outgoing:
         """Return the receiver of a chunk."""
         return -1 if self.placement is None else self.placement.owner(chunk)
 
-    def note(self, plan: BlockPlan | None, t: int, pieces: Sequence[Piece]) -> None:
+    def note(self, t: int, pieces: Sequence[Piece]) -> None:
         """Remember where a block went whose place cannot be computed later."""
-        if plan is None or plan is self._fixed:
-            return
         for piece in pieces:
             self._moving.setdefault(piece.chunk, set()).add(t)
         while len(self._moving) > _REMEMBERED:
@@ -238,7 +244,7 @@ class Outgoing:
         contract = self.contract
         if contract is None or self.last_step is None:
             return set()
-        if self._fixed is None and self.rows is None:
+        if self.fixed is None and self.rows is None:
             return set(self._moving.get(chunk, ()))
         layout, axis = contract.layout, contract.spec.steps
         found = set()
@@ -249,16 +255,9 @@ class Outgoing:
                 rows = self.rows.at(t)
                 if rows is not None and rows.chunk == chunk:
                     found.add(t)
-            elif self._fixed is not None:
-                found.update(t for piece in self._fixed.at(t) if piece.chunk == chunk)
+            elif self.fixed is not None:
+                found.update(t for piece in self.fixed.at(t) if piece.chunk == chunk)
         return found
-
-    def wants(self, step: int) -> bool:
-        """Tell whether anything of the step is wanted of anybody."""
-        for steps in self.wanted:  # noqa: SIM110 - on the quick path of every rank and step
-            if step in steps:
-                return True
-        return False
 
     def block_shape(self, offset: tuple[int, ...] | None, step: int) -> tuple[int, ...]:
         """Return the shape, halo included, of what is put."""
@@ -276,7 +275,7 @@ class Outgoing:
             When type or shape are not as described.
         """
         if offset is None and cells.shape == self.put_shape and cells.dtype == self.dtype:
-            fixed = self._fixed
+            fixed = self.fixed
             if fixed is not None:
                 return fixed
         if cells.dtype != self.dtype:
@@ -284,7 +283,7 @@ class Outgoing:
                 f"put of array {self.name!r} at step {step} on rank {self.rank}: expected dtype "
                 f"{self.dtype}, got {cells.dtype}; convert the block, or describe the array so"
             )
-        plan = self._fixed if offset is None else None
+        plan = self.fixed if offset is None else None
         if plan is None:
             assert_plans = self._plans
             if assert_plans is None:
@@ -305,8 +304,8 @@ class Outgoing:
 
     def plan_at(self, offset: tuple[int, ...] | None, step: int) -> BlockPlan | None:
         """Return the plan of a block that was described."""
-        if self._fixed is not None and offset is None:
-            return self._fixed
+        if self.fixed is not None and offset is None:
+            return self.fixed
         plans = self._plans
         return None if plans is None else plans.of(self._block_at(offset, None, step), self.halo)
 
@@ -365,12 +364,25 @@ class Outgoing:
         return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:]))  # type: ignore[arg-type]
 
 
-def _wanted_steps(contract: ArrayContract | None) -> tuple[range, ...]:
-    """Return the simulation steps of which something is wanted."""
+class _Steps:
+    """Steps of several ranges."""
+
+    def __init__(self, ranges: Sequence[range]) -> None:
+        self._ranges = tuple(ranges)
+
+    def __contains__(self, step: object) -> bool:
+        return any(step in steps for steps in self._ranges)
+
+
+def _wanted_steps(contract: ArrayContract | None) -> Container[int]:
+    """Return the simulation steps of which something is wanted of anybody.
+
+    Every put of every rank asks: mostly it is a range, which answers at once.
+    """
     if contract is None:
         return ()
     axis = contract.spec.steps
-    found = []
+    found: list[range] = []
     for part in contract.wanted:
         time = part.dims[0]
         start = axis.start + axis.every * time.start
@@ -378,4 +390,4 @@ def _wanted_steps(contract: ArrayContract | None) -> tuple[range, ...]:
         steps = range(start, start + stride * time.count, stride)
         if steps not in found:
             found.append(steps)
-    return tuple(found)
+    return found[0] if len(found) == 1 else _Steps(found)

@@ -190,7 +190,7 @@ class Bridge(Putting):
             out = Outgoing(name, one, contract, ordinal, self.rank, self.size)
             outgoing[name] = out
             transport.outgoing[ordinal] = out
-            transport.rings[ordinal] = []
+            transport.rings[ordinal] = out.rings
         for name, one in described.items():
             if name not in outgoing:
                 outgoing[name] = Outgoing(name, one, None, len(outgoing), self.rank, self.size)
@@ -202,6 +202,7 @@ class Bridge(Putting):
         self._described = bool(described)
         options = self._contact.options
         self._replay = max(0, int(options["replay_steps"]))
+        self._lends = self._replay == 0
         self._shared = "shm" in transport.lanes and any(
             link.endpoint.local and link.endpoint.unix for link in transport.links.values()
         )
@@ -412,7 +413,7 @@ class Bridge(Putting):
         transport = self._transport
         return BridgeStatistics(
             arrays=arrays,
-            waited=self._waited_ns / 1e9,
+            waited=self._transport.waited_ns / 1e9,
             waited_per_step=dict(self._step_waited),
             lanes=transport.open_lanes(),
             lost=transport.lost or (transport.fault.text if transport.fault else None),

@@ -66,7 +66,7 @@ class Leaving(Listening):
                     if item.stored is not None and item.slot is not None:
                         array = item.stored.array
                         slots.setdefault(array, set()).add(item.slot.number)
-                        nbytes[array] = nbytes.get(array, 0) + item.stored.cells.nbytes
+                        nbytes[array] = nbytes.get(array, 0) + item.stored.place.cells.nbytes
             return {array: (len(of), nbytes[array]) for array, of in slots.items()}
 
     def drained(self) -> bool:

@@ -11,9 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -43,8 +42,7 @@ class Standing(Enum):
     GONE = auto()
 
 
-@dataclass(slots=True)
-class Item:
+class Item(NamedTuple):
     """Something to send; with a number if the receiver must get it exactly once."""
 
     message: bytes = b""
@@ -207,18 +205,38 @@ class Link:
         self.seq += 1
         return self.seq
 
+    def queue(self, slot: Slot | Loan, stored: Stored) -> None:
+        """Queue a piece (the transport's lock is held)."""
+        seq = self.number()
+        slot.pending.add((self.ordinal, seq))
+        self.in_slots[seq] = slot
+        self.to_send.append(Item(b"", seq, slot, stored))
+
+    def say(self, message: bytes) -> None:
+        """Send what is packed (``send_lock`` is held); a failure breaks the link."""
+        sock = self.sock
+        if sock is None:  # broken a moment ago
+            return
+        self.said = time.monotonic()
+        try:
+            sock.sendall(message)
+        except OSError as error:
+            self.transport.broken(self, sock, f"sending failed: {error}")
+
     def pump(self) -> None:
         """Send what is queued, from this thread; a failure breaks the link, and nothing is lost."""
-        changed = self.transport.changed
+        lock = self.transport.lock
         with self.send_lock:
             while True:
-                with changed:
+                with lock:
                     sock = self.sock
                     if not self.to_send or sock is None or self.standing is not Standing.OPEN:
                         return
                     items = list(self.to_send)
                     self.to_send.clear()
-                    self.unacked.extend(item for item in items if item.seq)
+                    for item in items:
+                        if item.seq:
+                            self.unacked.append(item)
                 try:
                     self._send(sock, items)
                 except OSError as error:
@@ -236,25 +254,15 @@ class Link:
             if stored is None or slot is None:
                 frames.append(item.message)
                 continue
-            piece, cells = stored.piece, stored.cells
-            if self._lies_in(slot, cells):
+            piece, place = stored.piece, stored.place
+            if place.frame is not None and self.lane == "shm":  # read where it lies
                 if slot.number not in self.announced:
                     sock.sendall(b"".join(frames))
                     frames.clear()
                     self._announce(sock, slot)
-                frames.append(
-                    framing.pack_piece(
-                        stored.array,
-                        item.seq,
-                        piece.chunk,
-                        stored.t,
-                        piece.dst,
-                        slot=slot.number,
-                        slot_offset=stored.offset,
-                        strides=(0, *cells.strides),
-                    )
-                )
+                frames.append(place.frame.pack(item.seq, piece.chunk, stored.t, piece.dst[0][0]))
                 continue
+            cells = place.cells
             frames.append(
                 framing.pack_piece(
                     stored.array,
@@ -274,10 +282,6 @@ class Link:
             sock.sendall(_bytes_of(cells))
         if frames:
             sock.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
-
-    def _lies_in(self, slot: Slot | Loan, cells: Cells) -> bool:
-        """Tell whether the receiver reads cells where they lie."""
-        return self.lane == "shm" and slot.fd >= 0 and cells.nbytes > 0
 
     def _announce(self, sock: Socket, slot: Slot | Loan) -> None:
         """Give the receiver a slot's descriptor."""
@@ -335,7 +339,8 @@ class Link:
             item = self.unacked.popleft()
             if item.slot is None or item.stored is None:
                 continue
-            if not self._lies_in(item.slot, item.stored.cells):  # else its release will be told
+            # What lies in a slot that the receiver maps is released in so many words.
+            if item.stored.place.frame is None or self.lane != "shm":
                 self.in_slots.pop(item.seq, None)
                 item.slot.pending.discard((self.ordinal, item.seq))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from ips_components.bridge._arrays import Outgoing
 from ips_components.bridge._link import Item, Link, Socket, Standing
-from ips_components.bridge._slots import Loan, Ring, Slot, Stored
+from ips_components.bridge._slots import Loan, Ring
 from ips_components.errors import BridgeError, IPSComponentsError, ProtocolError
 from ips_components.model.placement import Placement
 from ips_components.wire import framing
@@ -30,6 +30,7 @@ FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 class Listening:
     """The part of a `Transport` that listens; the state belongs to the transport."""
 
+    lock: threading.RLock  # of all state; held by itself it costs a rank less than `changed`
     changed: threading.Condition
     closed: bool
     asking: bool
@@ -76,12 +77,6 @@ class Listening:
         """Have the listening thread look up."""
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
-
-    def _queue(self, link: Link, slot: Slot | Loan, stored: Stored) -> None:
-        seq = link.number()
-        slot.pending.add((link.ordinal, seq))
-        link.in_slots[seq] = slot
-        link.to_send.append(Item(b"", seq, slot, stored))
 
     def _listen(self) -> None:
         """Take what receivers say, until the transport is closed."""
@@ -162,7 +157,7 @@ class Listening:
             for hit in ring.find(message.array, message.chunk)
         ]
         for slot, stored in found:
-            self._queue(link, slot, stored)
+            link.queue(slot, stored)
         lacking = out.sent_of(message.chunk) - {stored.t for _, stored in found}
         if lacking:
             gone = framing.pack(m.Gone(message.array, message.chunk))

@@ -15,7 +15,8 @@ import numpy as np
 
 from ips_components.bridge._arrays import Cells, Outgoing
 from ips_components.bridge._link import Link
-from ips_components.bridge._slots import Loan, Ring, Slot, Stored, aligned
+from ips_components.bridge._shortcut import Shortcut
+from ips_components.bridge._slots import CACHE_LINE, Loan, Place, Ring, Slot, Stored
 from ips_components.bridge._transport import Find, Transport
 from ips_components.errors import BridgeError
 from ips_components.model.pieces import BlockPlan, Piece
@@ -37,17 +38,17 @@ class Putting:
     _agreed: list[Outgoing]
     _described: bool
     _replay: int
+    _lends: bool  # nothing is replayed: blocks may be sent from the caller's memory
     _shared: bool
     _closed: bool
     _pid: int
 
     def _begin(self) -> None:
         """Set the counters to their beginning."""
-        self._waited_ns = 0
         self._step: int | None = None
         self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
         self._step_began_waited = 0
-        self._put_ended = self._put_took = 0
+        self._put_began = self._put_ended = self._put_took = 0
         self._accounted = 0.0
         self._scratch: dict[tuple[Any, ...], Cells] = {}
 
@@ -85,16 +86,19 @@ class Putting:
         out = self._outgoing.get(name)
         if out is None:
             out = self._find(name)
-        if not out.wants(step):
+        if step not in out.wanted:
             out.skipped_blocks += 1
             own = out.own_bytes
             out.skipped_bytes += out.owned_bytes(block) if own is None else own
             return
         if self._closed:
             self._check_open()
-        t = (step - out.first) // out.every
         if step != self._step:
             self._turn_to(step)
+        short = out.shortcut
+        if short is not None and offset is None and short.put(step, block):
+            return
+        t = (step - out.first) // out.every
         if out.rows is not None:
             self._put_rows(out, step, t, out.row_cells(np.asarray(block), step))
             return
@@ -102,12 +106,19 @@ class Putting:
         plan = out.plan(cells, offset, step)
         if out.told is False:
             self._tell_block(out, plan)
-        ring = self._ring(out, step)
-        began = time.perf_counter_ns()
-        pieces = self._send(out, step, t, plan.at, cells, plan.block.size * cells.itemsize, ring)
-        out.note(plan, t, pieces)
-        self._put_ended = time.perf_counter_ns()
-        self._put_took = self._put_ended - began
+        pieces = self._send(out, step, t, plan.at, cells, plan.size * cells.itemsize)
+        if plan is not out.fixed:
+            out.note(t, pieces)
+        elif out.short and short is None:
+            self._shorten(out, plan)
+        if self._lends:
+            self._put_ended = time.perf_counter_ns()
+            self._put_took = self._put_ended - self._put_began
+
+    def _shorten(self, out: Outgoing, plan: BlockPlan) -> None:
+        """Let the next steps of an array take the short way."""
+        with self._transport.lock:  # for the placement may change
+            out.shortcut = Shortcut(self, out, plan, out.rings[0])
 
     def _put_rows(self, out: Outgoing, step: int, t: int, cells: Cells) -> None:
         """Put this rank's rows of a ragged array."""
@@ -124,7 +135,7 @@ class Putting:
             size = count * prod(one.row_shape)
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
-        self._send(out, step, t, find, cells, cells.nbytes, self._ring(out, step))
+        self._send(out, step, t, find, cells, cells.nbytes)
 
     def _send(
         self,
@@ -134,41 +145,41 @@ class Putting:
         find: Find,
         cells: Cells,
         total: int,
-        ring: Ring,
     ) -> Sequence[Piece]:
         """Copy the wanted cells into a slot and send it."""
         transport = self._transport
-        began = time.perf_counter_ns()
+        ring = self._ring(out, step)
+        if self._lends:
+            self._put_began = time.perf_counter_ns()
         pieces, links, admitted = transport.admit(out, find, t)
         if not pieces:
             out.skipped_blocks += 1
             out.skipped_bytes += total
             return ()
         itemsize = cells.itemsize
-        wanted = at = 0
+        wanted = room = 0
         for piece in pieces:
             nbytes = piece.cells * itemsize
             wanted += nbytes
-            at += aligned(nbytes)
+            room += -(-nbytes // CACHE_LINE) * CACHE_LINE
         out.skipped_bytes += total - wanted
-        if admitted and self._replay == 0 and self._flat_out(wanted, links, began):
+        if admitted and self._lends and self._flat_out(wanted, links):
             pieces = self._lend(out, find, t, cells, pieces, links, wanted)
             out.last_step = step
             return pieces
-        slot = transport.slot(ring, at) if admitted else None
-        self._waited_ns += time.perf_counter_ns() - began
+        slot = transport.slot(ring, room) if admitted else None
         if slot is None:
             self._not_sent(out, pieces, wanted)
             out.last_step = step
             return pieces
         stored = []
         at = 0
-        for piece in pieces:
+        for i, piece in enumerate(pieces):
             source = cells[piece.src]
-            target = slot.array(source.shape, source.dtype, at)
-            np.copyto(target, source)
-            stored.append(Stored(out.ordinal, t, piece, target, at))
-            at += aligned(piece.cells * itemsize)
+            place = slot.place(i, out.ordinal, piece, source, at)
+            place.cells[...] = source
+            stored.append(Stored(out.ordinal, t, piece, place))
+            at += -(-piece.cells * itemsize // CACHE_LINE) * CACHE_LINE
         self._publish(out, step, t, find, slot, stored, links, wanted)
         return pieces
 
@@ -195,13 +206,13 @@ class Putting:
         out.delivered_blocks += 1
         out.delivered_bytes += wanted
 
-    def _flat_out(self, nbytes: int, links: Sequence[Link], now: int) -> bool:
+    def _flat_out(self, nbytes: int, links: Sequence[Link]) -> bool:
         """Tell whether waiting for TCP costs less than a copy that nothing hides.
 
         A copy and a thread pay when the rank computes while it is sent. When one put follows the
         other they only take the memory's bandwidth.
         """
-        idle, last = now - self._put_ended, self._put_took
+        idle, last = self._put_began - self._put_ended, self._put_took
         return (
             nbytes >= _WORTH_LENDING
             and idle < max(last // 2, _SHORT_NS)
@@ -223,7 +234,10 @@ class Putting:
         admitted = True
         while admitted:
             loan = Loan(wanted)
-            stored = [Stored(out.ordinal, t, piece, cells[piece.src], 0) for piece in pieces]
+            stored = [
+                Stored(out.ordinal, t, piece, Place(piece.src, cells[piece.src]))
+                for piece in pieces
+            ]
             if transport.lend(loan, stored, links):
                 out.delivered_blocks += 1
                 out.delivered_bytes += wanted
@@ -251,7 +265,7 @@ class Putting:
 
     def _ring(self, out: Outgoing, step: int) -> Ring:
         """Return the ring of this put: the n-th put of an array in a step has the n-th ring."""
-        rings = self._transport.rings[out.ordinal]
+        rings = out.rings
         nth = out.nth if out.last_step == step else 0
         out.nth = nth + 1
         while len(rings) <= nth:
@@ -274,8 +288,11 @@ class Putting:
             Of an array of the block's shape with halo, C order, cells unspecified. It belongs to
             the bridge after the ``with``. When the body raises, nothing is put.
         """
-        self._check_open()
-        out = self._find(name)
+        if self._closed:
+            self._check_open()
+        out = self._outgoing.get(name)
+        if out is None:
+            out = self._find(name)
         if out.dtype is None or (out.spec is not None and out.spec.ragged):
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
         return _InPlace(self, out, step, offset)
@@ -283,11 +300,10 @@ class Putting:
     # -- steps ---------------------------------------------------------------------------------
 
     def _turn_to(self, step: int) -> None:
-        """Begin a step, if it is not the present one."""
-        if step != self._step:
-            if self._step is not None:
-                self._end_step(now=False)  # it travels with the first piece of the next step
-            self._step = step
+        """Begin another step; the end of the last one travels with the first piece of this one."""
+        if self._step is not None:
+            self._end_step(now=False)
+        self._step = step
 
     def _tell_block(self, out: Outgoing, plan: BlockPlan) -> None:
         """Tell where a block is whose place nobody could know before it was put."""
@@ -300,10 +316,11 @@ class Putting:
         step, self._step = self._step, None
         if step is None:
             return
-        waited = self._waited_ns
+        transport = self._transport
+        waited = transport.waited_ns
         self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
         self._step_began_waited = waited
-        if self._transport.quiet:
+        if transport.fault is not None or transport.lost is not None:
             return
         numbers: list[int] = []
         moment = time.monotonic()
@@ -312,9 +329,9 @@ class Putting:
             numbers = [n for out in self._agreed for n in out.numbers()]
         frame = framing.pack_step_end(step, waited, numbers)
         if now:
-            self._transport.report(frame)
+            transport.report(frame)
         else:
-            self._transport.riding.append(frame)
+            transport.riding.append(frame)
 
     def step_end(self, step: int) -> None:
         """Say that this rank has put all of a step; the next step's first put implies it."""
@@ -349,39 +366,52 @@ class _InPlace(AbstractContextManager[Cells]):
     __slots__ = (
         "_bridge",
         "_cells",
+        "_link",
         "_links",
         "_offset",
         "_out",
         "_pieces",
         "_plan",
+        "_short",
         "_slot",
         "_step",
         "_t",
     )
+
+    _cells: Cells
+    _link: Link
+    _links: Sequence[Link]
+    _pieces: Sequence[Piece]
+    _plan: BlockPlan
+    _t: int
 
     def __init__(
         self, bridge: Putting, out: Outgoing, step: int, offset: tuple[int, ...] | None
     ) -> None:
         self._bridge, self._out, self._step, self._offset = bridge, out, step, offset
         self._slot: Slot | None = None
-        self._plan: BlockPlan | None = None
-        self._t = 0
-        self._links: list[Link] = []
-        self._pieces: Sequence[Piece] = ()
+        self._short: Shortcut | None = None
 
     def __enter__(self) -> Cells:
-        out, bridge, dtype = self._out, self._bridge, self._out.dtype
-        shape = out.block_shape(self._offset, self._step)
-        if out.wants(self._step):
-            self._plan = out.plan_at(self._offset, self._step)
-            if self._plan is not None and dtype is not None:
-                self._t = (self._step - out.first) // out.every
-                began = time.perf_counter_ns()
-                self._take_slot(prod(shape) * dtype.itemsize)
-                bridge._waited_ns += time.perf_counter_ns() - began
-        slot = self._slot
-        if slot is not None and dtype is not None:
-            self._cells = slot.array(shape, dtype)
+        bridge, out, step = self._bridge, self._out, self._step
+        short = out.shortcut
+        if short is not None and self._offset is None:
+            taken = short.take(step, in_place=True)
+            if taken is not None:
+                self._short, (self._slot, self._link) = short, taken
+                return self._slot.whole  # type: ignore[return-value]
+        shape, dtype = out.block_shape(self._offset, step), out.dtype
+        if dtype is None:
+            raise BridgeError(f"array {out.name!r} cannot be computed in place; use put")
+        if step in out.wanted:
+            plan = out.plan_at(self._offset, step)
+            if plan is not None:
+                self._plan, self._t = plan, (step - out.first) // out.every
+                if self._admit() and self._pieces:
+                    nbytes = prod(shape) * dtype.itemsize
+                    self._slot = bridge._transport.slot(bridge._ring(out, step), nbytes)
+        if self._slot is not None:
+            self._cells = self._slot.block(shape, dtype)
         else:
             key = (shape, dtype)
             if key not in bridge._scratch:
@@ -389,45 +419,47 @@ class _InPlace(AbstractContextManager[Cells]):
             self._cells = bridge._scratch[key]
         return self._cells
 
-    def _take_slot(self, nbytes: int) -> None:
-        out, bridge = self._out, self._bridge
-        if self._admit() and self._pieces:
-            self._slot = bridge._transport.slot(bridge._ring(out, self._step), nbytes)
-
     def _admit(self) -> bool:
-        plan = self._plan
-        if plan is None:
-            return False
+        """Wait until the pieces may be sent; tell whether they may."""
         transport = self._bridge._transport
-        self._pieces, self._links, admitted = transport.admit(self._out, plan.at, self._t)
+        self._pieces, self._links, admitted = transport.admit(self._out, self._plan.at, self._t)
         return admitted
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        out, bridge, slot, plan = self._out, self._bridge, self._slot, self._plan
-        transport = bridge._transport
-        if slot is None or plan is None:
+        bridge, out, step, slot = self._bridge, self._out, self._step, self._slot
+        if slot is None:
             if error is None:
-                bridge.put(out.name, self._step, self._cells, offset=self._offset)
+                bridge.put(out.name, step, self._cells, offset=self._offset)
             return
+        transport = bridge._transport
         if error is not None:
             transport.unused(slot)
             return
-        bridge._turn_to(self._step)
-        bridge._tell_block(out, plan)
+        if step != bridge._step:
+            bridge._turn_to(step)
+        if self._short is not None:
+            self._short.send(step, slot, self._link)
+            return
+        plan = self._plan
+        if out.told is False:
+            bridge._tell_block(out, plan)
         # Credit was given on entering; only the death of a receiver makes it void.
         admitted = transport.still(self._links) or self._admit()
-        cells = self._cells
-        wanted = sum([piece.cells for piece in self._pieces]) * cells.itemsize
-        out.skipped_bytes += plan.block.size * cells.itemsize - wanted
-        out.note(plan, self._t, self._pieces)
+        itemsize = self._cells.itemsize
+        wanted = 0
+        stored = []
+        for i, piece in enumerate(self._pieces):
+            wanted += piece.cells * itemsize
+            place = slot.part(i, out.ordinal, piece)
+            stored.append(Stored(out.ordinal, self._t, piece, place))
+        out.skipped_bytes += plan.size * itemsize - wanted
+        if plan is not out.fixed:
+            out.note(self._t, self._pieces)
+        elif out.short and out.shortcut is None:
+            bridge._shorten(out, plan)
         if not admitted:
             transport.unused(slot)
             bridge._not_sent(out, self._pieces, wanted)
-            out.last_step = self._step
+            out.last_step = step
             return
-        strides = cells.strides
-        stored = []
-        for piece in self._pieces:
-            place = sum([c.start * stride for c, stride in zip(piece.src, strides, strict=True)])
-            stored.append(Stored(out.ordinal, self._t, piece, cells[piece.src], place))
-        bridge._publish(out, self._step, self._t, plan.at, slot, stored, self._links, wanted)
+        bridge._publish(out, step, self._t, plan.at, slot, stored, self._links, wanted)

@@ -16,14 +16,16 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ips_components.errors import BridgeError
 from ips_components.model.pieces import Piece
 from ips_components.wire import mapping
+from ips_components.wire.framing import SlotFrame
 
-_ALIGN = 64
+CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
 _NEEDED = 3  # slots of a ring without any replay
 _numbers = itertools.count()
@@ -32,22 +34,48 @@ F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
 _SEAL, _SHRINK, _GROW, _FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
 
 
-@dataclass(slots=True)
-class Stored:
-    """A piece as it lies in a slot."""
+class Place:
+    """Where a piece lies: the same at every step that cuts the block in the same way.
+
+    Parameters
+    ----------
+    src
+        What is cut out of the block.
+    cells
+        The piece itself.
+    offset
+        Of its first byte in the slot.
+    frame
+        What tells a receiver that maps the slot; None: the cells have to be sent.
+    """
+
+    __slots__ = ("cells", "frame", "offset", "src")
+
+    def __init__(
+        self,
+        src: tuple[slice, ...],
+        cells: np.ndarray[Any, Any],
+        offset: int = 0,
+        frame: SlotFrame | None = None,
+    ) -> None:
+        self.src, self.cells, self.offset, self.frame = src, cells, offset, frame
+
+
+class Stored(NamedTuple):
+    """A piece of a step in its place."""
 
     array: int
     t: int
     piece: Piece
-    cells: np.ndarray[Any, Any]
-    offset: int
+    place: Place
 
 
 class Slot:
     """Some memory; with a descriptor when receivers on this machine may map it.
 
     ``pending`` holds what still reads it: (link, number) of sent pieces. ``busy`` says that the
-    rank itself writes it now.
+    rank itself writes it now. ``places`` are those of the last step's pieces, one after the other,
+    or parts of the ``whole`` block when it was computed in place.
     """
 
     __slots__ = (
@@ -57,9 +85,11 @@ class Slot:
         "memory",
         "number",
         "pending",
+        "places",
         "ring",
         "size",
         "stored",
+        "whole",
     )
 
     def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
@@ -83,14 +113,54 @@ class Slot:
         np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
         self.pending: set[tuple[int, int]] = set()
         self.stored: Sequence[Stored] = ()
+        self.places: list[Place] = []
+        self.whole: np.ndarray[Any, Any] | None = None
         self.busy = False
         self.abandoned = False
 
-    def array(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int = 0
-    ) -> np.ndarray[Any, Any]:
-        """Return a writable array in the slot."""
-        return np.ndarray(shape, dtype, self.memory, offset)
+    def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Return the slot's memory as a block that is computed in place."""
+        whole = self.whole
+        if whole is None or whole.shape != shape:
+            self.places.clear()
+            whole = self.whole = np.ndarray(shape, dtype, self.memory)
+        return whole
+
+    def part(self, i: int, array: int, piece: Piece) -> Place:
+        """Return the place of the i-th piece inside the whole block."""
+        places, whole = self.places, self.whole
+        if i < len(places) and places[i].src is piece.src:
+            return places[i]
+        if whole is None:
+            raise BridgeError("a part of a block that is not computed in place")
+        starts = [cut.start * stride for cut, stride in zip(piece.src, whole.strides, strict=True)]
+        return self._lay(i, array, piece, whole[piece.src], sum(starts))
+
+    def place(
+        self, i: int, array: int, piece: Piece, source: np.ndarray[Any, Any], at: int
+    ) -> Place:
+        """Return the place of the i-th piece, which is copied to ``at``."""
+        if self.whole is not None:
+            self.whole = None
+            self.places.clear()
+        if i < len(self.places):
+            place = self.places[i]
+            if (
+                place.src is piece.src
+                and place.offset == at
+                and place.cells.shape == source.shape  # rows vary
+            ):
+                return place
+        cells = np.ndarray(source.shape, source.dtype, self.memory, at)
+        return self._lay(i, array, piece, cells, at)
+
+    def _lay(self, i: int, array: int, piece: Piece, cells: np.ndarray[Any, Any], at: int) -> Place:
+        frame = None
+        if self.fd >= 0 and cells.nbytes:
+            frame = SlotFrame(array, piece.dst, self.number, at, (0, *cells.strides))
+        place = Place(piece.src, cells, at, frame)
+        self.places[i:] = [place]
+        return place
 
     def close(self) -> None:
         """Give the descriptor up; the memory goes with its last array."""
@@ -153,14 +223,11 @@ class Ring:
     slots: list[Slot] = field(default_factory=list)  # the one used longest ago comes first
     retired: list[int] = field(default_factory=list)  # numbers of slots that receivers may unmap
     refused: float = math.inf  # bytes that were too many for another slot
+    length: int = field(init=False)  # number of slots at most
 
     def __post_init__(self) -> None:
+        self.length = self.replay + _NEEDED
         self.memory.rings.append(self)
-
-    @property
-    def length(self) -> int:
-        """Number of slots at most."""
-        return self.replay + _NEEDED
 
     @property
     def spare(self) -> int:
@@ -170,7 +237,7 @@ class Ring:
     def next(self, nbytes: int) -> Slot | None:
         """Return the free slot that was used longest ago, grown if need be; None: none is free."""
         slots = self.slots
-        while not self._may_grow(nbytes):
+        while len(slots) >= self.length or not self._may_grow(nbytes):
             for slot in slots:
                 if not slot.pending:
                     break
@@ -188,10 +255,9 @@ class Ring:
         return slot
 
     def _may_grow(self, nbytes: int) -> bool:
-        n = len(self.slots)
-        if n < _NEEDED:
+        if len(self.slots) < _NEEDED:
             return True
-        if n >= self.length or nbytes >= self.refused:
+        if nbytes >= self.refused:
             return False
         if not self.memory.allows(self, nbytes):
             self.refused = nbytes
@@ -218,8 +284,3 @@ def slot_size(nbytes: int) -> int:
     """Return the bytes that a slot for so many has: whole pages, huge ones when it is large."""
     unit = mapping.HUGE if nbytes >= mapping.HUGE else _PAGE
     return max(1, -(-nbytes // unit)) * unit
-
-
-def aligned(nbytes: int) -> int:
-    """Return the next multiple of a cache line."""
-    return -(-nbytes // _ALIGN) * _ALIGN

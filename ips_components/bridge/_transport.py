@@ -10,8 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from ips_components._version import __version__
 from ips_components.bridge._arrays import Array, Outgoing
@@ -34,6 +34,24 @@ from ips_components.wire.contact import Contact
 
 Find: TypeAlias = Callable[[int], Sequence[Piece]]
 """Returns what a block gives at a time index."""
+_Returned = TypeVar("_Returned")
+_Given = ParamSpec("_Given")
+
+
+def waiting(
+    method: Callable[Concatenate[Transport, _Given], _Returned],
+) -> Callable[Concatenate[Transport, _Given], _Returned]:
+    """Count the time that a method takes as waited."""
+
+    @wraps(method)
+    def timed(self: Transport, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
+        began = time.perf_counter_ns()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.waited_ns += time.perf_counter_ns() - began
+
+    return timed
 
 
 class Transport(Leaving):
@@ -53,7 +71,8 @@ class Transport(Leaving):
         self.deadlines = contact.deadlines
         lane = os.environ.get("IPS_COMPONENTS_LANE")
         self.lanes: tuple[str, ...] = (lane,) if lane else tuple(contact.options["lanes"])
-        self.changed = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.closed = False
         self.asking = False  # for the contract, of somebody who has been reached
         self.links: dict[int, Link] = {e.ordinal: Link(self, e) for e in contact.endpoints}
@@ -72,6 +91,7 @@ class Transport(Leaving):
         self.feedback: dict[str, dict[int, m.Feedback]] = {}
         self.said_bye: set[int] = set()
         self.riding: deque[bytes] = deque(maxlen=4096)  # to go with the next piece
+        self.waited_ns = 0  # for credit and buffers
         self._session = int.from_bytes(os.urandom(8), "little")
         self._home: Link | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -239,10 +259,14 @@ class Transport(Leaving):
 
     def still(self, links: Sequence[Link]) -> bool:
         """Tell whether what was admitted may be sent as it was found."""
-        if self.quiet:
+        if self.fault is not None or self.lost is not None:
             return False
-        return all(link.standing is Standing.OPEN for link in links)
+        for link in links:  # noqa: SIM110 - of every block that is computed in place
+            if link.standing is not Standing.OPEN:
+                return False
+        return True
 
+    @waiting
     def _admit_in_time(
         self, out: Outgoing, n_space: int, find: Callable[[], Sequence[Piece]]
     ) -> tuple[Sequence[Piece], list[Link], bool]:
@@ -309,22 +333,28 @@ class Transport(Leaving):
 
     def slot(self, ring: Ring, nbytes: int) -> Slot | None:
         """Return a slot that may be written, marked busy; None when the analytics are lost."""
-        deadline = None
-        with self.changed:
-            while (slot := ring.next(nbytes)) is None:
-                self.check()
-                if self.quiet:
-                    return None
-                deadline = deadline or time.monotonic() + self.deadlines["step"]
-                if not self._wait(deadline):
-                    raise DeadlineExceeded(
-                        f"rank {self.rank}: no buffer came back from the receivers within "
-                        f"{self.deadlines['step']:g} s; the analysis holds the data or has stopped"
-                    )
+        with self.lock:
+            slot = ring.next(nbytes)
+            if slot is None and (slot := self._slot_in_time(ring, nbytes)) is None:
+                return None
             slot.busy = True
             slot.stored = ()
             if ring.retired:
                 self._retire(ring)
+        return slot
+
+    @waiting
+    def _slot_in_time(self, ring: Ring, nbytes: int) -> Slot | None:
+        deadline = time.monotonic() + self.deadlines["step"]
+        while (slot := ring.next(nbytes)) is None:
+            self.check()
+            if self.quiet:
+                return None
+            if not self._wait(deadline):
+                raise DeadlineExceeded(
+                    f"rank {self.rank}: no buffer came back from the receivers within "
+                    f"{self.deadlines['step']:g} s; the analysis holds the data or has stopped"
+                )
         return slot
 
     def _retire(self, ring: Ring) -> None:
@@ -343,17 +373,17 @@ class Transport(Leaving):
 
         From here on the step counts as put: who asks for its chunks again finds them in the slot.
         """
-        with self.changed:
-            if not self._current(stored, links):
+        with self.lock:
+            if self.epoch and not self._current(stored, links):
                 return False
             slot.stored = stored
             slot.busy = False
             out.last_step = step
             home = self._home
-            if home is not None and self.riding:
+            if home is not None:
                 self._board(home)
             for one, link in zip(stored, links, strict=True):
-                self._queue(link, slot, one)
+                link.queue(slot, one)
         for link in links:
             if link.to_send:
                 self._go(link, slot.size)
@@ -362,12 +392,10 @@ class Transport(Leaving):
         return True
 
     def _current(self, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
-        """Tell whether these links still lead to the owners (the condition is held).
+        """Tell whether these links still lead to the owners (the lock is held).
 
         Whoever owns a chunk by now may have asked for it while it was nowhere, and asks but once.
         """
-        if not self.epoch:
-            return True
         return all(
             self.links.get(link.ordinal) is link
             and self.outgoing[one.array].owner(one.piece.chunk) == link.ordinal
@@ -377,10 +405,10 @@ class Transport(Leaving):
     def lend(self, loan: Loan, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
         """Send the caller's own cells and wait until they are taken; False: to be sent anew."""
         with self.changed:
-            if not self._current(stored, links):
+            if self.epoch and not self._current(stored, links):
                 return False
             for one, link in zip(stored, links, strict=True):
-                self._queue(link, loan, one)
+                link.queue(loan, one)
             if links and self.riding:
                 self._board(links[0] if self._home is None else self._home)
         for link in links:
@@ -396,7 +424,7 @@ class Transport(Leaving):
                         f"{self.deadlines['step']:g} s"
                     )
             taken = not loan.abandoned and not loan.pending
-            return taken and self._current(stored, links)
+            return taken and (not self.epoch or self._current(stored, links))
 
     def _go(self, link: Link, nbytes: int) -> None:
         if link.lane == "shm" or nbytes <= 1 << 16:
@@ -426,6 +454,12 @@ class Transport(Leaving):
         with self.changed:
             self._board(home)
         self._go(home, 0)
+
+    def send_riding(self, home: Link) -> None:
+        """Send what was to ride along, when it cannot."""
+        with self.lock:
+            self._board(home)
+        home.pump()
 
     def _board(self, home: Link) -> None:
         """Queue what was to ride along (the condition is held)."""

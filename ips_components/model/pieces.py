@@ -45,7 +45,12 @@ class Piece(NamedTuple):
         return tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in self.dst)
 
 
-class _Cut(NamedTuple):
+_ONE_STEP: tuple[Span] = ((0, 1, 1),)  # of a chunk that has no other
+
+
+class Cut(NamedTuple):
+    """Part of a block that belongs to one chunk in space, at any time."""
+
     space: int
     src: tuple[slice, ...]
     dst: tuple[Span, ...]
@@ -84,7 +89,16 @@ class BlockPlan:
     9 1 (slice(3, 5, 1), slice(2, 3, 1)) (slice(0, 1, 1), slice(0, 2, 1), slice(1, 2, 1))
     """
 
-    __slots__ = ("_cover", "_edges", "_groups", "_n_space", "_owners", "_per_chunk", "block")
+    __slots__ = (
+        "_cover",
+        "_edges",
+        "_groups",
+        "_n_space",
+        "_owners",
+        "_per_chunk",
+        "block",
+        "size",
+    )
 
     def __init__(
         self, contract: ArrayContract, block: Block, halo: Sequence[int] | None = None
@@ -102,7 +116,7 @@ class BlockPlan:
             raise GeometryError(
                 f"array {contract.spec.name!r}: halo must be {block.ndim} numbers >= 0, got {halo}"
             )
-        self.block = block
+        self.block, self.size = block, block.size
         self._n_space = layout.n_space
         self._per_chunk = layout.steps_per_chunk
         self._edges = (
@@ -112,7 +126,7 @@ class BlockPlan:
         )
         self._cover = contract.cover.dims[0]
         self._owners = contract.placement.owners
-        groups: dict[Progression, list[_Cut]] = {}
+        groups: dict[Progression, list[Cut]] = {}
         for wanted in contract.wanted:
             if cuts := _cuts(contract, wanted.dims[1:], block, halo):
                 groups.setdefault(wanted.dims[0], []).extend(cuts)
@@ -122,11 +136,26 @@ class BlockPlan:
 
     def at(self, t: int) -> tuple[Piece, ...]:
         """Return the pieces of the block at time index ``t``; none when nobody wants them."""
-        pieces: tuple[Piece, ...] = ()
+        wanted: tuple[Cut, ...] = ()
         for start, stop, step, cuts in self._groups:
             if start <= t < stop and not (t - start) % step:
-                pieces += self._fill(t, cuts)
-        return pieces
+                wanted = wanted + cuts if wanted else cuts
+        if not wanted:
+            return ()
+        if self._per_chunk == 1:
+            k, time = t, _ONE_STEP
+        else:
+            k, time = self._time(t)
+        base = k * self._n_space
+        owners = self._owners
+        n = len(owners)
+        new = tuple.__new__  # as Piece(...), without a call of Python's
+        return tuple(
+            [
+                new(Piece, (base + space, owners[(base + space) % n], src, time + dst, cells))
+                for space, src, dst, cells in wanted
+            ]
+        )
 
     def place(self, placement: Placement) -> None:
         """Follow another placement from now on."""
@@ -137,11 +166,23 @@ class BlockPlan:
         self._owners = placement.owners
 
     @property
+    def single(self) -> tuple[range, Cut] | None:
+        """The time indices at which the block gives one piece, in the order of the chunks.
+
+        None when it gives several, or chunks hold several steps.
+        """
+        if self._per_chunk != 1 or len(self._groups) != 1 or len(self._groups[0][3]) != 1:
+            return None
+        start, stop, step, cuts = self._groups[0]
+        return range(start, stop, step), cuts[0]
+
+    @property
     def cells(self) -> int:
         """Cells that one wanted step sends at most (all time progressions together)."""
         return sum(cut.cells for _, _, _, cuts in self._groups for cut in cuts)
 
-    def _fill(self, t: int, cuts: tuple[_Cut, ...]) -> tuple[Piece, ...]:
+    def _time(self, t: int) -> tuple[int, tuple[Span]]:
+        """Return the chunk of a time index, and where in the chunk it lies."""
         if self._per_chunk:
             k = t // self._per_chunk
             low = k * self._per_chunk
@@ -151,16 +192,7 @@ class BlockPlan:
         first, step = self._cover.start, self._cover.step
         if low > first:  # the first index of the cover in this chunk
             first -= (first - low) // step * step
-        time = (((t - first) // step, 1, 1),)
-        base = k * self._n_space
-        owners = self._owners
-        n = len(owners)
-        return tuple(
-            [
-                Piece(base + space, owners[(base + space) % n], src, time + dst, cells)
-                for space, src, dst, cells in cuts
-            ]
-        )
+        return k, (((t - first) // step, 1, 1),)
 
 
 class BlockPlans:
@@ -284,7 +316,7 @@ def ranks_of(part: int, parts: int, size: int) -> range:
 
 def _cuts(
     contract: ArrayContract, wanted: Sequence[Progression], block: Block, halo: tuple[int, ...]
-) -> list[_Cut]:
+) -> list[Cut]:
     """Cut a block against the chunks and one wanted selection, dimension by dimension."""
     layout = contract.layout
     per_dim = []
@@ -310,6 +342,6 @@ def _cuts(
             space = space * n + j
         dst = tuple(into for _, _, into in combination)
         cuts.append(
-            _Cut(space, tuple(src for _, src, _ in combination), dst, prod(n for _, n, _ in dst))
+            Cut(space, tuple(src for _, src, _ in combination), dst, prod(n for _, n, _ in dst))
         )
     return cuts

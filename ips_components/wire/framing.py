@@ -79,11 +79,42 @@ def pack_piece(
     return layout.pack(*head, *place, *(n for axis in dst for n in axis), *strides)
 
 
+class SlotFrame:
+    """The frame of a `Piece` in a slot: from step to step only its number and its time change.
+
+    Examples
+    --------
+    >>> dst = ((0, 1, 1), (2, 3, 1))
+    >>> frame = SlotFrame(5, dst, slot=7, slot_offset=64, strides=(0, 8))
+    >>> again = pack_piece(5, 21, 9, 3, ((1, 1, 1), (2, 3, 1)), 0, 7, 64, (0, 8))
+    >>> frame.pack(seq=21, chunk=9, t=3, start=1) == again
+    True
+    """
+
+    __slots__ = ("_layout", "_parts")
+
+    def __init__(
+        self, array: int, dst: Axes, slot: int, slot_offset: int, strides: tuple[int, ...]
+    ) -> None:
+        frame = pack_piece(array, 0, 0, 0, dst, 0, slot, slot_offset, strides)
+        self._parts = frame[:8], frame[16:32], frame[48:72], frame[80:]
+        self._layout = struct.Struct(f"<8sQ16sQQ24sQ{len(self._parts[3])}s")
+
+    def pack(self, seq: int, chunk: int, t: int, start: int) -> bytes:
+        """Return the frame of a piece whose part of the chunk begins at time ``start``."""
+        head, size, slot, rest = self._parts
+        return self._layout.pack(head, seq, size, chunk, t, slot, start, rest)
+
+
 _STEP_ENDS: dict[int, struct.Struct] = {}
+_STEP_END = struct.Struct(f"<{HEADER_BYTES}sqQQ")
+_STEP_END_HEAD = HEADER.pack(MAGIC, VERSION, StepEnd.OP, 0, 0, _STEP_END.size - HEADER_BYTES, 0, 0)
 
 
 def pack_step_end(step: int, waited_ns: int, counters: Sequence[int]) -> bytes:
     """Return the frame of a `StepEnd` whose counters are given as numbers, 11 per array."""
+    if not counters:
+        return _STEP_END.pack(_STEP_END_HEAD, step, waited_ns, 0)
     layout = _STEP_ENDS.get(len(counters))
     if layout is None:
         layout = _STEP_ENDS[len(counters)] = struct.Struct(f"{HEADER.format}qQII{len(counters)}Q")
