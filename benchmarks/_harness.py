@@ -60,11 +60,13 @@ def interleave(
     repeat: int,
     turn: Callable[[str], Any],
     say: Callable[[str], None] = print,
+    keep: Callable[[dict[str, list[Any]]], Any] | None = None,
 ) -> dict[str, list[Any]]:
     """Let every name have its turn, `repeat` times over, in an order that is reversed each time.
 
     A noisy neighbour then disturbs all alike, and none always runs in the wake of the same other.
-    A turn that fails is told and left out; it does not end the others.
+    A turn that fails is told and left out; it does not end the others.  What has been measured so
+    far is given to `keep` after each turn, so that nothing is lost when the rest does not come.
     """
     names = list(names)
     results: dict[str, list[Any]] = {name: [] for name in names}
@@ -77,6 +79,8 @@ def interleave(
                 say(f"  {name}, turn {round_}: {type(error).__name__}: {str(error)[-600:]}")
             else:
                 say(f"  {name}, turn {round_}: {time.monotonic() - begin:.1f} s")
+                if keep is not None:
+                    keep(results)
     return results
 
 

@@ -41,20 +41,24 @@ GOALS = {"declare, us": 10, "declare, kB": 2.5, "arrive, us": 15, "scatter over 
 # -- what runs in the other processes ------------------------------------------------------
 
 
-def probe(dask_scheduler: Any) -> tuple[float, float]:
-    """CPU seconds and resident bytes of the scheduler's process."""
+def probe(dask_scheduler: Any) -> tuple[float, float, float]:
+    """CPU seconds of the scheduler's process, resident bytes, and CPU seconds after all this."""
     import gc
 
     import psutil
 
+    before = time.process_time()
     gc.collect()
-    return time.process_time(), float(psutil.Process().memory_info().rss)
+    return before, float(psutil.Process().memory_info().rss), time.process_time()
 
 
-def count(name: str, state: str, dask_scheduler: Any) -> int:
-    """Tasks of a group in a state; costs nothing however many there are."""
-    found = dask_scheduler.task_groups.get(name)
-    return found.states[state] if found else 0
+async def arrive_all(name: str, n: int, dask_scheduler: Any) -> None:
+    """Wait until `n` tasks of a group are in memory, which costs next to nothing here."""
+    deadline = time.monotonic() + TIMEOUT
+    while (group := dask_scheduler.task_groups.get(name)) is None or group.states["memory"] < n:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {TIMEOUT} s in vain for {n} chunks of {name}")
+        await asyncio.sleep(0.05)
 
 
 def n_tasks(dask_scheduler: Any) -> int:
@@ -96,6 +100,69 @@ def allocated(name: str, n: int, dask_scheduler: Any) -> float:
         return float(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
+
+
+def handle_arrivals(name: str, n: int, batch: int, dask_scheduler: Any) -> float:
+    """CPU seconds to decode and to carry out announcements of so many chunks each."""
+    from distributed.protocol import dumps, loads
+
+    plugin = dask_scheduler.plugins["external-tasks"]
+    tasks = dask_scheduler.extensions[EXTENSION]
+    worker = next(iter(dask_scheduler.workers))
+    messages = [
+        dumps([{"items": [[(name, i), 8, "float64", (1,)] for i in range(first, first + batch)],
+                "stimulus_id": f"external-arrived-{first}-{time.time()}"}])
+        for first in range(0, n, batch)
+    ]  # fmt: skip
+    start = time.process_time()
+    for frames in messages:
+        for message in loads(frames):
+            plugin.on_arrived(worker=worker, **message)
+            tasks.changes.flush()
+    return time.process_time() - start
+
+
+def handle_finished(name: str, n: int, batch: int, dask_scheduler: Any) -> float:
+    """The same for tasks of plain Dask that a worker has finished; the worker knows none of them.
+
+    A client wants them, so that they stay; nobody depends on them.
+    """
+    from dask._task_spec import Task
+    from distributed.protocol import dumps, loads, pickle
+    from distributed.scheduler import ClientState
+
+    scheduler = dask_scheduler
+    client = scheduler.clients[name] = ClientState(name)
+    address, worker = next(iter(scheduler.workers.items()))
+    tasks = []
+    for i in range(n):
+        ts = scheduler.new_task((name, i), Task((name, i), float), "released")
+        ts.priority, ts.who_wants = (0, 0, i), {client}
+        client.wants_what.add(ts)
+        ts.state, ts.waiting_on, ts.waiters = "waiting", set(), set()
+        scheduler._add_to_processing(ts, worker, f"start-{i}")
+        tasks.append(ts)
+    kind = pickle.dumps(np.ndarray)
+    messages = [
+        dumps([{"key": ts.key, "run_id": ts.run_id, "nbytes": 8, "typename": "numpy.ndarray",
+                "type": kind, "thread": 1, "metadata": {}, "stimulus_id": f"done-{time.time()}",
+                "startstops": [{"action": "compute", "start": 1.0, "stop": 1.1}]}
+               for ts in tasks[first : first + batch]])
+        for first in range(0, n, batch)
+    ]  # fmt: skip
+    start = time.process_time()
+    for frames in messages:
+        for message in loads(frames):
+            scheduler.handle_task_finished(worker=address, **message)
+    seconds = time.process_time() - start
+    if scheduler.task_groups[name].states["memory"] != n:
+        raise RuntimeError(f"not all of {n} finished tasks are in memory")
+    # The worker has none of them: without replicas, they are forgotten without a word to it.
+    for ts in tasks:
+        scheduler.remove_all_replicas(ts)
+    scheduler.client_releases_keys(keys=[ts.key for ts in tasks], client=name)
+    del scheduler.clients[name]
+    return seconds
 
 
 async def deliver(name: str, n: int, workers: list[str], dask_worker: Any) -> None:
@@ -165,13 +232,13 @@ class Meter:
         self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Meter:
-        self.cpu, self.rss = self.client.run_on_scheduler(probe)
+        _, self.rss, self.cpu = self.client.run_on_scheduler(probe)
         self.start = time.perf_counter()
         return self
 
     def __exit__(self, *_: Any) -> None:
         wall = time.perf_counter() - self.start
-        cpu, rss = self.client.run_on_scheduler(probe)
+        cpu, rss, _ = self.client.run_on_scheduler(probe)
         self.figures = {
             "wall_s": wall,
             "cpu_us": (cpu - self.cpu) / self.n * 1e6,
@@ -196,7 +263,7 @@ def registered(client: Client, key: Any) -> None:
 
 
 def in_memory(client: Client, name: str, n: int) -> None:
-    until(lambda: client.run_on_scheduler(count, name, "memory") == n, f"{n} chunks of {name}")
+    client.run_on_scheduler(arrive_all, name, n)
 
 
 def measure_declare(client: Client, n: int) -> dict[str, float]:
@@ -208,7 +275,7 @@ def measure_declare(client: Client, n: int) -> dict[str, float]:
     name_again = f"external-allocated{n}-00000000"
     meter.figures["allocated_kb"] = client.run_on_scheduler(allocated, name_again, n) / n / 1e3
     client.run_on_scheduler(let_go, name_again)
-    before = client.run_on_scheduler(probe)[0]
+    before = client.run_on_scheduler(probe)[2]
     join = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         address = ["--nthreads", "1", "--no-nanny", "--local-directory", scratch]
@@ -241,6 +308,26 @@ def measure_arrive(client: Client, n: int) -> dict[str, float]:
     client.run_on_scheduler(let_go, name)
     idle(client)
     return meter.figures
+
+
+#: Arrivals and finished tasks of one message, where the handling alone is measured.
+BATCH = 16
+
+
+def measure_handling(client: Client, n: int) -> dict[str, dict[str, float]]:
+    """What the scheduler's handlers cost alone: for arrivals, and for Dask's finished tasks."""
+    n -= n % BATCH
+    name = f"external-handled{n}-00000000"
+    client.run_on_scheduler(declare, name, n)
+    ours = client.run_on_scheduler(handle_arrivals, name, n, BATCH)
+    client.run_on_scheduler(let_go, name)
+    idle(client)
+    theirs = client.run_on_scheduler(handle_finished, f"finished{n}", n, BATCH)
+    idle(client)
+    return {
+        "arrival": {"cpu_us": ours / n * 1e6, "wall_s": ours},
+        "finished": {"cpu_us": theirs / n * 1e6, "wall_s": theirs},
+    }
 
 
 def measure_submit(
@@ -329,6 +416,7 @@ def measure_scatter(client: Client, n: int) -> dict[str, float]:
 MEASURES: dict[str, Callable[[Client, int], Any]] = {
     "declare": measure_declare,
     "arrive": measure_arrive,
+    "handling": measure_handling,
     "deliver and reduce": measure_reduce,
     "plain Dask": measure_plain,
     **{
@@ -354,7 +442,15 @@ def run(
     """
     load, options = Load(), {} if folder is None else {"folder": folder}
     sizes = sizes or ([1000, 10_000] if quick else [1000, 10_000, 100_000])
-    rows, ratios = [], []
+    rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "load": load.facts(),
+        "workers": workers,
+        "turns of each": repeat,
+        "goals": GOALS,
+    }
     with cluster(workers) as client:
         measure_arrive(client, 100)  # imports, caches
         measure_reduce(client, 100)
@@ -366,28 +462,48 @@ def run(
                     return measure_scatter(client, scattered)
                 return MEASURES[name](client, n)
 
+            def keep(
+                turns: dict[str, list[Any]],
+                n: int = n,
+                rows: list[dict[str, Any]] = rows,
+                ratios: list[dict[str, Any]] = ratios,
+            ) -> dict[str, Any]:
+                turns = split(turns)
+                document.update(
+                    {
+                        "load": load.facts(),
+                        "rows": rows + [row_of(n, *each) for each in turns.items() if each[1]],
+                        "ratios": [*ratios, ratio_row(n, turns)],
+                    }
+                )
+                write("external_tasks", document, **options)
+                return document
+
             names = [SCATTER, *(name for name in MEASURES if name != "plain Dask" or n <= plain)]
-            turns = interleave(names, repeat, once)
-            for part in ("persist", "submit") if turns.get("plain Dask") else ():
-                turns[f"plain Dask: {part}"] = [turn[part] for turn in turns["plain Dask"]]
-            turns.pop("plain Dask", None)
-            rows += [row_of(n, name, each) for name, each in turns.items() if each]
-            ratios.append(ratio_row(n, turns))
-            document = {
-                "machine": machine(),
-                "load": load.facts(),
-                "workers": workers,
-                "turns of each": repeat,
-                "goals": GOALS,
-                "rows": rows,
-                "ratios": ratios,
-            }
-            write("external_tasks", document, **options)
+            turns = interleave(names, repeat, once, keep=keep)
+            rows, ratios = keep(turns)["rows"], document["ratios"]
             figure("external_tasks_cpu", lambda axes, rows=rows: draw(axes, rows), **options)
     return document
 
 
 SCATTER = "Client.scatter, one by one"
+#: Turns that measure two things.
+PARTS = {
+    "plain Dask": {"persist": "plain Dask: persist", "submit": "plain Dask: submit"},
+    "handling": {
+        "arrival": f"arrive, {BATCH} in a message: decoding and handling alone",
+        "finished": f"plain Dask: task finished, {BATCH} in a message: decoding and handling alone",
+    },
+}
+
+
+def split(turns: dict[str, list[Any]]) -> dict[str, list[dict[str, float]]]:
+    """Make rows of their own of the parts of turns."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, each in turns.items():
+        for part, title in PARTS.get(name, {"": name}).items():
+            found[title] = [turn[part] if part else turn for turn in each]
+    return found
 
 
 def row_of(n: int, name: str, turns: list[dict[str, float]]) -> dict[str, Any]:
@@ -423,6 +539,7 @@ def ratio_row(n: int, turns: dict[str, list[dict[str, float]]]) -> dict[str, Any
         "external tasks": n,
         "scatter over arrival": times("arrive", SCATTER),
         "persist over declaration": times("declare", "plain Dask: persist"),
+        "finished task over arrival, handling alone": times(*PARTS["handling"].values()),
     }
 
 

@@ -40,9 +40,8 @@ def run(
             replay = STEPS if name == names[0] else int(name.split()[0])
             return turn(Path(scratch), ranks, replay, kill=name != names[0])
 
-    turns = interleave(names, repeat, once)
-    rows = [row_of(name, turns[name]) for name in names if turns[name]]
-    document = {
+    options = {} if folder is None else {"folder": folder}
+    document: dict[str, Any] = {
         "machine": machine(),
         "load": load.facts(),
         "ranks": ranks,
@@ -50,11 +49,16 @@ def run(
         "steps": f"{STEPS}, one in {PACE * 1e3:g} ms",
         "block KiB": SIZE // KIB,
         "turns of each": repeat,
-        "rows": rows,
+        "rows": [],
     }
-    options = {} if folder is None else {"folder": folder}
-    write("faults", document, **options)
-    figure("faults_recovery", lambda axes: draw(axes, rows), **options)
+
+    def keep(turns: dict[str, list[Any]]) -> None:
+        rows = [row_of(name, turns[name]) for name in names if turns[name]]
+        document.update({"load": load.facts(), "rows": rows})
+        write("faults", document, **options)
+
+    interleave(names, repeat, once, keep=keep)
+    figure("faults_recovery", lambda axes: draw(axes, document["rows"]), **options)
     return document
 
 
