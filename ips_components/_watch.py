@@ -121,3 +121,18 @@ class Watch:
                     f"the last one was {state.get('steps', 0)}"
                 )
         return ""
+
+
+def end_together(watches: Mapping[str, Watch]) -> None:
+    """Where one of several runs has failed, let the others fail, too.
+
+    Parameters
+    ----------
+    watches
+        By port of the simulation. One that is alive, but waits for a rank that is not, would not
+        end for a long time, and the others with it.
+    """
+    failed = [port for port, watch in watches.items() if watch.state.get("phase") == "failed"]
+    for port, watch in watches.items() if failed else ():
+        if port not in failed and watch.state.get("phase") != "ended":
+            watch.fail("simulation", f"{failed[0]} failed, and ON_ANALYTICS_LOSS = abort")

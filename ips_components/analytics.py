@@ -27,7 +27,7 @@ from ips_components._several import (
     task_log_file,
     together,
 )
-from ips_components._watch import ASK, Watch
+from ips_components._watch import ASK, Watch, end_together
 from ips_components.config import AnalyticsConfig, ArrayConfig
 
 ips_compat.install()
@@ -163,6 +163,8 @@ class Analytics(Component):
             def look(interval: float = ASK) -> None:
                 for watch in watches:
                     watch.look(interval)
+                if config.on_analytics_loss == "abort":
+                    end_together(dict(zip(self._runs, watches, strict=True)))
                 terms = [watch.terms for watch in watches]
                 if not told and None not in terms:
                     told.append(contract_table([row for rows in terms for row in rows or ()]))

@@ -95,6 +95,8 @@ class Driver(Component):
         self._run_dir = run_directory(config.sim_root, self._run)
         self._started = time.time()
         self._failures: dict[str, BaseException] = {}
+        self._to_blame: tuple[str, float] | None = None
+        """The simulation because of which the others are ended, and since when."""
         self._pool = {"analysis": config.analytics[0].analysis}
         self._ports = {
             port: self.services.get_port(port)
@@ -190,6 +192,7 @@ class Driver(Component):
                 return float("inf")  # the other simulations have time-outs of their own
             if busy:
                 cause = f"{port} failed, and ON_ANALYTICS_LOSS = abort"
+                self._to_blame = self._to_blame or (port, time.time())
                 leave_notice(self._run_dir, ABORT, {"cause": cause})
             patience = config.analysis_time_out if went_well else 0.0
             return now + config.drain_time_out + patience + _MARGIN
@@ -211,14 +214,23 @@ class Driver(Component):
         from ips_components.report.record import last_line
 
         fault = self._fatal_fault()
+        blamed, since = self._to_blame or ("", 0.0)
+        if blamed and fault.get("simulation") != blamed and fault.get("t", since) >= since:
+            return self._told_by(blamed)  # the others were ended because of it: echoes
         # What the components told the coordinator, they tell us themselves, and better.
         if fault and fault["who"] not in ("simulation", "analysis"):
             return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
-        culprit = self._analytics.port if fault.get("who") == "analysis" else None
+        culprit = self._analytics.port if fault.get("who") == "analysis" else ""
         if fault.get("who") == "simulation":
-            culprit = fault.get("simulation") or next(iter(self._simulations), None)
-        first = next(iter(self._failures.values()))
-        return ips_compat.describe(self._failures.get(culprit or "", first))
+            culprit = fault.get("simulation") or next(iter(self._simulations), "")
+            if fault.get("simulation") and culprit not in self._failures:
+                return last_line(fault["cause"])  # it ended well, but not as it should have
+        return self._told_by(culprit if culprit in self._failures else next(iter(self._failures)))
+
+    def _told_by(self, port: str) -> str:
+        """Failure of a component, with its name where it is not clear which one that is."""
+        text = ips_compat.describe(self._failures[port])
+        return f"{port}: {text}" if len(self._simulations) > 1 else text
 
     def _fatal_fault(self) -> dict[str, Any]:
         """The fault that made the run fail, as the coordinator saw it."""

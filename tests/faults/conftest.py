@@ -16,44 +16,69 @@ workflow = _module.workflow
 HERE = Path(__file__).parent / "coupled"
 
 
+def _simulation(words, **parameters):
+    return {
+        "MODULE": "ips_components.simulation",
+        "NAME": "Simulation",
+        "NPROC": 2,
+        "EXECUTABLE": BIN / "python",
+        "ARGS": f"{HERE}/field.py {{NSTEP}} {words}",
+        **parameters,
+    }
+
+
+def _coupled(directory, simulations, steps, workers, analysis, **parameters):
+    return Workflow(
+        directory,
+        {
+            "DRIVER": {"MODULE": "ips_components.driver", "NAME": "Driver"},
+            **simulations,
+            "ANALYTICS": {
+                "MODULE": "ips_components.analytics",
+                "NAME": "Analytics",
+                "ANALYSIS": f"field_analysis:{analysis}",
+                "INPUT_DIR": HERE,
+                "DASK_WORKERS_PER_NODE": workers,
+                "DASK_PPW": 2,
+                "CONNECT_TIME_OUT": 40,
+                "DRAIN_TIME_OUT": 10,
+                "FIGURE": False,
+                **parameters,
+            },
+        },
+        platform={"MPIRUN": "mpiexec"},
+        time_loop={"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": steps},
+    )
+
+
 @pytest.fixture
 def coupled(tmp_path, leaves_nothing):
     """Make a coupled run of two ranks and some workers."""
     made = []
 
     def make(fault="", arguments="", analysis="", pace=0.0, workers=1, steps=12, **parameters):
-        words = [f"{HERE}/field.py {{NSTEP}} --pace {pace}", arguments]
-        words += [f"--fault {fault}"] if fault else []
-        made.append(
-            Workflow(
-                tmp_path,
-                {
-                    "DRIVER": {"MODULE": "ips_components.driver", "NAME": "Driver"},
-                    "SIMULATION": {
-                        "MODULE": "ips_components.simulation",
-                        "NAME": "Simulation",
-                        "NPROC": 2,
-                        "EXECUTABLE": BIN / "python",
-                        "ARGS": " ".join(words),
-                    },
-                    "ANALYTICS": {
-                        "MODULE": "ips_components.analytics",
-                        "NAME": "Analytics",
-                        "ANALYSIS": "field_analysis:analyse",
-                        "ANALYSIS_ARGS": analysis or None,
-                        "INPUT_DIR": HERE,
-                        "DASK_WORKERS_PER_NODE": workers,
-                        "DASK_PPW": 2,
-                        "CONNECT_TIME_OUT": 40,
-                        "DRAIN_TIME_OUT": 10,
-                        "FIGURE": False,
-                        **parameters,
-                    },
-                },
-                platform={"MPIRUN": "mpiexec"},
-                time_loop={"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": steps},
-            )
-        )
+        words = f"--pace {pace} {arguments}" + (f" --fault {fault}" if fault else "")
+        simulations = {"SIMULATION": _simulation(words)}
+        parameters = {"ANALYSIS_ARGS": analysis or None, **parameters}
+        made.append(_coupled(tmp_path, simulations, steps, workers, "analyse", **parameters))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def coupled_two(tmp_path, leaves_nothing):
+    """Make a run of two simulations, HOT and COLD, of two ranks each, that feed one analysis."""
+    made = []
+
+    def make(hot="", cold="", pace=0.0, workers=1, steps=12, **parameters):
+        simulations = {
+            port: _simulation(f"--name {port.lower()} --pace {pace} {words}")
+            for port, words in (("HOT", hot), ("COLD", cold))
+        }
+        made.append(_coupled(tmp_path, simulations, steps, workers, "both", **parameters))
         return made[-1]
 
     yield make

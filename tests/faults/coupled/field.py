@@ -1,6 +1,6 @@
 """A simulation for tests: a known field on MPI ranks, with a fault of one rank at a moment.
 
-    field.py STEPS [--fault RANK:HOW@WHEN] [--pace SECONDS]
+    field.py STEPS [--name NAME] [--fault RANK:HOW@WHEN] [--pace SECONDS]
 
 HOW is raise, exit, kill or stop; WHEN is start, open, step:N, end (bridge open) or closed.
 """
@@ -22,12 +22,14 @@ CELLS = 64
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("steps", type=int)
+    parser.add_argument("--name", default="field")
     parser.add_argument("--fault", default="")
     parser.add_argument("--pace", type=float, default=0.0)
     parser.add_argument("--no-bridge", action="store_true")
     options = parser.parse_args()
     comm = MPI.COMM_WORLD
     Path(f"rank_{comm.rank}.pid").write_text(str(os.getpid()))
+    Path(f"name_{comm.rank}").write_text(options.name)
     rank, _, rest = options.fault.partition(":")
     how, _, moment = rest.partition("@")
 
@@ -39,12 +41,12 @@ def main():
     if options.no_bridge:
         return
     mine = slice(CELLS * comm.rank // comm.size, CELLS * (comm.rank + 1) // comm.size)
-    field = Array("field", shape=(CELLS,), offset=(mine.start,), steps=options.steps)
+    field = Array(options.name, shape=(CELLS,), offset=(mine.start,), steps=options.steps)
     with Bridge(comm=comm, arrays=[field]) as bridge:
         now("open")
         for step in range(options.steps):
             now(f"step:{step}")
-            bridge.put("field", step, np.arange(CELLS)[mine] + 100.0 * step)
+            bridge.put(options.name, step, np.arange(CELLS)[mine] + 100.0 * step)
             time.sleep(options.pace)
             if comm.rank == 0:
                 Path("last_step").write_text(str(step))
