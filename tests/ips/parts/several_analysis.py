@@ -24,3 +24,10 @@ def early(arrays):
 def sums(arrays):
     """Sums over space of every array."""
     return {name: array.sum(axis=1) for name, array in arrays.items()}
+
+
+def totals(arrays, checkpoint=None):
+    """Sum over all steps of each of two arrays, which goes on from where an earlier run was."""
+    before = checkpoint or {"hot": 0.0, "cold": 0.0}
+    sums = {name: before[name] + arrays[name].sum(axis=0) for name in ("hot", "cold")}
+    return {**sums, "checkpoint": sums}
