@@ -192,7 +192,11 @@ class Outgoing:
                     inner = self.blocks[0].shape
                     self.put_shape = tuple(n + 2 * h for n, h in zip(inner, self.halo, strict=True))
                     self.own_bytes = self.blocks[0].size * spec.itemsize
-        self.short = self.fixed is not None and self.fixed.single is not None
+        self.short = (
+            self.fixed is not None
+            and self.fixed.single is not None
+            and isinstance(self.wanted, range)
+        )
 
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
         """Return this rank's blocks where they are known beforehand."""

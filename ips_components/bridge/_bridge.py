@@ -36,7 +36,10 @@ Whereabouts: TypeAlias = tuple[str, dict[str, list[tuple[list[int], list[int]]]]
 
 @dataclass(frozen=True, slots=True)
 class BridgeStatistics:
-    """What a bridge did: its account per array, seconds waited, how it reaches receivers."""
+    """What a bridge did: its account per array, seconds waited, how it reaches receivers.
+
+    ``waited_per_step`` has the latest steps that waited at all.
+    """
 
     arrays: dict[str, dict[str, dict[str, int]]]
     waited: float

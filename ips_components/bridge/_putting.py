@@ -94,7 +94,7 @@ class Putting:
         if self._closed:
             self._check_open()
         if step != self._step:
-            self._turn_to(step)
+            self._end_step(following=step)
         short = out.shortcut
         if short is not None and offset is None and short.put(step, block):
             return
@@ -299,12 +299,6 @@ class Putting:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _turn_to(self, step: int) -> None:
-        """Begin another step; the end of the last one travels with the first piece of this one."""
-        if self._step is not None:
-            self._end_step(now=False)
-        self._step = step
-
     def _tell_block(self, out: Outgoing, plan: BlockPlan) -> None:
         """Tell where a block is whose place nobody could know before it was put."""
         if out.told is False:
@@ -312,23 +306,25 @@ class Putting:
             self._transport.riding.append(framing.pack(m.Blocks(out.ordinal, (box,))))
             out.told = True
 
-    def _end_step(self, now: bool = True) -> None:
-        step, self._step = self._step, None
+    def _end_step(self, following: int | None = None) -> None:
+        """End the present step, if any; when another follows, it tells so with its first piece."""
+        step, self._step = self._step, following
         if step is None:
             return
         transport = self._transport
         waited = transport.waited_ns
-        self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
-        self._step_began_waited = waited
+        if waited != self._step_began_waited:
+            self._step_waited.append((step, (waited - self._step_began_waited) / 1e9))
+            self._step_began_waited = waited
         if transport.fault is not None or transport.lost is not None:
             return
-        numbers: list[int] = []
+        numbers: Sequence[int] = ()
         moment = time.monotonic()
-        if now or moment - self._accounted > _ACCOUNT_EVERY:  # they are cumulative
+        if following is None or moment - self._accounted > _ACCOUNT_EVERY:  # they are cumulative
             self._accounted = moment
             numbers = [n for out in self._agreed for n in out.numbers()]
         frame = framing.pack_step_end(step, waited, numbers)
-        if now:
+        if following is None:
             transport.report(frame)
         else:
             transport.riding.append(frame)
@@ -395,7 +391,7 @@ class _InPlace(AbstractContextManager[Cells]):
     def __enter__(self) -> Cells:
         bridge, out, step = self._bridge, self._out, self._step
         short = out.shortcut
-        if short is not None and self._offset is None:
+        if short is not None and self._offset is None and step in out.wanted:
             taken = short.take(step, in_place=True)
             if taken is not None:
                 self._short, (self._slot, self._link) = short, taken
@@ -436,7 +432,7 @@ class _InPlace(AbstractContextManager[Cells]):
             transport.unused(slot)
             return
         if step != bridge._step:
-            bridge._turn_to(step)
+            bridge._end_step(following=step)
         if self._short is not None:
             self._short.send(step, slot, self._link)
             return

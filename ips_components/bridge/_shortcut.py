@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ips_components.bridge._arrays import Cells, Outgoing
     from ips_components.bridge._putting import Putting
 
+_OPEN = Standing.OPEN
 _new = tuple.__new__  # makes a named tuple without a call of Python's
 
 
@@ -50,14 +51,14 @@ class Shortcut:
         "_ring",
         "_skipped",
         "_src",
-        "_times",
     )
 
     def __init__(self, bridge: Putting, out: Outgoing, plan: BlockPlan, ring: Ring) -> None:
-        if plan.single is None or out.dtype is None or out.placement is None:
-            raise ValueError(f"array {out.name!r}: each step is not one piece of its own chunk")
+        cut = plan.single
+        if cut is None or out.dtype is None or out.placement is None:
+            raise ValueError(f"array {out.name!r}: a step is not one piece of a chunk of its own")
         self._bridge, self._out, self._plan, self._ring = bridge, out, plan, ring
-        self._times, self._cut = plan.single
+        self._cut = cut
         self._src, self._dst = self._cut.src, ((0, 1, 1), *self._cut.dst)
         self._owners, self._n_space = out.placement.owners, out.n_space
         self._nbytes = self._cut.cells * out.dtype.itemsize
@@ -69,7 +70,7 @@ class Shortcut:
         if (
             type(block) is not np.ndarray
             or block.shape != out.put_shape
-            or block.dtype != out.dtype
+            or block.dtype is not out.dtype  # equal ones go the long way
             or (taken := self.take(step, in_place=False)) is None
         ):
             return False
@@ -78,17 +79,17 @@ class Shortcut:
         return True
 
     def take(self, step: int, in_place: bool) -> tuple[Slot, Link] | None:
-        """Take a slot, marked busy, for the receiver of a step; None: go the long way."""
+        """Take a slot, marked busy, for a step that is wanted; None: go the long way."""
         out, transport, ring = self._out, self._bridge._transport, self._ring
         t = (step - out.first) // out.every
-        if t not in self._times or step == out.last_step:
+        if step == out.last_step:
             return None
         owners = self._owners
         link = transport.links.get(owners[(t * self._n_space + self._cut.space) % len(owners)])
         if (
             link is None
             or link.lane != "shm"
-            or link.standing is not Standing.OPEN
+            or link.standing is not _OPEN
             or link.admitted.get(out.ordinal, 0) <= t
             or transport.fault is not None
             or transport.lost is not None
@@ -129,7 +130,7 @@ class Shortcut:
             with transport.lock:
                 if (
                     out.shortcut is self
-                    and link.standing is Standing.OPEN
+                    and link.standing is _OPEN
                     and not link.to_send
                     and frame is not None
                     and slot.number in link.announced

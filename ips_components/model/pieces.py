@@ -166,15 +166,14 @@ class BlockPlan:
         self._owners = placement.owners
 
     @property
-    def single(self) -> tuple[range, Cut] | None:
-        """The time indices at which the block gives one piece, in the order of the chunks.
+    def single(self) -> Cut | None:
+        """What is cut out of the block whenever it is wanted, for a chunk of this step alone.
 
-        None when it gives several, or chunks hold several steps.
+        None when it gives several pieces, or different ones, or when chunks hold several steps.
         """
         if self._per_chunk != 1 or len(self._groups) != 1 or len(self._groups[0][3]) != 1:
             return None
-        start, stop, step, cuts = self._groups[0]
-        return range(start, stop, step), cuts[0]
+        return self._groups[0][3][0]
 
     @property
     def cells(self) -> int:
