@@ -91,8 +91,10 @@ class _Checker:
         times = self._times(components)
         coupled = CoupledChecker(self.conf, self.machine, self.problems)
         simulations, analytics = [], []
+        kept: dict[tuple[str, str], str] = {}
         for component in components:
             common = self._check_component(component)
+            self._check_restart_files(component, common, kept)
             if component.kind == "simulation":
                 simulations.append(coupled.simulation(component, common))
             elif component.kind == "analytics":
@@ -113,6 +115,22 @@ class _Checker:
             analytics=tuple(analytics),
             oversubscribe=bool(self.machine.get("OVERSUBSCRIBE")),
         )
+
+    def _check_restart_files(
+        self, component: Component, common: Mapping[str, Any], kept: dict[tuple[str, str], str]
+    ) -> None:
+        """IPS keeps the files of a checkpoint by class and name of their component alone."""
+        place = "_".join(common[each] or "" for each in ("CLASS", "SUB_CLASS", "NAME"))
+        for file in common["RESTART_FILES"] or ():
+            other = kept.setdefault((place, file), component.section)
+            if other != component.section:
+                self.problems.add(
+                    component.section,
+                    "RESTART_FILES",
+                    f"a checkpoint keeps {file} of [{other}] and of this section in one place, "
+                    f"{place}: the one would overwrite the other",
+                    f"another SUB_CLASS here, e.g. SUB_CLASS = {component.port.lower()}",
+                )
 
     # --- top level --------------------------------------------------------------------------
 

@@ -124,14 +124,39 @@ def test_several_analyses_of_one_run(files):
     assert "package.module:function, or several with commas between" in config.explain(problems)
 
 
-def test_arrays_of_several_simulations(files):
-    """An array that the config describes must say whose it is."""
-    second = CONFIG[CONFIG.index("[HEAT]") : CONFIG.index("[PCA]")].replace("[HEAT]", "[OTHER]")
+def two_simulations(**changes):
+    """A config with a second simulation at the port COLD, and more lines for the sections."""
+    heat = CONFIG[CONFIG.index("[HEAT]") : CONFIG.index("[PCA]")]
     ports = "[[SIMULATION]]\n        IMPLEMENTATION = HEAT\n"
     assert ports in CONFIG
-    text = CONFIG.replace("[PCA]", f"{second}[PCA]", 1)
+    second = heat.replace("[HEAT]", "[OTHER]") + changes.get("cold", "")
+    text = CONFIG.replace("[PCA]", f"{changes.get('hot', '')}{second}[PCA]", 1)
     text = text.replace(ports, f"{ports}    [[COLD]]\n        IMPLEMENTATION = OTHER\n", 1)
-    text = text.replace("SIMULATION ANALYTICS", "SIMULATION COLD ANALYTICS", 1)
+    return text.replace("SIMULATION ANALYTICS", "SIMULATION COLD ANALYTICS", 1)
+
+
+def test_checkpoints_of_two_simulations_do_not_overwrite_each_other(files):
+    """IPS keeps them by class and name of the component, whatever its port is."""
+    roomy = [("CORES_PER_NODE = 8", "CORES_PER_NODE = 32")]
+    shape = ("SHAPE = 64, 32\n", "SHAPE = 64, 32\nSIMULATION = COLD\n")
+    kept = "RESTART_FILES = state.npy\n"
+    problems, _ = files(shape, text=two_simulations(hot=kept, cold=kept), platform=roomy)
+    (problem,) = problems
+    assert "keeps state.npy of [HEAT] and of this section in one place" in str(problem)
+    assert "SUB_CLASS = cold" in str(problem)
+    for other in ("RESTART_FILES = other.npy\n", ""):
+        problems, _ = files(shape, text=two_simulations(hot=kept, cold=other), platform=roomy)
+        assert not problems, config.explain(problems)
+    text = two_simulations(hot=kept, cold=kept)
+    head, tail = text.split("[OTHER]")
+    text = head + "[OTHER]" + tail.replace("SUB_CLASS =\n", "SUB_CLASS = cold\n", 1)
+    problems, _ = files(shape, text=text, platform=roomy)
+    assert not problems, config.explain(problems)
+
+
+def test_arrays_of_several_simulations(files):
+    """An array that the config describes must say whose it is."""
+    text = two_simulations()
     roomy = [("CORES_PER_NODE = 8", "CORES_PER_NODE = 32")]
     problems, _ = files(text=text, platform=roomy)
     assert "which of the simulations puts this array" in config.explain(problems)
