@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +34,48 @@ class Cluster:
         Interpreter of an environment that has distributed.
     memory
         Memory limit of each worker.
+    host
+        Where the scheduler listens; workers listen on loopback as well, or else where Dask says.
+    folder
+        Parent of the cluster's folder, where all of its nodes see it.
+    launch
+        Words before the command of a worker, such as those of ``srun``.
     """
 
     def __init__(
-        self, workers: int = 1, threads: int = 2, python: str = sys.executable, memory: str = "4GB"
+        self,
+        workers: int = 1,
+        threads: int = 2,
+        python: str = sys.executable,
+        memory: str = "4GB",
+        host: str = "127.0.0.1",
+        folder: Path | None = None,
+        launch: Sequence[str] = (),
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="benchmark"))
+        self.folder = Path(tempfile.mkdtemp(prefix="benchmark", dir=folder))
         self.python, self.threads, self.memory = python, threads, memory
+        self.host, self.launch = host, launch
         self.scheduler_file = self.folder / "scheduler.json"
         self.scheduler = self._start(
-            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"
+            "dask_scheduler", "--host", host, "--port", "0", "--no-dashboard"
         )
         self.workers = [self.add_worker() for _ in range(workers)]
 
     def add_worker(self) -> subprocess.Popen[bytes]:
         """Start one worker more; it registers by itself."""
+        where = ("--host", self.host) if self.host == "127.0.0.1" else ()
         return self._start(
-            "dask_worker", "--host", "127.0.0.1", "--no-nanny", "--no-dashboard",
+            "dask_worker", *where, "--no-nanny", "--no-dashboard",
             "--nthreads", str(self.threads), "--memory-limit", self.memory,
-            "--local-directory", str(self.folder),
+            "--local-directory", str(self.folder), launch=self.launch,
         )  # fmt: skip
 
-    def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, module: str, *arguments: str, launch: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [self.python, "-m", f"distributed.cli.{module}",
+                [*launch, self.python, "-m", f"distributed.cli.{module}",
                  "--scheduler-file", str(self.scheduler_file), *arguments],
                 stdout=log, stderr=log, env=environment(), cwd=self.folder,
             )  # fmt: skip
@@ -231,15 +248,28 @@ def victim(client: Any, run: CoupledRun) -> int:
     raise TimeoutError("the analysis did not start")
 
 
-def mpiexec(ranks: int, module: str, job: Path, python: str = sys.executable) -> subprocess.Popen:
-    """Start a module of the benchmarks on MPI ranks; its words go into a file beside the job."""
-    beside = Path(python).with_name("mpiexec")
-    command = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if command is None:
-        raise FileNotFoundError("mpiexec: install an MPI, for instance `pip install mpich mpi4py`")
+def mpiexec(
+    ranks: int,
+    module: str,
+    job: Path,
+    python: str = sys.executable,
+    launch: Sequence[str] = (),
+) -> subprocess.Popen:
+    """Start a module of the benchmarks on MPI ranks; its words go into a file beside the job.
+
+    Without the words `launch` of another launcher, mpiexec starts them.
+    """
+    if not launch:
+        beside = Path(python).with_name("mpiexec")
+        command = str(beside) if beside.exists() else shutil.which("mpiexec")
+        if command is None:
+            raise FileNotFoundError(
+                "mpiexec: install an MPI, for instance `pip install mpich mpi4py`"
+            )
+        launch = (command, "-n", str(ranks))
     with job.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
-            [command, "-n", str(ranks), python, "-m", module, str(job)],
+            [*launch, python, "-m", module, str(job)],
             stdout=log, stderr=log, env=environment(),
         )  # fmt: skip
 

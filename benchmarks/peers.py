@@ -87,7 +87,16 @@ def run(
     chosen = sizes or [size for size in SIZES if size <= (8 if quick else 64) * MIB]
     options = {} if folder is None else {"folder": folder}
     imported = imports(wanted, import_repeat)
-    rows, costs, ratios = [], [], []
+    facts: dict[str, Any] = {
+        "machine": machine(),
+        "load": load.facts(),
+        "ranks": ranks,
+        "turns of each method": repeat,
+        "not run": "; ".join(f"{name}: {why}" for name, why in skipped.items()) or "-",
+        "published": PUBLISHED,
+        "imports": imported,
+    }
+    tables: dict[str, list[Any]] = {"held": [], "ratios": [], "cost": []}
     with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
         for size in chosen:
             paced, pace, flat = SIZES.get(size, (4, 0.01, 4))
@@ -99,29 +108,28 @@ def run(
                     job = make_job(method, size, phases, ranks, Path(place))
                     return turn(job, cluster, client, Path(place))
 
-            turns = interleave(wanted, repeat, once)
-            total = size * ranks * sum(steps for _, steps, _ in phases)
-            for method in wanted:
-                if turns[method]:
-                    rows += held_rows(size, method, turns[method], ranks, flat)
-                    costs.append(cost_row(size, method, turns[method], total))
-            ratios += ratio_rows(size, turns)
-            # After each size: what was measured stays, whatever ends the rest.
-            document = {
-                "machine": machine(),
-                "load": load.facts(),
-                "ranks": ranks,
-                "turns of each method": repeat,
-                "not run": "; ".join(f"{name}: {why}" for name, why in skipped.items()) or "-",
-                "published": PUBLISHED,
-                "held": rows,
-                "ratios": ratios,
-                "cost": costs,
-                "imports": imported,
-            }
-            write("peers", document, **options)
-            figure("peers_held", lambda axes, rows=rows: draw(axes, rows), **options)
-    return document
+            total, before = size * ranks * sum(steps for _, steps, _ in phases), dict(tables)
+
+            def keep(
+                turns: dict[str, list[Any]],
+                size: int = size,
+                flat: int = flat,
+                total: int = total,
+                before: dict[str, list[Any]] = before,
+            ) -> None:
+                mine: dict[str, list[Any]] = {"held": [], "ratios": [], "cost": []}
+                for method in wanted:
+                    if turns[method]:
+                        mine["held"] += held_rows(size, method, turns[method], ranks, flat)
+                        mine["cost"].append(cost_row(size, method, turns[method], total))
+                mine["ratios"] = ratio_rows(size, turns)
+                tables.update({name: before[name] + mine[name] for name in tables})
+                facts.update({"load": load.facts(), **tables})
+                write("peers", facts, **options)
+
+            interleave(wanted, repeat, once, keep=keep)
+            figure("peers_held", lambda axes: draw(axes, tables["held"]), **options)
+    return facts
 
 
 def available(methods: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -34,7 +34,14 @@ def run(
     load = Load()
     options = {} if folder is None else {"folder": folder}
     sizes = sizes or ([4, 16, 64, 256, 1024] if quick else [4, 16, 64, 256, 1024, 4096])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {
+        "machine": machine(),
+        "load": load.facts(),
+        "steps": steps,
+        "block": f"{ROWS} x {COLUMNS} doubles: the cost is that of messages, not of bytes",
+        "turns of each": repeat,
+    }
     with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
         for n in sizes:
             print(f"{n} ranks")
@@ -45,22 +52,19 @@ def run(
             # A warm-up turn of each size would cost as much as the turns: the first size pays.
             # Thousands of ranks without coalescing only say again what hundreds have said.
             ways = WAYS if n <= separate else WAYS[:1]
-            turns = interleave(ways, repeat, once)
-            for way in ways:
-                if turns[way]:
-                    rows.append(row_of(n, way, steps, turns[way]))
-            # After each size: what was measured stays, whatever ends the rest.
-            document = {
-                "machine": machine(),
-                "load": load.facts(),
-                "steps": steps,
-                "block": f"{ROWS} x {COLUMNS} doubles: the cost is that of messages, not of bytes",
-                "turns of each": repeat,
-                "rows": rows,
-            }
-            write("scheduler", document, **options)
-            figure("scheduler_cpu", lambda axes, rows=rows: draw(axes, rows), **options)
-    return document
+            before = list(rows)
+
+            def keep(turns: dict[str, list[Any]], n: int = n, before: list[Any] = before) -> None:
+                rows[:] = [
+                    *before,
+                    *(row_of(n, way, steps, each) for way, each in turns.items() if each),
+                ]
+                facts.update({"load": load.facts(), "rows": rows})
+                write("scheduler", facts, **options)
+
+            interleave(ways, repeat, once, keep=keep)
+            figure("scheduler_cpu", lambda axes: draw(axes, rows), **options)
+    return facts
 
 
 def turn(

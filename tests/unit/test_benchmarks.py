@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
-from benchmarks import _harness, external_tasks, ipca, peers, scheduler, step_reports
+from benchmarks import _harness, external_tasks, ipca, peers, scaling, scheduler, step_reports
 from benchmarks.__main__ import main
 
 needs_mpi = pytest.mark.skipif(
@@ -29,8 +29,12 @@ def test_turns_alternate_and_a_failed_turn_is_left_out():
             raise ValueError("the first turn")
         return len(order)
 
-    found = _harness.interleave("ab", 2, turn, said.append)
+    kept = []
+    found = _harness.interleave(
+        "ab", 2, turn, said.append, lambda results: kept.append(sum(map(len, results.values())))
+    )
     assert order == ["a", "b", "b", "a"]
+    assert kept == [1, 2, 3]
     assert found == {"a": [4], "b": [2, 3]}
     assert "ValueError: the first turn" in said[0]
 
@@ -88,6 +92,17 @@ def test_emulated_ranks_speak_the_real_protocol(tmp_path):
     assert (tmp_path / "scheduler_cpu.svg").exists()
 
 
+@needs_mpi
+@pytest.mark.course
+@pytest.mark.timeout(600)
+def test_scaling_on_this_machine(tmp_path):
+    found = scaling.run(repeat=1, sizes=[1, 2], steps=3, folder=tmp_path)
+    assert [(row["scaling"], row["ranks"]) for row in found["rows"]] == [
+        ("weak", 1), ("strong", 1), ("weak", 2), ("strong", 2)
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "scaling.json").read_text()) == found
+
+
 @pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("make")), reason="needs make and a C compiler"
 )
@@ -114,5 +129,7 @@ def test_external_tasks_beside_plain_dask(tmp_path):
     found = external_tasks.run(repeat=1, sizes=[20], scattered=5, folder=tmp_path)
     whats = [row["what"] for row in found["rows"]]
     assert {"declare", "arrive", "plain Dask: persist", external_tasks.SCATTER} <= set(whats)
+    assert set(external_tasks.PARTS["handling"].values()) <= set(whats)
+    assert json.loads((tmp_path / "external_tasks.json").read_text()) == found
     assert found["ratios"][0]["scatter over arrival"]["median"] > 0
     assert (tmp_path / "external_tasks_cpu.svg").exists()
