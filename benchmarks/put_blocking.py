@@ -7,6 +7,9 @@ Methods
 -------
 copy
     ``np.copyto`` between two warm arrays: the price of one copy.
+copies
+    The same into four targets by turns, as a ring of slots is: the price of a copy that is kept for
+    replay and read by somebody else, without anything beside it.
 in place
     ``with bridge.block(...)``, the time of entering and leaving (the computation is the body).
 shm
@@ -21,6 +24,10 @@ C in place, C shm, C tcp
 wake
     ``socket.send`` of 64 bytes over a Unix socket to a thread that sleeps in ``recv``: what it
     costs to tell anybody anything, whatever the size.
+least
+    What remains of a block in place when there is nothing to find out: Python looks the array up,
+    takes the next buffer under a lock, packs the frame of a piece, and sends it. No library in
+    Python holds a rank less.
 raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
 mpi
@@ -58,13 +65,14 @@ from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
+from ips_components.wire.framing import SlotFrame
 
 SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
 PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
 C_METHODS = ("C in place", "C shm", "C tcp")
 METHODS = (
-    "copy", "wake", "in place", "C in place", "shm", "C shm", "tcp", "C tcp", "tcp lent", "raw",
-    "mpi",
+    "copy", "copies", "wake", "least", "in place", "C in place", "shm", "C shm", "tcp", "C tcp",
+    "tcp lent", "raw", "mpi",
 )  # fmt: skip
 
 #: Goals: milliseconds (in place at any size; shm at 32 KiB), warm copies (shm from 2 MiB on), parts
@@ -228,12 +236,13 @@ def start(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
     return results
 
 
-def rank_of_copy(size: int, pace: float, n: int, gate: Any, out: Any) -> None:
+def rank_of_copy(size: int, pace: float, n: int, targets: int, gate: Any, out: Any) -> None:
     cells = cells_of(size)
-    target = cells.copy()
+    ring = [cells.copy() for _ in range(targets)]
     gate.wait(60)
     timer = Timer(pace)
-    for _ in range(n):
+    for i in range(n):
+        target = ring[i % targets]
         begin = time.perf_counter()
         np.copyto(target, cells)
         timer.note(time.perf_counter() - begin)
@@ -275,26 +284,50 @@ def by_raw(size: int, pace: float, n: int, ranks: int) -> list[Any]:
         return start(rank_of_raw, [(port, size, pace, n)] * ranks)
 
 
-def rank_of_wake(name: str, pace: float, n: int, gate: Any, out: Any) -> None:
+class Least:
+    """Has nothing to find out: one array, four buffers, a receiver that takes everything."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.lock, self.seq = sock, threading.Lock(), 0
+        frame = SlotFrame(0, ((0, 1, 1), (0, 64, 1), (0, 8, 1)), 0, 0, (0, 64, 8))
+        self.arrays = {"t": (frame, [np.zeros((64, 8)) for _ in range(4)])}
+
+    def enter(self, name: str) -> np.ndarray:
+        _, buffers = self.arrays[name]
+        with self.lock:
+            self.seq += 1
+        return buffers[self.seq % 4]
+
+    def leave(self, name: str, step: int) -> None:
+        frame, _ = self.arrays[name]
+        with self.lock:
+            self.sock.sendall(frame.pack(self.seq, step, step, 0))
+
+
+def rank_of_wake(name: str, pace: float, n: int, least: bool, gate: Any, out: Any) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(name)
-        message = bytes(64)
+        message, library = bytes(64), Least(sock)
         sock.send(message)
         gate.wait(60)
         timer = Timer(pace)
-        for _ in range(n):
+        for step in range(n):
             begin = time.perf_counter()
-            sock.send(message)
+            if least:
+                library.enter("t")
+                library.leave("t", step)
+            else:
+                sock.send(message)
             timer.note(time.perf_counter() - begin)
         out.put((timer.times, time.perf_counter() - timer.start))
 
 
-def by_wake(pace: float, n: int, ranks: int) -> list[Any]:
+def by_wake(pace: float, n: int, least: bool, ranks: int) -> list[Any]:
     name = f"\0put_blocking-{os.getpid()}-{time.monotonic_ns()}"
 
     def consume(sock: socket.socket) -> None:
         with sock:
-            while sock.recv(64):
+            while sock.recv(1024):
                 pass
 
     def accept(server: socket.socket) -> None:
@@ -306,7 +339,7 @@ def by_wake(pace: float, n: int, ranks: int) -> list[Any]:
         server.bind(name)
         server.listen(ranks)
         threading.Thread(target=accept, args=(server,), daemon=True).start()
-        return start(rank_of_wake, [(name, pace, n)] * ranks)
+        return start(rank_of_wake, [(name, pace, n, least)] * ranks)
 
 
 def by_mpi(size: int, pace: float, n: int, ranks: int) -> list[Any]:
@@ -348,10 +381,10 @@ def as_mpi_rank(size: int, pace: float, n: int) -> None:
 
 def turn(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
     """Let all ranks put ``n`` blocks by one method; return times and whole duration of each."""
-    if method == "copy":
-        return start(rank_of_copy, [(size, pace, n)] * ranks)
-    if method == "wake":
-        return by_wake(pace, n, ranks)
+    if method in ("copy", "copies"):
+        return start(rank_of_copy, [(size, pace, n, 1 if method == "copy" else 4)] * ranks)
+    if method in ("wake", "least"):
+        return by_wake(pace, n, method == "least", ranks)
     if method == "raw":
         return by_raw(size, pace, n, ranks)
     if method == "mpi":
@@ -437,10 +470,10 @@ def rows_of(
             "over a copy": None,
             "GB/s": None,
         }
-        if copies and name not in ("copy", "wake"):
+        if copies and name not in ("copy", "wake", "least"):
             ratios = [a / b for a, b in zip(own, copies, strict=False)]
             row["over a copy"] = float(f"{statistics.median(ratios):.3g}")
-        if not paced and name != "wake":
+        if not paced and name not in ("wake", "least"):
             row["GB/s"] = float(f"{rate * ranks / 1e9:.3g}")
         rows.append(row)
     return rows

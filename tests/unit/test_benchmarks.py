@@ -109,7 +109,7 @@ def test_scaling_on_this_machine(tmp_path):
 def test_blocking_of_ranks_in_c_beside_those_in_python(tmp_path, monkeypatch):
     from benchmarks import put_blocking
 
-    methods = ("wake", "shm", *put_blocking.C_METHODS)
+    methods = ("copies", "wake", "least", "shm", *put_blocking.C_METHODS)
     monkeypatch.setattr(put_blocking, "import_cost", dict)
     monkeypatch.setattr(put_blocking, "steps_of", lambda size, paced, repeat: 6)
     found = put_blocking.run(repeat=1, ranks=2, sizes=[4096], methods=methods, folder=tmp_path)
