@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._cluster import Cluster, CoupledRun, clustered, environment
+from benchmarks._cluster import (
+    DEADLINES,
+    PATIENCE,
+    Cluster,
+    CoupledRun,
+    clustered,
+    environment,
+)
 from benchmarks._harness import Load, figure, interleave, machine, spread, write
 
 ROWS, COLUMNS = 1, 64
@@ -72,30 +79,35 @@ def turn(
 ) -> dict[str, float]:
     """Let `n` emulated ranks put all steps; CPU of the scheduler and of the worker."""
     chunks = {} if coalesced else {"chunks": {"t": (1, ROWS, -1)}}
+    # Thousands of ranks on a few cores need minutes to open, and some to put a step.
+    deadlines = dict.fromkeys(DEADLINES, max(60.0, 0.25 * n))
     run = CoupledRun(
-        client, folder, "benchmarks._consumers:reduced", lanes=("tcp",), n_steps=steps, **chunks
-    )
+        client, folder, "benchmarks._consumers:reduced",
+        lanes=("tcp",), n_steps=steps, deadlines=deadlines, **chunks,
+    )  # fmt: skip
     processes = []
     try:
         before_open = cluster.cpu()
         for first in range(0, n, PER_PROCESS):
             mine = (first, min(n, first + PER_PROCESS))
             processes.append(Emulated(run, folder, n, steps, mine))
-            # The first describes the array and gets the contract, the others find it.
-            processes[-1].expect("open")
+            if not first:  # it describes the array and gets the contract, the others find it
+                processes[0].expect("open")
+        for each in processes[1:]:
+            each.expect("open")
         before, begin = cluster.cpu(), time.monotonic()
         for each in processes:
             each.go()
         for each in processes:
             each.expect("put")
         put = time.monotonic() - begin
-        sums = run.results()["sums"]
+        sums = run.results(max(PATIENCE, 0.25 * n))["sums"]
         after, seconds = cluster.cpu(), time.monotonic() - begin
         for each in processes:
             each.go()
         for each in processes:
-            each.finish()
-        record = run.end()
+            each.finish(max(PATIENCE, 0.25 * n))
+        record = run.end(max(PATIENCE, 0.25 * n))
         if not record["ledger"]["closed"] or not (sums == n * ROWS * COLUMNS).all():
             raise RuntimeError(f"wrong results or an open ledger: {record['ledger']}, {sums}")
     finally:
@@ -140,8 +152,8 @@ class Emulated:
             said = self.log.read_text()[-800:]
             raise RuntimeError(f"emulated ranks should say {word!r}, said {heard!r}: {said}")
 
-    def finish(self) -> None:
-        if self.process.wait(60):
+    def finish(self, timeout: float) -> None:
+        if self.process.wait(timeout):
             raise RuntimeError(self.log.read_text()[-800:])
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ from benchmarks._turns import make_job, write_job
 
 SLOWNESS = 0.02
 SIZE = 512 * KIB
+#: Seconds between two writings of what there is so far.
+KEEP_EVERY = 60.0
 #: What ranks keep to send it again: more than a worker may hold unanalysed.
 REPLAY = 128
 
@@ -68,46 +70,63 @@ def run(
         file = write_job({**job, "contact": str(coupled.contact), "seconds": hours * 3600}, place)
         process = mpiexec(ranks, "benchmarks.soak", file)
         samples: list[tuple[float, ...]] = []
-        begin, kills = time.monotonic(), 0
+        options = {} if folder is None else {"folder": folder}
+        document: dict[str, Any] = {
+            "machine": machine(),
+            "ranks": ranks,
+            "block KiB": SIZE // KIB,
+            "minutes": round(hours * 60, 1),
+            "outcome": "not at its end",
+        }
+
+        def keep(**facts: Any) -> None:
+            document.update({"load": load.facts(), "workers killed and replaced": kills, **facts})
+            document.update(memory(samples))
+            write("soak", document, **options)
+
+        begin = kept = time.monotonic()
+        kills = 0
         following = begin + rng.expovariate(1 / kill_every) if kill_every else math.inf
-        while process.poll() is None:
-            now = time.monotonic()
-            rss = [cluster.rss(), cluster.scheduler_rss(), ranks_rss(process.pid)]
-            samples.append((now - begin, *(each / 1e6 for each in rss)))
-            # Not in the last moments: a worker that dies after the ranks have gone takes its
-            # chunks with it, as it should.
-            if now > following and now - begin < hours * 3600 - 5:
-                replace(cluster, client, coupled)
-                kills += 1
-                following = time.monotonic() + 5 + rng.expovariate(1 / kill_every)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.5, hours))
-        simulated = finish(process, file)
-        results = coupled.results()
-        record = coupled.end()
-        coupled.close()
-    account = record["ledger"]["arrays"]["t"]
-    document = {
-        "machine": machine(),
-        "load": load.facts(),
-        "ranks": ranks,
-        "block KiB": SIZE // KIB,
-        "minutes": round(hours * 60, 1),
-        "workers killed and replaced": kills,
-        "steps": simulated["steps"],
-        "steps analysed": int(results["count"]),
-        "mean of all steps, which is 1": float(results["total"] / results["count"]),
-        "GB delivered": round(account["bytes"]["delivered"] / 1e9, 2),
-        "ledger closed": bool(record["ledger"]["closed"]),
-        "ledger, blocks": account["blocks"],
-        "part of the time that ranks waited": round(simulated["waited"], 3),
-        **{
-            f"memory of {who}, MB, quarter by quarter": quarters(samples, column)
-            for column, who in enumerate(WATCHED, 1)
-        },
-    }
-    options = {} if folder is None else {"folder": folder}
-    write("soak", document, **options)
+        try:
+            while process.poll() is None:
+                now = time.monotonic()
+                rss = [cluster.rss(), cluster.scheduler_rss(), ranks_rss(process.pid)]
+                samples.append((now - begin, *(each / 1e6 for each in rss)))
+                if now > kept + KEEP_EVERY:
+                    kept = now
+                    keep()
+                # Not in the last moments: a worker that dies after the ranks have gone takes its
+                # chunks with it, as it should.
+                if now > following and now - begin < hours * 3600 - 5:
+                    replace(cluster, client, coupled)
+                    kills += 1
+                    following = time.monotonic() + 5 + rng.expovariate(1 / kill_every)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.5, hours))
+            simulated = finish(process, file)
+            results = coupled.results()
+            record = coupled.end()
+            coupled.close()
+        except Exception as error:
+            keep(outcome=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(PATIENCE)
+        account = record["ledger"]["arrays"]["t"]
+        keep(
+            outcome="complete",
+            **{
+                "steps": simulated["steps"],
+                "steps analysed": int(results["count"]),
+                "mean of all steps, which is 1": float(results["total"] / results["count"]),
+                "GB delivered": round(account["bytes"]["delivered"] / 1e9, 2),
+                "ledger closed": bool(record["ledger"]["closed"]),
+                "ledger, blocks": account["blocks"],
+                "part of the time that ranks waited": round(simulated["waited"], 3),
+            },
+        )
     figure("soak_memory", lambda axes: draw(axes, samples), **options)
     return document
 
@@ -133,6 +152,28 @@ def ranks_rss(mpiexec_pid: int) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += child.memory_info().rss
     return total
+
+
+def memory(samples: list[tuple[float, ...]]) -> dict[str, Any]:
+    """What became of the memory: by quarters, and its slope when the first fifth is left out."""
+    if len(samples) < 10:
+        return {}
+    found: dict[str, Any] = {}
+    for column, who in enumerate(WATCHED, 1):
+        found[f"memory of {who}, MB, quarter by quarter"] = quarters(samples, column)
+        found[f"slope of {who}, MB per hour"] = slope(samples[len(samples) // 5 :], column)
+    return found
+
+
+def slope(samples: list[tuple[float, ...]], column: int) -> float:
+    """Median of the slopes between all pairs of some moments (Theil and Sen); per hour.
+
+    A worker that is dead for a moment, or grows up again, does not tilt it.
+    """
+    some = np.array(samples[:: max(1, len(samples) // 300)])
+    first, second = np.triu_indices(len(some), 1)
+    hours = (some[second, 0] - some[first, 0]) / 3600
+    return float(f"{np.median((some[second, column] - some[first, column]) / hours):.3g}")
 
 
 def quarters(samples: list[tuple[float, ...]], column: int) -> list[int]:

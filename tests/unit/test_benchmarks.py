@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
-from benchmarks import _harness, external_tasks, ipca, peers, scaling, scheduler, step_reports
+from benchmarks import _harness, external_tasks, ipca, peers, scaling, scheduler, soak, step_reports
 from benchmarks.__main__ import main
 
 needs_mpi = pytest.mark.skipif(
@@ -42,6 +42,15 @@ def test_turns_alternate_and_a_failed_turn_is_left_out():
 def test_spread_and_ratio():
     assert _harness.spread(range(11)) == {"median": 5.0, "p10": 1.0, "p90": 9.0}
     assert _harness.ratio([1.0, 2.0], [10.0, 30.0]) == {"median": 12.5, "least": 10, "most": 15}
+
+
+def test_a_slope_is_not_tilted_by_workers_that_die():
+    grown = [(float(t), 500.0 + t / 360 - 200 * (t % 50 == 0), 100.0, 3.0) for t in range(3600)]
+    found = soak.memory(grown)
+    assert found["slope of the workers, MB per hour"] == pytest.approx(10, rel=0.05)
+    assert found["slope of the scheduler, MB per hour"] == 0
+    assert found["memory of the ranks, MB, quarter by quarter"] == [3, 3, 3, 3]
+    assert soak.memory(grown[:5]) == {}
 
 
 def test_results_are_json_and_plots_repeat_exactly(tmp_path):
