@@ -30,8 +30,14 @@ least
     Python holds a rank less.
 raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
+raw answered
+    The same, but each block waits until the consumer has answered the one before with a byte: the
+    limit of whoever must know that a block has arrived before its memory is written again.
 mpi
-    ``comm.Send`` to a consumer rank that receives into one warm buffer (needs mpiexec).
+    ``comm.Send`` to a consumer rank that receives into one warm buffer (needs mpiexec). On one
+    machine MPI uses shared memory.
+mpi tcp
+    The same, with MPICH told to treat the ranks as if they were on different nodes, over TCP.
 
 The times are those of all steps of all ranks of all turns.
 """
@@ -72,13 +78,16 @@ PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
 C_METHODS = ("C in place", "C shm", "C tcp")
 METHODS = (
     "copy", "copies", "wake", "least", "in place", "C in place", "shm", "C shm", "tcp", "C tcp",
-    "tcp lent", "raw", "mpi",
+    "tcp lent", "raw", "raw answered", "mpi", "mpi tcp",
 )  # fmt: skip
 
 #: Goals: milliseconds (in place at any size; shm at 32 KiB), warm copies (shm from 2 MiB on), parts
-#: of the throughput of raw loopback (tcp lent, flat out), times `MPI.Send` (tcp, 8 MiB, paced).
+#: of the throughput of raw loopback (tcp lent, flat out), times `MPI.Send` (tcp, 8 MiB, paced; the
+#: method mpi, which is shared memory here, and mpi tcp, which is the like of it).
 GOALS = {"in place ms": 0.02, "shm ms, 32 KiB": 0.03, "shm over copy": 2.0,
-         "tcp lent over raw": 0.9, "tcp over mpi": 1.0}  # fmt: skip
+         "tcp lent over raw": 0.9, "tcp over mpi": 1.0, "tcp over mpi tcp": 1.0}  # fmt: skip
+#: How MPICH (UCX or libfabric beneath) is kept from shared memory.
+OVER_TCP = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self", "FI_PROVIDER": "tcp"}
 RUN, TOKEN = "benchmark", "be" * 32
 SPAWN = mp.get_context("spawn")
 
@@ -249,39 +258,48 @@ def rank_of_copy(size: int, pace: float, n: int, targets: int, gate: Any, out: A
     out.put((timer.times, time.perf_counter() - timer.start))
 
 
-def rank_of_raw(port: int, size: int, pace: float, n: int, gate: Any, out: Any) -> None:
+def rank_of_raw(port: int, size: int, pace: float, n: int, answered: bool,
+                gate: Any, out: Any) -> None:  # fmt: skip
     cells = cells_of(size)
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(3):
+
+        def send() -> None:
             sock.sendall(cells.data.cast("B"))
+            if answered:
+                sock.recv(1)
+
+        for _ in range(3):
+            send()
         gate.wait(60)
         timer = Timer(pace)
         for _ in range(n):
             begin = time.perf_counter()
-            sock.sendall(cells.data.cast("B"))
+            send()
             timer.note(time.perf_counter() - begin)
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)  # the consumer has taken all
         out.put((timer.times, time.perf_counter() - timer.start))
 
 
-def by_raw(size: int, pace: float, n: int, ranks: int) -> list[Any]:
+def by_raw(size: int, pace: float, n: int, ranks: int, answered: bool) -> list[Any]:
     def consume(sock: socket.socket) -> None:
         buffer = bytearray(size)
         with sock:
             while sock.recv_into(buffer, 0, socket.MSG_WAITALL):
-                pass
+                if answered:
+                    sock.send(b"!")
 
     def accept(server: socket.socket) -> None:
         for _ in range(ranks):
             sock, _ = server.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=consume, args=(sock,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=accept, args=(server,), daemon=True).start()
         port = server.getsockname()[1]
-        return start(rank_of_raw, [(port, size, pace, n)] * ranks)
+        return start(rank_of_raw, [(port, size, pace, n, answered)] * ranks)
 
 
 class Least:
@@ -342,7 +360,7 @@ def by_wake(pace: float, n: int, least: bool, ranks: int) -> list[Any]:
         return start(rank_of_wake, [(name, pace, n, least)] * ranks)
 
 
-def by_mpi(size: int, pace: float, n: int, ranks: int) -> list[Any]:
+def by_mpi(size: int, pace: float, n: int, ranks: int, tcp: bool) -> list[Any]:
     mpiexec = Path(sys.executable).with_name("mpiexec")
     command = str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec")
     if command is None:
@@ -350,7 +368,8 @@ def by_mpi(size: int, pace: float, n: int, ranks: int) -> list[Any]:
     done = subprocess.run(
         [command, "-n", str(ranks + 1), sys.executable, "-m", "benchmarks.put_blocking",
          "--as-mpi-rank", str(size), str(pace), str(n)],
-        capture_output=True, text=True, timeout=240, check=True, env=environment(),
+        capture_output=True, text=True, timeout=240, check=True,
+        env=environment(**(OVER_TCP if tcp else {})),
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -385,10 +404,10 @@ def turn(method: str, size: int, pace: float, n: int, ranks: int) -> list[Any]:
         return start(rank_of_copy, [(size, pace, n, 1 if method == "copy" else 4)] * ranks)
     if method in ("wake", "least"):
         return by_wake(pace, n, method == "least", ranks)
-    if method == "raw":
-        return by_raw(size, pace, n, ranks)
-    if method == "mpi":
-        return by_mpi(size, pace, n, ranks)
+    if method.startswith("raw"):
+        return by_raw(size, pace, n, ranks, method == "raw answered")
+    if method.startswith("mpi"):
+        return by_mpi(size, pace, n, ranks, method == "mpi tcp")
     return by_bridge(method, size, pace, n, ranks)
 
 

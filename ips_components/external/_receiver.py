@@ -129,7 +129,8 @@ class Receiver(Keeping):
         self.ordinal = ordinal
         self.pool = BufferPool(keep=budget)
         self._events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        self.intake = Intake(self.pool, budget, lambda nbytes: self._events.put(("free", nbytes)))
+        self._freed: SimpleQueue[int] = SimpleQueue()
+        self.intake = Intake(self.pool, budget, self._note_freed)
         self._handshake, self._silence, self._grace = handshake, silence, grace
         self._heartbeat = heartbeat
         self._on_pressure, self._pressure_after = on_pressure, pressure_after
@@ -150,7 +151,8 @@ class Receiver(Keeping):
         self._may_leave = not hold_byes
         self._leaving: list[Connection] = []
         self._closed = False
-        self._answering = False
+        self._answering = self._pump_due = False
+        self._hungry = self._drops = False  # a rank waits for credit; does not, but drops
         self._pumping = threading.Lock()
         self._last_release = time.monotonic()
         self._unix_path = unix_path
@@ -209,6 +211,7 @@ class Receiver(Keeping):
             self._contract_frame = _pack(message)
             if self._contract is None:
                 self._dtypes = [array.dtype for array in contract.arrays]
+                self._drops = any(array.policy == "drop" for array in contract.arrays)
                 self.intake.set_contract(contract, self.ordinal, self._size)
                 self._digest = digest
                 self._contract = contract
@@ -308,6 +311,7 @@ class Receiver(Keeping):
 
     def statistics(self) -> ReceiverStatistics:
         """Return the present numbers."""
+        self._take_freed()
         pool = self.pool.statistics()
         with self._lock:
             live = [p.connection for p in self._peers.values() if p.connection is not None]
@@ -459,6 +463,8 @@ class Receiver(Keeping):
             connection.drop_slot(message.slot)
         elif isinstance(message, m.Want):
             connection.wanted[message.array] = message.row
+            self._hungry = True
+            self._events.put(("pump",))
             self._credit([connection])
         elif isinstance(message, m.Rows):
             complete = self.intake.no_rows(peer.rank, message.array, message.chunk)
@@ -495,7 +501,20 @@ class Receiver(Keeping):
     def deliver(self, complete: Complete) -> None:
         """Hand a complete chunk over."""
         self.sink.chunk(complete.array, complete.chunk, complete.value, complete.nbytes)
-        self._events.put(("pump",))
+        self._pump_soon()
+
+    def _note_freed(self, nbytes: int) -> None:
+        """Note that bytes became free (any thread, any moment: no lock)."""
+        self._freed.put(nbytes)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Have the keeper give credit: at once if a rank waits for it, else several in one."""
+        if self._hungry:
+            self._events.put(("pump",))
+        elif not self._pump_due:
+            self._pump_due = True
+            self._events.put(("later",))
 
     def answer_later(self) -> None:
         """Have the keeper answer ranks that can wait a little."""

@@ -147,21 +147,26 @@ class Connection:
 
     def credit(self, watermarks: list[int]) -> None:
         """Tell the rank how far it may send, when half of what it knew is used up or it waits."""
+        if not any(self._is_due(array_, mark) for array_, mark in enumerate(watermarks)):
+            return  # as a rule: asked for without the lock, which a slow socket may hold
         frames = []
         with self._out_lock:
             for array_, mark in enumerate(watermarks):
-                credited = self._credited.get(array_, 0)
-                if mark <= credited:
-                    continue
-                used = self._last_row.get(array_, -1) + 1
-                waits = self.wanted.get(array_)
-                if waits is not None or credited - used <= (mark - used) // 2:
+                if self._is_due(array_, mark):
                     self._credited[array_] = mark
                     frames.append(m.Credit(array_, mark))
+                    waits = self.wanted.get(array_)
                     if waits is not None and waits < mark:
                         del self.wanted[array_]
         if frames:
             self.send(*frames)
+
+    def _is_due(self, array_: int, mark: int) -> bool:
+        credited = self._credited.get(array_, 0)
+        if mark <= credited:
+            return False
+        used = self._last_row.get(array_, -1) + 1
+        return array_ in self.wanted or credited - used <= (mark - used) // 2
 
     def beat(self, now: float, interval: float) -> None:
         """Give a sign of life when the last one is old."""

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,6 +37,15 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _BATCH = 256
 MAX_OPEN = 4096
 """Chunks that are expected at a time, at least all of one step; more cost time and help nobody."""
+
+
+class _Size(NamedTuple):
+    """Shape and bytes of an external chunk, its wanted cells, whether they fill it wholly."""
+
+    shape: tuple[int, ...]
+    nbytes: int
+    wanted: int
+    full: bool
 
 
 @dataclass(slots=True)
@@ -80,7 +89,7 @@ class _ArrayIntake:
         self._end = layout.chunk_of(0, contract.cover.stop[0] - 1) + 1
         self.horizon = self._end  # rows that nobody has declared yet must wait at their ranks
         self._kinds: dict[int, tuple[int, ...]] = {}
-        self._sizes: dict[tuple[tuple[int, ...], int], tuple[int, bool]] = {}
+        self._sizes: dict[tuple[tuple[int, ...], int], _Size] = {}
 
     def place(self, placement: Placement, since: int, beyond: int) -> list[int]:
         """Follow another placement; chunks of ours that are now another's are forgotten.
@@ -141,31 +150,39 @@ class _ArrayIntake:
 
     def chunk_bytes(self, chunk: int) -> int:
         """Return the bytes of an external chunk (ragged: an estimate from those that came)."""
-        return self.ragged_bytes if self.contract.spec.ragged else self.size_of(chunk)[0]
+        return self.ragged_bytes if self.contract.spec.ragged else self.size_of(chunk).nbytes
 
-    def size_of(self, chunk: int) -> tuple[int, bool]:
-        """Return bytes of the external chunk, and whether wanted cells fill it wholly."""
+    def size_of(self, chunk: int) -> _Size:
+        """Return what the external chunk is made of; chunks that are alike are measured once."""
         row, space = divmod(chunk, self.n_space)
         kind = self._kinds.get(row)
         if kind is None:
-            if len(self._kinds) > 4 * _BATCH:
-                self._kinds.clear()
-            times = (self.contract.cover, *self.contract.wanted)
-            counts = (self.contract.layout.counts(0, s.dims[0], row, row + 1) for s in times)
-            kind = self._kinds[row] = tuple(int(count[0]) for count in counts)
+            kind = self._kinds_from(row)
         known = self._sizes.get((kind, space))
         if known is None:
-            cells = prod(self.contract.chunk_shape(chunk))
-            full = cells == self.contract.chunk_cells(chunk)
-            known = self._sizes[kind, space] = (cells * self.contract.spec.itemsize, full)
+            shape = self.contract.chunk_shape(chunk)
+            cells, wanted = prod(shape), self.contract.chunk_cells(chunk)
+            known = _Size(shape, cells * self.contract.spec.itemsize, wanted, cells == wanted)
+            self._sizes[kind, space] = known
         return known
+
+    def _kinds_from(self, row: int) -> tuple[int, ...]:
+        """Measure rows from one on along time; return how much of it every selection takes."""
+        if len(self._kinds) > 4 * _BATCH:
+            self._kinds.clear()
+        last = min(row + _BATCH, self._end)
+        times = (self.contract.cover, *self.contract.wanted)
+        counts = [self.contract.layout.counts(0, s.dims[0], row, last).tolist() for s in times]
+        self._kinds.update(zip(range(row, last), zip(*counts, strict=True), strict=True))
+        return self._kinds[row]
 
     def new_assembly(self, chunk: int, size: int) -> _Assembly:
         """Return the empty state of a chunk."""
         if self.contract.spec.ragged:
             part = chunk % self.n_space
             return _Assembly(self.ragged_bytes, len(ranks_of(part, self.n_space, size)))
-        return _Assembly(self.chunk_bytes(chunk), self.contract.chunk_cells(chunk))
+        made_of = self.size_of(chunk)
+        return _Assembly(made_of.nbytes, made_of.wanted)
 
 
 class Intake:
@@ -356,9 +373,9 @@ class Intake:
             if array.contract.spec.ragged:
                 return self._begin_ragged(array, assembly, rank, piece)
             if assembly.buffer is None:
-                shape = array.contract.chunk_shape(piece.chunk)
-                buffer = self.pool.array(shape, array.contract.dtype)
-                if not array.size_of(piece.chunk)[1]:
+                made_of = array.size_of(piece.chunk)
+                buffer = self.pool.array(made_of.shape, array.contract.dtype)
+                if not made_of.full:
                     buffer[...] = np.zeros((), buffer.dtype)
                 assembly.buffer = buffer
             where = _check_fit(array.contract, piece, assembly.buffer.shape)
@@ -370,8 +387,8 @@ class Intake:
             array, assembly = self._find(piece.array, piece.chunk)
             if assembly is None or assembly.buffer is not None or array.contract.spec.ragged:
                 return None
-            shape = array.contract.chunk_shape(piece.chunk)
-            if piece.shape != shape or not array.size_of(piece.chunk)[1]:
+            shape, _, _, full = array.size_of(piece.chunk)
+            if piece.shape != shape or not full:
                 return None
             _check_fit(array.contract, piece, shape)
             return shape, array.contract.dtype

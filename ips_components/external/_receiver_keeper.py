@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.25
 SHORT_TICK = 0.004  # while a rank has not taken all that it was sent, or waits for an answer
+CREDIT_TICK = 0.016  # while no rank waits for credit; who waits gets it at once
+NEVER = float("inf")
 MAX_STRANGERS = 128
 _UCRED = struct.Struct("3i")
 
@@ -70,6 +72,10 @@ class Keeping:
     _notices: list[m.Message]
     _closed: bool
     _answering: bool
+    _pump_due: bool
+    _hungry: bool
+    _drops: bool
+    _freed: SimpleQueue[int]
     _last_release: float
     _listeners: list[socket.socket]
     _tls: ssl.SSLContext | None
@@ -122,21 +128,20 @@ class Keeping:
         """Do what the queue of events and the clock ask for, until the receiver is closed."""
         be_patient()
         next_tick = time.monotonic() + TICK
-        unsent, answer_at = False, 0.0
+        unsent, answer_at, pump_at = False, 0.0, NEVER
         while not self._closed:
-            wait = max(0.0, next_tick - time.monotonic())
+            wait = max(0.0, min(next_tick, pump_at) - time.monotonic())
             try:
                 event = self._events.get(timeout=min(wait, SHORT_TICK) if unsent else wait)
             except Empty:
                 event = ("tick",)
-            released = pump = False
+            pump = False
             slots: dict[Connection, list[tuple[int, int]]] = {}
             while True:
-                if event[0] == "free":
-                    self.intake.freed(event[1])
-                    released = pump = True
-                elif event[0] == "pump":
+                if event[0] == "pump":
                     pump = True
+                elif event[0] == "later":
+                    pump_at = time.monotonic() + CREDIT_TICK
                 elif event[0] == "answer":
                     answer_at = time.monotonic() + SHORT_TICK
                 elif event[0] == "slot":
@@ -147,9 +152,9 @@ class Keeping:
                     break
             for connection, returned in slots.items():
                 connection.give_back(returned)
-            if released:
-                self._last_release = time.monotonic()
-            if pump:
+            if pump or time.monotonic() >= pump_at:
+                pump_at, self._pump_due = NEVER, False
+                self._take_freed()
                 self._pump()
             with self._lock:
                 connections = list(self._connections)
@@ -162,6 +167,16 @@ class Keeping:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
                 self._tick()
+
+    def _take_freed(self) -> None:
+        """Account for the chunks that were let go."""
+        freed = 0
+        with contextlib.suppress(Empty):
+            while True:
+                freed += self._freed.get_nowait()
+                self._last_release = time.monotonic()
+        if freed:
+            self.intake.freed(freed)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -215,6 +230,7 @@ class Keeping:
                 for connection in connections:
                     connection.send_bytes(frame)
             self._credit(connections)
+            self._hungry = self._drops or any(connection.wanted for connection in connections)
         for complete in self.intake.take_empty():
             self.deliver(complete)
 

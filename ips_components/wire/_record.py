@@ -44,18 +44,24 @@ class Record(metaclass=_RecordMeta):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = self._fields
-        if len(args) > len(names):
-            raise TypeError(f"{type(self).__name__} has the fields {names}, got {len(args)} values")
-        given = dict(zip(names, args, strict=False))
-        for name in kwargs:
-            if name not in names or name in given:
-                raise TypeError(f"{type(self).__name__} cannot take {name!r}; fields are {names}")
-        values = {**self._defaults, **given, **kwargs}
+        values = dict(zip(names, args, strict=False))
+        if len(args) > len(names) or values.keys() & kwargs.keys():
+            raise TypeError(
+                f"{type(self).__name__} has the fields {names}, got {args} and {kwargs}"
+            )
+        values.update(kwargs)
+        if len(values) < len(names):
+            values = {**self._defaults, **values}
         setattr_ = object.__setattr__
-        for name in names:
-            if name not in values:
-                raise TypeError(f"{type(self).__name__} needs a value for {name!r}")
-            setattr_(self, name, values[name])
+        try:
+            for name in names:
+                setattr_(self, name, values.pop(name))
+        except KeyError as missing:
+            raise TypeError(f"{type(self).__name__} needs a value for {missing}") from None
+        if values:
+            raise TypeError(
+                f"{type(self).__name__} cannot take {sorted(values)}; fields are {names}"
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen: {name!r} cannot be set")
