@@ -214,13 +214,18 @@ class Driver(Component):
         from ips_components.report.record import last_line
 
         fault = self._fatal_fault()
+        analytics = self._analytics.port
+        if not fault and not isinstance(self._failures.get(analytics), RunFailed | None):
+            # Nobody could be asked: the pool is lost, which no simulation can do to it. Its ranks
+            # may have noticed first.
+            return self._told_by(analytics)
         blamed, since = self._to_blame or ("", 0.0)
         if blamed and fault.get("simulation") != blamed and fault.get("t", since) >= since:
             return self._told_by(blamed)  # the others were ended because of it: echoes
         # What the components told the coordinator, they tell us themselves, and better.
         if fault and fault["who"] not in ("simulation", "analysis"):
             return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
-        culprit = self._analytics.port if fault.get("who") == "analysis" else ""
+        culprit = analytics if fault.get("who") == "analysis" else ""
         if fault.get("who") == "simulation":
             culprit = fault.get("simulation") or next(iter(self._simulations), "")
             if fault.get("simulation") and culprit not in self._failures:

@@ -58,7 +58,8 @@ def coupled(tmp_path, leaves_nothing):
 
     def make(fault="", arguments="", analysis="", pace=0.0, workers=1, steps=12, **parameters):
         words = f"--pace {pace} {arguments}" + (f" --fault {fault}" if fault else "")
-        simulations = {"SIMULATION": _simulation(words)}
+        environment = parameters.pop("ENVIRONMENT", None)
+        simulations = {"SIMULATION": _simulation(words, ENVIRONMENT=environment)}
         parameters = {"ANALYSIS_ARGS": analysis or None, **parameters}
         made.append(_coupled(tmp_path, simulations, steps, workers, "analyse", **parameters))
         return made[-1]

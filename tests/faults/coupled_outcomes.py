@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -48,15 +49,36 @@ def right(flow, steps, timeout=110.0):
 
 def find(process, word):
     """The processes of a run whose command has a word in it."""
-    found = [
-        each
-        for each in psutil.Process(process.pid).children(recursive=True)
-        if word in " ".join(each.cmdline())
-        and "guard.py" not in " ".join(each.cmdline())
-        and "mpiexec" not in " ".join(each.cmdline())
-    ]
+    found = find_if_any(process, word)
     assert found, f"nobody to kill: {word}"
     return found
+
+
+def find_if_any(process, word):
+    """The same; there may be none, and some may be ending meanwhile."""
+    found = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(each.cmdline())
+            if word in command and "guard.py" not in command and "mpiexec" not in command:
+                found.append(each)
+    return found
+
+
+def is_stopped(process):
+    """Whether a process has got SIGSTOP."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_STOPPED
+    return False
+
+
+def until(flow, condition):
+    """Wait until something is true, and return it."""
+    deadline = time.monotonic() + 60
+    while not (value := condition()):
+        assert time.monotonic() < deadline and flow._process.poll() is None, flow.output()
+        time.sleep(0.05)
+    return value
 
 
 def at_step(flow, step):

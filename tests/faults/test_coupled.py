@@ -3,13 +3,23 @@
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from coupled_outcomes import at_step, failed, find, record_of, work_of
+from coupled_outcomes import (
+    at_step,
+    failed,
+    find,
+    find_if_any,
+    is_stopped,
+    record_of,
+    until,
+    work_of,
+)
 
 pytestmark = pytest.mark.deaths
 
@@ -126,6 +136,26 @@ def test_the_scheduler_is_killed(coupled, policy):
     failed(flow, "Dask scheduler", "Dask workers")
     if policy == "continue":
         assert len(list(work_of(flow).glob("*.done"))) == 2
+
+
+@pytest.mark.parametrize("policy", ["continue", pytest.param("abort", marks=pytest.mark.campaign)])
+def test_the_scheduler_is_killed_before_a_rank_has_reached_the_pool(coupled, policy):
+    """Nothing is computed yet, and ranks cannot know what is wrong: no policy lets them go on."""
+    flow = coupled(
+        fault="0:stop@start",
+        ENVIRONMENT="IPS_COMPONENTS_DEADLINE=2",  # the contact file is withdrawn
+        ON_ANALYTICS_LOSS=policy,
+    )
+    process = flow.start()
+    rank = until(flow, lambda: [p for p in find_if_any(process, "field.py") if is_stopped(p)])[0]
+    for each in find(process, "distributed.cli.dask_scheduler"):
+        each.kill()
+    until(flow, lambda: not list(flow.root.glob("run_*/contact.json")))
+    with suppress(psutil.NoSuchProcess):  # it may have been ended meanwhile, to abort
+        rank.send_signal(signal.SIGCONT)
+    _, record = failed(flow, "Dask scheduler", "Dask workers")
+    assert record["simulation"]["exit_status"] != 0
+    assert not list(work_of(flow).glob("*.done"))
 
 
 @pytest.mark.parametrize(
