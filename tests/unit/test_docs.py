@@ -22,6 +22,7 @@ NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 # Words in capitals that are no parameters of a config.
 OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "RUN_DIR", "INFO"}
+OTHERS |= {"SCHED_BATCH", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVLOWAT"}  # the kernel's
 
 
 def text_of(page: Path) -> str:
