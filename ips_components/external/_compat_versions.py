@@ -166,10 +166,10 @@ def check(version: str | None = None) -> None:
 
 
 def required(table: Mapping[str, Any], name: str) -> Any:
-    """Return what a scheduler has under `name`, which only an instance can tell."""
+    """Return what a scheduler or worker has under `name`, which only an instance can tell."""
     if name not in table:
         raise UnsupportedVersion(
-            f"the scheduler of distributed {distributed.__version__} has no {name!r}; "
+            f"a server of distributed {distributed.__version__} has no {name!r}; "
             "install a supported version"
         )
     return table[name]
