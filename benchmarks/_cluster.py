@@ -237,15 +237,19 @@ def clustered(**options: Any) -> Iterator[tuple[Cluster, Any]]:
 
 
 def victim(client: Any, run: CoupledRun) -> int:
-    """Return the process of the worker that does not run the analysis."""
+    """Return the process of a worker that does not run the analysis, as soon as there is one."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         pids = client.run(os.getpid)
         busy = {address for address, keys in client.processing().items() if run.future.key in keys}
-        if busy:
-            return next(pid for address, pid in pids.items() if address not in busy)
+        others = [pid for address, pid in pids.items() if address not in busy]
+        if busy and others:
+            return others[0]
         time.sleep(0.02)
-    raise TimeoutError("the analysis did not start")
+    raise TimeoutError(
+        f"no worker beside that of the analysis within {PATIENCE:g} s: workers {sorted(pids)}, "
+        f"of the analysis {sorted(busy)}"
+    )
 
 
 def mpiexec(
