@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks._cluster import (
     DEADLINES,
     PATIENCE,
@@ -24,9 +22,9 @@ from benchmarks._cluster import (
 from benchmarks._harness import Load, figure, interleave, machine, spread, write
 
 ROWS, COLUMNS = 1, 64
-#: Ranks of one process: so many that it stays below 1024 open files.
-PER_PROCESS = 256
 WAYS = ("one chunk per step", "one chunk per rank")
+#: Seconds over which the scheduler is watched with nothing to do.
+AT_REST = 5.0
 
 
 def run(
@@ -50,6 +48,8 @@ def run(
         "turns of each": repeat,
     }
     with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
+        rest = at_rest(cluster)
+        facts["scheduler CPU at rest, ms per second"] = round(rest * 1e3, 2)
         for n in sizes:
             print(f"{n} ranks")
 
@@ -64,7 +64,7 @@ def run(
             def keep(turns: dict[str, list[Any]], n: int = n, before: list[Any] = before) -> None:
                 rows[:] = [
                     *before,
-                    *(row_of(n, way, steps, each) for way, each in turns.items() if each),
+                    *(row_of(n, way, steps, each, rest) for way, each in turns.items() if each),
                 ]
                 facts.update({"load": load.facts(), "rows": rows})
                 write("scheduler", facts, **options)
@@ -79,41 +79,30 @@ def turn(
 ) -> dict[str, float]:
     """Let `n` emulated ranks put all steps; CPU of the scheduler and of the worker."""
     chunks = {} if coalesced else {"chunks": {"t": (1, ROWS, -1)}}
-    # Thousands of ranks on a few cores need minutes to open, and some to put a step; the threads
-    # that their one worker has for them leave its event loop little time for heartbeats.
-    deadlines = dict.fromkeys((*DEADLINES, "silence"), max(60.0, 0.25 * n))
+    # Thousands of ranks on a few cores take their time to open and to put a step.
+    patience = max(PATIENCE, 0.05 * n)
+    deadlines = dict.fromkeys((*DEADLINES, "silence"), patience)
     run = CoupledRun(
         client, folder, "benchmarks._consumers:reduced",
         lanes=("tcp",), n_steps=steps, deadlines=deadlines, **chunks,
     )  # fmt: skip
-    processes = []
+    before_open = cluster.cpu()
+    ranks = Emulated(run, folder, n, steps, patience)
     try:
-        before_open = cluster.cpu()
-        for first in range(0, n, PER_PROCESS):
-            mine = (first, min(n, first + PER_PROCESS))
-            processes.append(Emulated(run, folder, n, steps, mine))
-            if not first:  # it describes the array and gets the contract, the others find it
-                processes[0].expect("open")
-        for each in processes[1:]:
-            each.expect("open")
+        ranks.expect("open")
         before, begin = cluster.cpu(), time.monotonic()
-        for each in processes:
-            each.go()
-        for each in processes:
-            each.expect("put")
+        ranks.go()
+        ranks.expect("put")
         put = time.monotonic() - begin
-        sums = run.results(max(PATIENCE, 0.25 * n))["sums"]
+        sums = run.results(patience)["sums"]
         after, seconds = cluster.cpu(), time.monotonic() - begin
-        for each in processes:
-            each.go()
-        for each in processes:
-            each.finish(max(PATIENCE, 0.25 * n))
-        record = run.end(max(PATIENCE, 0.25 * n))
+        ranks.go()
+        ranks.finish(patience)
+        record = run.end(patience)
         if not record["ledger"]["closed"] or not (sums == n * ROWS * COLUMNS).all():
             raise RuntimeError(f"wrong results or an open ledger: {record['ledger']}, {sums}")
     finally:
-        for each in processes:
-            each.close()
+        ranks.close()
         run.close()
     return {
         "opening": before["scheduler"] - before_open["scheduler"],
@@ -125,13 +114,13 @@ def turn(
 
 
 class Emulated:
-    """A process with some of the ranks."""
+    """The process that emulates the ranks."""
 
-    def __init__(self, run: CoupledRun, folder: Path, n: int, steps: int, mine: Any) -> None:
-        job = folder / f"{run.name}-{mine[0]}.json"
+    def __init__(self, run: CoupledRun, folder: Path, n: int, steps: int, patience: float) -> None:
+        job = folder / f"{run.name}.json"
         job.write_text(
-            json.dumps({"contact": str(run.contact), "ranks": n, "mine": mine, "steps": steps,
-                        "rows": ROWS, "columns": COLUMNS})
+            json.dumps({"contact": str(run.contact), "ranks": n, "steps": steps, "rows": ROWS,
+                        "columns": COLUMNS, "patience": patience})
         )  # fmt: skip
         self.log = job.with_suffix(".log")
         with self.log.open("wb") as log:
@@ -165,13 +154,27 @@ class Emulated:
         self.process.stdout.close()
 
 
-def row_of(n: int, way: str, steps: int, turns: list[dict[str, float]]) -> dict[str, Any]:
+def at_rest(cluster: Cluster) -> float:
+    """CPU seconds per second of a scheduler that has workers and nothing to do.
+
+    The more ranks, the longer a step takes on few cores, and the more of this falls into it.
+    """
+    before = cluster.cpu()["scheduler"]
+    time.sleep(AT_REST)
+    return (cluster.cpu()["scheduler"] - before) / AT_REST
+
+
+def row_of(
+    n: int, way: str, steps: int, turns: list[dict[str, float]], rest: float
+) -> dict[str, Any]:
     """Medians and spread over the turns."""
     chunks = 1 if way == WAYS[0] else n
+    seconds = statistics.median(turn["seconds"] for turn in turns)
     return {
         "ranks": n,
         "chunks": way,
         "scheduler CPU per step, ms": spread((t["scheduler"] / steps * 1e3 for t in turns), 3),
+        "of it at rest, ms": round(rest * seconds / steps * 1e3, 2),
         "scheduler CPU per chunk, us": float(
             f"{statistics.median(t['scheduler'] for t in turns) / steps / chunks * 1e6:.3g}"
         ),
@@ -181,7 +184,7 @@ def row_of(n: int, way: str, steps: int, turns: list[dict[str, float]]) -> dict[
         "worker CPU per block, us": float(
             f"{statistics.median(t['worker'] for t in turns) / steps / n * 1e6:.3g}"
         ),
-        "steps per second": float(f"{steps / np.median([t['seconds'] for t in turns]):.3g}"),
+        "steps per second": float(f"{steps / seconds:.3g}"),
     }
 
 
