@@ -119,6 +119,8 @@ class Listening:
         elif isinstance(message, m.Credit):
             link.admitted[message.array] = max(message.rows, link.admitted.get(message.array, 0))
             link.wanted.pop(message.array, None)
+            if link.welcome:  # in excess of what was admitted then
+                link.welcome = {each for each in link.welcome if not self._has_credit(link, *each)}
         elif isinstance(message, m.Resend):
             self._resend(link, message)
         elif isinstance(message, m.ContractIs):
@@ -139,6 +141,9 @@ class Listening:
         elif isinstance(message, m.Refused):
             raise ProtocolError(f"refused: {message.text}")
 
+    def _has_credit(self, link: Link, array: int, chunk: int) -> bool:
+        return chunk // self.outgoing[array].n_space < link.admitted.get(array, 0)
+
     def _released(self, link: Link, seqs: Sequence[int]) -> None:
         for seq in seqs:
             slot = link.in_slots.pop(seq, None)
@@ -150,7 +155,8 @@ class Listening:
         out = self.outgoing.get(message.array)
         if out is None:
             return
-        link.welcome.add((message.array, message.chunk))
+        if not self._has_credit(link, message.array, message.chunk):
+            link.welcome.add((message.array, message.chunk))
         found = [
             hit
             for ring in self.rings.get(message.array, ())

@@ -158,6 +158,19 @@ def together(n: int, work: Callable[[int], Any]) -> list[Any]:
     return results
 
 
+def asked_again(bridge: Any) -> threading.Event:
+    """Return what is set when a receiver has asked this rank to send something again."""
+    transport, asked = bridge._transport, threading.Event()
+    resend = transport._resend
+
+    def resend_and_tell(link: Any, message: Any) -> None:
+        resend(link, message)
+        asked.set()
+
+    transport._resend = resend_and_tell
+    return asked
+
+
 def assembled(contract: Contract, ordinal: int, sinks: list[RememberingSink]) -> np.ndarray:
     """Return an array of the contract, put together from all chunks that came."""
     array = contract.arrays[ordinal]

@@ -8,7 +8,16 @@ import threading
 
 import numpy as np
 import pytest
-from _pair import RUN, TOKEN, RememberingSink, agree, assembled, receivers, together
+from _pair import (
+    RUN,
+    TOKEN,
+    RememberingSink,
+    agree,
+    asked_again,
+    assembled,
+    receivers,
+    together,
+)
 
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
@@ -396,16 +405,14 @@ def test_a_chunk_that_moves_while_its_block_is_on_its_way_reaches_its_new_receiv
             newcomer.set_contract(contract, endpoints)
             bridge.put("t", 0, field(0))
             transport, out = bridge._transport, bridge._outgoing["t"]
+            asked = asked_again(bridge)
 
             def move(step):
                 placement = Placement(1, 1, (1,) * contract.arrays[0].layout.n_space)
                 chunks = [(0, chunk) for chunk in contract.arrays[0].needed_ids(step, step + 1)]
                 for receiver, again in ((first, ()), (newcomer, chunks)):
                     receiver.set_placement({0: placement}, endpoints, again, rows={0: (step, 60)})
-                with transport.changed:
-                    assert transport.changed.wait_for(
-                        lambda: 1 in transport.links and transport.links[1].welcome, 10
-                    )
+                assert asked.wait(10)
 
             if in_place:
                 with bridge.block("t", 1) as block:

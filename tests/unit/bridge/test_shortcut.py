@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from _pair import RUN, TOKEN, RememberingSink, agree, assembled, receivers, together
+from _pair import RUN, TOKEN, RememberingSink, agree, asked_again, assembled, receivers, together
 
 from ips_components.bridge import Array, Bridge
 from ips_components.bridge._putting import Putting
@@ -129,7 +129,7 @@ def test_what_happens_between_taking_a_slot_and_sending_it(
         ):
             endpoints = (first.endpoint, newcomer.endpoint)
             newcomer.set_contract(contract, endpoints)
-            transport = bridge._transport
+            transport, asked = bridge._transport, asked_again(bridge)
             for step in range(last):
                 put(bridge, step, FIELD[step], in_place)
                 all_given_back(bridge)
@@ -142,10 +142,7 @@ def test_what_happens_between_taking_a_slot_and_sending_it(
                 placement = Placement(1, 1, (1,))
                 for receiver, again in ((first, ()), (newcomer, [(0, last)])):
                     receiver.set_placement({0: placement}, endpoints, again, rows={0: (last, 60)})
-                with transport.changed:
-                    assert transport.changed.wait_for(
-                        lambda: 1 in transport.links and transport.links[1].welcome, 10
-                    )
+                assert asked.wait(10)
 
             taken = []
 
