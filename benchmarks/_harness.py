@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
@@ -65,18 +66,23 @@ def interleave(
     """Let every name have its turn, `repeat` times over, in an order that is reversed each time.
 
     A noisy neighbour then disturbs all alike, and none always runs in the wake of the same other.
-    A turn that fails is told and left out; it does not end the others.  What has been measured so
-    far is given to `keep` after each turn, so that nothing is lost when the rest does not come.
+    A turn that fails is told and left out; it does not end the others.  Who ran out of time once
+    has no further turn.  What has been measured so far is given to `keep` after each turn, so that
+    nothing is lost when the rest does not come.
     """
-    names = list(names)
+    names, late = list(names), set()
     results: dict[str, list[Any]] = {name: [] for name in names}
     for round_ in range(repeat):
         for name in names if round_ % 2 == 0 else reversed(names):
+            if name in late:
+                continue
             begin = time.monotonic()
             try:
                 results[name].append(turn(name))
             except Exception as error:
                 say(f"  {name}, turn {round_}: {type(error).__name__}: {str(error)[-600:]}")
+                if isinstance(error, (TimeoutError, subprocess.TimeoutExpired)):
+                    late.add(name)
             else:
                 say(f"  {name}, turn {round_}: {time.monotonic() - begin:.1f} s")
                 if keep is not None:

@@ -368,7 +368,7 @@ def by_mpi(size: int, pace: float, n: int, ranks: int, tcp: bool) -> list[Any]:
     done = subprocess.run(
         [command, "-n", str(ranks + 1), sys.executable, "-m", "benchmarks.put_blocking",
          "--as-mpi-rank", str(size), str(pace), str(n)],
-        capture_output=True, text=True, timeout=240, check=True,
+        capture_output=True, text=True, timeout=90, check=True,
         env=environment(**(OVER_TCP if tcp else {})),
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
@@ -454,6 +454,7 @@ def run(
                 methods, repeat, lambda name, a=(size, pace, n, ranks): turn(name, *a)
             )
             rows += rows_of(size, paced, n, ranks, turns)
+            methods = tuple(name for name in methods if turns[name])
             document = {
                 "machine": machine(),
                 "load": load.facts(),
