@@ -54,8 +54,11 @@ def test_same_chunks_as_python(tmp_path, monkeypatch, program, reference, select
 
 def test_without_contact_file_all_ranks_say_what_to_do(monkeypatch, program):
     monkeypatch.delenv("IPS_COMPONENTS_CONTACT", raising=False)
-    done = run(2, *OPTIONS, program=program)
-    assert done.returncode != 0
+    for _ in range(3):  # MPICH's launcher may lose what ranks say just before they abort
+        done = run(2, *OPTIONS, program=program)
+        assert done.returncode != 0
+        if done.stderr:
+            break
     assert "no contact file: neither the program nor the environment variable" in done.stderr
 
 
