@@ -104,7 +104,7 @@ def allocated(name: str, n: int, dask_scheduler: Any) -> float:
 
 def handle_arrivals(name: str, n: int, batch: int, dask_scheduler: Any) -> float:
     """CPU seconds to decode and to carry out announcements of so many chunks each."""
-    from distributed.protocol import dumps, loads
+    from distributed.protocol import dumps
 
     plugin = dask_scheduler.plugins["external-tasks"]
     tasks = dask_scheduler.extensions[EXTENSION]
@@ -114,11 +114,22 @@ def handle_arrivals(name: str, n: int, batch: int, dask_scheduler: Any) -> float
                 "stimulus_id": f"external-arrived-{first}-{time.time()}"}])
         for first in range(0, n, batch)
     ]  # fmt: skip
+
+    def handle(message: Any) -> None:
+        plugin.on_arrived(worker=worker, **message)
+        tasks.changes.flush()
+
+    return cpu_of(messages, handle)
+
+
+def cpu_of(messages: list[Any], handle: Callable[[Any], Any]) -> float:
+    """CPU seconds to decode messages and to handle all that is in them."""
+    from distributed.protocol import loads
+
     start = time.process_time()
     for frames in messages:
         for message in loads(frames):
-            plugin.on_arrived(worker=worker, **message)
-            tasks.changes.flush()
+            handle(message)
     return time.process_time() - start
 
 
@@ -128,7 +139,7 @@ def handle_finished(name: str, n: int, batch: int, dask_scheduler: Any) -> float
     A client wants them, so that they stay; nobody depends on them.
     """
     from dask._task_spec import Task
-    from distributed.protocol import dumps, loads, pickle
+    from distributed.protocol import dumps, pickle
     from distributed.scheduler import ClientState
 
     scheduler = dask_scheduler
@@ -150,11 +161,9 @@ def handle_finished(name: str, n: int, batch: int, dask_scheduler: Any) -> float
                for ts in tasks[first : first + batch]])
         for first in range(0, n, batch)
     ]  # fmt: skip
-    start = time.process_time()
-    for frames in messages:
-        for message in loads(frames):
-            scheduler.handle_task_finished(worker=address, **message)
-    seconds = time.process_time() - start
+    seconds = cpu_of(
+        messages, lambda message: scheduler.handle_task_finished(worker=address, **message)
+    )
     if scheduler.task_groups[name].states["memory"] != n:
         raise RuntimeError(f"not all of {n} finished tasks are in memory")
     # The worker has none of them: without replicas, they are forgotten without a word to it.

@@ -99,26 +99,12 @@ class Link:
         with self.connect_lock:
             if self.standing is Standing.OPEN:
                 return
-            sock, lane = self._dial(timeout)
+            state, decoder = State.of_rank(), framing.Decoder()
             try:
-                state, decoder = State.of_rank(), framing.Decoder()
-                sock.sendall(framing.pack(transport.hello()))
-                early = _receive(sock, decoder, deadline, str(self.endpoint))
-                for message in early:
-                    state.received(message)
-                first = early.pop(0)
-                if isinstance(first, m.Refused):
-                    raise BridgeError(
-                        f"{self.endpoint} refused rank {transport.rank}: {first.text}"
-                    )
-                if not isinstance(first, m.Welcome):
-                    raise ProtocolError(f"{self.endpoint} did not answer the hello")
-            except TlsError as error:
-                sock.close()
+                sock, lane = self._dial(timeout)
+                first, early = self._introduce(sock, state, decoder, deadline)
+            except TlsError as error:  # a receiver may say so in answer to the hello only
                 raise self._no_trust(error) from error
-            except BaseException:
-                sock.close()
-                raise
             sock.settimeout(None)
             with self.send_lock, transport.changed:
                 if transport.closed:
@@ -141,6 +127,26 @@ class Link:
             transport.opened(self, early)
         if self.to_send:
             self.start_sender()
+
+    def _introduce(
+        self, sock: Socket, state: State, decoder: framing.Decoder, deadline: float
+    ) -> tuple[m.Welcome, list[m.Message]]:
+        """Say hello; return the welcome, and what came with it. The socket is closed on failure."""
+        try:
+            sock.sendall(framing.pack(self.transport.hello()))
+            early = _receive(sock, decoder, deadline, str(self.endpoint))
+            for message in early:
+                state.received(message)
+            first = early.pop(0)
+            if isinstance(first, m.Refused):
+                rank = self.transport.rank
+                raise BridgeError(f"{self.endpoint} refused rank {rank}: {first.text}")
+            if not isinstance(first, m.Welcome):
+                raise ProtocolError(f"{self.endpoint} did not answer the hello")
+        except BaseException:
+            sock.close()
+            raise
+        return first, early
 
     def _dial(self, timeout: float) -> tuple[Socket, str]:
         endpoint = self.endpoint
@@ -173,9 +179,6 @@ class Link:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return self._secure(sock), "tcp"
-        except TlsError as error:
-            sock.close()
-            raise self._no_trust(error) from error
         except BaseException:
             sock.close()
             raise

@@ -84,6 +84,19 @@ def add_arrival(scheduler: Scheduler) -> Callable[[], None]:
     return undo
 
 
+def _put_before(
+    handlers: dict[str, Any], name: str, handler: Callable[..., Any]
+) -> Callable[[], None]:
+    """Let `handler` take the place of the stock one; return the call that undoes it."""
+    stock, handlers[name] = handlers[name], handler
+
+    def undo() -> None:
+        if handlers.get(name) is handler:
+            handlers[name] = stock
+
+    return undo
+
+
 def intercept_add_keys(
     scheduler: Scheduler, take: Callable[[str, Any, int, str], bool]
 ) -> Callable[[], None]:
@@ -103,13 +116,7 @@ def intercept_add_keys(
                 rest.append(key)
         return stock(worker=worker, keys=rest, stimulus_id=stimulus_id) if rest else "OK"
 
-    scheduler.stream_handlers["add-keys"] = add_keys
-
-    def undo() -> None:
-        if scheduler.stream_handlers.get("add-keys") is add_keys:
-            scheduler.stream_handlers["add-keys"] = stock
-
-    return undo
+    return _put_before(scheduler.stream_handlers, "add-keys", add_keys)
 
 
 @contextmanager
@@ -137,13 +144,7 @@ def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
         with gc_paused():
             return await stock(**message)
 
-    scheduler.stream_handlers["update-graph"] = update_graph
-
-    def undo() -> None:
-        if scheduler.stream_handlers.get("update-graph") is update_graph:
-            scheduler.stream_handlers["update-graph"] = stock
-
-    return undo
+    return _put_before(scheduler.stream_handlers, "update-graph", update_graph)
 
 
 def forget_dead_peers(server: Worker) -> Callable[[], None]:
@@ -161,13 +162,7 @@ def forget_dead_peers(server: Worker) -> Callable[[], None]:
             client.rpc.remove(worker)
         return stock(worker=worker, stimulus_id=stimulus_id)
 
-    server.stream_handlers["remove-worker"] = remove_worker
-
-    def undo() -> None:
-        if server.stream_handlers.get("remove-worker") is remove_worker:
-            server.stream_handlers["remove-worker"] = stock
-
-    return undo
+    return _put_before(server.stream_handlers, "remove-worker", remove_worker)
 
 
 def to_memory(

@@ -34,13 +34,7 @@ class Replanning:
         hosts = self._hostnames(run)
         if self._count_cells(run, hosts):
             placements = {
-                array.spec.name: place(
-                    array.layout,
-                    list(hosts),
-                    needed=array.needed_space,
-                    hosts=hosts,
-                    cells=run.cells[array.spec.name],
-                )
+                array.spec.name: place(array.layout, list(hosts), **_nearness(run, array, hosts))
                 for array in contract.arrays
             }
             run.agree(contract.with_placements(placements))
@@ -118,13 +112,7 @@ class Replanning:
             first = min(awaited, default=newest * n_space) // n_space
             start = min(n_rows, newest + 2 + self._rows_within(run, newest, SHARE_DELAY))
             base = run.shared.get(ordinal, array.placement)
-            shared = share(
-                base,
-                list(hosts),
-                needed=array.needed_space,
-                hosts=hosts,
-                cells=run.cells.get(array.spec.name),
-            )
+            shared = share(base, list(hosts), **_nearness(run, array, hosts))
             window = range(first, max(first, start))
             now = switch(array.placement, shared, window, n_rows)
             if now is None:
@@ -177,13 +165,7 @@ class Replanning:
         contract = self._contract(run)
         hosts = self._hostnames(run)
         placements = {
-            array.spec.name: replace(
-                array.placement,
-                list(hosts),
-                needed=array.needed_space,
-                hosts=hosts,
-                cells=run.cells.get(array.spec.name),
-            )
+            array.spec.name: replace(array.placement, list(hosts), **_nearness(run, array, hosts))
             for array in contract.arrays
             if not set(array.placement.receivers) <= hosts.keys()
         }
@@ -239,3 +221,10 @@ class Replanning:
             owner = contract.arrays[ordinal].placement.owner(chunk)
             owners.setdefault(owner, []).append((ordinal, chunk))
         return owners
+
+
+def _nearness(
+    run: CoordinatedRun, array: ArrayContract, hosts: Mapping[int, str]
+) -> dict[str, Any]:
+    """What a placement is told of where the receivers and an array's cells are."""
+    return {"needed": array.needed_space, "hosts": hosts, "cells": run.cells.get(array.spec.name)}

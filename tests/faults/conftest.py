@@ -14,6 +14,7 @@ _spec.loader.exec_module(_module)
 workflow = _module.workflow
 
 HERE = Path(__file__).parent / "coupled"
+PARTS = Path(__file__).parents[1] / "ips" / "parts"
 
 
 def _simulation(words, **parameters):
@@ -36,7 +37,7 @@ def _coupled(directory, simulations, steps, workers, analysis, **parameters):
             "ANALYTICS": {
                 "MODULE": "ips_components.analytics",
                 "NAME": "Analytics",
-                "ANALYSIS": f"field_analysis:{analysis}",
+                "ANALYSIS": analysis,
                 "INPUT_DIR": HERE,
                 "DASK_WORKERS_PER_NODE": workers,
                 "DASK_PPW": 2,
@@ -61,7 +62,8 @@ def coupled(tmp_path, leaves_nothing):
         environment = parameters.pop("ENVIRONMENT", None)
         simulations = {"SIMULATION": _simulation(words, ENVIRONMENT=environment)}
         parameters = {"ANALYSIS_ARGS": analysis or None, **parameters}
-        made.append(_coupled(tmp_path, simulations, steps, workers, "analyse", **parameters))
+        analyse = "field_analysis:analyse"
+        made.append(_coupled(tmp_path, simulations, steps, workers, analyse, **parameters))
         return made[-1]
 
     yield make
@@ -79,7 +81,9 @@ def coupled_two(tmp_path, leaves_nothing):
             port: _simulation(f"--name {port.lower()} --pace {pace} {words}")
             for port, words in (("HOT", hot), ("COLD", cold))
         }
-        made.append(_coupled(tmp_path, simulations, steps, workers, "both", **parameters))
+        both = "several_analysis:both"
+        parameters = {"INPUT_DIR": PARTS, **parameters}
+        made.append(_coupled(tmp_path, simulations, steps, workers, both, **parameters))
         return made[-1]
 
     yield make

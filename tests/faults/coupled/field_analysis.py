@@ -17,16 +17,6 @@ def analyse(arrays, fault="", slow=0.0):
     return {"sums": field.sum(axis=1), "mean": field.mean()}
 
 
-def both(arrays):
-    """Sums over space for every step of each of two fields, and of their product."""
-    hot, cold = arrays["hot"], arrays["cold"]
-    return {
-        "hot": hot.sum(axis=1),
-        "cold": cold.sum(axis=1),
-        "product": (hot * cold).sum(axis=1),
-    }
-
-
 def hurt(block, fault, slow):
     """Fail, or take time, when a block of step 5 comes by."""
     time.sleep(slow)

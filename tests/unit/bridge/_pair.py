@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ips_components.bridge import Bridge
 from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec
 from ips_components.wire import contact as contacts
 
@@ -158,17 +160,38 @@ def together(n: int, work: Callable[[int], Any]) -> list[Any]:
     return results
 
 
-def asked_again(bridge: Any) -> threading.Event:
-    """Return what is set when a receiver has asked this rank to send something again."""
-    transport, asked = bridge._transport, threading.Event()
-    resend = transport._resend
+@contextmanager
+def joined(
+    file: Path, contract: Contract, first: Receiver, sink: RememberingSink
+) -> Iterator[tuple[Bridge, Callable[[int], None]]]:
+    """Connect a bridge while a second receiver with `sink` is there.
 
-    def resend_and_tell(link: Any, message: Any) -> None:
-        resend(link, message)
-        asked.set()
+    What comes with the bridge gives the chunks from a step on to that receiver, which asks for
+    those of the step itself, and waits until the rank has heard it.
+    """
+    n_space = contract.arrays[0].layout.n_space
+    with (
+        Receiver(sink, run=RUN, token=TOKEN, budget=1 << 20, ordinal=1) as newcomer,
+        Bridge(contact=file) as bridge,
+    ):
+        endpoints = (first.endpoint, newcomer.endpoint)
+        newcomer.set_contract(contract, endpoints)
+        asked, resend = threading.Event(), bridge._transport._resend
 
-    transport._resend = resend_and_tell
-    return asked
+        def resend_and_tell(*args: Any) -> None:
+            resend(*args)
+            asked.set()
+
+        bridge._transport._resend = resend_and_tell
+
+        def move(step: int) -> None:
+            placement = Placement(1, 1, (1,) * n_space)
+            chunks = [(0, chunk) for chunk in range(step * n_space, (step + 1) * n_space)]
+            for receiver, again in ((first, []), (newcomer, chunks)):
+                receiver.set_placement({0: placement}, endpoints, again, rows={0: (step, 60)})
+            assert asked.wait(10)
+
+        yield bridge, move
 
 
 def assembled(contract: Contract, ordinal: int, sinks: list[RememberingSink]) -> np.ndarray:

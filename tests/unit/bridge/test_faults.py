@@ -13,8 +13,8 @@ from _pair import (
     TOKEN,
     RememberingSink,
     agree,
-    asked_again,
     assembled,
+    joined,
     receivers,
     together,
 )
@@ -22,7 +22,7 @@ from _pair import (
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.external._receiver import Receiver
-from ips_components.model.placement import Placement, replace
+from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
 
@@ -397,23 +397,9 @@ def test_a_chunk_that_moves_while_its_block_is_on_its_way_reaches_its_new_receiv
     options = {"lanes": lanes, "replay_steps": 2}
     with receivers(tmp_path, contract, contact_options=options) as (file, (first,), _):
         other = RememberingSink()
-        with (
-            Receiver(other, run=RUN, token=TOKEN, budget=1 << 20, ordinal=1) as newcomer,
-            Bridge(contact=file) as bridge,
-        ):
-            endpoints = (first.endpoint, newcomer.endpoint)
-            newcomer.set_contract(contract, endpoints)
+        with joined(file, contract, first, other) as (bridge, move):
             bridge.put("t", 0, field(0))
             transport, out = bridge._transport, bridge._outgoing["t"]
-            asked = asked_again(bridge)
-
-            def move(step):
-                placement = Placement(1, 1, (1,) * contract.arrays[0].layout.n_space)
-                chunks = [(0, chunk) for chunk in contract.arrays[0].needed_ids(step, step + 1)]
-                for receiver, again in ((first, ()), (newcomer, chunks)):
-                    receiver.set_placement({0: placement}, endpoints, again, rows={0: (step, 60)})
-                assert asked.wait(10)
-
             if in_place:
                 with bridge.block("t", 1) as block:
                     block[...] = field(1)

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from _pair import RUN, TOKEN, RememberingSink, agree, asked_again, assembled, receivers, together
+from _pair import RUN, RememberingSink, agree, assembled, joined, receivers, together
 
 from ips_components.bridge import Array, Bridge
 from ips_components.bridge._putting import Putting
 from ips_components.bridge._shortcut import Shortcut
 from ips_components.errors import BridgeError
-from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
-from ips_components.model.placement import Placement
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -123,13 +121,8 @@ def test_what_happens_between_taking_a_slot_and_sending_it(
     contract = agree(SPEC)
     with receivers(tmp_path, contract, contact_options=SHM) as (file, (first,), (sink,)):
         other = CopyingSink()
-        with (
-            Receiver(other, run=RUN, token=TOKEN, budget=1 << 20, ordinal=1) as newcomer,
-            Bridge(contact=file) as bridge,
-        ):
-            endpoints = (first.endpoint, newcomer.endpoint)
-            newcomer.set_contract(contract, endpoints)
-            transport, asked = bridge._transport, asked_again(bridge)
+        with joined(file, contract, first, other) as (bridge, move):
+            transport = bridge._transport
             for step in range(last):
                 put(bridge, step, FIELD[step], in_place)
                 all_given_back(bridge)
@@ -138,11 +131,8 @@ def test_what_happens_between_taking_a_slot_and_sending_it(
                 if what == "cut":
                     (link,) = transport.links.values()
                     transport.broken(link, link.sock, "cut by the test")
-                    return
-                placement = Placement(1, 1, (1,))
-                for receiver, again in ((first, ()), (newcomer, [(0, last)])):
-                    receiver.set_placement({0: placement}, endpoints, again, rows={0: (last, 60)})
-                assert asked.wait(10)
+                else:
+                    move(last)
 
             taken = []
 
