@@ -387,7 +387,7 @@ class Transport(Leaving):
         for link in links:
             if link.to_send:
                 self._go(link, slot.size)
-        if home is not None and home.to_send:
+        if home is not None and home.to_send and home not in links:
             self._go(home, 0)
         return True
 
@@ -427,7 +427,11 @@ class Transport(Leaving):
             return taken and (not self.epoch or self._current(stored, links))
 
     def _go(self, link: Link, nbytes: int) -> None:
-        if link.lane == "shm" or nbytes <= 1 << 16:
+        """Send what is queued: at once if that is short, else by a thread while the rank goes on.
+
+        Nor does anything small wait for the thread that is sending something large.
+        """
+        if link.lane == "shm" or (nbytes <= 1 << 16 and not link.send_lock.locked()):
             link.pump()
         else:
             link.start_sender()

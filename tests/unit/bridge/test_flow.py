@@ -230,3 +230,43 @@ def test_slots_that_became_too_small_are_unmapped_by_the_receiver(tmp_path):
         ours = {slot.number for slot in slots_of(bridge, "x")}
         # The last one told goes with the next piece.
         sink.wait(lambda: len(connection._slots.keys() - ours) <= 1)
+
+
+def test_chunks_that_are_let_go_at_once_are_never_copied_by_the_receiver(tmp_path):
+    with (
+        receivers(tmp_path, agree(SPEC), keep=False) as (file, (receiver,), (sink,)),
+        Bridge(contact=file) as bridge,
+    ):
+        block = rows(0, 0, 1)
+        for step in range(40):  # as fast as slots come back
+            bridge.put("t", step, block)
+        assert bridge.wait()
+        sink.wait(lambda: len(sink.counts) == 40)
+        numbers = receiver.statistics()
+        assert numbers.pool_leased == numbers.pool_idle == 0  # no buffer was ever needed
+
+
+def test_a_rank_goes_on_while_a_thread_sends_its_block_over_tcp(tmp_path):
+    """Neither the block nor the end of the step before makes it wait for the receiver."""
+    spec = ArraySpec("t", "f8", (1, 4 << 20), StepAxis(count=3))  # more than sockets take
+    contract = agree(spec)
+    options = {"contact_options": {"lanes": ["tcp"], "replay_steps": 1}}
+    block, may_read = np.ones(spec.shape), threading.Event()
+    with receivers(tmp_path, contract, budget=1 << 30, **options) as (file, _, (sink,)):
+        take = sink.chunk
+
+        def chunk(*args):
+            assert may_read.wait(30)
+            take(*args)
+
+        sink.chunk = chunk
+        with Bridge(contact=file) as bridge:
+            try:
+                for step in range(3):  # nothing is read of the second one, nor of the third
+                    bridge.put("t", step, block)
+                bridge.step_end(2)
+                assert not sink.counts
+            finally:
+                may_read.set()
+            assert bridge.wait()
+        sink.wait(lambda: len(sink.counts) == 3)
