@@ -522,9 +522,9 @@ class Receiver(Keeping):
             self._answering = True
             self._events.put(("answer",))
 
-    def slot_returned(self, connection: Connection, ring: int, seq: int) -> None:
-        """Note that nobody reads a slot's piece any more (any thread, any moment: no lock)."""
-        self._events.put(("slot", connection, (ring, seq)))
+    def answer_now(self, connection: Connection) -> None:
+        """Have the keeper answer a rank, which may wait for a slot (any moment: no lock)."""
+        self._events.put(("slot", connection))
 
     def connection_ended(self, connection: Connection) -> None:
         """Note that a connection is over."""

@@ -44,6 +44,11 @@ UNENCRYPTED = (
     "or the rank is in C or Fortran, which cannot speak TLS: run a Dask worker on the rank's node, "
     "so that shared memory serves, or see SECURITY in the parameters"
 )
+# Sums of the socket module's flags cost more than the calls that take them.
+_QUIET = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_WHOLE = int(socket.MSG_WAITALL)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_FD_SPACE = socket.CMSG_SPACE(MAX_FDS * 4)
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 
@@ -92,6 +97,7 @@ class Connection:
         self.wanted: dict[int, int] = {}  # array -> row for which the rank waits
         self._slots: dict[int, tuple[memoryview, m.Slot]] = {}
         self._held: Counter[int] = Counter()  # slots in use as chunks, by ring
+        self._returned: deque[tuple[int, int]] = deque()  # ring and number; filled at any moment
         self._fds: deque[int] = deque()
         self._buffer = bytearray(READ_AHEAD)
         self._view = memoryview(self._buffer)
@@ -134,7 +140,7 @@ class Connection:
         while self._outbox and not self._closed:
             head = self._outbox[0]
             try:
-                sent = self.sock.send(head, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self.sock.send(head, _QUIET)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -147,7 +153,10 @@ class Connection:
 
     def credit(self, watermarks: list[int]) -> None:
         """Tell the rank how far it may send, when half of what it knew is used up or it waits."""
-        if not any(self._is_due(array_, mark) for array_, mark in enumerate(watermarks)):
+        for array_, mark in enumerate(watermarks):
+            if self._is_due(array_, mark):
+                break
+        else:
             return  # as a rule: asked for without the lock, which a slow socket may hold
         frames = []
         with self._out_lock:
@@ -230,7 +239,7 @@ class Connection:
             with contextlib.suppress(OSError):
                 # What lies unread when a socket is closed takes the answer with it.
                 self._plain.recv(READ_AHEAD, socket.MSG_DONTWAIT)
-                self._plain.send(framing.pack(refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._plain.send(framing.pack(refusal), _QUIET)
             raise ProtocolError("it speaks without TLS, which this receiver requires")
         self.sock.handshake()
 
@@ -297,6 +306,7 @@ class Connection:
     def answer(self) -> None:
         """Acknowledge and give back what came so far (any thread)."""
         with self._answer_lock:
+            self._take_returned()
             if not self._unanswered or self.peer is None:
                 return
             self._unanswered = 0
@@ -305,6 +315,14 @@ class Connection:
             if not done or done[-1] < self.peer.last_seq:
                 frames.append(m.Ack(self.peer.last_seq))
         self.send(*frames)
+
+    def _take_returned(self) -> None:
+        """Account for slots that are no chunks any more (the answer's lock is held)."""
+        while self._returned:
+            ring, seq = self._returned.popleft()
+            self._held[ring] -= 1
+            self._releasable.append(seq)
+            self._unanswered += 1
 
     def _piece(self, piece: m.Piece, nbytes: int) -> None:
         receiver, peer = self.receiver, self.peer
@@ -350,19 +368,14 @@ class Connection:
         dtype = receiver.dtype(piece.array)
         cells = _slot_array(memory, piece, dtype)
         # Some slots must stay free: a chunk that the analysis keeps must not starve the rank.
-        ring = slot.ring
-        if cells.flags.c_contiguous and self._held[ring] + slot.spare < slot.length:
-            whole = receiver.intake.whole(peer.rank, piece)
-            complete = None
-            if whole is not None:
-                complete = receiver.intake.adopt(peer.rank, piece, cells)
-            if complete is not None:
-                self._held[ring] += 1
-                seq, returned = piece.seq, receiver.slot_returned
-                on_last_view(cells, lambda: returned(self, ring, seq))
-                del cells
-                receiver.deliver(complete)
-                return
+        complete = None
+        if cells.flags.c_contiguous and self._may_hold(slot):
+            complete = receiver.intake.adopt(piece, cells)
+        if complete is not None:
+            self._hold(slot.ring, piece.seq, cells)
+            del cells
+            receiver.deliver(complete)
+            return
         target = receiver.intake.begin(peer.rank, piece)
         if target is not None:
             if target.shape != cells.shape:
@@ -372,6 +385,24 @@ class Connection:
         self._releasable.append(piece.seq)
         if complete := receiver.intake.commit(peer.rank, piece):
             receiver.deliver(complete)
+
+    def _may_hold(self, slot: m.Slot) -> bool:
+        """Tell whether the rank can do without one more slot of a ring."""
+        with self._answer_lock:
+            self._take_returned()
+            return self._held[slot.ring] + slot.spare < slot.length
+
+    def _hold(self, ring: int, seq: int, cells: np.ndarray[Any, Any]) -> None:
+        """Keep a slot until nobody reads its cells any more."""
+        with self._answer_lock:
+            self._held[ring] += 1
+        returned, soon = self._returned, self.receiver.answer_now
+
+        def gone() -> None:  # in any thread, at any moment: no lock
+            returned.append((ring, seq))
+            soon(self)
+
+        on_last_view(cells, gone)
 
     def add_slot(self, slot: m.Slot) -> None:
         """Map the memory that came with an announcement, read-only."""
@@ -394,12 +425,6 @@ class Connection:
             raise ProtocolError(f"slot {slot.slot} cannot be mapped: {error}") from error
         finally:
             os.close(fd)
-
-    def give_back(self, returned: list[tuple[int, int]]) -> None:
-        """Return slots that were chunks: pairs of ring and number of the piece (the keeper)."""
-        for ring, _ in returned:
-            self._held[ring] -= 1
-        self.send(m.Release(tuple(seq for _, seq in returned)))
 
     def drop_slot(self, slot: int) -> None:
         """Forget a slot; arrays in it keep its memory."""
@@ -429,7 +454,7 @@ class Connection:
             self._start = self._end = 0
         at = have
         while at < len(target):
-            at += self._receive(target[at : at + PART], socket.MSG_WAITALL)
+            at += self._receive(target[at : at + PART], _WHOLE)
             self.heard = time.monotonic()
 
     def _discard(self, nbytes: int) -> None:
@@ -445,10 +470,7 @@ class Connection:
         if not self.local:
             n = self.sock.recv_into(target, 0, flags)
         else:
-            space = socket.CMSG_SPACE(MAX_FDS * 4)
-            n, ancillary, _, _ = self.sock.recvmsg_into(
-                [target], space, flags | socket.MSG_CMSG_CLOEXEC
-            )
+            n, ancillary, _, _ = self.sock.recvmsg_into([target], _FD_SPACE, flags | _CLOEXEC)
             for level, kind, data in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds = array.array("i")

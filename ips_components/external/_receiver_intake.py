@@ -381,24 +381,22 @@ class Intake:
             where = _check_fit(array.contract, piece, assembly.buffer.shape)
             return assembly.buffer[where]
 
-    def whole(self, rank: int, piece: Piece) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Return shape and dtype when a piece is a complete chunk by itself, else None."""
+    def adopt(self, piece: Piece, value: Array) -> Complete | None:
+        """Take an array that is a whole chunk (it lies in shared memory); None: it is not.
+
+        Raises
+        ------
+        ProtocolError
+            As `begin` does.
+        """
         with self._lock:
             array, assembly = self._find(piece.array, piece.chunk)
             if assembly is None or assembly.buffer is not None or array.contract.spec.ragged:
                 return None
             shape, _, _, full = array.size_of(piece.chunk)
-            if piece.shape != shape or not full:
+            if not full or value.shape != shape:
                 return None
             _check_fit(array.contract, piece, shape)
-            return shape, array.contract.dtype
-
-    def adopt(self, rank: int, piece: Piece, value: Array) -> Complete | None:
-        """Take an array that is the complete chunk (it lies in shared memory)."""
-        with self._lock:
-            array, assembly = self._find(piece.array, piece.chunk)
-            if assembly is None or assembly.buffer is not None:
-                return None
             assembly.buffer = value
             return self._complete(array, piece.chunk, assembly, value)
 

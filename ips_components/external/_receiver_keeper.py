@@ -136,7 +136,7 @@ class Keeping:
             except Empty:
                 event = ("tick",)
             pump = False
-            slots: dict[Connection, list[tuple[int, int]]] = {}
+            returned: set[Connection] = set()
             while True:
                 if event[0] == "pump":
                     pump = True
@@ -145,13 +145,13 @@ class Keeping:
                 elif event[0] == "answer":
                     answer_at = time.monotonic() + SHORT_TICK
                 elif event[0] == "slot":
-                    slots.setdefault(event[1], []).append(event[2])
+                    returned.add(event[1])
                 try:
                     event = self._events.get_nowait()
                 except Empty:
                     break
-            for connection, returned in slots.items():
-                connection.give_back(returned)
+            for connection in returned:
+                connection.answer()
             if pump or time.monotonic() >= pump_at:
                 pump_at, self._pump_due = NEVER, False
                 self._take_freed()
