@@ -15,7 +15,6 @@ import math
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from ips_components.wire.framing import SlotFrame
 CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
 _NEEDED = 3  # slots of a ring without any replay
-_numbers = itertools.count()
+_numbers, _ring_numbers = itertools.count(), itertools.count()
 
 F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
 _SEAL, _SHRINK, _GROW, _FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
@@ -182,7 +181,6 @@ class Loan:
         self.abandoned = False
 
 
-@dataclass(slots=True, eq=False)
 class ReplayMemory:
     """What all rings of a rank may take for replay.
 
@@ -192,8 +190,11 @@ class ReplayMemory:
         Bytes; the three largest slots of each ring do not count.
     """
 
-    limit: int
-    rings: list[Ring] = field(default_factory=list)
+    __slots__ = ("limit", "rings")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.rings: list[Ring] = []
 
     def allows(self, ring: Ring, nbytes: int) -> bool:
         """Tell whether a ring may have one more slot."""
@@ -202,7 +203,6 @@ class ReplayMemory:
         return sum(sum(sorted(each)[:-_NEEDED]) for each in sizes) <= self.limit
 
 
-@dataclass(slots=True, eq=False)
 class Ring:
     """The slots of one block.
 
@@ -216,18 +216,16 @@ class Ring:
         What this ring and the others may take for replay.
     """
 
-    replay: int
-    shared: bool
-    memory: ReplayMemory
-    number: int = field(default_factory=itertools.count().__next__)
-    slots: list[Slot] = field(default_factory=list)  # the one used longest ago comes first
-    retired: list[int] = field(default_factory=list)  # numbers of slots that receivers may unmap
-    refused: float = math.inf  # bytes that were too many for another slot
-    length: int = field(init=False)  # number of slots at most
+    __slots__ = ("length", "memory", "number", "refused", "replay", "retired", "shared", "slots")
 
-    def __post_init__(self) -> None:
-        self.length = self.replay + _NEEDED
-        self.memory.rings.append(self)
+    def __init__(self, replay: int, shared: bool, memory: ReplayMemory) -> None:
+        self.replay, self.shared, self.memory = replay, shared, memory
+        self.number = next(_ring_numbers)
+        self.slots: list[Slot] = []  # the one used longest ago comes first
+        self.retired: list[int] = []  # numbers of slots that receivers may unmap
+        self.refused = math.inf  # bytes that were too many for another slot
+        self.length = replay + _NEEDED  # number of slots at most
+        memory.rings.append(self)
 
     @property
     def spare(self) -> int:

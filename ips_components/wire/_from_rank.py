@@ -103,7 +103,7 @@ class Piece(Message):
     @property
     def shape(self) -> tuple[int, ...]:
         """Cells per dimension."""
-        return tuple(count for _, count, _ in self.dst)
+        return tuple([count for _, count, _ in self.dst])
 
     def pack(self) -> bytes:
         ndim = len(self.dst)
@@ -117,23 +117,35 @@ class Piece(Message):
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
-        chunk, t, block, slot, slot_offset, ndim, _ = _PIECE.unpack_from(body)
-        if not 1 <= ndim <= MAX_NDIM:
-            raise ProtocolError(f"a piece must have 1 to {MAX_NDIM} dimensions, got {ndim}")
-        numbers = struct.unpack_from(f"<{3 * ndim}Q", body, _PIECE.size)
-        strides: tuple[int, ...] = ()
-        if slot != NO_SLOT:
-            strides = struct.unpack_from(f"<{ndim}q", body, _PIECE.size + ndim * _AXIS.size)
-        return cls(
-            array=0,
-            chunk=chunk,
-            t=t,
-            dst=tuple(zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True)),
-            block=block,
-            slot=slot,
-            slot_offset=slot_offset,
-            strides=strides,
-        )
+        chunk, t = _MOVING.unpack_from(body)
+        # From step to step a rank's pieces differ in chunk and time only.
+        rest = bytes(body[_MOVING.size :])
+        known = _KNOWN.get(rest)
+        if known is None:
+            known = _where(body)
+            if len(_KNOWN) >= _MAX_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[rest] = known
+        dst, block, slot, slot_offset, strides = known
+        return cls.made((0, chunk, t, dst, block, slot, slot_offset, strides, 0, 0))
+
+
+_MOVING = struct.Struct("<QQ")
+_MAX_KNOWN = 4096
+_KNOWN: dict[bytes, tuple[Axes, int, int, int, tuple[int, ...]]] = {}
+
+
+def _where(body: memoryview) -> tuple[Axes, int, int, int, tuple[int, ...]]:
+    """Return what says where a piece belongs and where it lies."""
+    _, _, block, slot, slot_offset, ndim, _ = _PIECE.unpack_from(body)
+    if not 1 <= ndim <= MAX_NDIM:
+        raise ProtocolError(f"a piece must have 1 to {MAX_NDIM} dimensions, got {ndim}")
+    numbers = struct.unpack_from(f"<{3 * ndim}Q", body, _PIECE.size)
+    strides: tuple[int, ...] = ()
+    if slot != NO_SLOT:
+        strides = struct.unpack_from(f"<{ndim}q", body, _PIECE.size + ndim * _AXIS.size)
+    dst = tuple(zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True))
+    return dst, block, slot, slot_offset, strides
 
 
 class Rows(Fixed):
@@ -168,7 +180,8 @@ class StepEnd(Message):
     @classmethod
     def parse(cls, body: memoryview) -> Self:
         step, waited, count, _ = _STEP_END.unpack_from(body)
-        return cls(step, waited, parse_counters(body, _STEP_END.size, count))
+        counters = parse_counters(body, _STEP_END.size, count) if count else ()
+        return cls.made((step, waited, counters))
 
 
 class Want(Fixed):

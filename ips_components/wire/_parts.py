@@ -45,7 +45,10 @@ class Fixed(Message):
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
-        return cls(**dict(zip(cls.FIELDS, cls.LAYOUT.unpack_from(body), strict=True)))
+        values = list(cls._blank)
+        for name, value in zip(cls.FIELDS, cls.LAYOUT.unpack_from(body), strict=True):
+            values[cls._fields.index(name)] = value
+        return cls.made(values)
 
 
 class Text(Message):

@@ -7,12 +7,15 @@ readers it is a frozen dataclass.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, dataclass_transform
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self, dataclass_transform
 
 
 class _RecordMeta(type):
     _fields: tuple[str, ...]
     _defaults: dict[str, Any]
+    _blank: tuple[Any, ...]
+    _setters: tuple[Callable[[Any, Any], None], ...]
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _RecordMeta:
         annotations = namespace.get("__annotations__", {})
@@ -23,6 +26,8 @@ class _RecordMeta(type):
         inherited = next((b for b in bases if isinstance(b, _RecordMeta)), None)
         cls._fields = (*(inherited._fields if inherited else ()), *own)
         cls._defaults = {**(inherited._defaults if inherited else {}), **defaults}
+        cls._blank = tuple(map(cls._defaults.get, cls._fields))
+        cls._setters = tuple(getattr(cls, name).__set__ for name in cls._fields)
         return cls
 
 
@@ -41,6 +46,16 @@ class Record(metaclass=_RecordMeta):
 
     _fields: ClassVar[tuple[str, ...]]
     _defaults: ClassVar[dict[str, Any]]
+    _blank: ClassVar[tuple[Any, ...]]
+    _setters: ClassVar[tuple[Callable[[Any, Any], None], ...]]
+
+    @classmethod
+    def made(cls, values: Iterable[Any]) -> Self:
+        """Return a record of all its values in order, unchecked: a sixth of the usual price."""
+        self = object.__new__(cls)
+        for put, value in zip(cls._setters, values, strict=False):
+            put(self, value)
+        return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = self._fields

@@ -36,6 +36,7 @@ from functools import cache
 from typing import Any, Self
 
 from ips_components.errors import ContactError
+from ips_components.wire._record import Record
 
 FORMAT = "ips-components-contact"
 VERSION = 1
@@ -98,8 +99,7 @@ class Endpoint:
         return f"receiver {self.ordinal} at {self.host}:{self.port} (process {self.pid})"
 
 
-@dataclass(frozen=True, slots=True)
-class Certificates:
+class Certificates(Record):
     """Files in PEM form with which a rank is let in where connections are encrypted.
 
     They are those of Dask's clients. The contact file holds their paths, never their content.
@@ -239,7 +239,7 @@ class Contact:
             "deadlines": dict(self.deadlines),
             "options": dict(self.options),
             **page,
-            **({"tls": asdict(self.tls)} if self.tls is not None else {}),
+            **({"tls": self.tls.fields()} if self.tls is not None else {}),
             "binary": self.to_bytes().hex(),
         }
 

@@ -21,6 +21,7 @@ MAGIC = b"IPSc"
 HEADER = struct.Struct("<4sBBHQIIQ")
 HEADER_BYTES = HEADER.size
 MAX_DATA = 1 << 40
+_new = tuple.__new__  # makes a named tuple without a call of Python's
 
 
 class Header(NamedTuple):
@@ -145,7 +146,7 @@ def parse_header(buffer: memoryview | bytes, offset: int = 0) -> Header:
         raise ProtocolError(f"{kind.__name__}: body of {body} bytes, at most {kind.MAX_BODY}")
     if data and (kind is not Piece or data > MAX_DATA):
         raise ProtocolError(f"{kind.__name__}: {data} bytes of cells are not allowed")
-    return Header(op, flags, seq, body, array, data)
+    return _new(Header, (op, flags, seq, body, array, data))
 
 
 def parse(header: Header, body: memoryview) -> Message:

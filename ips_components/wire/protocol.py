@@ -88,12 +88,16 @@ class Connection:
     <State.OPEN: 3>
     """
 
-    __slots__ = ("_story", "_table", "state")
+    __slots__ = ("_moves", "_story", "_table", "state")
 
     def __init__(self, table: Table, state: State) -> None:
         self._table = table
         self._story: deque[str] = deque(maxlen=8)
+        self._enter(state)
+
+    def _enter(self, state: State) -> None:
         self.state = state
+        self._moves = {kind: to for (at, kind), to in self._table.items() if at is state}
 
     @classmethod
     def of_receiver(cls) -> Connection:
@@ -108,7 +112,7 @@ class Connection:
     def received(self, message: m.Message) -> None:
         """Move by a received message, or refuse it."""
         kind = type(message)
-        state = self._table.get((self.state, kind))
+        state = self._moves.get(kind)
         if state is None:
             story = ", ".join(self._story) or "nothing"
             raise ProtocolError(
@@ -116,11 +120,12 @@ class Connection:
             )
         if state is not self.state or kind not in (m.Piece, m.Ping):
             self._story.append(kind.__name__)
-        self.state = state
+        if state is not self.state:
+            self._enter(state)
 
     def leave(self) -> None:
         """Note that this side has said bye."""
-        self.state = State.LEAVING
+        self._enter(State.LEAVING)
 
 
 def check_hello(hello: m.Hello, token: bytes, run: str) -> None:
