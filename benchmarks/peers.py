@@ -50,6 +50,8 @@ SIZES = {
     64 * MIB: (5, 0.150, 6),
 }
 WARM = 4
+#: Of the worker: room for more steps of the largest blocks than a turn has.
+MEMORY = "12GB"
 
 #: Goals of this package: how much less than a peer it holds a rank, with pauses and without.
 GOALS = {"deisa-dask": (20, 50), "scatter": (10, 25), "adios2 sst": (5, 25)}
@@ -97,7 +99,7 @@ def run(
         "imports": imported,
     }
     tables: dict[str, list[Any]] = {"held": [], "ratios": [], "cost": []}
-    with tempfile.TemporaryDirectory() as scratch, clustered() as (cluster, client):
+    with tempfile.TemporaryDirectory() as scratch, clustered(memory=MEMORY) as (cluster, client):
         for size in chosen:
             paced, pace, flat = SIZES.get(size, (4, 0.01, 4))
             phases = [("warm", WARM, pace), ("paced", paced, pace), ("flat out", flat, 0.0)]
