@@ -441,7 +441,7 @@ class Transport(Leaving):
         with self.changed:
             seq = link.number()
             link.to_send.append(Item(framing.pack(build(seq)), seq))
-        link.pump()
+        self._go(link, 0)
 
     def report(self, frame: bytes) -> None:
         """Send something that needs no number over the home link, after what was to ride along."""
@@ -463,7 +463,7 @@ class Transport(Leaving):
         """Send what was to ride along, when it cannot."""
         with self.lock:
             self._board(home)
-        home.pump()
+        self._go(home, 0)
 
     def _board(self, home: Link) -> None:
         """Queue what was to ride along (the condition is held)."""
