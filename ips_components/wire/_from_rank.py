@@ -22,10 +22,14 @@ from ips_components.wire._parts import (
 _HELLO = struct.Struct("<32s64s32sIIQQII")
 HELLO_BYTES = _HELLO.size
 _PIECE = struct.Struct("<QQIIQII")
+_MOVING = struct.Struct("<QQ")  # what changes from step to step: chunk and time
 _AXIS = struct.Struct("<QQQ")
 _STEP_END = struct.Struct("<qQII")
 _BLOCKS = struct.Struct("<II")
 _BYE = struct.Struct("<qII")
+_KNOWN: dict[bytes, tuple[Axes, int, int, int, tuple[int, ...]]] = {}
+"""What the rest of a piece says: where it belongs, and where it lies."""
+_MAX_KNOWN = 4096
 
 
 class Hello(Message):
@@ -118,7 +122,6 @@ class Piece(Message):
     @classmethod
     def parse(cls, body: memoryview) -> Self:
         chunk, t = _MOVING.unpack_from(body)
-        # From step to step a rank's pieces differ in chunk and time only.
         rest = bytes(body[_MOVING.size :])
         known = _KNOWN.get(rest)
         if known is None:
@@ -130,13 +133,8 @@ class Piece(Message):
         return cls.made((0, chunk, t, dst, block, slot, slot_offset, strides, 0, 0))
 
 
-_MOVING = struct.Struct("<QQ")
-_MAX_KNOWN = 4096
-_KNOWN: dict[bytes, tuple[Axes, int, int, int, tuple[int, ...]]] = {}
-
-
 def _where(body: memoryview) -> tuple[Axes, int, int, int, tuple[int, ...]]:
-    """Return what says where a piece belongs and where it lies."""
+    """Return a piece's place in its chunk, its block, and slot, offset and strides."""
     _, _, block, slot, slot_offset, ndim, _ = _PIECE.unpack_from(body)
     if not 1 <= ndim <= MAX_NDIM:
         raise ProtocolError(f"a piece must have 1 to {MAX_NDIM} dimensions, got {ndim}")

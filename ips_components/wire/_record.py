@@ -51,7 +51,7 @@ class Record(metaclass=_RecordMeta):
 
     @classmethod
     def made(cls, values: Iterable[Any]) -> Self:
-        """Return a record of all its values in order, unchecked: a sixth of the usual price."""
+        """Return a record of all its values in order, unchecked, for less than half the price."""
         self = object.__new__(cls)
         for put, value in zip(cls._setters, values, strict=False):
             put(self, value)
