@@ -106,7 +106,7 @@ class Discard:
         self.nbytes += nbytes
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("hello", "described", "missing", "step_end", "bye", "lost", "fault"):
+        if name in ("hello", "described", "missing", "blocks", "step_end", "bye", "lost", "fault"):
             return lambda *args: None
         raise AttributeError(name)
 
