@@ -50,7 +50,7 @@ SIZES = {
     64 * MIB: (5, 0.150, 6),
 }
 WARM = 4
-#: Of the worker: room for more steps of the largest blocks than a turn has.
+#: Of the worker: its receiver has room for all steps flat out of the largest blocks.
 MEMORY = "12GB"
 
 #: Goals of this package: how much less than a peer it holds a rank, with pauses and without.

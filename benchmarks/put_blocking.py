@@ -69,6 +69,7 @@ from benchmarks._cluster import environment
 from benchmarks._harness import KIB, MIB, Load, figure, interleave, machine, spread, write
 from ips_components.bridge import Array, Bridge
 from ips_components.external._receiver import Receiver
+from ips_components.external._sink import Sink
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
@@ -96,19 +97,8 @@ RUN, TOKEN = "benchmark", "be" * 32
 SPAWN = mp.get_context("spawn")
 
 
-class Discard:
+class Discard(Sink):
     """A consumer that looks at nothing and lets go at once."""
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-
-    def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
-        self.nbytes += nbytes
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("hello", "described", "missing", "blocks", "step_end", "bye", "lost", "fault"):
-            return lambda *args: None
-        raise AttributeError(name)
 
 
 def steps_of(size: int, paced: bool, repeat: int) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Socket: TypeAlias = "socket.socket | TlsSocket"
 _UCRED = struct.Struct("3i")
+_AT_ONCE = 64 << 10  # bytes of cells that are sent while the caller waits
 _SMALL = 64 << 10  # below this a copy into one message is cheaper than a second call
 
 
@@ -225,6 +226,19 @@ class Link:
             sock.sendall(message)
         except OSError as error:
             self.transport.broken(self, sock, f"sending failed: {error}")
+
+    def takes_long(self) -> bool:
+        """Tell whether who sends what is queued has to wait, for its cells or for another thread.
+
+        Over shared memory no cells are sent.
+        """
+        if self.lane == "shm":
+            return False
+        if self.send_lock.locked():
+            return True
+        with self.transport.lock:
+            cells = [item.stored.place.cells for item in self.to_send if item.stored is not None]
+        return sum(each.nbytes for each in cells) > _AT_ONCE
 
     def pump(self) -> None:
         """Send what is queued, from this thread; a failure breaks the link, and nothing is lost."""

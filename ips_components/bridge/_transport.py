@@ -386,9 +386,9 @@ class Transport(Leaving):
                 link.queue(slot, one)
         for link in links:
             if link.to_send:
-                self._go(link, slot.size)
-        if home is not None and home.to_send and home not in links:
-            self._go(home, 0)
+                self._go(link)
+        if home is not None and home.to_send:
+            self._go(home)
         return True
 
     def _current(self, stored: Sequence[Stored], links: Sequence[Link]) -> bool:
@@ -426,22 +426,19 @@ class Transport(Leaving):
             taken = not loan.abandoned and not loan.pending
             return taken and (not self.epoch or self._current(stored, links))
 
-    def _go(self, link: Link, nbytes: int) -> None:
-        """Send what is queued: at once if that is short, else by a thread while the rank goes on.
-
-        Nor does anything small wait for the thread that is sending something large.
-        """
-        if link.lane == "shm" or (nbytes <= 1 << 16 and not link.send_lock.locked()):
-            link.pump()
-        else:
+    def _go(self, link: Link) -> None:
+        """Send what is queued: at once, or by a thread if that would hold up the rank."""
+        if link.takes_long():
             link.start_sender()
+        else:
+            link.pump()
 
     def tell(self, link: Link, build: Callable[[int], m.Message]) -> None:
         """Send a numbered message without cells."""
         with self.changed:
             seq = link.number()
             link.to_send.append(Item(framing.pack(build(seq)), seq))
-        self._go(link, 0)
+        self._go(link)
 
     def report(self, frame: bytes) -> None:
         """Send something that needs no number over the home link, after what was to ride along."""
@@ -457,13 +454,13 @@ class Transport(Leaving):
         self.riding.append(frame)
         with self.changed:
             self._board(home)
-        self._go(home, 0)
+        self._go(home)
 
     def send_riding(self, home: Link) -> None:
         """Send what was to ride along, when it cannot."""
         with self.lock:
             self._board(home)
-        self._go(home, 0)
+        self._go(home)
 
     def _board(self, home: Link) -> None:
         """Queue what was to ride along (the condition is held)."""

@@ -153,10 +153,7 @@ class Connection:
 
     def credit(self, watermarks: list[int]) -> None:
         """Tell the rank how far it may send, when half of what it knew is used up or it waits."""
-        for array_, mark in enumerate(watermarks):
-            if self._is_due(array_, mark):
-                break
-        else:
+        if not any(self._is_due(array_, mark) for array_, mark in enumerate(watermarks)):
             return  # as a rule: asked for without the lock, which a slow socket may hold
         frames = []
         with self._out_lock:

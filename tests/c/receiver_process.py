@@ -8,17 +8,15 @@ import sys
 from dataclasses import asdict
 
 from ips_components.external._receiver import Receiver
+from ips_components.external._sink import Sink
 from ips_components.model.contract import Contract
 
 
-class Count:
+class Count(Sink):
     """A sink that holds nothing and tells on stdout what it got."""
 
     def chunk(self, array, chunk, value, nbytes):
         print(json.dumps([array, chunk]), flush=True)
-
-    def __getattr__(self, name):
-        return lambda *args: None
 
 
 class Door(Count):

@@ -270,3 +270,19 @@ def test_a_rank_goes_on_while_a_thread_sends_its_block_over_tcp(tmp_path):
                 may_read.set()
             assert bridge.wait()
         sink.wait(lambda: len(sink.counts) == 3)
+
+
+def test_the_end_of_a_step_does_not_send_the_block_before_it(tmp_path, monkeypatch):
+    """Not even when the thread that is to send it has not had its turn yet."""
+    options = {"contact_options": {"lanes": ["tcp"], "replay_steps": 1}}
+    with receivers(tmp_path, agree(SPEC), **options) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            (link,) = bridge._transport.links.values()
+            with monkeypatch.context() as late:
+                late.setattr(link, "start_sender", lambda: None)
+                bridge.put("t", 0, rows(0, 0, 1))
+                bridge.step_end(0)
+                assert [item.stored is not None for item in link.to_send] == [True, False]
+            link.start_sender()
+            assert bridge.wait()
+        sink.wait(lambda: len(sink.counts) == 1)
