@@ -167,12 +167,8 @@ class CoupledRun:
         contact_options: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        from ips_components.external import (
-            RunSettings,
-            run_analysis,
-            run_plugin,
-            wait_for_receivers,
-        )
+        from ips_components.analysis import run_analysis, wait_for_receivers
+        from ips_components.coordination import RunSettings, run_plugin
         from ips_components.wire.contact import Contact, Endpoint, write
 
         self.client, self.name = client, "b" + secrets.token_hex(4)
@@ -202,13 +198,13 @@ class CoupledRun:
         self.future = client.submit(run_analysis, parsed.to_dict(), pure=False)
 
     def record(self) -> dict[str, Any]:
-        from ips_components.external import run_record
+        from ips_components.analysis import run_record
 
         return run_record(self.client, self.name)
 
     def end(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait for the end of the simulation; the record of the run."""
-        from ips_components.external import wait_for_end
+        from ips_components.analysis import wait_for_end
 
         return wait_for_end(self.client, self.name, timeout)
 

@@ -25,10 +25,10 @@ from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
 from benchmarks._harness import Load, figure, interleave, machine, ratio, spread, write
+from ips_components.analysis.contract import submit as external_submit
 from ips_components.external import ExternalDataPlugin
-from ips_components.external._contract import submit as external_submit
-from ips_components.external._layer import ExternalLayer
-from ips_components.external._tasks import EXTENSION
+from ips_components.external.layer import ExternalLayer
+from ips_components.external.tasks import EXTENSION
 
 TIMEOUT = 900
 

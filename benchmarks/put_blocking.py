@@ -68,10 +68,10 @@ import ips_components
 from benchmarks._cluster import environment
 from benchmarks._harness import KIB, MIB, Load, figure, interleave, machine, spread, write
 from ips_components.bridge import Array, Bridge
-from ips_components.external._receiver import Receiver
-from ips_components.external._sink import Sink
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
+from ips_components.receiver.sink import Sink
 from ips_components.wire import contact as contacts
 from ips_components.wire.framing import SlotFrame
 

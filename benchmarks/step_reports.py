@@ -14,9 +14,9 @@ from typing import Any
 from distributed.protocol import dumps, loads
 
 from benchmarks._harness import Load, interleave, machine, spread, write
-from ips_components.external._run_state import RunState
-from ips_components.external._sink import StepInfo
-from ips_components.external._step_report import StepReport, StepTally
+from ips_components.coordination.run_state import RunState
+from ips_components.coordination.step_report import StepReport, StepTally
+from ips_components.receiver.sink import StepInfo
 from ips_components.wire.messages import Counters
 
 STEPS = 20

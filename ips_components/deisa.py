@@ -45,7 +45,7 @@ from ips_components.errors import ConfigError, ContractError
 if TYPE_CHECKING:
     import dask.array as da
 
-    from ips_components.external import Run
+    from ips_components.analysis import Run
 
 __all__ = ["Bridge", "Deisa", "DeisaArray", "DeisaArrays", "DeisaClient", "run_program"]
 
@@ -227,7 +227,7 @@ class DeisaClient:
         """
         if not self._deisa._own:
             return
-        from ips_components.external import wait_for_end
+        from ips_components.analysis import wait_for_end
 
         if self._deisa.run.contract is not None:
             self._let_go([])
@@ -246,7 +246,7 @@ class DeisaClient:
             arrays.validate_contract()
 
     def _let_go(self, keys: list[Any]) -> None:
-        from ips_components.external._run import call
+        from ips_components.analysis.run import call
 
         deisa = self._deisa
         run = deisa.run.settings.run
@@ -333,7 +333,7 @@ class DeisaArrays(Mapping[str, DeisaArray]):
         ContractError
             If nothing is selected.
         """
-        from ips_components.external._contract import contract_from_graph
+        from ips_components.analysis.contract import contract_from_graph
 
         self.check_contract()
         if self._deisa.run.contract is not None:
@@ -373,7 +373,8 @@ def _open_run(address: str, n_workers: int, timeout: float) -> Run:
     """Connect, and make a run of its own on the cluster."""
     from distributed import Client
 
-    from ips_components.external import Run, RunSettings
+    from ips_components.analysis import Run
+    from ips_components.coordination import RunSettings
     from ips_components.wire.contact import new_token
 
     settings = RunSettings(
@@ -388,8 +389,9 @@ def _open_run(address: str, n_workers: int, timeout: float) -> Run:
 
 def _publish(run: Run, path: Path, timeout: float) -> None:
     """Open a receiver on each worker, and write the contact file."""
-    from ips_components.external import run_plugin, wait_for_receivers
-    from ips_components.external._run import call
+    from ips_components.analysis import wait_for_receivers
+    from ips_components.analysis.run import call
+    from ips_components.coordination import run_plugin
     from ips_components.wire.contact import Certificates, Contact, Endpoint, write
 
     settings = run.settings
@@ -404,8 +406,8 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
 
 def _offered(run: Run, timeout: float) -> Mapping[str, Any]:
     """Wait for rank 0 to describe its arrays."""
-    from ips_components.external._arrays import external_arrays
-    from ips_components.external._run import call
+    from ips_components.analysis.arrays import external_arrays
+    from ips_components.analysis.run import call
 
     described = call(run.client, "described", run.settings.run, timeout=timeout)
     return external_arrays(

@@ -46,14 +46,14 @@ def replay(options: argparse.Namespace) -> int:
     import dask
     from distributed import Client
 
-    from ips_components import external
+    from ips_components import analysis, coordination
 
     try:
         parameters = ARGUMENTS.read(options.args) if options.args else {}
     except ValueError as error:
         raise ConfigError(f"--args: expected {ARGUMENTS.expects}, got {options.args!r}") from error
 
-    settings = external.RunSettings(
+    settings = coordination.RunSettings(
         run=_RUN,
         token=_RUN,
         analysis=options.analysis,
@@ -77,7 +77,7 @@ def replay(options: argparse.Namespace) -> int:
         # A worker in a process of its own has another path.
         client.run(_look_in, sys.path[0])
         with client.as_current():
-            summary = external.replay(settings.to_dict(), options.source)
+            summary = analysis.replay(settings.to_dict(), options.source)
     for name, variable in summary["variables"].items():
         print(f"{name}: {_in_words(variable)}")
     print(f"results: {summary['results']}")

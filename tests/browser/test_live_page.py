@@ -9,9 +9,9 @@ import run_records
 from chromium import Chromium
 from distributed import Scheduler
 
-from ips_components.external._coordinator import RunCoordinator
-from ips_components.external._live import open_live_page
-from ips_components.external._tasks import ExternalTasks
+from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.live_page import open_live_page
+from ips_components.external.tasks import ExternalTasks
 
 pytestmark = pytest.mark.browser
 TOKEN = "a-token-of-this-test-0123"

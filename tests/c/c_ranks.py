@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
 
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from ips_components.external._receiver import Receiver
-from ips_components.external._sink import Sink
 from ips_components.model.contract import Contract
+from ips_components.receiver.receiver import Receiver
+from ips_components.receiver.sink import Sink
 
 
 class Count(Sink):

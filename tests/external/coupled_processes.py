@@ -30,16 +30,10 @@ import numpy as np
 import xarray as xr
 from distributed import Client, Scheduler, Worker
 
+from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.bridge import Array, Bridge
-from ips_components.external import (
-    RunSettings,
-    run_analysis,
-    run_plugin,
-    run_record,
-    wait_for_end,
-    wait_for_receivers,
-)
-from ips_components.external._receiver import Receiver
+from ips_components.coordination import RunSettings, run_plugin
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire.contact import Contact, Endpoint, write
 
 STEPS, ROWS, COLUMNS = 12, 4, 3

@@ -12,9 +12,9 @@ import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
-from ips_components.external._layer import ExternalLayer
-from ips_components.external._tasks import EXTENSION, ExternalTasks
-from ips_components.external._worker_plugin import ExternalDataPlugin, ExternalWorker
+from ips_components.external.layer import ExternalLayer
+from ips_components.external.tasks import EXTENSION, ExternalTasks
+from ips_components.external.worker_plugin import ExternalDataPlugin, ExternalWorker
 
 
 async def install(client: Client, **kwargs: Any) -> None:

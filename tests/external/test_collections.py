@@ -11,7 +11,7 @@ from dask.highlevelgraph import HighLevelGraph
 from distributed.utils_test import gen_cluster
 from external_helpers import NAME, external_of, install, key, lazy, tasks_of, until
 
-from ips_components.external._layer import ExternalLayer
+from ips_components.external.layer import ExternalLayer
 
 STEPS, ROWS, COLUMNS = 6, 8, 10
 CHUNKS = ((1,) * STEPS, (4, 4), (COLUMNS,))

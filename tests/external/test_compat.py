@@ -53,26 +53,18 @@ def test_versions_are_read_leniently(text, numbers):
 
 
 #: Files of the external tasks; what the run and the arrays do is their own affair.
-OURS = [
-    "_arrivals",
-    "_changes",
-    "_failures",
-    "_futures",
-    "_groups",
-    "_holds",
-    "_layer",
-    "_log",
-    "_names",
-    "_scheduler_plugin",
-    "_state",
-    "_tasks",
-    "_worker_plugin",
-]
+PACKAGE = Path(external.__file__).parent.parent
+OURS = sorted(
+    str(path.relative_to(PACKAGE))
+    for folder in ("external", "coordination", "analysis", "receiver", "ips")
+    for path in (PACKAGE / folder).glob("*.py")
+    if not path.name.startswith("_compat")
+)
 
 
 @pytest.mark.parametrize("module", OURS)
 def test_private_names_of_dask_are_touched_in_one_place_only(module):
-    source = (Path(external.__file__).parent / f"{module}.py").read_text()
+    source = (PACKAGE / module).read_text()
     foreign = re.findall(r"(?:scheduler|worker|client|ts|cs|state|future)\._[a-z]\w+", source)
     own = {"self._scheduler"}
     assert [name for name in foreign if f"self.{name}" not in own] == []

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ips_components.external._coordinator import RunCoordinator
-from ips_components.external._names import ExternalName
-from ips_components.external._sink import StepInfo
-from ips_components.external._step_report import StepTally
+from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.step_report import StepTally
+from ips_components.external.names import ExternalName
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.sink import StepInfo
 
 
 class Stream:

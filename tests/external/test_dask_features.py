@@ -22,7 +22,7 @@ from external_helpers import (
     until,
 )
 
-from ips_components.external._state import State
+from ips_components.external.state import State
 
 
 @gen_cluster(client=True, config={"distributed.scheduler.no-workers-timeout": "200ms"})

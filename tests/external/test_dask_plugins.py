@@ -16,10 +16,10 @@ from distributed.utils_test import gen_cluster
 from external_helpers import NAME, chunk, external_of, install, key, lazy, tasks_of, until
 
 from ips_components.errors import ExternalTaskError
-from ips_components.external import _worker_plugin
-from ips_components.external._scheduler_plugin import ExternalTasksPlugin
-from ips_components.external._tasks import EXTENSION
-from ips_components.external._worker_plugin import ExternalDataPlugin
+from ips_components.external import worker_plugin as _worker_plugin
+from ips_components.external.scheduler_plugin import ExternalTasksPlugin
+from ips_components.external.tasks import EXTENSION
+from ips_components.external.worker_plugin import ExternalDataPlugin
 
 EVENTS: list[str] = []
 

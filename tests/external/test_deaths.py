@@ -24,7 +24,7 @@ from external_helpers import (
 
 from ips_components.errors import ExternalTaskError
 from ips_components.external import provide
-from ips_components.external._state import State
+from ips_components.external.state import State
 
 
 @gen_cluster(client=True)

@@ -11,10 +11,10 @@ import pytest
 from distributed import Scheduler
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
+from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.live_page import MAX_BARS, _bars, open_live_page
 from ips_components.errors import ConfigError
-from ips_components.external._coordinator import RunCoordinator
-from ips_components.external._live import MAX_BARS, _bars, open_live_page
-from ips_components.external._tasks import ExternalTasks
+from ips_components.external.tasks import ExternalTasks
 
 TOKEN = "0123456789-abcdef_XYZ"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ips_components.external._log import Record, SchedulingLog
+from ips_components.external.log import Record, SchedulingLog
 
 
 def test_records_are_json_lines(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_components.errors import ExternalTaskError
-from ips_components.external._names import (
+from ips_components.external.names import (
     ExternalName,
     check_key,
     chunk_index,

@@ -13,16 +13,10 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 
+from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.bridge import Array, Bridge
+from ips_components.coordination import RunSettings, run_plugin
 from ips_components.errors import AnalyticsLost, ConfigError, ContractError, RunStopped
-from ips_components.external import (
-    RunSettings,
-    run_analysis,
-    run_plugin,
-    run_record,
-    wait_for_end,
-    wait_for_receivers,
-)
 from ips_components.model.keys import array_name
 from ips_components.wire.contact import Contact, Endpoint, write
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ips_components.external import _state
-from ips_components.external._state import (
+from ips_components.external import state as _state
+from ips_components.external.state import (
     TRANSITIONS,
     Event,
     ImpossibleTransition,

@@ -21,7 +21,7 @@ from distributed.client import CancelledError
 from external_helpers import external_of, lazy, tasks_of, until
 
 from ips_components.errors import ExternalTaskError
-from ips_components.external._worker_plugin import EXTENSION, ExternalDataPlugin
+from ips_components.external.worker_plugin import EXTENSION, ExternalDataPlugin
 
 CONFIG = {
     "distributed.scheduler.validate": True,

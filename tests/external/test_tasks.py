@@ -26,8 +26,8 @@ from external_helpers import (
 )
 
 from ips_components.errors import ExternalTaskError
-from ips_components.external._futures import provide
-from ips_components.external._state import State
+from ips_components.external.futures import provide
+from ips_components.external.state import State
 
 
 @gen_cluster(client=True)

@@ -25,11 +25,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ips_components.external._receiver import Receiver
-from ips_components.external._sink import Sink
 from ips_components.ips_compat import make_credentials
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
+from ips_components.receiver.sink import Sink
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, tls
 from ips_components.wire import messages as m

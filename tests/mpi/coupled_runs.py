@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import numpy as np
 from heat2d_runs import mpiexec
 
-from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact
 
 

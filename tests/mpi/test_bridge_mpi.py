@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")

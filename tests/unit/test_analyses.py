@@ -8,9 +8,9 @@ import xarray as xr
 from sklearn.decomposition import IncrementalPCA
 
 from ips_components import analyses
+from ips_components.analysis.arrays import external_arrays
+from ips_components.analysis.contract import contract_from_graph
 from ips_components.errors import ContractError
-from ips_components.external._arrays import external_arrays
-from ips_components.external._contract import contract_from_graph
 from ips_components.model.spec import ArraySpec, StepAxis
 
 

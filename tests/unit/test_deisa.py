@@ -10,8 +10,8 @@ import pytest
 
 from ips_components import deisa
 from ips_components._deisa_bridge import _contact_beside, _described
+from ips_components.analysis.arrays import external_arrays
 from ips_components.errors import ConfigError, ContractError
-from ips_components.external._arrays import external_arrays
 from ips_components.model import ArraySpec, StepAxis
 from ips_components.wire.contact import ENVIRONMENT
 

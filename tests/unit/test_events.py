@@ -2,7 +2,7 @@
 
 import pytest
 
-from ips_components._events import EVENT, PORTAL, TOPIC, ProgressEvents
+from ips_components.ips.events import EVENT, PORTAL, TOPIC, ProgressEvents
 
 
 class Services:

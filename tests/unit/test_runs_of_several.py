@@ -2,7 +2,7 @@
 
 import pytest
 
-from ips_components._several import contact_file, one_record, runs_of, together
+from ips_components.ips.multi_simulation import contact_file, one_record, runs_of, together
 
 
 def record(rank_count, t, **changes):

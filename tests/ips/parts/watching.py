@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ipsframework import Component
 
-from ips_components.analytics import PROGRESS_TOPIC
-from ips_components.driver import Driver
+from ips_components.ips.analytics import PROGRESS_TOPIC
+from ips_components.ips.driver import Driver
 
 
 class WatchedDriver(Driver):

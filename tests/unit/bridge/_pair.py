@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ips_components.bridge import Bridge
-from ips_components.external._receiver import Receiver
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
 
 RUN = "test-run"

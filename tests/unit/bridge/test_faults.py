@@ -21,9 +21,9 @@ from _pair import (
 
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
-from ips_components.external._receiver import Receiver
 from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
 
 SPEC = ArraySpec("t", "f8", (8, 1000), StepAxis(count=60))

@@ -5,8 +5,8 @@ import pytest
 from _pair import agree, assembled, receivers
 
 from ips_components.bridge import Bridge
-from ips_components.external import _receiver_connection
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver import connection as _receiver_connection
 
 LANES = [("tcp",), ("shm", "tcp")]
 

@@ -6,7 +6,7 @@ import math
 import random
 from typing import Any
 
-from ips_components.external._run_state import RunState
+from ips_components.coordination.run_state import RunState
 from ips_components.report.record import make_record
 
 MIB = 2**20

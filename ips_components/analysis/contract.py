@@ -1,0 +1,246 @@
+"""The contract that follows from a graph: what the simulation must send, and nothing else.
+
+The graph of all results is culled once, on the client and symbolically: the leaves that are left
+are chunks of views of external arrays. The union of their cells, each counted once, is what is
+wanted. Then the arrays are bound, and the results can be computed by Dask's own means: the graph
+travels in its compact form and is optimised on the scheduler, as any other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask._task_spec import (
+    Alias,
+    GraphNode,
+    Task,
+    convert_legacy_graph,
+    fuse_linear_task_spec,
+)
+from dask.array.optimization import optimize as optimize_arrays
+from dask.blockwise import fuse_roots, optimize_blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import ensure_dict
+
+from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.views import Index, View, ViewLayer
+from ips_components.errors import ContractError
+from ips_components.external._compat import gc_paused
+from ips_components.model.contract import ArrayContract, Contract, Policy
+from ips_components.model.layout import ChunkLayout
+from ips_components.model.placement import Placement
+from ips_components.model.progression import Progression, join_all
+from ips_components.model.selection import Selection
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+PlacementRule = Callable[[ChunkLayout, tuple[int, ...]], Placement]
+
+
+def contract_from_graph(
+    results: Any,
+    arrays: Mapping[str, ExternalArray | OpenEndedArray],
+    *,
+    run: str,
+    placement: PlacementRule | None = None,
+    policies: Mapping[str, Policy] | None = None,
+) -> Contract:
+    """Derive the contract of a run from lazy results, and bind the arrays to it.
+
+    Afterwards the results can be computed or persisted as usual, or with `submit`.
+
+    Parameters
+    ----------
+    results
+        Any nesting (mappings, lists, tuples) of dask collections: arrays, delayed, xarray objects,
+        dataframes.
+    arrays
+        Result of `external_arrays`.
+    run
+        Run id; the one that the arrays were made for.
+    placement
+        Function from a chunk layout and the chunks in space that are needed to a placement.
+        Default: even load on the receivers that the arrays were made for.
+    policies
+        What a full receiver means, by name of the array: ``"block"`` (default) or ``"drop"``.
+
+    Returns
+    -------
+    Contract
+        Arrays of which nothing is needed are not in it.
+
+    Raises
+    ------
+    ContractError
+        A result does not depend on any external array, a policy names an unknown array, or the
+        arrays have a contract already.
+    """
+    contracts = contracts_from_graph(
+        results, arrays, runs=[run], placement=placement, policies=policies
+    )
+    return contracts[run]
+
+
+def contracts_from_graph(
+    results: Any,
+    arrays: Mapping[str, ExternalArray | OpenEndedArray],
+    *,
+    runs: Sequence[str],
+    placement: PlacementRule | None = None,
+    policies: Mapping[str, Policy] | None = None,
+) -> dict[str, Contract]:
+    """Derive one contract for each of several runs, whose arrays meet in one graph.
+
+    Parameters
+    ----------
+    results, arrays, placement, policies
+        See `contract_from_graph`.
+    runs
+        Run ids: one for each simulation that offers some of the arrays.
+
+    Returns
+    -------
+    dict
+        A contract by run id, without arrays for a run of which nothing is needed.
+
+    Raises
+    ------
+    ContractError
+        See `contract_from_graph`.
+    """
+    sources = {name: array.source for name, array in arrays.items()}
+    policies = dict(policies or {})
+    if unknown := sorted(set(policies) - set(sources)):
+        raise ContractError(
+            f"policies name arrays {unknown}, which the simulation does not offer; "
+            f"it offers {sorted(sources)}"
+        )
+    for name, source in sources.items():
+        if source.signed:
+            raise ContractError(f"array {name!r} has a contract already; it is made once per run")
+        if source.run not in runs:
+            expected = " or ".join(map(repr, runs))
+            raise ContractError(f"array {name!r} belongs to run {source.run!r}, not to {expected}")
+    with gc_paused():
+        needed = needed_chunks(results, sources.values())
+    agreed: dict[str, list[ArrayContract]] = {run: [] for run in runs}
+    for name, source in sources.items():
+        mine = {view: indices for view, indices in needed.items() if view.source is source}
+        contract = None
+        if mine:
+            contract = ArrayContract.agree(
+                source.spec,
+                [box for view, indices in mine.items() for box in _boxes(view, indices)],
+                run=source.run,
+                receivers=range(source.n_receivers),
+                layout=source.layout,
+                policy=policies.get(name, "block"),
+            )
+            if placement is not None:
+                rule = placement(contract.layout, contract.needed_space)
+                contract = contract.with_placement(rule)
+            agreed[source.run].append(contract)
+        source.bind(contract, {view.name: indices for view, indices in mine.items()})
+    return {run: Contract(run, tuple(mine)) for run, mine in agreed.items()}
+
+
+def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[str, Future]:
+    """Submit lazy results, after the contract was made; better than ``client.compute`` by itself.
+
+    Cuts and aliases of external chunks go into the tasks that use them, which saves a task per
+    chunk. Results of different kinds are submitted apart: Dask returns them in another order than
+    they were given when delayed values and arrays are mixed.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    results
+        Dask collections by name.
+    **options
+        For ``client.compute``.
+
+    Returns
+    -------
+    dict
+        A future for each result, by name.
+    """
+    kinds: dict[Any, list[str]] = defaultdict(list)
+    futures: dict[str, Future] = {}
+    with dask.config.set(array_optimize=optimize), gc_paused():
+        for name, result in results.items():
+            kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
+        for names in kinds.values():
+            submitted = client.compute([results[name] for name in names], sync=False, **options)
+            futures.update(zip(names, submitted, strict=True))
+    return {name: futures[name] for name in results}
+
+
+def optimize(graph: Any, keys: Any, **options: Any) -> Any:
+    """Optimise a graph of arrays as dask.array does, without a task to cut each external chunk.
+
+    A function for Dask's configuration value ``array_optimize``.
+    """
+    layers = graph.layers.values() if isinstance(graph, HighLevelGraph) else ()
+    views = {layer.name for layer in layers if isinstance(layer, ViewLayer) and not layer.is_whole}
+    if not views or dask.config.get("optimization.fuse.active") is False:
+        return optimize_arrays(graph, keys, **options)
+    outputs = set(flatten(keys if isinstance(keys, list | set) else [keys]))
+    graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
+    tasks = inline_cuts(convert_legacy_graph(ensure_dict(graph)), views, outputs)
+    return fuse_linear_task_spec(tasks, keys=outputs)
+
+
+def inline_cuts(
+    tasks: Mapping[Any, GraphNode], views: Set[str], outputs: Set[Any]
+) -> dict[Any, GraphNode]:
+    """Put the tasks of views into the tasks that use them, which keep their keys."""
+    leaves = {
+        key: task
+        for key, task in tasks.items()
+        if type(key) is tuple and key[0] in views and key not in outputs
+    }
+    inlined = {}
+    for key, task in tasks.items():
+        if key in leaves:
+            continue
+        used = [leaves[leaf] for leaf in task.dependencies if leaf in leaves]
+        if aliases := {leaf.key: leaf.target for leaf in used if isinstance(leaf, Alias)}:
+            task = task.substitute(aliases)
+        if cuts := [leaf for leaf in used if not isinstance(leaf, Alias)]:
+            task = Task.fuse(*cuts, task, key=key)
+        inlined[key] = task
+    return inlined
+
+
+def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:
+    """Return selections with exactly the cells of some chunks of a view; few if they are a grid."""
+    if 0 not in view.kept:
+        for index in sorted(indices):
+            yield view.box(index, index)
+        return
+    times: dict[Index, list[int]] = defaultdict(list)
+    for time, *space in indices:
+        times[tuple(space)].append(time)
+    rows: dict[tuple[int, ...], list[Index]] = defaultdict(list)
+    for space, of_space in times.items():
+        rows[tuple(sorted(of_space))].append(space)
+    for of_rows, spaces in rows.items():
+        for run in _runs(of_rows):
+            for space in sorted(spaces):
+                yield view.box((run.start, *space), (run.stop - 1, *space))
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[Progression]:
+    """Return the runs of consecutive numbers."""
+    for part in join_all([Progression(n, 1) for n in numbers]):
+        if part.step == 1:
+            yield part
+        else:
+            yield from (Progression(part.start + i * part.step, 1) for i in range(part.count))

@@ -1,0 +1,429 @@
+"""Lazy views of external arrays: what is selected is remembered, and cut where the data are.
+
+A view belongs to one `Source` (one array that the simulation offers). It knows from the start
+which chunks it consists of and under which external keys they will arrive. How to cut it out of
+an external chunk is known later: when the contract is made, the source is *bound* to it. All views
+share the source, so that graphs built before then become right without being touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from dask._task_spec import Alias, GraphNode, Task, TaskRef
+from dask.array.chunk import getitem
+from dask.highlevelgraph import Layer
+
+from ips_components.errors import ContractError
+from ips_components.external.layer import ChunkKeys
+from ips_components.model.contract import ArrayContract
+from ips_components.model.keys import array_name, chunk_key
+from ips_components.model.layout import ChunkLayout
+from ips_components.model.progression import Progression
+from ips_components.model.selection import Selection
+from ips_components.model.spec import ArraySpec
+
+Key = tuple[Any, ...]
+Index = tuple[int, ...]
+Cut = tuple[slice | int, ...]
+Cuts = tuple[slice | int | None, ...]
+
+
+#: Views that a source remembers once its contract is made; a graph has its own.
+MAX_VIEWS = 1000
+
+
+def _forget_oldest(views: dict[str, Any]) -> None:
+    if len(views) > MAX_VIEWS:
+        del views[next(iter(views))]
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """One offered array, shared by all its views; bound to the contract once there is one."""
+
+    spec: ArraySpec
+    layout: ChunkLayout
+    run: str
+    n_receivers: int
+    contract: ArrayContract | None = None
+    signed: bool = False
+    """Whether the contract was made; without `contract` nobody needed this array."""
+    name: str = field(init=False)
+    """Dask name of the external array."""
+    views: dict[str, View] = field(default_factory=dict)
+    early: dict[str, set[Index]] = field(default_factory=dict)
+    """Chunks of views whose tasks were made before the contract, by name of the view."""
+    needed: dict[str, set[Index]] = field(default_factory=dict)
+    """Chunks of views that the contract was made for."""
+
+    resolved: dict[str, Resolved] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = array_name(self.spec.name, self.run)
+
+    def bind(self, contract: ArrayContract | None, needed: Mapping[str, set[Index]]) -> None:
+        """Let all views cut themselves out of the chunks that this contract delivers."""
+        self.contract = contract
+        self.signed = True
+        self.needed = {name: needed.get(name, set()) for name in self.views}
+        self.early = {}
+        self.resolved = {}
+
+    def view(self, selection: Selection, kept: tuple[int, ...]) -> View:
+        """Return the view of a selection; the same one for the same selection."""
+        whole = selection == Selection.full(self.layout.shape) and len(kept) == selection.ndim
+        text = f"{self.name} {selection.start} {selection.count} {selection.step} {kept}"
+        digest = sha256(text.encode()).hexdigest()[:16]
+        name = self.name if whole else f"cut-{self.spec.name}-{digest}"
+        if name not in self.views:
+            grid = tuple(self._chunks_with(dim, p) for dim, p in enumerate(selection.dims))
+            self.views[name] = View(self, name, selection, kept, grid)
+            if self.signed:  # an analysis of windows makes new ones for ever
+                _forget_oldest(self.views)
+        return self.views[name]
+
+    def _chunks_with(self, dim: int, indices: Progression) -> Sequence[int]:
+        """Return the numbers of the base chunks along a dimension that hold some of the indices."""
+        numbers = self.layout.overlapping(dim, indices.start, indices.stop)
+        hit = self.layout.counts(dim, indices, numbers.start, numbers.stop) > 0
+        return numbers if hit.all() else tuple((np.flatnonzero(hit) + numbers.start).tolist())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A selection of a source as a grid of chunks that follows the base grid's boundaries."""
+
+    source: Source
+    name: str
+    selection: Selection
+    kept: tuple[int, ...]
+    """Dimensions of the source that the view has (an integer index removes one)."""
+    grid: tuple[Sequence[int], ...]
+    """Numbers of the base chunks with cells of the view, per dimension of the source."""
+
+    @property
+    def numblocks(self) -> tuple[int, ...]:
+        """Number of the view's chunks, per dimension kept."""
+        return tuple(len(self.grid[dim]) for dim in self.kept)
+
+    @property
+    def chunks(self) -> tuple[tuple[float, ...], ...]:
+        """Sizes of the view's chunks in Dask's notation; rows of particles are unknown (nan)."""
+        layout, ragged = self.source.layout, self.source.spec.ragged
+        sizes: list[tuple[float, ...]] = []
+        for dim in self.kept:
+            numbers = self.grid[dim]
+            if ragged and dim == 1:
+                sizes.append((np.nan,) * len(numbers))
+                continue
+            counts = layout.counts(dim, self.selection.dims[dim], numbers[0], numbers[-1] + 1)
+            sizes.append(tuple(counts[np.array(numbers) - numbers[0]].tolist()))
+        return tuple(sizes)
+
+    def base_index(self, index: Index) -> Index:
+        """Return the grid index of the base chunk that a chunk of the view lies in."""
+        base = [numbers[0] for numbers in self.grid]
+        for dim, i in zip(self.kept, index, strict=True):
+            base[dim] = self.grid[dim][i]
+        return tuple(base)
+
+    def box(self, first: Index, last: Index) -> Selection:
+        """Return what the view selects of its chunks ``first`` to ``last``, both included."""
+        layout = self.source.layout
+        dims = []
+        low, high = self.base_index(first), self.base_index(last)
+        for dim, indices in enumerate(self.selection.dims):
+            bounds = layout.bounds(dim, low[dim])[0], layout.bounds(dim, high[dim])[1]
+            dims.append(indices.clip(*bounds))
+        return Selection.of(dims)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the whole array: its chunks are the external ones, by the same keys."""
+        return self.name == self.source.name
+
+    def resolve(self) -> Resolved:
+        """Return how to cut the view out of the external chunks.
+
+        Raises
+        ------
+        ContractError
+            There is no contract yet, or none for this array.
+        """
+        source = self.source
+        if self.name in source.resolved:
+            return source.resolved[self.name]
+        cuts: tuple[Cuts | None, ...] = (None,) * self.selection.ndim
+        if not self.is_whole:
+            if source.contract is None:
+                raise ContractError(
+                    f"array {source.spec.name!r} has no contract: "
+                    + (
+                        "nothing of it was in the graph when the contract was made"
+                        if source.signed
+                        else "make it with contract_from_graph before the graph is submitted"
+                    )
+                )
+            cuts = tuple(self._cuts(dim, source.contract) for dim in range(len(cuts)))
+        resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts)
+        source.resolved[self.name] = resolved
+        _forget_oldest(source.resolved)
+        return resolved
+
+    def _cuts(self, dim: int, contract: ArrayContract) -> Cuts | None:
+        """Return the cut of each chunk along one dimension; None where it takes everything."""
+        dropped = dim not in self.kept
+        if self.source.spec.ragged and dim == 1:
+            return None
+        if not dropped and self.selection.dims[dim] == contract.cover.dims[dim]:
+            return None
+        cuts: list[slice | int | None] = []
+        for number in self.grid[dim]:
+            bounds = contract.layout.bounds(dim, number)
+            outer = contract.cover.dims[dim].clip(*bounds)
+            mine = self.selection.dims[dim].clip(*bounds)
+            if not outer.contains(mine):
+                cuts.append(_MISSING)
+                continue
+            inner = mine.within(outer)
+            if dropped:
+                cuts.append(inner.start)
+            else:
+                cuts.append(
+                    None
+                    if inner.count == outer.count
+                    else slice(inner.start, inner.stop, inner.step)
+                )
+        return None if all(cut is None for cut in cuts) else tuple(cuts)
+
+
+_MISSING = slice(0, 0, 0)
+"""The cut of a chunk that the contract does not deliver (no valid slice has step 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A bound view as plain data: all that a scheduler needs to make its tasks."""
+
+    name: str
+    external: str
+    kept: tuple[int, ...]
+    grid: tuple[Sequence[int], ...]
+    cuts: tuple[Cuts | None, ...]
+    """Per dimension of the source: the cut of each chunk along it, None for everything."""
+
+    def target(self, index: Index) -> Key:
+        """Return the external key that a chunk of the view is cut out of."""
+        base = [numbers[0] for numbers in self.grid]
+        for dim, i in zip(self.kept, index, strict=True):
+            base[dim] = self.grid[dim][i]
+        return chunk_key(self.external, base)
+
+    def cut(self, index: Index) -> Cut | None:
+        """Return what to cut out of the external chunk; None for everything."""
+        numbers = [0] * len(self.grid)
+        for dim, i in zip(self.kept, index, strict=True):
+            numbers[dim] = i
+        parts = [
+            None if cuts is None else cuts[n] for cuts, n in zip(self.cuts, numbers, strict=True)
+        ]
+        if _MISSING in parts:
+            raise ContractError(
+                f"chunk {index} of {self.name!r} is not in the contract: it was not in the graph "
+                "when the contract was made"
+            )
+        if all(part is None for part in parts):
+            return None
+        return tuple(slice(None) if part is None else part for part in parts)
+
+    def task(self, index: Index) -> GraphNode:
+        """Return the task of a chunk.
+
+        The whole array gets aliases of keys to themselves: Dask drops them, but graphs in the old
+        notation (xarray's ``map_blocks``) recognise keys only if the graph has them.
+        """
+        key, target = (self.name, *index), self.target(index)
+        cut = self.cut(index)
+        if cut is None:
+            return Alias(key, target)
+        return Task(key, getitem, TaskRef(target), cut)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Later:
+    """A cut that is not known yet, inside a task; pickled or run, it must be known."""
+
+    view: View
+    index: Index
+
+    def __call__(self) -> Cut | None:
+        return self.view.resolve().cut(self.index)
+
+    def __reduce__(self) -> Any:
+        return _Known, (self(),)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("external-cut", self.view.name, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a `_Later` is once it has travelled."""
+
+    cut: Cut | None
+
+    def __call__(self) -> Cut | None:
+        return self.cut
+
+
+def cut_later(chunk: Any, cut: _Later | _Known) -> Any:
+    """Cut a view out of an external chunk, by a cut that was not known when the task was made."""
+    known = cut()
+    return chunk if known is None else getitem(chunk, known)
+
+
+class ViewLayer(Layer):
+    """The leaves of a graph over external arrays: made without tasks, however many chunks.
+
+    Parameters
+    ----------
+    view
+        The view; a `Resolved` one after the layer has travelled to the scheduler.
+    chosen
+        Indices of the chunks that are left after culling; None for all.
+    """
+
+    has_legacy_tasks = False
+
+    def __init__(self, view: View | Resolved, chosen: Set[Index] | None = None) -> None:
+        super().__init__()
+        self.view = view
+        self.name = view.name
+        self.chosen = chosen
+        self.numblocks = tuple(len(view.grid[dim]) for dim in view.kept)
+
+    @property
+    def left(self) -> Set[Index] | None:
+        """Indices of the chunks in this layer; None for all.
+
+        Once there is a contract, a chunk that is not in it is not in the layer either, even where
+        nobody has culled: nothing will ever ask for it.
+        """
+        if self.chosen is None and isinstance(self.view, View):
+            return self.view.source.needed.get(self.name)
+        return self.chosen
+
+    def indices(self) -> Iterable[Index]:
+        """Return the indices of the chunks in this layer."""
+        left = self.left
+        return product(*map(range, self.numblocks)) if left is None else left
+
+    def __getitem__(self, key: Key) -> GraphNode:
+        index = self._index(key)
+        if index is None:
+            raise KeyError(key)
+        view = self.view
+        if isinstance(view, Resolved):
+            return view.task(index)
+        source = view.source
+        if source.signed or view.is_whole:
+            if not source.signed:
+                source.early.setdefault(self.name, set()).add(index)
+            return view.resolve().task(index)
+        source.early.setdefault(self.name, set()).add(index)
+        target = chunk_key(source.name, view.base_index(index))
+        return Task(key, cut_later, TaskRef(target), _Later(view, index))
+
+    def items(self) -> Any:
+        """Return all keys with their tasks."""
+        if isinstance(self.view, Resolved) or self.view.source.signed:
+            resolved = self.view if isinstance(self.view, Resolved) else self.view.resolve()
+            return [((self.name, *i), resolved.task(i)) for i in self.indices()]
+        return [(key, self[key]) for key in self]
+
+    def values(self) -> Any:
+        """Return all tasks."""
+        return [task for _, task in self.items()]
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((self.name, *index) for index in self.indices())
+
+    def __len__(self) -> int:
+        left = self.left
+        return prod(self.numblocks) if left is None else len(left)
+
+    def __contains__(self, key: object) -> bool:
+        index, left = self._index(key), self.left
+        return index is not None and (left is None or index in left)
+
+    def __repr__(self) -> str:
+        return f"ViewLayer<name={self.name!r}, numblocks={self.numblocks}>"
+
+    def is_materialized(self) -> bool:
+        return False
+
+    def get_output_keys(self) -> Set[Key]:
+        return ChunkKeys(self.name, self.numblocks)
+
+    def get_dependencies(self, key: Key, all_hlg_keys: Any) -> set[Key]:
+        target = self._target(key[1:])
+        return set() if target == key else {target}
+
+    def cull(self, keys: Set[Key], all_hlg_keys: Any) -> tuple[ViewLayer, dict[Key, set[Key]]]:
+        if len(keys) < len(self):
+            chosen = {index for key in keys if (index := self._index(key)) is not None}
+            if (left := self.left) is not None:
+                chosen &= left
+        else:
+            name = self.name
+            chosen = {index for index in self.indices() if (name, *index) in keys}
+        if self.is_whole:
+            dependencies: dict[Key, set[Key]] = {(self.name, *i): set() for i in chosen}
+        else:
+            dependencies = {(self.name, *i): {self._target(i)} for i in chosen}
+        culled = ViewLayer(self.view, chosen)
+        culled.annotations = self.annotations
+        return culled, dependencies
+
+    def __reduce__(self) -> Any:
+        view, left = self.view, self.left
+        if isinstance(view, View):
+            if left is not None and not left:
+                view = Resolved(view.name, view.source.name, view.kept, view.grid, ())
+            else:
+                view = view.resolve()
+        if left is not None and len(left) == prod(self.numblocks):
+            left = None
+        return _layer, (view, left, self.annotations)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the chunks are the external ones, by the same keys."""
+        return self.name == self._external
+
+    @property
+    def _external(self) -> str:
+        return self.view.external if isinstance(self.view, Resolved) else self.view.source.name
+
+    def _target(self, index: Index) -> Key:
+        if isinstance(self.view, Resolved):
+            return self.view.target(index)
+        return chunk_key(self._external, self.view.base_index(index))
+
+    def _index(self, key: object) -> Index | None:
+        if type(key) is not tuple or len(key) != len(self.numblocks) + 1 or key[0] != self.name:
+            return None
+        return key[1:]
+
+
+def _layer(view: Resolved, chosen: Set[Index] | None, annotations: Any) -> ViewLayer:
+    layer = ViewLayer(view, chosen)
+    layer.annotations = annotations
+    return layer

@@ -1,0 +1,207 @@
+"""Windows of consecutive steps, submitted ahead of the simulation, with carried state.
+
+When nobody knows how many steps there will be, the graph over all of them cannot be built
+before step 0.  What can be kept is the advantage of it: the next windows are always on the
+scheduler already, so that a step that arrives releases what waits for it without asking anyone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+from distributed import futures_of
+
+from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.selection import Selection
+
+if TYPE_CHECKING:
+    from ips_components.analysis.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window that is complete.
+
+    Parameters
+    ----------
+    index : int
+        0, 1, 2, ...
+    steps : range
+        The simulation steps in it.
+    value : object
+        What the update function returned as output for it, computed.
+    """
+
+    index: int
+    steps: range
+    value: Any
+
+
+class Rolling:
+    """Windows of `size` consecutive published steps of one array, `stride` apart.
+
+    Parameters
+    ----------
+    run : Run
+    array : OpenEndedArray or ExternalArray
+    size, stride : int
+        In published steps (entries of the array's time dimension).
+    region : tuple of slice or int
+        What is needed of space; nothing else leaves the ranks.
+    ahead : int
+        Windows that are on the scheduler before their data are.
+
+    Raises
+    ------
+    ContractError
+        Sizes below 1, more steps per window than the array has, or a signed contract.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        array: OpenEndedArray | ExternalArray,
+        size: int,
+        stride: int = 1,
+        region: tuple[Any, ...] = (),
+        ahead: int = 8,
+    ) -> None:
+        if min(size, stride, ahead) < 1:
+            raise ContractError(
+                f"rolling windows need size, stride and ahead >= 1, got {size}, {stride}, {ahead}"
+            )
+        self.run, self.array, self.size, self.stride = run, array, size, stride
+        self.region, self.ahead = tuple(region), ahead
+        self.count = array.source.spec.steps.count
+        if self.count is not None and size > self.count:
+            raise ContractError(
+                f"windows of {size} steps do not fit into the {self.count} steps of "
+                f"array {array.source.spec.name!r}"
+            )
+        self.state: Any = None
+        self._declared = 0
+        self._released = 0
+
+    def map(self, function: Callable[[Any], Any]) -> Iterator[Window]:
+        """Apply a function from a lazy window to a lazy value; windows come in order.
+
+        Parameters
+        ----------
+        function : callable
+            From a dask array of shape (size, \\*region) to a lazy value.
+        """
+        yield from self.scan(lambda _, window: (None, function(window)), None)
+
+    def scan(self, update: Callable[[Any, Any], tuple[Any, Any]], initial: Any) -> Iterator[Window]:
+        """Fold over the windows in order, each exactly once, from the first to the last.
+
+        Parameters
+        ----------
+        update : callable
+            ``update(state, window) -> (state, output)``, all lazy or plain.
+        initial : object
+            State before the first window.
+
+        Yields
+        ------
+        Window
+            As soon as its output is known.  When the iteration ends, :attr:`state` is the
+            lazy state after the last complete window.
+
+        Raises
+        ------
+        SimulationLost
+            The simulation died; a simulation that closes in order just ends the iteration.
+        """
+        self._sign()
+        self.state = initial
+        state = initial
+        pending: deque[tuple[int, Any, Any]] = deque()  # index, state after it, future value
+        index = 0
+        over = False
+        while True:
+            while not over and len(pending) < self.ahead and self._exists(index):
+                try:
+                    window = self._window(index)
+                except ExternalTaskError:
+                    over = True  # the simulation has closed while we looked ahead
+                    break
+                state, output = update(state, window)
+                if dask.is_dask_collection(state):
+                    state, output = dask.persist(state, output)  # what they share: once
+                pending.append((index, state, self.run.client.compute(output)))
+                index += 1
+            if not pending:
+                break
+            number, reached, output = pending.popleft()
+            try:
+                (value,) = self.run.client.gather([output])
+                _raise_if_erred(reached)
+            except SimulationLost:
+                self.run.raise_if_failed()
+                break
+            self.state = reached
+            # Known to be computed, hence known to be registered: no graph can miss its leaves.
+            # A few windows at once, as the others are declared.
+            if not pending or (number + 1) % max(1, self.ahead // 2) == 0:
+                self._let_go((number + 1) * self.stride)
+            axis = self.array.source.spec.steps
+            first = axis.step(number * self.stride)
+            steps = range(first, first + self.size * axis.every, axis.every)
+            yield Window(number, steps, value)
+
+    # -- internals ---------------------------------------------------------------------
+
+    def _exists(self, index: int) -> bool:
+        return self.count is None or index * self.stride + self.size <= self.count
+
+    def _sign(self) -> None:
+        source = self.array.source
+        whole = Selection.full(source.layout.shape)
+        view = self.array[0:1][(slice(None), *self.region)].view
+        space = view.selection
+        contract = ArrayContract.agree(
+            source.spec,
+            [Selection.of([whole.dims[0], *space.dims[1:]])],
+            run=self.run.settings.run,
+            receivers=range(source.n_receivers),
+            layout=source.layout,
+            policy=self.run.settings.policies.get(source.spec.name, "block"),
+        )
+        # A view that exists when the contract is made keeps the chunks that are named here.
+        source.bind(contract, {view.name: set(np.ndindex(view.numblocks))})
+        self.run.sign(Contract(self.run.settings.run, (contract,)), ahead=True)
+
+    def _window(self, index: int) -> Any:
+        first = index * self.stride
+        stop = first + self.size
+        if stop > self._declared:
+            # A few windows at once, to save the scheduler a message per window.
+            target = stop + self.stride * self.ahead
+            if self.count is not None:
+                target = min(target, self.count)
+            self.run.declare_ahead(0, self._declared, target)
+            self._declared = target
+        return self.array[first:stop][(slice(None), *self.region)]
+
+    def _let_go(self, first_needed: int) -> None:
+        """Leave the steps before the next window to the graphs that need them."""
+        if first_needed > self._released:
+            self.run.let_go_steps(0, self._released, min(first_needed, self._declared))
+            self._released = first_needed
+
+
+def _raise_if_erred(collection: Any) -> None:
+    for future in futures_of(collection):
+        if future.status == "error":
+            raise future.exception()

@@ -1,0 +1,230 @@
+"""Placement of a run: when its ranks come, when a receiver leaves, and when one joins.
+
+Chunks are placed near the blocks that they are made of.  When a receiver leaves, its chunks go
+to the others, which ask the ranks for what was on its way.  When one joins, it gets its share of
+the steps that no rank has begun: what has been begun stays where it is.  If a rank is quicker
+than expected, the newcomer asks for what was sent elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.model.block import Block
+from ips_components.model.contract import ArrayContract
+from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.placement import affinity, place, replace, share, switch
+
+#: Seconds within which every rank has heard of a new placement, most likely.
+SHARE_DELAY = 0.5
+#: Rows of chunks beyond the newest known step that ranks may have sent already.
+LOOK_AHEAD = 64
+
+
+class Replanning:
+    """The part of a `RunCoordinator` that places chunks; the runs belong to the coordinator."""
+
+    tasks: Any
+
+    def _answer(self, run: CoordinatedRun) -> None:
+        """Give the contract to those who ask for it, placed near the blocks where it matters."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        if self._count_cells(run, hosts):
+            placements = {
+                array.spec.name: place(array.layout, list(hosts), **_nearness(run, array, hosts))
+                for array in contract.arrays
+            }
+            run.agree(contract.with_placements(placements))
+        elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
+            self._place_again(run)  # a worker has died since the contract was made
+        run.answered = True
+        self._tell_contract(run)
+
+    def _hostnames(self, run: CoordinatedRun) -> dict[int, str]:
+        return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
+
+    def _count_cells(self, run: CoordinatedRun, hosts: Mapping[int, str]) -> bool:
+        """Count the cells of each chunk by host, once; tell whether it matters who gets which."""
+        if len(set(hosts.values())) < 2 or not run.hosts:
+            return False
+        if not run.cells:
+            arrays = self._contract(run).arrays
+            run.cells = {array.spec.name: self._cells(run, array) for array in arrays}
+        return True
+
+    def _cells(self, run: CoordinatedRun, array: ArrayContract) -> dict[str, Any] | None:
+        """How many wanted cells of each chunk in space the blocks of each host hold."""
+        if array.spec.ragged:
+            return None
+        blocks: dict[str, list[Block]] = {}
+        grid = array.spec.attrs.get("process_grid") or dims_create(
+            len(run.hosts), len(array.spec.shape)
+        )
+        regular = Decomposition.regular(array.spec.shape, grid)
+        for rank, (host, boxes) in enumerate(run.hosts):
+            if array.spec.name in boxes:
+                mine = [Block(tuple(o), tuple(n)) for o, n in boxes[array.spec.name]]
+            else:
+                mine = list(regular.blocks[rank]) if rank < regular.size else []
+            blocks.setdefault(host, []).extend(mine)
+        return affinity(array.layout, array.wanted, blocks)
+
+    def _replan(self, run: CoordinatedRun) -> None:
+        """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
+        before = self._contract(run)
+        awaited = [self._awaited(run, ordinal) for ordinal in range(len(before.arrays))]
+        self._place_again(run)
+        lost, rows, skip = [], [], []
+        for ordinal, (array, now) in enumerate(
+            zip(before.arrays, self._contract(run).arrays, strict=True)
+        ):
+            beyond = self._may_be_sent(run, ordinal)
+            since = min(awaited[ordinal], default=beyond * array.layout.n_space)
+            since //= array.layout.n_space
+            rows.append((ordinal, since, beyond))
+            coming = set(awaited[ordinal])
+            for chunk in array.needed_ids(since, beyond).tolist():
+                if array.placement.owner(chunk) == now.placement.owner(chunk):
+                    continue
+                if chunk in coming:
+                    lost.append((ordinal, chunk))
+                else:
+                    skip.append((ordinal, chunk))
+        self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
+
+    def _share(self, run: CoordinatedRun, newcomer: int) -> None:
+        """Give a receiver that has joined its share, of steps that no rank has begun.
+
+        What has been begun stays where it is. If a rank is quicker than expected, what it has sent
+        elsewhere is sent again.
+        """
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        self._count_cells(run, hosts)
+        placements, overtaken, rows = {}, [], []
+        for ordinal, array in enumerate(contract.arrays):
+            awaited, n_rows = self._awaited(run, ordinal), array.layout.numblocks[0]
+            n_space = array.layout.n_space
+            newest = self._newest_row(run, array)
+            first = min(awaited, default=newest * n_space) // n_space
+            start = min(n_rows, newest + 2 + self._rows_within(run, newest, SHARE_DELAY))
+            base = run.shared.get(ordinal, array.placement)
+            shared = share(base, list(hosts), **_nearness(run, array, hosts))
+            window = range(first, max(first, start))
+            now = switch(array.placement, shared, window, n_rows)
+            if now is None:
+                continue
+            run.shared[ordinal] = shared
+            placements[array.spec.name] = now
+            rows.append((ordinal, start, self._may_be_sent(run, ordinal)))
+            overtaken += [
+                (ordinal, chunk)
+                for chunk in awaited
+                if chunk >= start * n_space and now.owner(chunk) != array.placement.owner(chunk)
+            ]
+        if not placements:
+            return
+        run.agree(contract.with_placements(placements))
+        # The others go on from where they are.
+        others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
+        each = {o: rows if o == newcomer else others for o in run.workers.values()}
+        self._tell_placement(run, overtaken, [], each)
+
+    def _tell_placement(
+        self,
+        run: CoordinatedRun,
+        again: Iterable[tuple[int, int]],
+        skip: Iterable[tuple[int, int]],
+        rows: Mapping[int, list[tuple[int, int, int]]],
+    ) -> None:
+        run.epoch += 1
+        contract = self._contract(run)
+        resend = self._by_owner(run, again)
+        done: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in skip:
+            done.setdefault(contract.arrays[ordinal].placement.owner(chunk), []).append(
+                (ordinal, chunk)
+            )
+        for worker, ordinal in run.workers.items():
+            message = {
+                "action": "placement",
+                "epoch": run.epoch,
+                "blob": run.blob,
+                "endpoints": self._endpoints(run),
+                "resend": resend.get(ordinal, []),
+                "rows": rows[ordinal],
+                "skip": done.get(ordinal, []),
+            }
+            self._tell(run, message, [worker])
+
+    def _place_again(self, run: CoordinatedRun) -> None:
+        """Place all chunks on the receivers that live, moving as few as possible."""
+        contract = self._contract(run)
+        hosts = self._hostnames(run)
+        placements = {
+            array.spec.name: replace(array.placement, list(hosts), **_nearness(run, array, hosts))
+            for array in contract.arrays
+            if not set(array.placement.receivers) <= hosts.keys()
+        }
+        run.agree(contract.with_placements(placements))
+
+    def _awaited(self, run: CoordinatedRun, ordinal: int) -> list[int]:
+        """Chunks of an array that are to come, up to a little beyond the newest known step.
+
+        A rank tells of a step when it begins the next one: some have sent more than is known.
+        What was lost with a worker is to come again, from whoever was asked for it.
+        """
+        array = self._contract(run).arrays[ordinal]
+        last = self._may_be_sent(run, ordinal)
+        keys = self.tasks.waiting(run.state.run)
+        return sorted(
+            array.layout.ravel(index)
+            for name, *index in keys
+            if name == array.name and index[0] < last
+        )
+
+    def _newest_row(self, run: CoordinatedRun, array: ArrayContract) -> int:
+        """The last row of chunks of which a rank has told."""
+        axis, newest = array.spec.steps, run.state.newest_step
+        newest = axis.start if newest is None else newest
+        index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
+        return array.layout.chunk_of(0, index)
+
+    def _may_be_sent(self, run: CoordinatedRun, ordinal: int) -> int:
+        """Rows of chunks below this one are those that ranks may have begun to send.
+
+        What is declared ahead bounds them: nobody has sent what is not declared yet.
+        """
+        array = self._contract(run).arrays[ordinal]
+        newest = self._newest_row(run, array)
+        ahead = max(LOOK_AHEAD, self._rows_within(run, newest, 4 * SHARE_DELAY))
+        end = run.horizon.get(ordinal, 0) if run.ahead else array.layout.numblocks[0]
+        return min(newest + 1 + ahead, end)
+
+    def _rows_within(self, run: CoordinatedRun, newest: int, seconds: float) -> int:
+        """How many rows the ranks begin in some time, if they go on as before."""
+        state = run.state
+        began = state.steps[min(state.steps)].first_put if state.steps else state.clock()
+        return int(newest * seconds / max(state.clock() - began, seconds))
+
+    def _by_owner(
+        self, run: CoordinatedRun, chunks: Iterable[tuple[int, int]]
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Sort (array, chunk) by the receiver that they belong to now."""
+        contract = self._contract(run)
+        owners: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, chunk in chunks:
+            run.again.add(contract.arrays[ordinal].key(chunk))
+            owner = contract.arrays[ordinal].placement.owner(chunk)
+            owners.setdefault(owner, []).append((ordinal, chunk))
+        return owners
+
+
+def _nearness(
+    run: CoordinatedRun, array: ArrayContract, hosts: Mapping[int, str]
+) -> dict[str, Any]:
+    """What a placement is told of where the receivers and an array's cells are."""
+    return {"needed": array.needed_space, "hosts": hosts, "cells": run.cells.get(array.spec.name)}

@@ -1,0 +1,232 @@
+"""Live state of one coupled run, without any Dask: who takes part, how far it is, what failed.
+
+The scheduler plugin feeds events in (:mod:`._coordinator`); everything that people read
+afterwards (progress, live page, report, ledger) comes out of :meth:`RunState.record`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ips_components.coordination.ledger import Ledger
+from ips_components.coordination.step_report import StepReport
+from ips_components.coordination.steps import Steps, grown
+
+#: Phases of a run, in order.  ``failed`` and ``ended`` are final.
+PHASES = ("open", "contracted", "running", "ended", "failed")
+
+#: Samples kept for the report; older ones are thinned out by a factor of two.
+MAX_SAMPLES = 4096
+#: Faults kept: the first half of them, and the newest.
+MAX_FAULTS = 1000
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that went wrong: when, who, what and why."""
+
+    t: float
+    who: str
+    what: str
+    cause: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"t": self.t, "who": self.who, "what": self.what, "cause": self.cause}
+
+
+class RunState:
+    """What the coordinator knows of one run.
+
+    Parameters
+    ----------
+    run : str
+        The run id.
+    clock : callable, optional
+        Seconds since the epoch; tests pass their own.
+    """
+
+    def __init__(self, run: str, clock: Any = time.time) -> None:
+        self.run = run
+        self.clock = clock
+        self.phase = "open"
+        self.started = clock()
+        self.ended: float | None = None
+        self.attempts = 0
+        self.endpoints: dict[int, dict[str, Any]] = {}
+        self.n_ranks: int | None = None
+        self.first_hello: float | None = None
+        self.ranks: dict[int, dict[str, Any]] = {}
+        self.byes: dict[int, str] = {}
+        self.lost_ranks: dict[int, str] = {}
+        self.described: list[dict[str, Any]] | None = None
+        self.ledger = Ledger()
+        self.steps = Steps()
+        self.newest_step: int | None = None
+        self._waited = np.zeros(0)  # seconds by rank, in the whole run
+        self.samples: deque[dict[str, Any]] = deque()
+        self.faults: list[Fault] = []  # the first and the last ones
+        self.faults_left_out = 0
+        self.fatal: Fault | None = None  # the one that made the run fail
+        self.stop_reason: str | None = None
+
+    # -- events -----------------------------------------------------------------------
+
+    def hello(self, rank: int, info: Mapping[str, Any]) -> None:
+        self.n_ranks = int(info["size"])
+        if self.first_hello is None:
+            self.first_hello = self.clock()
+        self.ranks.setdefault(rank, {}).update(
+            {key: info[key] for key in ("host", "pid", "lane") if key in info}
+        )
+
+    def step_end(self, rank: int, step: int, waited: float, counters: Mapping[str, Any]) -> None:
+        """A rank has put everything of ``step``; ``waited`` is its total so far in seconds."""
+        self.ledger.update(rank, counters)
+        self._step_ends(step, np.array([rank]), np.array([waited]))
+
+    def step_ends(self, report: StepReport) -> None:
+        """Ranks have put everything of some steps: the same for many at once."""
+        self.ledger.update_all(report.accounted, report.names, report.counts)
+        if not len(report.steps):
+            return
+        first = int(report.steps[0])
+        if (report.steps == first).all():  # the usual case, without the detour
+            self._step_ends(first, report.ranks, report.waited)
+            return
+        for step in np.unique(report.steps).tolist():
+            mine = report.steps == step
+            self._step_ends(step, report.ranks[mine], report.waited[mine])
+
+    def _step_ends(self, step: int, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> None:
+        now = self.clock()
+        self._waited = grown(self._waited, ranks)
+        since = np.maximum(waited - self._waited[ranks], 0.0)
+        self._waited[ranks] += since
+        self.newest_step = step if self.newest_step is None else max(step, self.newest_step)
+        if (completed := self.steps.put(step, ranks, since, self.n_ranks, now)) is not None:
+            completed.delivered = self.ledger.total("delivered")
+
+    def bye(self, rank: int, status: str, counters: Mapping[str, Any]) -> None:
+        self.byes[rank] = status
+        self.ledger.update(rank, counters, final=True)
+
+    def rank_lost(self, rank: int, why: str) -> bool:
+        """Note the death of a rank; False when it is no news or the rank had said goodbye."""
+        if rank in self.byes or rank in self.lost_ranks:
+            return False
+        self.lost_ranks[rank] = why
+        self.ledger.write_off(rank)
+        self.fault(f"rank {rank}", "lost", why)
+        return True
+
+    def analysed(self, step: int) -> None:
+        """All consumers of a step are done; after a failure they have only been given up."""
+        if self.phase != "failed":
+            self.steps.note_analysed(step, self.clock())
+
+    def sample(self, sample: dict[str, Any]) -> None:
+        self.samples.append({"t": self.clock(), **sample})
+        if len(self.samples) > MAX_SAMPLES:
+            self.samples = deque(list(self.samples)[::2])
+
+    def fault(self, who: str, what: str, cause: str) -> None:
+        self.faults.append(Fault(self.clock(), who, what, cause))
+        if len(self.faults) > MAX_FAULTS:
+            del self.faults[MAX_FAULTS // 2]
+            self.faults_left_out += 1
+
+    def fail(self, who: str, what: str, cause: str) -> None:
+        """The run cannot succeed any more; the first cause is kept."""
+        self.fault(who, what, cause)
+        if self.phase != "failed":
+            self.fatal = self.faults[-1]
+            self.phase = "failed"
+            self.ended = self.clock()
+
+    def end(self) -> None:
+        if self.phase not in ("failed", "ended"):
+            self.phase = "ended"
+            self.ended = self.clock()
+
+    # -- questions --------------------------------------------------------------------
+
+    @property
+    def simulation_over(self) -> bool:
+        """All ranks have said goodbye or are lost."""
+        return self.n_ranks is not None and len(self.byes) + len(self.lost_ranks) >= self.n_ranks
+
+    @property
+    def simulation_clean(self) -> bool:
+        return (
+            self.simulation_over
+            and all(status == "ok" for status in self.byes.values())
+            and (not self.lost_ranks)
+        )
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that all ranks have put."""
+        return self.steps.complete
+
+    @property
+    def waited(self) -> list[float]:
+        """Seconds that each rank has waited so far, up to the last one that said so."""
+        seconds: list[float] = self._waited.tolist()
+        return seconds
+
+    def ending(self, n_steps: int | None) -> str:
+        """``ended at step k of n``, as the errors of the remaining tasks say it."""
+        last = self.newest_step
+        reached = "before its first step" if last is None else f"at step {last}"
+        of = "" if n_steps is None else f" of {n_steps}"
+        return f"simulation ended {reached}{of}"
+
+    def progress(self) -> dict[str, Any]:
+        """A few numbers for a progress line; cheap."""
+        return {
+            "run": self.run,
+            "phase": self.phase,
+            "t": self.clock(),
+            "started": self.started,
+            "steps": self.steps_done,
+            "analysed": self.steps.analysed,
+            "ranks": len(self.ranks),
+            "produced": self.ledger.total("produced"),
+            "delivered": self.ledger.total("delivered"),
+            "skipped": self.ledger.total("skipped"),
+            "waited": max(self.waited, default=0.0),
+            "faults": len(self.faults) + self.faults_left_out,
+            "workers": self.latest_samples(),
+        }
+
+    def latest_samples(self) -> dict[str, dict[str, Any]]:
+        """The newest sample of every worker that has sent one, by address."""
+        return {sample["worker"]: sample for sample in self.samples if "worker" in sample}
+
+    def record(self) -> dict[str, Any]:
+        """The coordinator's part of ``run.json``."""
+        return {
+            "run": self.run,
+            "phase": self.phase,
+            "started": self.started,
+            "ended": self.ended,
+            "workers": [self.endpoints[o] for o in sorted(self.endpoints)],
+            "ranks": [{"rank": rank, **self.ranks[rank]} for rank in sorted(self.ranks)],
+            "byes": {str(rank): status for rank, status in sorted(self.byes.items())},
+            "ledger": self.ledger.to_json(),
+            "steps": self.steps.to_json(),
+            "step_counts": self.steps.counts(),
+            "waited": {"per_rank": self.waited},
+            "samples": list(self.samples),
+            "faults": [fault.to_json() for fault in self.faults],
+            "faults_left_out": self.faults_left_out,
+            "fatal": None if self.fatal is None else self.fatal.to_json(),
+            "stop_reason": self.stop_reason,
+        }

@@ -1,0 +1,399 @@
+"""A worker's part in a run: opens the receiver, and translates between it and Dask.
+
+The receiver works in threads and knows no Dask; the coordinator sits behind the worker's
+stream to the scheduler, which only the event loop may touch.  This module is the hinge:
+every callback of the receiver hops onto the loop, every action of the coordinator goes to
+the receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ips_components.coordination.coordinator import STREAM_OP, RunCoordinator
+from ips_components.coordination.loading import load_analysis
+from ips_components.coordination.settings import RunSettings
+from ips_components.coordination.step_report import StepTally
+from ips_components.coordination.watchdog import GRACE
+from ips_components.errors import ConfigError
+from ips_components.external.worker_plugin import ExternalDataPlugin
+from ips_components.model.contract import Contract
+from ips_components.receiver.receiver import Receiver
+from ips_components.receiver.sink import Boxes, ByeInfo, HelloInfo, StepInfo
+from ips_components.wire.contact import Endpoint
+from ips_components.wire.messages import Counters, Feedback
+from ips_components.wire.values import decode
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+    from ips_components.external.worker_plugin import ExternalWorker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two reports of memory and credits, and between two batches of steps.
+SAMPLE_INTERVAL = 1.0
+STEP_INTERVAL = 0.1
+#: Name in ``worker.extensions`` under which a worker keeps its runs.
+EXTENSION = "external-runs"
+
+
+class RunWorker:
+    """Companion of :class:`~._worker_plugin.ExternalDataPlugin` for one run.
+
+    Parameters
+    ----------
+    settings : mapping
+        The :class:`~._settings.RunSettings` of the run, as a dict; it travels pickled from
+        the IPS component to every worker.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+        self._session: _Session | None = None
+
+    async def setup(self, worker: Worker, external: ExternalWorker) -> None:
+        sessions = worker.extensions.setdefault(EXTENSION, {})
+        self._session = _Session(RunSettings.from_dict(self.settings), worker, external)
+        sessions[self._session.run] = self._session
+        worker.stream_handlers[STREAM_OP] = _Dispatcher(sessions)
+        await asyncio.to_thread(_import_early, self._session.settings.analysis)
+        self._session.open()
+
+    async def teardown(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.worker.extensions[EXTENSION].pop(session.run, None)
+            await session.close()
+
+
+def run_plugin(settings: RunSettings) -> ExternalDataPlugin:
+    """Return the one worker plugin that a coupled run needs.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Each of its partners, the runs of other simulations, gets receivers of its own.
+    """
+    own = {**settings.to_dict(), "partners": ()}
+    return ExternalDataPlugin(
+        [RunWorker(each) for each in (own, *settings.partners)],
+        [f"{RunCoordinator.__module__}:{RunCoordinator.__qualname__}"],
+        name=f"external-data-{settings.run}",
+    )
+
+
+def _import_early(analysis: str) -> None:
+    """Import the analysis before there is work: Dask unpickles tasks on the event loop.
+
+    A worker that imported NumPy's kin there, seconds long, would hear no rank meanwhile.  What is
+    wrong with the analysis, the analysis task itself will say.
+    """
+    for each in analysis.replace(",", " ").split():
+        with contextlib.suppress(Exception):
+            load_analysis(each)
+
+
+class _Dispatcher:
+    """Stream handler that finds the session of a message's run."""
+
+    def __init__(self, sessions: Mapping[str, _Session]) -> None:
+        self.sessions = sessions
+
+    def __call__(self, run: str, action: str, **arguments: Any) -> None:
+        session = self.sessions.get(run)
+        if session is None:
+            return
+        try:
+            getattr(session, f"on_{action}")(**arguments)
+        except Exception as error:
+            # An exception here would cut the worker off from its scheduler.
+            logger.exception("Run %s: cannot do %r", run, action)
+            session.fault(f"cannot do {action!r}: {error!r}")
+
+
+class _Session:
+    """One run on one worker; the sink of its receiver."""
+
+    def __init__(self, settings: RunSettings, worker: Worker, external: ExternalWorker) -> None:
+        self.run = settings.run
+        self.settings = settings
+        self.worker = worker
+        self.external = external
+        self.contract: Contract | None = None
+        self.receiver: Receiver
+        self._names: list[str] = []
+        self._peers: list[Endpoint] = []
+        self._tally = StepTally()
+        self._process = psutil.Process()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+        self._last: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Start listening and tell the coordinator where."""
+        limit = self.worker.memory_manager.memory_limit or psutil.virtual_memory().total
+        silence = self.settings.deadlines["silence"]
+        self.receiver = Receiver(
+            self,
+            run=self.run,
+            token=self.settings.token,
+            budget=int(limit * self.settings.memory_share),
+            host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
+            lanes=self.settings.lanes,
+            tls=_tls_of(self.worker.security),
+            silence=silence,
+            grace=silence * GRACE,
+            heartbeat=min(2.0, silence / 6),
+            on_pressure=self._on_pressure,
+            hold_byes=True,
+        )
+        facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
+        settings = {
+            name: getattr(self.settings, name)
+            for name in ("deadlines", "on_analytics_loss", "n_steps")
+        }
+        endpoint = {**asdict(self.receiver.endpoint), **facts}
+        self._send("open", endpoint=endpoint, settings=settings)
+        self._later("sample", SAMPLE_INTERVAL, self._sample)
+
+    async def close(self) -> None:
+        """Close the receiver without stalling the event loop."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await asyncio.to_thread(self.receiver.close)
+
+    # -- actions of the coordinator: event loop ----------------------------------------
+
+    def on_contract(
+        self,
+        ordinal: int,
+        blob: bytes,
+        endpoints: list[dict[str, Any]],
+        horizon: list[Any] | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.contract = Contract.from_bytes(blob)
+        self._names = [array.spec.name for array in self.contract.arrays]
+        self._peers = _endpoints(endpoints)
+        self.receiver.ordinal = ordinal
+        if size is not None:
+            self.receiver.set_size(size)
+        if horizon is not None:
+            self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
+            self.receiver.set_horizon(dict(horizon))
+        self.receiver.set_contract(self.contract, self._peers)
+
+    def on_horizon(self, array: int, rows: int) -> None:
+        self.receiver.set_horizon({array: rows})
+
+    def on_placement(
+        self,
+        epoch: int,
+        blob: bytes,
+        endpoints: list[dict[str, Any]],
+        resend: list[Any],
+        rows: list[Any],
+        skip: list[Any],
+    ) -> None:
+        self.contract = Contract.from_bytes(blob)
+        placements = {i: array.placement for i, array in enumerate(self.contract.arrays)}
+        self._peers = _endpoints(endpoints)
+        self.receiver.set_placement(
+            placements,
+            self._peers,
+            [tuple(each) for each in resend],
+            epoch=epoch,
+            rows={array: (since, beyond) for array, since, beyond in rows},
+            skip=[tuple(each) for each in skip],
+        )
+
+    def on_resend(self, chunks: list[Any]) -> None:
+        self.receiver.set_placement({}, self._peers, [tuple(each) for each in chunks])
+
+    def on_feedback(self, message: dict[str, Any]) -> None:
+        feedback = Feedback(**{**message, "shape": tuple(message["shape"])})
+        self.receiver.feedback(feedback.name, decode(feedback), feedback.step)
+
+    def on_fault(self, text: str, policy: str | None = None) -> None:
+        self.receiver.fault(text, policy or self.settings.on_analytics_loss)
+
+    def on_stop(self, reason: str) -> None:
+        self.receiver.stop(reason)
+
+    def on_let_leave(self) -> None:
+        self.receiver.let_leave()
+
+    def on_flush(self) -> None:
+        """Answer once everything that the receiver has handed over is announced."""
+        if self.external.pending:
+            self._later("flush", 0.02, self.on_flush)
+            return
+        self._flush_steps()
+        self._send("flushed")
+
+    # -- the sink: receiver threads ----------------------------------------------------
+
+    def hello(self, info: HelloInfo) -> None:
+        self._from_thread(
+            "hello",
+            rank=info.rank,
+            info={
+                "size": info.size,
+                "host": info.host,
+                "pid": info.pid,
+                "lane": info.lane,
+                "asks": info.asks,
+                "blocks": _plain(info.blocks),
+                "hosts": [[host, _plain(blocks)] for host, blocks in info.hosts],
+            },
+        )
+
+    def described(self, arrays: list[dict[str, Any]]) -> None:
+        self._from_thread("described", arrays=arrays)
+
+    def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
+        assert self.contract is not None
+        self.external.deliver({self.contract.arrays[array].key(chunk): value})
+
+    def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
+        self._from_thread("missing", array=array, chunk=chunk, rank=rank, why=why)
+
+    def blocks(self, rank: int, array: int, blocks: Boxes) -> None:
+        name = self._names[array]
+        self._from_thread("blocks", rank=rank, name=name, blocks=_plain({name: blocks})[name])
+
+    def step_end(self, rank: int, info: StepInfo) -> None:
+        # Steps travel in batches: one message per worker and interval, however many ranks.
+        if self._tally.add(rank, info):
+            self._on_loop(self._later, "steps", STEP_INTERVAL, self._flush_steps)
+
+    def bye(self, rank: int, info: ByeInfo) -> None:
+        self._last_words(
+            "bye",
+            rank=rank,
+            info={
+                "status": info.status,
+                "reason": info.reason,
+                "last_step": info.last_step,
+                "counters": self._counters(info.counters),
+            },
+        )
+
+    def lost(self, rank: int, why: str) -> None:
+        self._last_words("lost", rank=rank, why=why)
+
+    def fault(self, text: str) -> None:
+        self._from_thread("note", text=text)
+
+    def _on_pressure(self, nbytes: int) -> None:
+        """Ranks wait for credit and nothing moves: let Dask spill, if it can.
+
+        A graph that needs more chunks together than fit into the receiver's share (a whole
+        time series, say) would otherwise wait for itself.
+        """
+        self._on_loop(self._spill, nbytes)
+
+    def _spill(self, nbytes: int) -> None:
+        if self.worker.state.executing_count or self.worker.state.ready:
+            return  # consumers are at work; what they finish comes back as credit
+        evict = getattr(self.worker.data, "evict", None)
+        freed = 0
+        while evict is not None and freed < nbytes:
+            weight = evict()
+            if weight <= 0:
+                break
+            freed += weight
+
+    # -- internals ---------------------------------------------------------------------
+
+    def _counters(self, counters: tuple[Counters, ...]) -> dict[str, Any]:
+        return {
+            self._names[each.array]: {
+                "blocks": dict(zip(Counters.NAMES, each.blocks, strict=True)),
+                "bytes": dict(zip(Counters.NAMES, each.bytes, strict=True)),
+            }
+            for each in counters
+        }
+
+    def _flush_steps(self) -> None:
+        report = self._tally.take(self._names)
+        if report is not None:
+            self._send("steps", report=report.to_message())
+
+    def _sample(self) -> None:
+        statistics = self.receiver.statistics()
+        sample = {
+            "rss": self._process.memory_info().rss,
+            "managed": getattr(self.worker.data, "total_weight", 0),
+            "held": statistics.held,
+            "credits": max(0, statistics.budget - statistics.held - statistics.reserved),
+        }
+        if sample != self._last:
+            self._last = sample
+            self._send("sample", sample=sample)
+        self._later("sample", SAMPLE_INTERVAL, self._sample)
+
+    def _later(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        """Call `function` after `delay`, unless a call of that name is under way already."""
+
+        def fire() -> None:
+            del self._timers[name]
+            function()
+
+        if name not in self._timers:
+            self._timers[name] = self._loop.call_later(delay, fire)
+
+    def _send(self, event: str, **info: Any) -> None:
+        self.worker.batched_send({"op": STREAM_OP, "event": event, "run": self.run, **info})
+
+    def _from_thread(self, event: str, **info: Any) -> None:
+        self._on_loop(lambda: self._send(event, **info))
+
+    def _last_words(self, event: str, **info: Any) -> None:
+        """Tell of the end of a rank, after the steps that it has ended."""
+
+        def tell() -> None:
+            self._flush_steps()
+            self._send(event, **info)
+
+        self._on_loop(tell)
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            logger.debug("The worker's event loop is closed; dropping a report")
+
+
+def _tls_of(security: Any) -> ssl.SSLContext | None:
+    """Return the worker's own certificates where the cluster's traffic must be encrypted."""
+    if not security.require_encryption:
+        return None
+    context: ssl.SSLContext | None = security.get_listen_args("worker")["ssl_context"]
+    if context is None:
+        raise ConfigError(
+            "the Dask cluster requires encryption, but its workers have no certificate of their "
+            "own: give them --tls-ca-file, --tls-cert and --tls-key"
+        )
+    context.num_tickets = 0  # nobody resumes a session
+    return context
+
+
+def _plain(blocks: Mapping[str, Boxes]) -> dict[str, list[Any]]:
+    """Blocks as lists, which is what Dask's streams carry."""
+    return {name: [[list(o), list(n)] for o, n in boxes] for name, boxes in blocks.items()}
+
+
+def _endpoints(items: list[dict[str, Any]]) -> list[Endpoint]:
+    fields = Endpoint.__dataclass_fields__
+    return [Endpoint(**{k: v for k, v in item.items() if k in fields}) for item in items]

@@ -1,0 +1,138 @@
+"""Watches a run from outside: how far it is, and whether there is still hope."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ips_components.config import AnalyticsConfig
+from ips_components.errors import AnalyticsLost
+from ips_components.ips.notices import read_notice
+
+ASK = 1.0
+
+
+class Watch:
+    """Looks several times a second whether a run still has a chance, and fails it if not.
+
+    Parameters
+    ----------
+    client
+        Of the pool's scheduler.
+    run, run_dir
+        The run.
+    notice
+        Name of the notice about the simulation of this run.
+    config
+        Its deadlines.
+    """
+
+    def __init__(
+        self, client: Any, run: str, run_dir: Path, notice: str, config: AnalyticsConfig
+    ) -> None:
+        self.client = client
+        self.run = run
+        self.run_dir = run_dir
+        self.notice = notice
+        self.config = config
+        self.over = False
+        self.state: Mapping[str, Any] = {}
+        self.terms: list[dict[str, Any]] | None = None
+        """The table of the contract, once there is one."""
+        self._failed = 0.0
+        self._asked = 0.0
+        self._progress: tuple[Any, ...] = ()
+        self._moved = time.monotonic()
+        self._simulation_ended = 0.0
+        self._given_up = False
+        self._patience = config.silence_time_out
+
+    def fail(self, who: str, cause: str) -> None:
+        """Tell the coordinator that the run cannot succeed any more; it ignores later causes."""
+        from ips_components import analysis
+
+        if not self._given_up:
+            self._given_up = True
+            analysis.abort_run(self.client, self.run, cause, who=who, within=self._patience)
+
+    def look(self, interval: float = ASK) -> None:
+        """Ask the coordinator how far it is, if the last time was so many seconds ago."""
+        from ips_components.analysis.run import call
+
+        now = time.monotonic()
+        if now - self._asked < interval:
+            return
+        self._asked = now
+        try:
+            state = call(self.client, "progress", self.run, within=self._patience)
+            if self.terms is None and state.get("phase") in ("contracted", "running", "ended"):
+                self.terms = call(self.client, "terms", self.run, within=self._patience)
+        except TimeoutError:
+            raise AnalyticsLost(
+                f"the Dask scheduler has not answered for {self._patience:g} s (SILENCE_TIME_OUT): "
+                "it is stopped or overloaded; see its log"
+            ) from None
+        except Exception:  # the pool is watched elsewhere, and ends the wait when it is lost
+            return
+        self.state = state
+        progress = tuple(
+            state.get(name) for name in ("phase", "ranks", "steps", "analysed", "delivered")
+        )
+        if progress != self._progress:
+            self._progress, self._moved = progress, now
+        phase = state.get("phase")
+        self.over = phase == "ended" or (phase == "failed" and not self._on_their_way(state, now))
+        if phase not in ("ended", "failed") and (cause := self._hopeless(state, now)):
+            self.fail("simulation", cause)
+
+    def _on_their_way(self, state: Mapping[str, Any], now: float) -> bool:
+        """Whether ranks of a failed run still need the receivers, to learn that they are alone."""
+        self._failed = self._failed or now
+        return (
+            self.config.on_analytics_loss == "continue"
+            and bool(state.get("joining"))
+            and read_notice(self.run_dir, self.notice).get("state") != "ended"
+            and now - self._failed < self.config.connect_time_out
+        )
+
+    def _hopeless(self, state: Mapping[str, Any], now: float) -> str:
+        """Why nothing more can be expected of the simulation, or ""."""
+        notice = read_notice(self.run_dir, self.notice)
+        still = now - self._moved
+        if notice.get("state") == "ended":
+            self._simulation_ended = self._simulation_ended or now
+            if not notice["ok"] and now - self._simulation_ended > 2 * ASK:
+                return str(notice["cause"])
+            if still > self.config.drain_time_out or not state.get("ranks"):
+                return (
+                    "it ended well, but not all of its ranks closed their bridges"
+                    if state.get("ranks")
+                    else "it ended without a word: does it open a bridge?"
+                )
+        elif notice.get("state") == "started":
+            if not state.get("ranks") and still > self.config.connect_time_out:
+                return (
+                    f"no rank said hello within {self.config.connect_time_out:g} s "
+                    "(CONNECT_TIME_OUT)"
+                )
+            if still > self.config.step_time_out:
+                return (
+                    f"no step was completed for {self.config.step_time_out:g} s (STEP_TIME_OUT), "
+                    f"the last one was {state.get('steps', 0)}"
+                )
+        return ""
+
+
+def end_together(watches: Mapping[str, Watch]) -> None:
+    """Where one of several runs has failed, let the others fail, too.
+
+    Parameters
+    ----------
+    watches
+        By port of the simulation. One that is alive, but waits for a rank that is not, would not
+        end for a long time, and the others with it.
+    """
+    failed = [port for port, watch in watches.items() if watch.state.get("phase") == "failed"]
+    for port, watch in watches.items() if failed else ():
+        if port not in failed and watch.state.get("phase") != "ended":
+            watch.fail("simulation", f"{failed[0]} failed, and ON_ANALYTICS_LOSS = abort")

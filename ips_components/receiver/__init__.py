@@ -1,0 +1,1 @@
+"""The bridge's peer inside a Dask worker: sockets, threads, chunk assembly, credit. No Dask."""
