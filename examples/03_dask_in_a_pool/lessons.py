@@ -16,16 +16,14 @@ import dask.array as da
 import numpy as np
 from distributed import Client, LocalCluster, as_completed, get_worker, wait, worker_client
 
-from ips_components.algorithms import (
-    count_inside,
+from ips_components.examples.eigenvalues import (
     delayed_eigenvalues,
     eigenvalues,
     ensemble_eigenvalues,
     member_eigenvalues,
-    monte_carlo_pi,
-    pi_from_counts,
     random_matrix,
 )
+from ips_components.examples.monte_carlo import count_inside, monte_carlo_pi, pi_from_counts
 
 
 def check(claim, what):

@@ -5,24 +5,15 @@ number of steps, and what is carried from step to step has a fixed size. So they
 blocks that do not exist yet, in memory that does not grow with the length of the run.
 """
 
+import warnings
+from importlib import import_module
+from typing import Any
+
 from ips_components.algorithms.correlation import lag_correlation, moving_average
 from ips_components.algorithms.derivative import time_derivative
-from ips_components.algorithms.eigenvalues import (
-    delayed_eigenvalues,
-    eigenvalues,
-    ensemble_eigenvalues,
-    member_eigenvalues,
-    random_matrix,
-)
 from ips_components.algorithms.histogram import Histogram, histogram
 from ips_components.algorithms.incremental_pca import InSituIncrementalPCA
 from ips_components.algorithms.moments import RunningMoments, running_moments
-from ips_components.algorithms.monte_carlo import (
-    PiEstimate,
-    count_inside,
-    monte_carlo_pi,
-    pi_from_counts,
-)
 from ips_components.algorithms.quantiles import quantile_sketch
 from ips_components.algorithms.spectrum import (
     IsotropicSpectrum,
@@ -35,23 +26,34 @@ __all__ = [
     "Histogram",
     "InSituIncrementalPCA",
     "IsotropicSpectrum",
-    "PiEstimate",
     "PowerSpectrum",
     "RunningMoments",
-    "count_inside",
-    "delayed_eigenvalues",
-    "eigenvalues",
-    "ensemble_eigenvalues",
     "histogram",
     "isotropic_spectrum",
     "lag_correlation",
-    "member_eigenvalues",
-    "monte_carlo_pi",
     "moving_average",
-    "pi_from_counts",
     "power_spectrum",
     "quantile_sketch",
-    "random_matrix",
     "running_moments",
     "time_derivative",
 ]
+
+_MOVED = {
+    "PiEstimate": "monte_carlo",
+    "count_inside": "monte_carlo",
+    "monte_carlo_pi": "monte_carlo",
+    "pi_from_counts": "monte_carlo",
+    "delayed_eigenvalues": "eigenvalues",
+    "eigenvalues": "eigenvalues",
+    "ensemble_eigenvalues": "eigenvalues",
+    "member_eigenvalues": "eigenvalues",
+    "random_matrix": "eigenvalues",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = f"ips_components.examples.{_MOVED[name]}"
+    warnings.warn(f"{__name__}.{name} has moved to {home}", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(home), name)

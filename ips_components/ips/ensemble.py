@@ -1,8 +1,8 @@
 """IPS components that run one function many times, as tasks of a Dask pool.
 
 In the config: port ``DRIVER`` with ``NAME = EnsembleDriver``, and port ``WORKER`` with the name of
-an ensemble below, ``MODULE = ips_components.ensemble`` both. An ensemble of your own is a subclass
-of `Ensemble` with two methods.
+an ensemble. An ensemble is a subclass of `Ensemble` with two methods, see
+`ips_components.examples.ensembles`.
 """
 
 import json
@@ -71,49 +71,3 @@ def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
 
     return member
-
-
-class MonteCarloPi(Ensemble):
-    """The number pi from ``TASKS`` tasks of ``POINTS`` random points each; ``SEED`` counts up."""
-
-    def members(self) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-        """Yield one task for each seed."""
-        from ips_components.algorithms import count_inside
-
-        for task in range(int(self.TASKS)):
-            yield f"points_{task}", count_inside, (int(self.POINTS), int(self.SEED) + task)
-
-    def conclude(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``value`` and its standard ``error``."""
-        from ips_components.algorithms import pi_from_counts
-
-        value, error = pi_from_counts([int(count) for count in found.values()], int(self.POINTS))
-        return {"value": value, "error": error, "summary": f"pi = {value:.5f} +- {error:.5f}"}
-
-
-class Eigenvalues(Ensemble):
-    """Eigenvalues of ``MEMBERS`` random matrices of ``SIZE`` x ``SIZE``; ``SEED`` counts up.
-
-    ``SYMMETRIC = True``: real eigenvalues, which follow the semicircle law between -1 and 1.
-    """
-
-    def members(self) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-        """Yield one task for each matrix."""
-        from ips_components.algorithms import member_eigenvalues
-
-        symmetric = self.SYMMETRIC == "True"
-        for member in range(int(self.MEMBERS)):
-            arguments = (int(self.SIZE), int(self.SEED) + member, symmetric)
-            yield f"matrix_{member}", member_eigenvalues, arguments
-
-    def conclude(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Return real and imaginary parts of all ``eigenvalues``, and their second ``moment``."""
-        import numpy as np
-
-        values = np.stack([found[f"matrix_{member}"] for member in range(len(found))])
-        moment = float((np.abs(values) ** 2).mean())
-        return {
-            "eigenvalues": {"real": values.real.tolist(), "imaginary": values.imag.tolist()},
-            "moment": moment,
-            "summary": f"{values.shape[0]} matrices, mean square of the eigenvalues {moment:.4f}",
-        }

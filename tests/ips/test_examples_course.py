@@ -246,7 +246,7 @@ def test_14_a_replay_gives_the_numbers_of_the_live_run(workspace):
 
     command = ["ips-components", "replay", "run/temperature.npy", "--analysis"]
     again = workspace.execute(
-        *command, "ips_components.analyses:heat2d_derivative", "--args", "order=4"
+        *command, "ips_components.examples.heat2d:heat2d_derivative", "--args", "order=4"
     )
     assert again.returncode == 0, again.stderr
     peak = float(expected["rate_max"].max())

@@ -59,7 +59,7 @@ def workflow(directory, environment):
                 "MODULE": "ips_components.analytics",
                 "DASK_PPW": 1,
                 "DASK_WORKERS_PER_NODE": 2,
-                "ANALYSIS": "ips_components.analyses:heat2d_moments",
+                "ANALYSIS": "ips_components.examples.heat2d:heat2d_moments",
                 "FIGURE": False,
             },
         },

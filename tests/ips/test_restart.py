@@ -36,7 +36,7 @@ def heat(directory: Path, n_steps: int, **top) -> Workflow:
                 "MODULE": "ips_components.analytics",
                 "DASK_PPW": 1,
                 "DASK_WORKERS_PER_NODE": 2,
-                "ANALYSIS": "ips_components.analyses:heat2d_ipca",
+                "ANALYSIS": "ips_components.examples.heat2d:heat2d_ipca",
                 "ANALYSIS_ARGS": "n_components=3",
                 "FIGURE": False,
             },

@@ -3,14 +3,14 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from ips_components.algorithms import (
+from ips_components.errors import AnalysisError
+from ips_components.examples.eigenvalues import (
     delayed_eigenvalues,
     eigenvalues,
     ensemble_eigenvalues,
     member_eigenvalues,
     random_matrix,
 )
-from ips_components.errors import AnalysisError
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

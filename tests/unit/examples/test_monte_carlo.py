@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from ips_components.algorithms import count_inside, monte_carlo_pi, pi_from_counts
 from ips_components.errors import AnalysisError
+from ips_components.examples.monte_carlo import count_inside, monte_carlo_pi, pi_from_counts
 
 
 def test_estimate_lies_within_its_error():

@@ -1,5 +1,8 @@
 """The ready-made analyses, on a field that is there already."""
 
+import importlib
+import sys
+
 import dask
 import dask.array as da
 import numpy as np
@@ -7,10 +10,10 @@ import pytest
 import xarray as xr
 from sklearn.decomposition import IncrementalPCA
 
-from ips_components import analyses
 from ips_components.analysis.arrays import external_arrays
 from ips_components.analysis.contract import contract_from_graph
 from ips_components.errors import ContractError
+from ips_components.examples import heat2d as analyses
 from ips_components.model.spec import ArraySpec, StepAxis
 
 
@@ -188,3 +191,10 @@ def test_only_the_chosen_steps_of_an_external_array_are_asked_for():
     assert contract(analyses.heat2d_spectrum, every=10) == pytest.approx(0.1)
     assert contract(analyses.heat2d_ipca) == 1.0
     assert contract(analyses.heat2d_derivative) == 1.0
+
+
+def test_the_former_module_still_serves_with_a_warning():
+    sys.modules.pop("ips_components.analyses", None)
+    with pytest.warns(DeprecationWarning, match=r"ips_components\.examples\.heat2d"):
+        former = importlib.import_module("ips_components.analyses")
+    assert former.heat2d_ipca is analyses.heat2d_ipca

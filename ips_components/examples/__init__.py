@@ -1,0 +1,1 @@
+"""What the examples and their configs name: analyses and ensembles to run and to copy."""
