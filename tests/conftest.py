@@ -12,7 +12,13 @@ import pytest
 from shared_memory import mapped, owned, waste
 
 _MARK = "IPS_COMPONENTS_TEST"
+_DEFAULT = "not slurm"  # how the marker expression of the default tests begins, see setup.cfg
 _PATIENCE = 10.0
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a longer suite one test at a time: each of its tests takes the whole machine."""
+    return None if str(config.option.markexpr).startswith(_DEFAULT) else 0
 
 
 def _marked(mark: str) -> dict[int, str]:

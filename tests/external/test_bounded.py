@@ -18,12 +18,16 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import TaskGroup
 
 from ips_components.analysis import run_analysis, wait_for_end, wait_for_receivers
+from ips_components.analysis import views as _views
 from ips_components.bridge import Array, Bridge
 from ips_components.coordination import RunSettings, run_plugin
+from ips_components.coordination import coordinator as _coordinator
+from ips_components.coordination import run_state as _run_state
 from ips_components.coordination.steps import Steps
 from ips_components.coordination.worker import EXTENSION as RUNS
-from ips_components.external import _coordinator, _receiver, _receiver_intake, _run_state, _views
 from ips_components.external.tasks import EXTENSION
+from ips_components.receiver import assembly as _receiver_intake
+from ips_components.receiver import receiver as _receiver
 from ips_components.wire.contact import Contact, Endpoint, write
 
 #: Windows after which is counted; what would grow by one a step grows by more than `SLACK`.
