@@ -8,7 +8,7 @@ from pathlib import Path
 
 DEFAULT = (
     "peers", "put_blocking", "contract", "scheduler", "external_tasks", "step_reports", "faults",
-    "ipca",
+    "ipca", "whole_run",
 )  # fmt: skip
 NAMES = (*DEFAULT, "scaling", "hotspots", "soak")
 #: Those that take sizes.
