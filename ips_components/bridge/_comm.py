@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ips_components.errors import BridgeError, IPSComponentsError
 
 T = TypeVar("T")
+FIRST_PAUSE, LAST_PAUSE = 20e-6, 5e-3  # seconds between looks at an outstanding MPI request
 
 
 class Communicator(Protocol):
@@ -73,9 +75,26 @@ def from_rank_0(comm: Communicator, work: Callable[[], T]) -> T:
             failure = error
             portable = error if isinstance(error, (IPSComponentsError, OSError)) else None
             outcome = (False, portable or BridgeError(f"rank 0 failed: {error!r}"))
+    wait_without_spinning(comm)
     succeeded, result = comm.bcast(outcome, 0)
     if failure is not None:
         raise failure
     if not succeeded:
         raise result
     return result  # type: ignore[no-any-return]
+
+
+def wait_without_spinning(comm: Communicator) -> None:
+    """Return when all ranks have come here, with the core left to others. Collective.
+
+    MPI libraries wait by polling, at full speed. While rank 0 waits for the contract its peers
+    would take the cores on which Dask's workers start. A communicator without ``Ibarrier`` is left
+    as it is.
+    """
+    begin = getattr(comm, "Ibarrier", None)
+    if begin is None:
+        return
+    request, pause = begin(), FIRST_PAUSE
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(LAST_PAUSE, 2 * pause)
