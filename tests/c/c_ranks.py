@@ -18,7 +18,7 @@ from ips_components.wire import contact as contacts
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "ips_components" / "bridge" / "c"
-WARNINGS = "-Wall -Wextra -Werror -pedantic"
+WARNINGS = "-Wall -Wextra -Wconversion -Werror -pedantic"
 RUN = "c-run"
 DEADLINE = 20.0
 

@@ -11,7 +11,7 @@
 
 #include "ips_bridge.h"
 
-enum { DIMS = 16, ARRAYS = 8 };
+enum { DIMS = 16, ARRAYS = 8, BLOCKS = 16 };
 
 static struct known {
     char name[64];
@@ -20,6 +20,12 @@ static struct known {
     void *acquired;
     int64_t step;
 } known[ARRAYS];
+
+static struct block {
+    const struct known *array;
+    int64_t step, offset[DIMS], count[DIMS];
+    void *cells;
+} blocks[BLOCKS];
 
 static ips_bridge *bridge;
 static int rank;
@@ -271,6 +277,8 @@ static int obey(const char *command)
         return ips_bridge_wait(bridge, strtod(word(), NULL));
     if (!strcmp(command, "step_end"))
         return ips_bridge_step_end(bridge, number());
+    if (!strcmp(command, "rewind"))
+        return ips_bridge_rewind(bridge, number());
     if (!strcmp(command, "close")) {
         int aborted = (int)number();
         return ips_bridge_close(bridge, aborted, rest && *rest ? rest : NULL);
@@ -372,6 +380,31 @@ static int obey(const char *command)
     if (!strcmp(command, "acquire")) {
         array->step = step;
         return ips_bridge_acquire(bridge, name, step, &array->acquired);
+    }
+    if (!strcmp(command, "wants")) {
+        printf("ok %d\n", ips_bridge_wants(bridge, name, step));
+        return -1;
+    }
+    if (!strcmp(command, "open_block")) { /* NAME STEP SLOT OFFSET... COUNT...: SLOT names it here */
+        struct block *one = &blocks[number() % BLOCKS];
+        one->array = array;
+        one->step = step;
+        numbers(one->offset, array->ndim);
+        numbers(one->count, array->ndim);
+        return ips_bridge_acquire_block(bridge, name, step, one->offset, one->count, &one->cells);
+    }
+    if (!strcmp(command, "fill_block") || !strcmp(command, "publish_block") ||
+        !strcmp(command, "discard_block")) { /* NAME STEP SLOT */
+        struct block *one = &blocks[number() % BLOCKS];
+        int64_t strides[DIMS];
+        size_t first;
+        if (*command == 'p')
+            return ips_bridge_publish_block(bridge, name, one->cells);
+        if (*command == 'd')
+            return ips_bridge_discard_block(bridge, name, one->cells);
+        layout(one->array, one->count, 'C', strides, &first);
+        fill(one->cells, one->array, one->offset, one->count, strides, step);
+        return 0;
     }
     if (!strcmp(command, "fill")) {
         int64_t strides[DIMS];

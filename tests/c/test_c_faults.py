@@ -465,8 +465,8 @@ def _exactly(connection, n):
 
 def survive_nonsense(start, directory, seeds, rounds=40, timeout=20.0):
     """Let ranks meet impostors until each has heard enough of them."""
-    spec = spec_of()
-    contract = agree(spec, selections=[Selection.from_key(np.s_[:, 1:, ::2], (6, 8, 12))])
+    spec = spec_of(count=rounds)
+    contract = agree(spec, selections=[Selection.from_key(np.s_[:, 1:, ::2], (rounds, 8, 12))])
     for seed in seeds:
         with Impostor(contract, seed) as impostor:
             path = directory / "contact.json"
@@ -479,7 +479,7 @@ def survive_nonsense(start, directory, seeds, rounds=40, timeout=20.0):
                 continue  # a placement without any receiver came with the welcome
             for step in range(rounds):
                 for words in (
-                    ["put", "t", step % 6, "C"],
+                    ["put", "t", step, "C"],
                     ["receive", "gain", 3, 0],
                     ["progress"],
                     ["step_end", step],

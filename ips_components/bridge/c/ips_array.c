@@ -57,6 +57,12 @@ void ipsb_array_free(array *a)
     free(a->rings);
     free(a->wanted);
     free(a->moved);
+    while (a->open) {
+        open_block *next = a->open->next;
+        free(a->open->scratch);
+        free(a->open);
+        a->open = next;
+    }
     free(a->scratch);
     free(a->dims);
     free(a->attributes);
@@ -243,6 +249,8 @@ int ips_bridge_block(ips_bridge *b, const char *name, const char *dtype, int ndi
     a->ndim = ndim;
     if (dtype)
         memcpy(a->block_dtype, explicit_name, sizeof a->block_dtype);
+    if (dtype && !a->declared) /* if the analysis wants none of it, nothing else says it */
+        a->itemsize = ipsb_dtype(dtype, explicit_name);
     for (int d = 0; d < ndim && halo; d++)
         a->halo[d] = halo[d];
     a->has_halo |= halo != NULL;
@@ -493,7 +501,7 @@ int ipsb_arrays_join(ips_bridge *b)
 }
 
 int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *count,
-                 const plan **out)
+                 plan **out)
 {
     size_t bytes = sizeof *offset * (size_t)a->ndim;
     int oldest = 0, code;

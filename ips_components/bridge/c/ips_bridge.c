@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "ips_internal.h"
 
 static const char BLOB[] = "IPSBLOB1";
+static const int64_t MAX_PATIENCE = 500000000; /* ns for one receiver before the next is tried */
 enum { BLOB_HEAD = 32 };
 
 int ipsb_fail(ips_bridge *b, int code, const char *format, ...)
@@ -25,6 +27,11 @@ int ipsb_fail(ips_bridge *b, int code, const char *format, ...)
     return code;
 }
 
+int ips_bridge_set_error(ips_bridge *b, int code, const char *text)
+{
+    return b ? ipsb_fail(b, code, "%s", text ? text : "") : code;
+}
+
 const char *ips_bridge_error(const ips_bridge *b)
 {
     return b ? b->error : "there is no bridge: open one first";
@@ -36,7 +43,7 @@ const char *ips_bridge_code_text(int code)
         "success", "wrong use", "wrong geometry", "no usable contact file",
         "no usable contract", "protocol broken", "refused", "deadline exceeded",
         "analytics lost", "out of memory", "system call failed", "no such value",
-        "not everything was taken",
+        "not everything was taken", "the analysis has stopped the run",
     };
     return code >= 0 && (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "unknown code";
 }
@@ -105,12 +112,18 @@ int ipsb_barred(ips_bridge *b, const peer *k)
                      k->at.ordinal, k->at.host, k->at.port, k->why, b->rank, b->hostname);
 }
 
-/* When nobody is being connected to, start with the next link that was never tried. */
+/* Start with the next link that was never tried, unless another one was started just now: a
+ * receiver that does not answer must not cost the others the time to connect. */
 static void try_next(ips_bridge *b)
 {
-    for (uint32_t i = 0; i < b->n_links; i++)
-        if (b->links[i]->standing == LINK_CONNECTING || b->links[i]->standing == LINK_GREETING)
+    int64_t share = (int64_t)(b->contact.connect * 1e9) / (2 * ((int64_t)b->n_links + 1));
+    int64_t patience = share < MAX_PATIENCE ? share : MAX_PATIENCE, now = ipsb_now();
+    for (uint32_t i = 0; i < b->n_links; i++) {
+        const peer *k = b->links[i];
+        if ((k->standing == LINK_CONNECTING || k->standing == LINK_GREETING) &&
+            now - k->broken_since < patience)
             return;
+    }
     /* This rank's own turn first, but where TCP is no way those that are here. */
     for (int near = b->contact.tls; near >= 0; near--) {
         for (uint32_t i = 0; i < b->n_links; i++) {
@@ -338,6 +351,15 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     return code;
 }
 
+/* How many slots may have a descriptor: half of what the process may open is the program's. */
+static size_t descriptors_for_slots(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == RLIM_INFINITY)
+        return SIZE_MAX;
+    return (size_t)limit.rlim_cur / 2;
+}
+
 int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
 {
     int code;
@@ -349,6 +371,7 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
         return code;
     for (uint32_t i = 0; i < b->n_links; i++)
         b->shared |= b->links[i]->local && b->links[i]->at.unix_name[0] && b->lanes & LANE_SHM;
+    b->max_shared = descriptors_for_slots();
     if (!b->lost[0] && (code = reach(b, true, &b->home)))
         return code;
     b->joined = true;
@@ -413,7 +436,7 @@ int ips_bridge_receive(ips_bridge *b, const char *name, int64_t step, double tim
     if (b->rank != 0 || !name || !value)
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
                          "the analysis talks to rank 0 only: receive there, and broadcast");
-    deadline = timeout < 0 ? b->contact.step * 1e9 : (timeout < 1e8 ? timeout : 1e8) * 1e9;
+    deadline = (int64_t)((timeout < 0 ? b->contact.step : timeout < 1e8 ? timeout : 1e8) * 1e9);
     deadline += ipsb_now();
     ipsb_progress(b, 0);
     for (;;) {
@@ -503,14 +526,18 @@ static void say_goodbye(ips_bridge *b, bool aborted, const char *reason)
 {
     size_t n = (size_t)b->contract.n_arrays;
     int64_t last = -1;
+    bool any = false;
     uint64_t *counters = malloc(sizeof *counters * COUNTERS * (n + 1));
     if (!counters)
         return;
     for (size_t i = 0; i < n; i++)
         ipsb_counters(b->agreed[i], counters + COUNTERS * i);
-    for (size_t i = 0; i < b->n_arrays; i++)
-        if (b->arrays[i]->any_step && b->arrays[i]->last_step > last)
-            last = b->arrays[i]->last_step;
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (a->any_put && (!any || a->put_step > last))
+            last = a->put_step;
+        any |= a->any_put;
+    }
     for (uint32_t i = 0; i < b->n_links; i++) {
         buffer frame = {0};
         if (b->links[i]->standing != LINK_OPEN || b->links[i]->left)

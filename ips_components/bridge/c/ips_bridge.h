@@ -25,8 +25,9 @@
  *   put put_block put_rows   independent  for credit and a free buffer; one  reusable on return
  *                                         copy; TCP: until the kernel took
  *                                         it. Not in the contract: no
- *   acquire                  independent  for credit and a free buffer       the bridge's
+ *   acquire acquire_block    independent  for credit and a free buffer       the bridge's
  *   publish discard          independent  TCP: until the kernel took it      not to be touched any more
+ *   wants rewind             independent  no
  *   step_end progress        independent  no
  *   wait                     independent  until receivers took all, or timeout
  *   receive                  rank 0       for the value, or timeout          value: the bridge's
@@ -36,7 +37,7 @@
  *
  * "Collective" means that every rank must call it for the run to go well; no call synchronises
  * ranks by itself. "Independent" calls may come at any time and in any order of arrays within a
- * step; steps of an array must rise. One thread at a time may use a bridge, and a forked child must
+ * step; steps of an array must rise, and a block is put once in a step (ips_bridge_rewind goes back). One thread at a time may use a bridge, and a forked child must
  * not. Arrays of numbers (shape, offset, ...) have one entry per dimension of space, the last one
  * being the fastest in memory, and are copied.
  *
@@ -159,9 +160,13 @@ IPS_BRIDGE_API int ips_bridge_put_block(ips_bridge *bridge, const char *array, i
 IPS_BRIDGE_API int ips_bridge_put_rows(ips_bridge *bridge, const char *array, int64_t step,
                                        const void *cells, int64_t rows, const int64_t *strides);
 
+/* Return 1 if the analysis wants something of an array at a step, of any rank, else 0. Cheap: a
+ * program asks before it packs or computes what is only put. */
+IPS_BRIDGE_API int ips_bridge_wants(ips_bridge *bridge, const char *array, int64_t step);
+
 /* Get memory inside the transport for the declared block (with halo, C order, cells unspecified)
- * to compute into: publishing it costs no copy. It is the bridge's after publish or discard. At
- * most one block of an array is acquired at a time. Not for ragged arrays. */
+ * to compute into: publishing it costs no copy. It is the bridge's after publish or discard. One
+ * block of an array at a time; `ips_bridge_acquire_block` for several. Not for ragged arrays. */
 IPS_BRIDGE_API int ips_bridge_acquire(ips_bridge *bridge, const char *array, int64_t step,
                                       void **cells);
 
@@ -170,6 +175,21 @@ IPS_BRIDGE_API int ips_bridge_publish(ips_bridge *bridge, const char *array);
 
 /* Give back what was acquired; nothing is put. */
 IPS_BRIDGE_API int ips_bridge_discard(ips_bridge *bridge, const char *array);
+
+/* The same for any block, named by its offset and extent without halo; several blocks of an array
+ * may be open at once. Publish and discard name a block by its memory. */
+IPS_BRIDGE_API int ips_bridge_acquire_block(ips_bridge *bridge, const char *array, int64_t step,
+                                            const int64_t *offset, const int64_t *count,
+                                            void **cells);
+IPS_BRIDGE_API int ips_bridge_publish_block(ips_bridge *bridge, const char *array,
+                                            const void *cells);
+IPS_BRIDGE_API int ips_bridge_discard_block(ips_bridge *bridge, const char *array,
+                                            const void *cells);
+
+/* Go back: the next put is of this step or a later one, which replaces what was put since then. For
+ * solvers that repeat steps. Refused, with IPS_BRIDGE_USAGE, when this rank has sent something of
+ * such a step, since the analysis may have used it. Every rank goes back alike. */
+IPS_BRIDGE_API int ips_bridge_rewind(ips_bridge *bridge, int64_t step);
 
 /* Say that this rank has put all of a step; the next step's first put implies it. */
 IPS_BRIDGE_API int ips_bridge_step_end(ips_bridge *bridge, int64_t step);
@@ -234,6 +254,9 @@ IPS_BRIDGE_API void ips_bridge_free(ips_bridge *bridge);
 
 /* What the last failed call suffered from, in words. Lives until the next call. */
 IPS_BRIDGE_API const char *ips_bridge_error(const ips_bridge *bridge);
+
+/* Set the text of ips_bridge_error and return `code`: for helpers that share an outcome of rank 0. */
+IPS_BRIDGE_API int ips_bridge_set_error(ips_bridge *bridge, int code, const char *text);
 
 /* A few words on a code. */
 IPS_BRIDGE_API const char *ips_bridge_code_text(int code);

@@ -1,5 +1,7 @@
 /* What a program with MPI would write around ips_bridge_request and ips_bridge_join: a few small
- * collective functions over a communicator. The library itself does not know MPI. */
+ * collective functions over a communicator. The library itself does not know MPI.
+ *
+ * A failure of one rank ends the call on all ranks with the same code and text; nothing aborts. */
 #ifndef IPS_BRIDGE_MPI_H
 #define IPS_BRIDGE_MPI_H
 
@@ -13,38 +15,60 @@
 extern "C" {
 #endif
 
-/* Tell rank 0 where all ranks are. Collective; part of ips_bridge_connect_mpi. */
-static inline void ips_bridge_ranks_mpi(ips_bridge *bridge, MPI_Comm comm)
+/* Agree on the largest code of all ranks: 0 if no rank failed. The ranks that did not fail get the
+ * text. Collective. */
+static inline int ips_bridge_agree_mpi(ips_bridge *bridge, MPI_Comm comm, int code,
+                                       const char *text)
+{
+    int worst = code;
+    MPI_Allreduce(&code, &worst, 1, MPI_INT, MPI_MAX, comm);
+    return worst == code ? code : ips_bridge_set_error(bridge, worst, text);
+}
+
+/* Describe to rank 0 where all ranks are. Collective; part of ips_bridge_connect_mpi. */
+static inline int ips_bridge_ranks_mpi(ips_bridge *bridge, MPI_Comm comm)
 {
     const char *text = "";
     char *own, *all = NULL;
-    int rank, size, length, *lengths, *places, total = 0;
+    int rank, size, length, *lengths = NULL, *places = NULL, total = 0, code;
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
-    (void)ips_bridge_where(bridge, &text);
+    code = ips_bridge_where(bridge, &text);
     length = (int)strlen(text) + 1; /* with a comma behind it */
     own = (char *)malloc((size_t)length + 1);
-    lengths = (int *)malloc(2 * sizeof(int) * (size_t)size);
-    if (!own || !lengths)
-        MPI_Abort(comm, IPS_BRIDGE_MEMORY); /* the others would wait in the gathering */
-    places = lengths + size;
-    memcpy(own, text, (size_t)length - 1);
-    own[length - 1] = ',';
-    MPI_Gather(&length, 1, MPI_INT, lengths, 1, MPI_INT, 0, comm);
-    for (int i = 0; rank == 0 && i < size; i++) {
-        places[i] = total;
-        total += lengths[i];
-    }
-    if (rank == 0 && !(all = (char *)malloc((size_t)total + 1)))
-        MPI_Abort(comm, IPS_BRIDGE_MEMORY);
-    MPI_Gatherv(own, length, MPI_CHAR, all, lengths, places, MPI_CHAR, 0, comm);
-    if (rank == 0) {
-        all[total - 1] = '\0';
-        (void)ips_bridge_ranks(bridge, all);
+    if (rank == 0)
+        lengths = (int *)malloc(2 * sizeof(int) * (size_t)size);
+    if (!code && (!own || (rank == 0 && !lengths)))
+        code = ips_bridge_set_error(bridge, IPS_BRIDGE_MEMORY, "no memory to describe the ranks");
+    code = ips_bridge_agree_mpi(bridge, comm, code, "another rank could not describe itself");
+    if (!code && own) {
+        memcpy(own, text, (size_t)length - 1);
+        own[length - 1] = ',';
+        MPI_Gather(&length, 1, MPI_INT, lengths, 1, MPI_INT, 0, comm);
+        if (rank == 0 && lengths) {
+            places = lengths + size;
+            for (int i = 0; i < size; i++) {
+                places[i] = total;
+                total += lengths[i];
+            }
+            all = (char *)malloc((size_t)total + 1);
+            if (!all)
+                code = ips_bridge_set_error(bridge, IPS_BRIDGE_MEMORY,
+                                            "no memory to describe the ranks");
+        }
+        code = ips_bridge_agree_mpi(bridge, comm, code, "rank 0 has no memory for the ranks");
+        if (!code)
+            MPI_Gatherv(own, length, MPI_CHAR, all, lengths, places, MPI_CHAR, 0, comm);
+        if (!code && rank == 0) {
+            all[total - 1] = '\0';
+            code = ips_bridge_ranks(bridge, all);
+        }
+        code = ips_bridge_agree_mpi(bridge, comm, code, "rank 0 refused where the ranks are");
     }
     free(all);
     free(lengths);
     free(own);
+    return code;
 }
 
 /* Broadcast rank 0's request and join. Collective; returns the same code on every rank when rank 0
@@ -57,28 +81,32 @@ static inline int ips_bridge_connect_mpi(ips_bridge *bridge, MPI_Comm comm, cons
     unsigned long long count;
     int rank, code;
     MPI_Comm_rank(comm, &rank);
-    ips_bridge_ranks_mpi(bridge, comm);
+    code = ips_bridge_ranks_mpi(bridge, comm);
+    if (code)
+        return code;
     if (rank == 0)
-        (void)ips_bridge_request(bridge, contact, &found, &length); /* join tells the outcome */
+        (void)ips_bridge_request(bridge, contact, &found, &length); /* join returns the outcome */
     count = length;
     MPI_Bcast(&count, 1, MPI_UNSIGNED_LONG_LONG, 0, comm);
     if (rank != 0) {
         blob = malloc((size_t)count + 1);
         if (!blob)
-            MPI_Abort(comm, IPS_BRIDGE_MEMORY); /* the others would wait in the broadcast */
+            code = ips_bridge_set_error(bridge, IPS_BRIDGE_MEMORY, "no memory for the contract");
     }
+    code = ips_bridge_agree_mpi(bridge, comm, code, "another rank has no memory for the contract");
     /* Parts of 1 GiB: a count is an int. */
-    for (unsigned long long at = 0; at < count; at += 1ULL << 30) {
+    for (unsigned long long at = 0; !code && at < count; at += 1ULL << 30) {
         unsigned long long part = count - at < 1ULL << 30 ? count - at : 1ULL << 30;
         char *where = rank == 0 ? (char *)(uintptr_t)found : (char *)blob;
         MPI_Bcast(where + at, (int)part, MPI_BYTE, 0, comm);
     }
-    code = ips_bridge_join(bridge, rank == 0 ? found : blob, (size_t)count);
+    if (!code)
+        code = ips_bridge_join(bridge, rank == 0 ? found : blob, (size_t)count);
     free(blob);
     return code;
 }
 
-/* Tell all ranks alike whether the analysis has what it wants. Collective. */
+/* Answer on all ranks alike whether the analysis has what it wants. Collective. */
 static inline int ips_bridge_should_stop_mpi(ips_bridge *bridge, MPI_Comm comm, int *stop)
 {
     int code = ips_bridge_should_stop(bridge, stop);
@@ -86,25 +114,28 @@ static inline int ips_bridge_should_stop_mpi(ips_bridge *bridge, MPI_Comm comm, 
     return code;
 }
 
-/* Give all ranks rank 0's value: at most `capacity` doubles, their number in `count`. Collective;
- * returns rank 0's code. */
+/* Give all ranks rank 0's value: at most `capacity` doubles (the smallest one of all ranks), their
+ * number in `count`. Collective; returns rank 0's code on every rank. */
 static inline int ips_bridge_receive_doubles_mpi(ips_bridge *bridge, MPI_Comm comm,
                                                  const char *name, int64_t step, double timeout,
                                                  double *values, int64_t capacity, int64_t *count)
 {
     int rank;
-    long long answer[2] = {IPS_BRIDGE_OK, 0};
+    long long answer[2] = {IPS_BRIDGE_OK, 0}, own = values ? capacity : 0, room = 0;
     MPI_Comm_rank(comm, &rank);
+    MPI_Allreduce(&own, &room, 1, MPI_LONG_LONG, MPI_MIN, comm);
     if (rank == 0) {
         int64_t found = 0;
-        answer[0] = ips_bridge_receive_doubles(bridge, name, step, timeout, values, capacity,
-                                               &found);
+        answer[0] = ips_bridge_receive_doubles(bridge, name, step, timeout, values, room, &found);
         answer[1] = found;
     }
     MPI_Bcast(answer, 2, MPI_LONG_LONG, 0, comm);
-    *count = answer[1];
+    if (count)
+        *count = answer[1];
     if (answer[0] == IPS_BRIDGE_OK)
         MPI_Bcast(values, (int)answer[1], MPI_DOUBLE, 0, comm);
+    else if (rank != 0)
+        (void)ips_bridge_set_error(bridge, (int)answer[0], "see the error of rank 0");
     return (int)answer[0];
 }
 

@@ -130,6 +130,13 @@ typedef struct cut_group {
     size_t first, n; /* cuts */
 } cut_group;
 
+/* When a block was put last: at a step, after so many rewinds. */
+typedef struct put_mark {
+    bool any;
+    int64_t step;
+    uint64_t rewinds;
+} put_mark;
+
 /* The pieces of one block for every time index. */
 typedef struct plan {
     const agreement *contract;
@@ -139,6 +146,7 @@ typedef struct plan {
     cut *cuts;
     progression *spans;
     uint64_t used; /* for the plan cache */
+    put_mark put;
 } plan;
 
 typedef struct piece {
@@ -417,6 +425,16 @@ typedef struct moved {
 
 enum { MOVED = 16384, PLANS = 128 };
 
+/* A block that the program computes in place. */
+typedef struct open_block {
+    struct open_block *next;
+    int64_t step, offset[MAX_NDIM], count[MAX_NDIM];
+    slot *slot;       /* NULL: the step is not wanted, or nothing could be sent */
+    uint8_t *scratch; /* then the memory is here */
+    size_t bytes;
+    bool only; /* acquired without a place: publish and discard find it by the array */
+} open_block;
+
 /* What this rank knows and counts of one array. */
 typedef struct array {
     char *name;
@@ -442,16 +460,21 @@ typedef struct array {
     progression row_spans[2 * MAX_NDIM];
     cut row_cut;
     ring *rings;
-    size_t n_rings, nth;
-    bool any_step;
+    size_t n_rings, nth; /* rings handed out at `ring_step` */
+    bool any_ring;
+    int64_t ring_step;
+    bool any_put; /* the last step that the program put, wanted or not */
+    int64_t put_step;
+    uint64_t rewinds;
+    put_mark own; /* of the declared block, or the rows */
+    bool any_step; /* the last step of which something was to be sent */
     int64_t last_step;
     uint64_t blocks[4], bytes[4]; /* skipped, delivered, dropped, lost */
     moved *moved; /* where blocks went whose place cannot be computed later */
     size_t n_moved;
-    slot *acquired;
-    bool acquiring;
-    int64_t acquired_step;
-    uint8_t *scratch;
+    open_block *open;  /* blocks that the program computes now */
+    uint8_t *scratch;  /* for such a block at a step that is not wanted, while none uses it */
+    size_t scratch_room;
 } array;
 
 enum { SKIPPED, DELIVERED, DROPPED, LOST };
@@ -488,6 +511,7 @@ struct ips_bridge {
     uint32_t n_links;
     peer *home;
     bool shared;
+    size_t n_shared, max_shared; /* slots with a descriptor: some must be left to the program */
     uint32_t next_slot, next_ring;
     char *hosts; /* rank 0: where the ranks are, as JSON */
     buffer where;
@@ -553,7 +577,7 @@ bool ipsb_lacks(const ips_bridge *b, const array *a, int64_t chunk, int64_t *no_
 bool ipsb_note_moved(array *a, int64_t chunk, int64_t t);
 /* The plan of a block, from the cache if it is there; a code. */
 int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *count,
-                 const plan **out);
+                 plan **out);
 /* Match arrays and contract; make what puts need. */
 int ipsb_arrays_join(ips_bridge *b);
 /* The account of an array as frames carry it. */

@@ -13,7 +13,7 @@ static const int64_t LOOK = 50000000, FRESH = 50000000;
 /* What is put: a block by its plan, or rows. */
 typedef struct offer {
     array *a;
-    const plan *plan; /* NULL: rows */
+    plan *plan; /* NULL: rows */
     int64_t step, t, rows;
 } offer;
 
@@ -147,6 +147,11 @@ static int admit(ips_bridge *b, const offer *o, bool *admitted)
         if (lacking && !want(lacking, a, row))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
         deadline = deadline ? deadline : now + seconds(b->contact.step);
+        if (now >= deadline && !lacking) { /* the policy decides what a lost receiver means */
+            snprintf(b->lost, sizeof b->lost, "receiver %u could not be reached within %g s: %s",
+                     absent, b->contact.step, k && k->why[0] ? k->why : "it does not answer");
+            continue;
+        }
         if (now >= deadline)
             return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
                              "array %s, rank %d: receiver %u gave no credit within %g s; the "
@@ -159,10 +164,12 @@ static int admit(ips_bridge *b, const offer *o, bool *admitted)
 
 /* ---- Slots ---------------------------------------------------------------------------------- */
 
-/* The n-th put of an array in a step has the n-th ring. */
+/* The n-th block of an array in a step, put or begun, has the n-th ring. */
 static ring *ring_of(ips_bridge *b, array *a, int64_t step)
 {
-    size_t nth = a->any_step && a->last_step == step ? a->nth : 0;
+    size_t nth = a->any_ring && a->ring_step == step ? a->nth : 0;
+    a->any_ring = true;
+    a->ring_step = step;
     a->nth = nth + 1;
     if (nth >= a->n_rings) {
         ring *more = realloc(a->rings, sizeof *more * (nth + 1));
@@ -189,13 +196,15 @@ static void retire(ips_bridge *b, slot *s)
         ipsb_pack_slot_drop(&frame, s->number);
         (void)ipsb_enqueue_frame(k, &frame, false);
     }
+    b->n_shared -= s->fd >= 0;
     ipsb_slot_free(s);
 }
 
 static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
 {
-    slot *s = ipsb_slot_make(b->next_slot++, bytes, b->shared);
+    slot *s = ipsb_slot_make(b->next_slot++, bytes, b->shared && b->n_shared < b->max_shared);
     if (s) {
+        b->n_shared += s->fd >= 0;
         s->ring = r->number;
         s->length = r->length;
         s->spare = r->length - 2;
@@ -247,7 +256,8 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
     while (!may_grow(b, r, bytes)) {
         uint32_t at = r->n;
         for (uint32_t i = 0; i < r->n; i++)
-            if (!r->slots[i]->pending && (at == r->n || r->slots[i]->used < r->slots[at]->used))
+            if (!r->slots[i]->pending && !r->slots[i]->busy &&
+                (at == r->n || r->slots[i]->used < r->slots[at]->used))
                 at = i;
         if (at == r->n)
             return NULL;
@@ -269,6 +279,29 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
     return s;
 }
 
+static bool all_busy(const ring *r)
+{
+    for (uint32_t i = 0; i < r->n; i++)
+        if (!r->slots[i]->busy)
+            return false;
+    return true;
+}
+
+/* Give up receivers that are not connected now, whose slots come back by this. */
+static bool end_broken_links(ips_bridge *b)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < b->n_links; i++) {
+        peer *k = b->links[i];
+        bool holds = k->queue.first || k->unacked.first || k->held.first;
+        if (k->standing == LINK_OPEN || k->standing == LINK_GONE || !holds)
+            continue;
+        ipsb_link_end(k);
+        any = true;
+    }
+    return any;
+}
+
 /* A slot that may be written, marked busy; NULL with code 0 when the analytics are lost. */
 static int take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waited)
 {
@@ -288,8 +321,15 @@ static int take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *wai
         }
         if ((code = ipsb_check(b)) || ipsb_quiet(b))
             return code;
+        if (all_busy(r))
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "rank %d: all %u buffers are blocks that were acquired and are not "
+                             "published yet",
+                             b->rank, r->n);
         *waited = true;
         deadline = deadline ? deadline : ipsb_now() + seconds(b->contact.step);
+        if (ipsb_now() >= deadline && end_broken_links(b))
+            continue;
         if (ipsb_now() >= deadline)
             return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
                              "rank %d: no buffer came back from the receivers within %g s; the "
@@ -299,9 +339,11 @@ static int take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *wai
     }
 }
 
-/* Take back a slot that was not published; it is the next one again. */
-static void unused(slot *s)
+/* Take back a slot that was not published; it is the next one again, and so is its ring. */
+static void unused(array *a, slot *s)
 {
+    if (a->nth && a->rings[a->nth - 1].number == s->ring)
+        a->nth--;
     s->busy = false;
     s->used = 0;
     ipsb_slot_clear(s);
@@ -322,7 +364,7 @@ static int prepare(ips_bridge *b, const offer *o, ring *r, size_t bytes, slot **
         if (!code && *out && waited) { /* the world may have changed meanwhile */
             code = admit(b, o, admitted);
             if (code || !*admitted) {
-                unused(*out);
+                unused(o->a, *out);
                 *out = NULL;
             }
         }
@@ -336,24 +378,32 @@ static int prepare(ips_bridge *b, const offer *o, ring *r, size_t bytes, slot **
 
 /* Hand what is queued to the kernel. Shared memory needs a few bytes only; over TCP the cells are
  * waited for: nobody else would send them while the program computes. */
-static void hand_over(ips_bridge *b)
+static int hand_over(ips_bridge *b)
 {
-    int64_t deadline = 0;
+    int64_t deadline = 0, began = 0;
     for (;;) {
-        bool busy = false;
+        const peer *slow = NULL;
         for (uint32_t i = 0; i < b->n_links; i++) {
             peer *k = b->links[i];
             if (k->standing != LINK_OPEN || ipsb_link_idle(k))
                 continue;
             if (!deadline)
                 ipsb_pump(k);
-            busy |= k->standing == LINK_OPEN && !k->shm && !ipsb_link_idle(k);
+            if (k->standing == LINK_OPEN && !k->shm && !ipsb_link_idle(k))
+                slow = k;
         }
-        if (!busy)
-            return;
-        deadline = deadline ? deadline : ipsb_now() + seconds(b->contact.step);
-        if (ipsb_now() >= deadline)
-            return; /* it goes on in later calls */
+        if (began)
+            b->waited_ns += (uint64_t)(ipsb_now() - began);
+        if (!slow)
+            return IPS_BRIDGE_OK;
+        began = ipsb_now();
+        deadline = deadline ? deadline : began + seconds(b->contact.step);
+        if (began >= deadline)
+            return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
+                             "rank %d: receiver %u at %s:%u did not read what was sent within %g s: "
+                             "its worker may be stopped or overloaded",
+                             b->rank, slow->at.ordinal, slow->at.host, slow->at.port,
+                             b->contact.step);
         ipsb_progress(b, deadline);
     }
 }
@@ -366,8 +416,7 @@ static int publish(ips_bridge *b, slot *s)
         peer *k = ipsb_link_of(b, b->pieces.items[i].receiver);
         sent = sent && k && ipsb_enqueue_piece(k, s, i);
     }
-    hand_over(b);
-    return sent ? IPS_BRIDGE_OK : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
+    return sent ? hand_over(b) : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
 }
 
 static void count(array *a, int what, uint64_t blocks, int64_t bytes)
@@ -391,9 +440,7 @@ static int not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
         if (!ipsb_enqueue_frame(k, &frame, true))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
     }
-    if (dropped)
-        hand_over(b);
-    return code;
+    return dropped ? hand_over(b) : code;
 }
 
 static int64_t wanted_bytes(const ips_bridge *b, const array *a)
@@ -468,7 +515,7 @@ static int send_cells(ips_bridge *b, const offer *o, const uint8_t *cells, const
         ipsb_gather(s->memory + place, cells + at, ndim - 1, counts, from, (size_t)a->itemsize, 0,
                     p->cut->cells);
         if (!ipsb_slot_store(s, a->ordinal, o->t, p, ndim, place, dense, a->itemsize)) {
-            unused(s);
+            unused(a, s);
             return not_sent(b, a, ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory"), wanted);
         }
         place += ((size_t)run + 63) & ~(size_t)63;
@@ -511,9 +558,45 @@ static int64_t bytes_of(const array *a, const int64_t *extent)
     return bytes;
 }
 
-/* Find the array of a put. `out` is NULL when it is done: nobody wants the step. */
-static int begin(ips_bridge *b, const char *name, int64_t step, array **out)
+/* Refuse a step that does not follow those that were put. */
+static int check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step)
 {
+    if (a->any_put && step < a->put_step)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: its steps must rise, and step "
+                         "%lld was put before; a solver that goes back says so by "
+                         "ips_bridge_rewind",
+                         a->name, (long long)step, b->rank, (long long)a->put_step);
+    if (block && block->any && block->step == step && block->rewinds == a->rewinds)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: this block was put at this step "
+                         "before; put it once, or say ips_bridge_rewind to replace it",
+                         a->name, (long long)step, b->rank);
+    return IPS_BRIDGE_OK;
+}
+
+static int take_step(ips_bridge *b, array *a, put_mark *block, int64_t step)
+{
+    int code = check_step(b, a, block, step);
+    if (code)
+        return code;
+    a->any_put = true;
+    a->put_step = step;
+    if (block)
+        *block = (put_mark){true, step, a->rewinds};
+    return IPS_BRIDGE_OK;
+}
+
+static put_mark *mark_of(array *a, plan *p)
+{
+    return p == a->fixed ? &a->own : &p->put;
+}
+
+/* Find the array of a put, of the declared block or not. `out` is NULL when it is done: nobody wants
+ * the step. */
+static int begin(ips_bridge *b, const char *name, int64_t step, bool own, array **out)
+{
+    int code;
     array *a;
     *out = NULL;
     if (!b)
@@ -531,6 +614,8 @@ static int begin(ips_bridge *b, const char *name, int64_t step, array **out)
         *out = a;
         return IPS_BRIDGE_OK;
     }
+    if ((code = take_step(b, a, own ? &a->own : NULL, step)))
+        return code;
     a->blocks[SKIPPED]++;
     glance(b);
     return IPS_BRIDGE_OK;
@@ -554,7 +639,7 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
     int64_t own[MAX_NDIM], total;
     array *a;
     offer o = {0};
-    int code = begin(b, name, step, &a);
+    int code = begin(b, name, step, !offset && !extent, &a);
     if (code || !a) {
         array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
         if (skipped && skipped->ndim >= 0 && !skipped->ragged)
@@ -576,6 +661,8 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
     total = bytes_of(a, extent);
     if (total && !cells)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", name);
+    if ((code = take_step(b, a, mark_of(a, o.plan), step)))
+        return code;
     if (!strides) {
         int64_t run = a->itemsize;
         for (int d = a->ndim - 1; d >= 0; d--) {
@@ -599,7 +686,7 @@ int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const voi
     if (b && (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells)))
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", name ? name : "NULL",
                          (long long)rows);
-    code = begin(b, name, step, &a);
+    code = begin(b, name, step, true, &a);
     if (code || !a) {
         array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
         if (skipped && skipped->ragged) {
@@ -611,6 +698,8 @@ int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const voi
     }
     if (!a->ragged)
         return wrong_kind(b, a);
+    if ((code = take_step(b, a, &a->own, step)))
+        return code;
     for (int d = a->ndim - 1; d >= 0; d--) {
         own[d] = d == a->ndim - 1 ? a->itemsize : own[d + 1] * a->contract->shape[d + 2];
         total *= d ? a->contract->shape[d + 1] : 1;
@@ -639,107 +728,256 @@ int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const voi
     count(a, DELIVERED, 1, 0);
     if (!ipsb_enqueue_frame(ipsb_link_of(b, p->receiver), &frame, true))
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
-    hand_over(b);
+    return hand_over(b);
+}
+
+/* ---- Blocks computed in place ---------------------------------------------------------------- */
+
+/* Memory for a block that is not sent. */
+static bool take_scratch(array *a, open_block *o)
+{
+    if (a->scratch && a->scratch_room >= o->bytes) {
+        o->scratch = a->scratch;
+        a->scratch = NULL;
+        return true;
+    }
+    o->scratch = malloc(o->bytes + 1);
+    return o->scratch != NULL;
+}
+
+/* A block is no longer open: keep its scratch memory for the next one. */
+static void forget(array *a, open_block *o)
+{
+    open_block **at = &a->open;
+    while (*at != o)
+        at = &(*at)->next;
+    *at = o->next;
+    if (o->scratch) {
+        free(a->scratch);
+        a->scratch = o->scratch;
+        a->scratch_room = o->bytes;
+    }
+    free(o);
+}
+
+static int acquire(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
+                   const int64_t *extent, void **cells)
+{
+    array *a;
+    bool admitted, only = !offset && !extent;
+    open_block *o;
+    int code;
+    if (!b || !cells)
+        return IPS_BRIDGE_USAGE;
+    a = name ? ipsb_array(b, name) : NULL;
+    if (!b->joined || b->closed)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: the bridge is %s",
+                         name ? name : "NULL", b->closed ? "closed" : "not joined yet");
+    if (!a || a->ndim < 0 || !a->itemsize || a->ragged ||
+        ((!offset || !extent) && (a->n_boxes != 1 || a->varies)))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s cannot be acquired: %s", name ? name : "NULL",
+                         a && a->ragged ? "it is ragged"
+                         : a && a->n_boxes > 1
+                             ? "this rank has several blocks; say which one"
+                             : "its block is not known; describe it by ips_bridge_block");
+    for (o = a->open; o && only; o = o->next)
+        if (o->only)
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "array %s cannot be acquired: its last block is not published yet",
+                             name);
+    if ((code = check_step(b, a, NULL, step)))
+        return code;
+    o = calloc(1, sizeof *o);
+    if (!o)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+    *o = (open_block){.next = a->open, .step = step, .only = only};
+    a->open = o;
+    o->bytes = (size_t)a->itemsize;
+    for (int d = 0; d < a->ndim; d++) {
+        o->offset[d] = offset ? offset[d] : a->offset[d];
+        o->count[d] = extent ? extent[d] : a->count[d];
+        o->bytes *= (size_t)(o->count[d] + 2 * a->halo[d]);
+    }
+    if (a->contract && is_wanted(a, step)) {
+        offer put = {.a = a, .step = step, .t = ipsb_time_index(a->contract, step)};
+        ring *r = NULL;
+        ipsb_progress(b, 0);
+        code = ipsb_plan_of(b, a, o->offset, o->count, &put.plan);
+        if (!code)
+            code = check_step(b, a, mark_of(a, put.plan), step);
+        if (!code && !(r = ring_of(b, a, step)))
+            code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+        if (!code)
+            code = prepare(b, &put, r, o->bytes + !o->bytes, &o->slot, &admitted);
+    }
+    if (!code && !o->slot && !take_scratch(a, o))
+        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+    if (code) {
+        forget(a, o);
+        return code;
+    }
+    *cells = o->slot ? o->slot->memory : o->scratch;
     return IPS_BRIDGE_OK;
 }
 
 int ips_bridge_acquire(ips_bridge *b, const char *name, int64_t step, void **cells)
 {
-    array *a;
-    bool admitted;
-    int64_t bytes;
-    int code = IPS_BRIDGE_OK;
-    if (!b || !cells)
-        return IPS_BRIDGE_USAGE;
-    a = name ? ipsb_array(b, name) : NULL;
-    if (!b->joined || b->closed || !a || a->n_boxes != 1 || a->varies || !a->itemsize ||
-        a->acquiring)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE,
-                         "array %s cannot be acquired: %s", name ? name : "NULL",
-                         a && a->acquiring ? "its last block is not published yet"
-                                           : "the bridge is not joined, or the array has no block");
-    bytes = a->itemsize;
-    for (int d = 0; d < a->ndim; d++)
-        bytes *= a->count[d] + 2 * a->halo[d];
-    a->acquired = NULL;
-    if (a->contract && is_wanted(a, step)) {
-        offer o = {.a = a, .plan = a->fixed, .step = step, .t = ipsb_time_index(a->contract, step)};
-        ring *r;
-        ipsb_progress(b, 0);
-        r = ring_of(b, a, step);
-        if (!r)
-            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
-        code = prepare(b, &o, r, (size_t)bytes + !bytes, &a->acquired, &admitted);
-        if (code)
-            return code;
-    }
-    if (!a->acquired && !a->scratch && !(a->scratch = malloc((size_t)bytes + 1)))
-        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
-    a->acquiring = true;
-    a->acquired_step = step;
-    *cells = a->acquired ? a->acquired->memory : a->scratch;
-    return code;
+    return acquire(b, name, step, NULL, NULL, cells);
 }
 
-/* The array whose block is acquired, which ends by this. */
-static int acquired(ips_bridge *b, const char *name, array **out)
+int ips_bridge_acquire_block(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
+                             const int64_t *extent, void **cells)
+{
+    if (b && (!offset || !extent))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: say where the block is",
+                         name ? name : "NULL");
+    return acquire(b, name, step, offset, extent, cells);
+}
+
+/* The open block whose memory this is; without memory, the only one. */
+static int find_open(ips_bridge *b, const char *name, const void *cells, array **out, open_block **o)
 {
     if (!b)
         return IPS_BRIDGE_USAGE;
     *out = name ? ipsb_array(b, name) : NULL;
-    if (b->closed || !*out || !(*out)->acquiring)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: nothing is acquired", name ? name : "NULL");
-    (*out)->acquiring = false;
+    *o = b->closed || !*out ? NULL : (*out)->open;
+    while (*o && (cells ? cells != ((*o)->slot ? (*o)->slot->memory : (*o)->scratch) : !(*o)->only))
+        *o = (*o)->next;
+    return *o ? IPS_BRIDGE_OK
+              : ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: nothing is acquired%s",
+                          name ? name : "NULL", cells ? " at this address" : "");
+}
+
+static int discard(ips_bridge *b, const char *name, const void *cells)
+{
+    array *a;
+    open_block *o;
+    int code = find_open(b, name, cells, &a, &o);
+    if (code)
+        return code;
+    if (o->slot)
+        unused(a, o->slot);
+    forget(a, o);
     return IPS_BRIDGE_OK;
 }
 
-int ips_bridge_discard(ips_bridge *b, const char *name)
+/* Put a block that was computed in a slot. */
+static int publish_slot(ips_bridge *b, array *a, const open_block *o)
+{
+    int64_t strides[MAX_NDIM], own[MAX_NDIM], run = a->itemsize, wanted;
+    bool admitted = false, stored = true;
+    slot *s = o->slot;
+    offer put = {.a = a, .step = o->step, .t = ipsb_time_index(a->contract, o->step)};
+    int code = ipsb_plan_of(b, a, o->offset, o->count, &put.plan);
+    if (!code)
+        code = take_step(b, a, mark_of(a, put.plan), o->step);
+    if (code) {
+        unused(a, s);
+        return code;
+    }
+    for (int d = a->ndim - 1; d >= 0; d--) {
+        strides[d] = run;
+        run *= o->count[d] + 2 * a->halo[d];
+    }
+    begin_step(b, o->step);
+    code = admit(b, &put, &admitted);
+    wanted = wanted_bytes(b, a);
+    count(a, SKIPPED, 0, bytes_of(a, o->count) - wanted);
+    note(b, &put);
+    for (size_t i = 0; !code && admitted && stored && i < b->pieces.n; i++) {
+        const piece *p = &b->pieces.items[i];
+        int64_t at = locate(p->cut, a->ndim, strides, own);
+        stored = ipsb_slot_store(s, a->ordinal, put.t, p, a->ndim + 1, (size_t)at, own, a->itemsize);
+    }
+    if (!stored)
+        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
+    if (code || !admitted) {
+        unused(a, s);
+        return not_sent(b, a, code, wanted);
+    }
+    count(a, DELIVERED, 1, wanted);
+    return publish(b, s);
+}
+
+static int publish_open(ips_bridge *b, const char *name, const void *cells)
 {
     array *a;
-    int code = acquired(b, name, &a);
-    if (!code && a->acquired)
-        unused(a->acquired);
+    open_block *o;
+    int code = find_open(b, name, cells, &a, &o);
+    if (code)
+        return code;
+    if (o->slot)
+        code = publish_slot(b, a, o);
+    else
+        code = ips_bridge_put_block(b, name, o->step, o->scratch, o->only ? NULL : o->offset,
+                                    o->only ? NULL : o->count, NULL);
+    forget(a, o);
     return code;
 }
 
 int ips_bridge_publish(ips_bridge *b, const char *name)
 {
-    int64_t strides[MAX_NDIM], own[MAX_NDIM], run, wanted;
-    bool admitted, stored = true;
-    array *a;
-    slot *s;
-    int code = acquired(b, name, &a);
-    if (code)
-        return code;
-    if (!a->acquired)
-        return ips_bridge_put(b, name, a->acquired_step, a->scratch);
-    s = a->acquired;
-    a->acquired = NULL;
-    run = a->itemsize;
-    for (int d = a->ndim - 1; d >= 0; d--) {
-        strides[d] = run;
-        run *= a->count[d] + 2 * a->halo[d];
+    return publish_open(b, name, NULL);
+}
+
+int ips_bridge_publish_block(ips_bridge *b, const char *name, const void *cells)
+{
+    return b && !cells ? ipsb_fail(b, IPS_BRIDGE_USAGE, "publish of array %s: no cells",
+                                   name ? name : "NULL")
+                       : publish_open(b, name, cells);
+}
+
+int ips_bridge_discard(ips_bridge *b, const char *name)
+{
+    return discard(b, name, NULL);
+}
+
+int ips_bridge_discard_block(ips_bridge *b, const char *name, const void *cells)
+{
+    return b && !cells ? ipsb_fail(b, IPS_BRIDGE_USAGE, "discard of array %s: no cells",
+                                   name ? name : "NULL")
+                       : discard(b, name, cells);
+}
+
+/* ---- Going back ------------------------------------------------------------------------------- */
+
+int ips_bridge_wants(ips_bridge *b, const char *name, int64_t step)
+{
+    const array *a;
+    if (!b || !name || !b->joined || b->closed)
+        return 0;
+    a = ipsb_array(b, name);
+    return a && a->contract && !ipsb_quiet(b) && is_wanted(a, step);
+}
+
+int ips_bridge_rewind(ips_bridge *b, int64_t step)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!b->joined || b->closed)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is not open");
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (a->any_step && a->last_step >= step)
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "rank %d cannot go back to step %lld: step %lld of array %s was sent, "
+                             "and the analysis may have used it; go back no further than step %lld",
+                             b->rank, (long long)step, (long long)a->last_step, a->name,
+                             (long long)a->last_step + 1);
+        if (a->open)
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "rank %d cannot go back to step %lld: a block of array %s is acquired "
+                             "for step %lld; publish or discard it first",
+                             b->rank, (long long)step, a->name, (long long)a->open->step);
     }
-    offer o = {.a = a, .plan = a->fixed, .step = a->acquired_step,
-               .t = ipsb_time_index(a->contract, a->acquired_step)};
-    begin_step(b, o.step);
-    code = admit(b, &o, &admitted);
-    wanted = wanted_bytes(b, a);
-    count(a, SKIPPED, 0, bytes_of(a, a->count) - wanted);
-    note(b, &o);
-    for (size_t i = 0; !code && admitted && stored && i < b->pieces.n; i++) {
-        const piece *p = &b->pieces.items[i];
-        int64_t at = locate(p->cut, a->ndim, strides, own);
-        stored = ipsb_slot_store(s, a->ordinal, o.t, p, a->ndim + 1, (size_t)at, own, a->itemsize);
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        array *a = b->arrays[i];
+        a->rewinds++;
+        if (a->any_put && a->put_step >= step)
+            a->put_step = step - 1;
     }
-    if (!stored)
-        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
-    if (code || !admitted) {
-        unused(s);
-        return not_sent(b, a, code, wanted);
-    }
-    count(a, DELIVERED, 1, wanted);
-    return publish(b, s);
+    return IPS_BRIDGE_OK;
 }
 
 /* ---- Steps ---------------------------------------------------------------------------------- */
