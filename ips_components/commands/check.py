@@ -38,11 +38,13 @@ def check(options: argparse.Namespace) -> int:
         print("ips-components check: give --config and --platform", file=sys.stderr)
         return 2
     configs = [Path(name) for name in options.config.split(",")]
-    problems, runs = check_files(configs, Path(options.platform))
-    if problems:
-        print(explain(problems), file=sys.stderr)
+    found = check_files(configs, Path(options.platform))
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if found.errors:
+        print(explain(found.errors), file=sys.stderr)
         return 1
-    for config in runs:
+    for config in found.runs:
         parts = [f"{each.section} on {each.nproc} processes" for each in config.simulations]
         parts += [f"{each.section} on {each.n_receivers} Dask workers" for each in config.analytics]
         print(f"{config.file}: nothing wrong" + (f" ({', '.join(parts)})" if parts else ""))

@@ -7,8 +7,8 @@ run or raises with all of it; `reference` is the reference page.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ips_components.config._check import check_files
-from ips_components.config._files import Problem
+from ips_components.config._check import check_files, check_simulation
+from ips_components.config._files import Findings, Problem
 from ips_components.config._parameters import PARAMETERS, Parameter, reference
 from ips_components.config._run import (
     AnalyticsConfig,
@@ -23,12 +23,14 @@ __all__ = [
     "PARAMETERS",
     "AnalyticsConfig",
     "ArrayConfig",
+    "Findings",
     "Parameter",
     "Problem",
     "RunConfig",
     "SimulationConfig",
     "TimeLoop",
     "check_files",
+    "check_simulation",
     "explain",
     "load",
     "reference",
@@ -50,7 +52,7 @@ def load(config: Path | str, platform: Path | str) -> RunConfig:
     ConfigError
         With all that is wrong, not only the first of it.
     """
-    problems, runs = check_files([Path(config)], Path(platform))
-    if problems:
-        raise ConfigError(explain(problems))
-    return runs[0]
+    found = check_files([Path(config)], Path(platform))
+    if found.errors:
+        raise ConfigError(explain(found.errors))
+    return found.runs[0]

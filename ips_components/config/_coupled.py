@@ -22,6 +22,12 @@ class Component:
     section: str
     kind: str
     values: Section
+    ours: bool = False
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module belongs to this package."""
+    return module.partition(".")[0] == "ips_components"
 
 
 class CoupledChecker:

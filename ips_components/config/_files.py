@@ -1,8 +1,9 @@
 """Config and platform files as IPS reads them, with the name of each file kept for messages."""
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,32 @@ from configobj import ConfigObj, ConfigObjError, Section
 from configobj import InterpolationError as ConfigObjInterpolationError
 
 from ips_components.config._parameters import Parameter
+from ips_components.config._run import RunConfig
 from ips_components.config._types import Raw, as_text
+
+LOG_LEVEL = "LOG_LEVEL"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, where, and what to do about it."""
+    """One thing that is wrong, where, and what to do about it.
+
+    Attributes
+    ----------
+    file, section, name
+        Where it is.
+    message, remedy
+        What is wrong, and what to do about it.
+    fatal
+        Whether the run is refused for it; else it is a warning.
+    """
 
     file: str
     section: str
     name: str
     message: str
     remedy: str = ""
+    fatal: bool = True
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.section and f"[{self.section}]", self.name) if part)
@@ -40,23 +55,77 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @dataclass(slots=True)
 class Problems:
-    """Collects what is wrong with one file."""
+    """Collects what is wrong with one file.
+
+    Attributes
+    ----------
+    file
+        The file.
+    strict
+        Whether `add` notes errors; if not, warnings. What belongs to foreign components, and stock
+        IPS would run with, is no reason to refuse a run.
+    """
 
     file: str
+    strict: bool = True
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, section: str, name: str, message: str, remedy: str = "") -> None:
-        """Note one problem."""
-        self.found.append(Problem(self.file, section, name, message, remedy))
+    def add(
+        self, section: str, name: str, message: str, remedy: str = "", fatal: bool | None = None
+    ) -> None:
+        """Note one problem: an error or a warning as *fatal* says, by default as `strict` does."""
+        fatal = self.strict if fatal is None else fatal
+        self.found.append(Problem(self.file, section, name, message, remedy, fatal))
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What makes a run impossible."""
+        return [each for each in self.found if each.fatal]
+
+    @contextlib.contextmanager
+    def judged(self, strict: bool) -> Iterator[None]:
+        """Within the block, note errors or warnings."""
+        before, self.strict = self.strict, strict
+        try:
+            yield
+        finally:
+            self.strict = before
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check of files has found.
+
+    Attributes
+    ----------
+    errors
+        Problems because of which nothing is launched.
+    warnings
+        Problems that stock IPS would run with.
+    runs
+        One config for each file that could be read.
+    """
+
+    errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    runs: tuple[RunConfig, ...] = ()
 
 
 class Reader:
     """Reads typed values of one section, and collects what is wrong instead of raising."""
 
-    def __init__(self, section: str, values: Mapping[str, Any], problems: Problems) -> None:
+    def __init__(
+        self,
+        section: str,
+        values: Mapping[str, Any],
+        problems: Problems,
+        exported: Container[str] = (),
+    ) -> None:
         self.section = section
         self.values = values
         self.problems = problems
+        self.exported = exported
+        """Names whose values come from the environment, since the file does not have them."""
 
     def raw(self, name: str) -> Raw | None:
         """A value as IPS has it: text, or texts where there is a comma; None when not given."""
@@ -71,6 +140,7 @@ class Reader:
                 f"{error}",
                 "a name after $ must be defined above it, at the top of the file or in the "
                 "environment",
+                fatal=True,
             )
             return None
         if isinstance(value, (str, list)):
@@ -96,16 +166,19 @@ class Reader:
         except ValueError as error:
             if raw in ("", []) and parameter.kind.expects.startswith("names"):
                 return ()
-            reason = f" ({error})" if "is no" in str(error) else ""
-            self.problems.add(
-                self.section,
-                parameter.name,
-                f"expected {parameter.kind.expects}, got {as_text(raw)!r}{reason}",
-                f"for example {parameter.name} = {parameter.kind.example}"
-                if parameter.kind.example
-                else "",
-            )
+            self._wrong(parameter, as_text(raw), str(error))
             return default
+
+    def _wrong(self, parameter: Parameter, text: str, error: str) -> None:
+        name, kind = parameter.name, parameter.kind
+        reason = f" ({error})" if "is no" in error else ""
+        message = f"expected {kind.expects}, got {text!r}{reason}"
+        remedy = f"for example {name} = {kind.example}" if kind.example else ""
+        if name in self.exported:
+            message = f"is not in this file, but exported in the environment: {message}"
+            remedy = f"unset {name}, or give {name} in this file"
+        # IPS itself fails with a level that the module logging does not have.
+        self.problems.add(self.section, name, message, remedy, True if name == LOG_LEVEL else None)
 
     def _missing(self, parameter: Parameter) -> None:
         similar = did_you_mean(parameter.name, self.values)
@@ -116,6 +189,7 @@ class Reader:
             parameter.name,
             f"is missing; expected {parameter.kind.expects}: {parameter.meaning}",
             remedy or f"add the line {parameter.name} ={example}",
+            fatal=True,
         )
 
     def all(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -142,12 +216,12 @@ def read_file(path: Path, problems: Problems) -> ConfigObj | None:
     try:
         return ConfigObj(str(path), interpolation="template", file_error=True, raise_errors=False)
     except OSError as error:
-        problems.add("", "", f"cannot be read: {error}", "give the path of an existing file")
+        problems.add("", "", f"cannot be read: {error}", "give the path of an existing file", True)
     except ConfigObjError as error:
         for each in getattr(error, "errors", None) or [error]:
-            problems.add("", "", f"is not well formed: {each}", "see the lines around it")
+            problems.add("", "", f"is not well formed: {each}", "see the lines around it", True)
     except UnicodeDecodeError as error:
-        problems.add("", "", f"is not text: {error}")
+        problems.add("", "", f"is not text: {error}", fatal=True)
     return None
 
 

@@ -75,7 +75,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P(
         "LOG_LEVEL",
         "top",
-        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        kinds.LOG_LEVEL,
         "What goes to the log.",
         "WARNING",
     ),
@@ -121,7 +121,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P(
         "LOG_LEVEL",
         "component",
-        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        kinds.LOG_LEVEL,
         "What this component logs.",
         "",
     ),

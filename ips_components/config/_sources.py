@@ -24,6 +24,14 @@ def find_source(module: str, beside: str = "") -> tuple[Path | None, str]:
     return (Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None), ""
 
 
+def changes_path(source: Path) -> bool:
+    """Whether a Python file seems to change where Python looks for modules."""
+    try:
+        return "sys.path" in source.read_text()
+    except (OSError, ValueError):
+        return True
+
+
 def top_level_names(source: Path | None) -> set[str] | None:
     """Names that a Python file defines; None when that cannot be known without running it."""
     if source is None:

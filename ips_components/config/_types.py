@@ -129,6 +129,17 @@ def choices(*words: str) -> Kind:
     return Kind(f"one or more of {', '.join(words)}", read, ", ".join(words))
 
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def _log_level(raw: Raw) -> str:
+    """Read a level as IPS does, which takes the name of any level of the module logging."""
+    text = as_text(raw)
+    if text not in (*_LEVELS, "WARN", "FATAL", "NOTSET"):
+        raise ValueError("none of these")
+    return text
+
+
 def _extents(raw: Raw) -> tuple[int, ...]:
     values = tuple(int(word) for word in re.split(r"[\sx,]+", as_text(raw).strip("()[] ")) if word)
     if not values or any(value < 1 and value != -1 for value in values):
@@ -234,6 +245,7 @@ def _steps(raw: Raw) -> dict[str, int | None]:
 
 
 TEXT = Kind("a text", as_text)
+LOG_LEVEL = Kind(f"one of {', '.join(_LEVELS)}, in capital letters", _log_level, "INFO")
 WORDS = Kind("words, as on a command line", lambda raw: tuple(shlex.split(as_text(raw))))
 LIST = Kind("names, separated by spaces", as_list, "a.dat b.dat")
 WHOLE = Kind("a whole number >= 0", _whole(0), "0")

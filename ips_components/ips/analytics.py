@@ -174,7 +174,7 @@ class Analytics(Component):
                 progress.update(state)
                 events.update(state)
 
-            pool.on_look = look
+            pool.on_poll = look
             try:
                 for error in pool.wait_for_tasks().values():
                     for watch in watches:

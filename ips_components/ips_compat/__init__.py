@@ -1,4 +1,7 @@
-"""Everything that adapts ipsframework 0.8.1: to current Dask, and to the truth.
+"""Everything that adapts ipsframework 0.8.1.
+
+Task pools run on current Dask; a run that fails exits non-zero and reports its first cause; nothing
+is left behind, however a run ends.
 
 Importing any component module of this package calls :func:`install`. A component of your own that
 does not derive from ours gets the same by two lines at the top of its module::
@@ -8,16 +11,13 @@ does not derive from ours gets the same by two lines at the top of its module::
     ips_compat.install()
 """
 
-from pathlib import Path
-
-from ips_components.config import check_files, explain
-from ips_components.errors import ConfigError
 from ips_components.ips_compat import _component, _pool, _supervisor
-from ips_components.ips_compat._access import prepare_launcher, run_config, section_of
+from ips_components.ips_compat._access import prepare_launcher, section_of
 from ips_components.ips_compat._calls import answer, wait_first
-from ips_components.ips_compat._component import describe, tail
+from ips_components.ips_compat._configs import check_new_framework, run_config
 from ips_components.ips_compat._ips import check_version
 from ips_components.ips_compat._pool import RunningPool, TaskPoolError, running_pool
+from ips_components.ips_compat._text import describe, tail
 from ips_components.ips_compat._tls import make_credentials
 
 __all__ = [
@@ -58,17 +58,4 @@ def install() -> None:
         _installed = True
     supervisor = _supervisor.attach()
     if supervisor is not None:
-        _check(supervisor)
-
-
-def _check(supervisor: _supervisor.Supervisor) -> None:
-    """End a framework whose files cannot work, while it is being built."""
-    manager = supervisor.framework.config_manager
-    problems, runs = check_files(
-        [Path(name) for name in manager.config_file_list],
-        Path(manager.platform_file),
-        resources=not supervisor.nodes_from_command_line,
-    )
-    if problems:
-        supervisor.refuse(ConfigError(explain(problems)))
-    supervisor.framework._ips_components_runs = runs
+        check_new_framework(supervisor)

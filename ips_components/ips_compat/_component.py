@@ -4,10 +4,8 @@ Every task goes through :mod:`~ips_components.ips_compat.guard`; an answer that 
 reaches the framework as a failure that says so, instead of getting lost in a queue.
 """
 
-import contextlib
 import multiprocessing
 import os
-import pickle
 import shlex
 import signal
 import subprocess
@@ -18,9 +16,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._ips import Component, Message, MethodResult, ServicesProxy
+from ips_components.ips_compat._ips import Component, ServicesProxy
+from ips_components.ips_compat._queues import PickleCheckedQueue
 
 GUARD = Path(guard.__file__).resolve()
 
@@ -94,57 +92,12 @@ class GuardedProcess:
         return getattr(self._process, name)
 
 
-def describe(error: object) -> str:
-    """An exception in words: its type unless the message says it all, and what it came from."""
-    message = str(error).strip()
-    text = message or type(error).__name__
-    if isinstance(error, BaseException):
-        if (
-            message
-            and type(error) not in (Exception, RuntimeError)
-            and not isinstance(error, IPSComponentsError)
-        ):
-            text = f"{type(error).__name__}: {text}"
-        if error.__cause__ is not None and str(error.__cause__) not in text:
-            text = f"{text} (from {describe(error.__cause__)})"
-    return text
+terminating = threading.Event()
+"""Set in a component's process that was asked to end: the framework answers no more."""
 
 
-class HonestQueue:
-    """The queue to the framework, for a component: every answer put into it arrives.
-
-    ``multiprocessing`` pickles in a thread of its own and drops what it cannot pickle; the
-    framework drops what it cannot unpickle. Either way the caller would wait for ever.
-    """
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-
-    def put(self, message: Any) -> None:
-        """Queue *message*; an answer that would get lost becomes a failure with its text."""
-        if isinstance(message, MethodResult):
-            try:
-                pickle.loads(pickle.dumps(message.args))
-            except Exception as error:
-                (value,) = message.args
-                if message.status == Message.FAILURE:
-                    text = describe(value)
-                else:
-                    text = f"returned a {type(value).__name__} which cannot be pickled: {error}"
-                message.status = Message.FAILURE
-                message.args = (RuntimeError(text),)
-        self._queue.put(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._queue, name)
-
-
-leaving = threading.Event()
-"""Set in a component's process that was told to end: the framework answers no more."""
-
-
-def _leave(signum: int, _frame: object) -> NoReturn:
-    leaving.set()
+def _terminate(signum: int, _frame: object) -> NoReturn:
+    terminating.set()
     raise SystemExit(128 + signum)
 
 
@@ -153,11 +106,11 @@ def _prepare_process(component: Component) -> None:
     guard.die_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
-        os._exit(1)  # the framework died before the kernel was asked to tell
+        os._exit(1)  # the framework died before the kernel was asked to send a signal
     # Ctrl-C reaches the whole foreground group; the framework alone answers it, and ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-    component.services.fwk_in_q = HonestQueue(component.services.fwk_in_q)
+    signal.signal(signal.SIGTERM, _terminate)
+    component.services.fwk_in_q = PickleCheckedQueue(component.services.fwk_in_q)
 
 
 def install() -> None:
@@ -193,12 +146,3 @@ def install() -> None:
     Component.__run__ = __run__
     ServicesProxy._send_monitor_event = _send_monitor_event
     ServicesProxy._launch_task = _launch_task
-
-
-def tail(path: Path, lines: int = 8) -> str:
-    """Last lines of a log file, for an error message; "" when there are none."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-        text = file.read().decode(errors="replace").strip()
-        return "\n".join(text.splitlines()[-lines:])
-    return ""

@@ -18,14 +18,15 @@ from typing import Any
 from ips_components.container import check_versions
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._component import describe, leaving, tail
+from ips_components.ips_compat._component import terminating
 from ips_components.ips_compat._ips import Component, ServicesProxy
 from ips_components.ips_compat._launchers import Launchers, write_launchers
+from ips_components.ips_compat._text import describe, tail
 from ips_components.ips_compat._tls import Credentials
 
 _CONNECT_TIME_OUT = 300.0
 _SHUTDOWN_TIME_OUT = 20.0
-_LOOK = 0.25
+_POLL_INTERVAL = 0.25
 _LAST_WORDS = 1.0
 
 
@@ -76,7 +77,7 @@ class RunningPool:
 
     Attributes
     ----------
-    on_look : callable
+    on_poll : callable
         Called without arguments several times a second while somebody waits for the pool; what it
         raises ends the wait and the pool.
     """
@@ -84,7 +85,7 @@ class RunningPool:
     def __init__(self, pool: Any, launchers: Launchers) -> None:
         self.pool = pool
         self.launchers = launchers
-        self.on_look: Callable[[], None] = lambda: None
+        self.on_poll: Callable[[], None] = lambda: None
 
     @property
     def client(self) -> Any:
@@ -181,7 +182,7 @@ class RunningPool:
             process.kill()
         self.pool.services.wait_task(self.pool.dask_workers_tid)
 
-    def hurry(self) -> None:
+    def terminate_async(self) -> None:
         """Ask scheduler and workers to end, and do not wait for that."""
         if self.pool.dask_sched_pid is not None:
             with contextlib.suppress(OSError):
@@ -210,13 +211,13 @@ class RunningPool:
     def _bound(self, over: threading.Event, scheduler: int, scratch: list[Path]) -> None:
         deadline = time.monotonic() + _SHUTDOWN_TIME_OUT
         while time.monotonic() < deadline:
-            if over.wait(_LOOK):
+            if over.wait(_POLL_INTERVAL):
                 return
             if scratch and not guard.started(scheduler) and not any(p.exists() for p in scratch):
                 if over.wait(_LAST_WORDS):
                     return
                 break
-        self.hurry()
+        self.terminate_async()
 
     def _scratch(self) -> list[Path]:
         """Directories of the workers, which they remove last; none if some are on other hosts."""
@@ -255,8 +256,8 @@ def close(pool: Any) -> None:
     running: RunningPool | None = pool.__dict__.pop("_ips_components_watch", None)
     if running is None:
         return
-    if leaving.is_set():
-        running.hurry()  # the guards see to the rest
+    if terminating.is_set():
+        running.terminate_async()  # the guards see to the rest
         return
     client, pool.dask_client = pool.dask_client, None
     if client is not None:
@@ -285,7 +286,7 @@ def _settled(pool: Any, running: RunningPool, connect_time_out: float) -> None:
         if (done - told) * 10 >= total and total >= 20:
             told = done
             pool.services.info("task pool %s: %d of %d tasks done", pool.name, done, total)
-        running.on_look()
+        running.on_poll()
         trouble = running.trouble() or _disconnected(pool)
         if not trouble and not connected:
             connected = done > 0 or bool(pool.dask_client.scheduler_info()["workers"])
@@ -299,11 +300,11 @@ def _settled(pool: Any, running: RunningPool, connect_time_out: float) -> None:
                 f"task pool {pool.name!r}: {running.trouble() or trouble}, while {len(pending)} of "
                 f"{total} tasks were not done{running.story()}"
             )
-        woken.wait(_LOOK)
+        woken.wait(_POLL_INTERVAL)
         woken.clear()
     if trouble := _disconnected(pool):
         # The client notices first; a moment later it is known which process is gone.
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
         raise TaskPoolError(
             f"task pool {pool.name!r}: {running.trouble() or trouble}, while tasks were not done"
             f"{running.story()}"

@@ -1,16 +1,16 @@
-"""The framework process: it notices what fails, ends what it started, and tells the truth at exit.
+"""The framework process: it notices what fails, ends what it started, and exits accordingly.
 
 ipsframework 0.8.1 exits 0 whatever failed, waits for ever for a component that died, and leaves
 processes behind when it is killed. A :class:`Supervisor` is attached to a framework while that is
-being built, which is when IPS imports the first of our component modules. It watches the one queue
-through which everything passes, and the end of the process.
+being built, which is when IPS imports the first of our component modules, or later, when a
+sub-workflow is the first to have one. It watches the one queue through which everything passes, and
+the end of the process.
 """
 
 import atexit
 import contextlib
 import multiprocessing
 import os
-import queue
 import secrets
 import signal
 import subprocess
@@ -18,15 +18,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import _deadlock, guard
-from ips_components.ips_compat._component import GUARD, describe
+from ips_components.ips_compat._component import GUARD
 from ips_components.ips_compat._ips import (
     BlockedMessage,
     Framework,
@@ -35,11 +36,12 @@ from ips_components.ips_compat._ips import (
     ServiceResponse,
     framework_main,
 )
+from ips_components.ips_compat._queues import PollingQueue
+from ips_components.ips_compat._text import describe
 
 WAIT_ANY = "ips_components_wait_any"
 """Name of the service that answers when the first of several calls has ended."""
 
-_TICK = 0.2
 _QUOTED = 4
 _TERMINATION = 6.0
 _STOPPED_LIMIT = 30.0
@@ -63,35 +65,6 @@ class Failure:
         return where + describe(self.error)
 
 
-class WatchedQueue:
-    """The framework's queue, read in slices of time so that somebody looks around in between."""
-
-    def __init__(self, inner: Any, supervisor: "Supervisor") -> None:
-        self._inner = inner
-        self._supervisor = supervisor
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Next message: a real one, or one made up for a component that cannot answer any more."""
-        if not block or timeout is not None:
-            return self._inner.get(block, timeout)
-        while True:
-            try:
-                message = self._inner.get(True, _TICK)
-            except queue.Empty:
-                message = self._supervisor.look_around()
-                if message is None:
-                    continue
-            self._supervisor.note(message)
-            return message
-
-    def put(self, message: Any) -> None:
-        """Pass on, for components."""
-        self._inner.put(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
 class Supervisor:
     """Watches one framework from its construction to its end.
 
@@ -104,14 +77,21 @@ class Supervisor:
         the process with a non-zero exit status. Otherwise :meth:`Framework.run` returns ``False``.
     nodes_from_command_line
         Whether the number of nodes was given to ``ips.py``, whatever the platform file says.
+    late
+        Whether the framework runs already.
     """
 
     def __init__(
-        self, framework: Framework, exits: bool, nodes_from_command_line: bool = False
+        self,
+        framework: Framework,
+        exits: bool,
+        nodes_from_command_line: bool = False,
+        late: bool = False,
     ) -> None:
         self.framework = framework
         self.exits = exits
         self.nodes_from_command_line = nodes_from_command_line
+        self.late = late
         self.failures: list[Failure] = []
         self.fatal: list[Failure] = []
         self.mark = secrets.token_hex(8)
@@ -120,12 +100,17 @@ class Supervisor:
         self._stopped_since: dict[int, float] = {}
         self._closed = False
         self._signal = 0
+        self._queue = PollingQueue(
+            framework.in_queue, self.note, self.synthesize_answer, self._a_component_died
+        )
+        self._stock = {child.pid for child in multiprocessing.active_children()}
+        """Components that were started before they could be adapted."""
         self._janitor = self._start_janitor()
 
     def attach(self) -> None:
         """Take our place in the framework object; nothing of its class changes."""
         framework = self.framework
-        framework.in_queue = WatchedQueue(framework.in_queue, self)
+        framework.in_queue = self._queue
         framework.register_service_handler([WAIT_ANY], self._wait_any)
         init_call = framework.task_manager.init_call
         terminate_sim = framework.config_manager.terminate_sim
@@ -137,12 +122,20 @@ class Supervisor:
             return call_id
 
         def firm_terminate_sim(sim_name: str) -> None:
-            self._end_processes(framework.config_manager.sim_map[sim_name].process_list)
+            simulation = framework.config_manager.sim_map[sim_name]
+            self._end_processes(simulation.process_list)
+            self._forget_messages(simulation.all_comps)
             terminate_sim(sim_name)
 
         framework.task_manager.init_call = noted_call
         framework.config_manager.terminate_sim = firm_terminate_sim
-        framework.run = lambda: self._run(run)
+        if self.late:
+            terminate_all = framework.terminate_all_sims
+            framework.terminate_all_sims = lambda *args, **keywords: self._end_of_run(
+                terminate_all, *args, **keywords
+            )
+        else:
+            framework.run = lambda: self._run(run)
         atexit.register(self.close)
         if self.exits and threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -154,7 +147,11 @@ class Supervisor:
         """Remember a failure that passes by."""
         if not isinstance(message, MethodResult):
             return
-        callee, method = self._callee.pop(message.call_id, (message.sender_id, "?"))
+        # A call that was made before we came is known to the framework alone.
+        _, _, known, *_ = self.framework.__dict__["outstanding_calls_list"].get(
+            message.call_id, (None, None, "?")
+        )
+        callee, method = self._callee.pop(message.call_id, (message.sender_id, known))
         if message.status != Message.FAILURE:
             return
         failure = Failure(callee.class_name, method, message.args[0])
@@ -166,8 +163,10 @@ class Supervisor:
         ):
             self.fatal.append(failure)
 
-    def look_around(self) -> Any:
-        """Called while nothing arrives: an answer in place of a dead component, or an old question.
+    def synthesize_answer(self) -> Any:
+        """Return an answer in place of a dead component, or a question that can be answered now.
+
+        Called while nothing arrives.
 
         Returns
         -------
@@ -236,6 +235,47 @@ class Supervisor:
                     return process
         return None
 
+    def _a_component_died(self) -> bool:
+        """Whether the process of a component has ended, so that it may hold the queue's lock."""
+        return any(
+            process.exitcode is not None
+            for simulation in self.framework.config_manager.sim_map.values()
+            for process in simulation.process_list
+        )
+
+    # --- components that were made before the first of ours ---------------------------------
+
+    def _adapt_stock_components(self) -> None:
+        """Start again, adapted, what was started before; no method of it was called yet.
+
+        IPS starts a component's process when it makes the component. Those that were made before
+        the first module called ``install`` lack all that belongs to a component's process.
+        """
+        framework = self.framework
+        registry = framework.comp_registry
+        for simulation in framework.config_manager.sim_map.values():
+            pairs = zip(simulation.all_comps, simulation.process_list, strict=False)
+            for index, (component_id, process) in enumerate(pairs):
+                if process.pid not in self._stock:
+                    continue
+                self._kill(process)
+                for name in ("invocation_q", "svc_response_q"):
+                    lock = registry.getComponentArtifact(component_id, name)._rlock
+                    lock.acquire(block=False)  # it may have died while it waited for a message
+                    lock.release()
+                component = registry.getEntry(component_id).component_ref
+                again = multiprocessing.Process(target=component.__run__)
+                again.start()
+                simulation.process_list[index] = again
+        self._stock = set()
+
+    def _forget_messages(self, components: Iterable[Any]) -> None:
+        """Let this process exit although nobody reads what was sent to dead components."""
+        for component_id in components:
+            for name in ("invocation_q", "svc_response_q"):
+                messages = self.framework.comp_registry.getComponentArtifact(component_id, name)
+                messages.cancel_join_thread()
+
     # --- a service for drivers ----------------------------------------------------------------
 
     def _is_due(self, message: Any) -> bool:
@@ -256,6 +296,7 @@ class Supervisor:
     # --- the end --------------------------------------------------------------------------------
 
     def _run(self, run: Any) -> bool:
+        self._adapt_stock_components()
         try:
             succeeded = bool(run())
         except Exception as error:
@@ -268,6 +309,17 @@ class Supervisor:
         self.close()
         if succeeded or not self.exits:
             return succeeded
+        self._report(self.cause())
+        raise SystemExit(1)
+
+    def _end_of_run(self, terminate_all: Any, *args: Any, **keywords: Any) -> None:
+        """The end of a run that had begun before we came: ``run`` itself would return True."""
+        terminate_all(*args, **keywords)
+        self.close()
+        if not self.fatal:
+            return
+        if not self.exits:
+            raise IPSComponentsError(self.cause())
         self._report(self.cause())
         raise SystemExit(1)
 
@@ -317,10 +369,12 @@ class Supervisor:
         self._closed = True
         # A framework that ended by itself has ended its components; this is for all other ways.
         # The process that writes the log goes last, since the others may have something to say.
-        logger = self.framework.config_manager.log_process
         children = multiprocessing.active_children()
-        self._end_processes(child for child in children if child is not logger)
+        self._end_processes(child for child in children if child is not self._logger)
         self._end_processes(children)
+        manager = self.framework.config_manager
+        for simulation in manager.sim_map.values():
+            self._forget_messages(simulation.all_comps)
         for path in self._log_pipes():
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -330,7 +384,12 @@ class Supervisor:
 
     def _end_processes(self, processes: Iterable[BaseProcess]) -> None:
         """Ask processes to end, and end those that do not, all within one deadline."""
-        alive = [process for process in processes if process.is_alive()]
+        alive = []
+        for process in processes:
+            if process.pid in self._stock and process is not self._logger:
+                self._kill(process)  # it has no handler: SIGTERM would do the same, less safely
+            elif process.is_alive():
+                alive.append(process)
         for process in alive:
             process.terminate()
             with contextlib.suppress(OSError):
@@ -339,8 +398,19 @@ class Supervisor:
         for process in alive:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
-                process.kill()
-                process.join(1.0)
+                self._kill(process)
+
+    def _kill(self, process: BaseProcess) -> None:
+        """Kill a process while it does not hold the lock of the queue that all write to."""
+        with self._queue.no_writer():
+            process.kill()
+            process.join(5.0)
+
+    @property
+    def _logger(self) -> BaseProcess | None:
+        """The process that writes the log."""
+        logger: BaseProcess | None = self.framework.config_manager.log_process
+        return logger
 
     # --- the janitor ---------------------------------------------------------------------------
 
@@ -381,33 +451,28 @@ def scratch_directory(mark: str) -> Path:
     return Path(tempfile.gettempdir()) / f"ips_components-{mark}"
 
 
-def _under_construction() -> tuple[Framework, bool, bool] | None:
-    """The framework in whose constructor we are, if any.
-
-    Returns
-    -------
-    framework, from_command_line, nodes_given
-        Whether ``ips.py`` makes it, and whether it was told the number of nodes.
-    """
-    frame: FrameType | None = sys._getframe()
-    framework, nodes_given = None, False
+def stack() -> Iterator[FrameType]:
+    """Frames of the calling thread, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def attach() -> Supervisor | None:
+    """Attach a supervisor to the framework that is being built or runs, if it has none yet."""
+    framework: Framework | None = None
+    from_command_line = nodes_given = late = False
+    for frame in stack():
         owner = frame.f_locals.get("self")
         if isinstance(owner, Framework):
             framework = owner
             nodes_given = nodes_given or bool(frame.f_locals.get("cmd_nodes"))
-        if framework is not None and frame.f_code is framework_main.__code__:
-            return framework, True, nodes_given
-        frame = frame.f_back
-    return None if framework is None else (framework, False, nodes_given)
-
-
-def attach() -> Supervisor | None:
-    """Attach a supervisor to the framework in whose constructor we are, if it has none yet."""
-    found = _under_construction()
-    if found is None or "_ips_components_supervisor" in found[0].__dict__:
+            late = late or frame.f_code is Framework.run.__code__
+        from_command_line = from_command_line or frame.f_code is framework_main.__code__
+    if framework is None or "_ips_components_supervisor" in framework.__dict__:
         return None
-    supervisor = Supervisor(*found)
+    supervisor = Supervisor(framework, from_command_line, nodes_given, late)
     supervisor.attach()
-    supervisor.framework._ips_components_supervisor = supervisor
+    framework._ips_components_supervisor = supervisor
     return supervisor

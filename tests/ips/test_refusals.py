@@ -21,7 +21,7 @@ PLATFORM = ROOT / "platform" / "workstation.conf"
         ("NAMES = DRIVER WORKER", "NAMES = DRIVER WORKER OTHER", "OTHER"),
         ("MODULE = parts\nNAME = Part\nROLE = worker", "NAME = Part", "MODULE"),
         ("INPUT_FILES = ", "INPUT_FILES = missing.dat", "there is no file 'missing.dat'"),
-        ("NPROC = 1", "NPROC = one", "expected a whole number >= 1, got 'one'"),
+        ("LOG_LEVEL = INFO", "LOG_LEVEL = info", "in capital letters, got 'info'"),
     ],
 )
 def test_ips_refuses_at_once(workflow, old, new, said):
@@ -38,16 +38,38 @@ def test_ips_refuses_at_once(workflow, old, new, said):
     assert "STEP" not in ended.output
 
 
+OURS = {"MODULE": "ips_components.simulation", "NAME": "Simulation", "EXECUTABLE": "/bin/true"}
+
+
 def test_all_problems_are_told_at_once(workflow):
-    flow = workflow(WORKER={"NPROC": "one", "INPUT_FILES": "missing.dat"}, top={"SIM_ROOT": "run"})
-    ended = flow.run(30)
+    ours = {**OURS, "NPROC": "one", "INPUT_FILES": "missing.dat"}
+    ended = workflow(OTHER=ours, top={"SIM_ROOT": "run"}).run(30)
     assert ended.status == 2
-    for word in ("3 problems", "SIM_ROOT", "NPROC", "INPUT_FILES"):
+    for word in ("problems found", "SIM_ROOT", "NPROC", "INPUT_FILES"):
         assert word in ended.output
 
 
+def test_what_stock_ips_runs_is_run_with_warnings(workflow):
+    """Oddities of foreign components are no reason to refuse a run."""
+    flow = workflow(
+        WORKER={"NPROC": "{{ranks}}"},
+        top={"SIM_ROOT": "run", "LOG_LEVEL": "WARN", "SIMULATION_MODE": "ANY"},
+        time_loop={"MODE": "REGULAR", "FINISH": "10", "NSTEP": "5"},
+    )
+    flow.write()
+    more = "[[INIT]]\nIMPLEMENTATION =\n[[MONITOR]]\nIMPLEMENTATION = MONITOR\n[TIME_LOOP]"
+    text = flow.config_file.read_text()
+    flow.config_file.write_text(text.replace("[TIME_LOOP]", more))
+    ended = flow.run(60)
+    assert ended.status == 0, ended.output
+    for name in ("NPROC", "SIM_ROOT", "SIMULATION_MODE", "START", "INIT", "MONITOR"):
+        assert name in ended.output
+    assert "remove [[INIT]], or add INIT to NAMES if it is to take part" in ended.output
+    assert ended.output.count("WARNING  ips_components: ") == 6
+
+
 def test_the_command_says_the_same(workflow, capsys, monkeypatch):
-    flow = workflow(WORKER={"NPROC": "one"})
+    flow = workflow(OTHER={**OURS, "NPROC": "one"})
     flow.write()
     monkeypatch.syspath_prepend(str(PARTS))
     options = ["--config", str(flow.config_file), "--platform", str(flow.platform_file)]

@@ -111,7 +111,8 @@ def files(tmp_path, monkeypatch):
                 assert old in content, f"nothing to replace: {old}"
                 content = content.replace(old, new, 1)
             path.write_text(content)
-        return config.check_files([paths[0]], paths[1])
+        found = config.check_files([paths[0]], paths[1])
+        return found.errors, found.runs
 
     return check
 
@@ -296,9 +297,9 @@ def test_exported_variable_that_shadows_the_platform(files, monkeypatch):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    problems, runs = config.check_files([tmp_path / "none.config"], tmp_path / "none.conf")
-    assert not runs
-    assert [each.file for each in problems] == [
+    found = config.check_files([tmp_path / "none.config"], tmp_path / "none.conf")
+    assert not found.runs
+    assert [each.file for each in found.errors] == [
         str(tmp_path / "none.conf"),
         str(tmp_path / "none.config"),
     ]

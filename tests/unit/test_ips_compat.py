@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +11,6 @@ import pytest
 from ips_components import ips_compat
 from ips_components.errors import IPSComponentsError, UnsupportedVersion
 from ips_components.ips_compat import _deadlock
-from ips_components.ips_compat._component import HonestQueue
-from ips_components.ips_compat._ips import Message, MethodResult
 from ips_components.ips_compat._launchers import write_launchers
 from ips_components.ips_compat.resources import Allocator, Request
 
@@ -27,42 +24,6 @@ def test_versions_within_the_span(version):
 def test_versions_outside_of_it(version):
     with pytest.raises(UnsupportedVersion, match="pip install"):
         ips_compat.check_version(version)
-
-
-class _Queue:
-    def __init__(self):
-        self.messages = []
-
-    def put(self, message):
-        self.messages.append(message)
-
-
-class _Unreadable(Exception):
-    def __init__(self, first, second):
-        super().__init__(first)
-
-
-@pytest.mark.parametrize(
-    ("status", "value", "text"),
-    [
-        (Message.SUCCESS, threading.Lock(), "returned a lock which cannot be pickled"),
-        (Message.FAILURE, _Unreadable("one", 2), "one"),
-    ],
-)
-def test_an_answer_that_would_get_lost_becomes_a_failure(status, value, text):
-    queue = _Queue()
-    HonestQueue(queue).put(MethodResult("a", "b", 1, status, value))
-    (message,) = queue.messages
-    assert message.status == Message.FAILURE
-    assert text in str(message.args[0])
-    pickle.loads(pickle.dumps(message.args))
-
-
-def test_other_answers_pass_as_they_are():
-    queue = _Queue()
-    error = KeyError("x")
-    HonestQueue(queue).put(MethodResult("a", "b", 1, Message.FAILURE, error))
-    assert queue.messages[0].args == (error,)
 
 
 @pytest.mark.parametrize(

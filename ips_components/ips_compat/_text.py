@@ -1,0 +1,32 @@
+"""Exceptions and logs as text for messages."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from ips_components.errors import IPSComponentsError
+
+
+def describe(error: object) -> str:
+    """Return an exception as text: its type unless the message suffices, and its cause."""
+    message = str(error).strip()
+    text = message or type(error).__name__
+    if isinstance(error, BaseException):
+        if (
+            message
+            and type(error) not in (Exception, RuntimeError)
+            and not isinstance(error, IPSComponentsError)
+        ):
+            text = f"{type(error).__name__}: {text}"
+        if error.__cause__ is not None and str(error.__cause__) not in text:
+            text = f"{text} (from {describe(error.__cause__)})"
+    return text
+
+
+def tail(path: Path, lines: int = 8) -> str:
+    """Return the last lines of a log file, for an error message; "" when there are none."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+        text = file.read().decode(errors="replace").strip()
+        return "\n".join(text.splitlines()[-lines:])
+    return ""
