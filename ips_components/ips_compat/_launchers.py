@@ -23,6 +23,7 @@ log={directory}/{name}.$(hostname).$$.log
 scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
 exec 2>>"$log"
 {temporary}
+{memory}
 exec {guard} --parent "$PPID" --scratch "$scratch" {secrets} -- \\
     {python} -m {module} "$@" {extra}
 """
@@ -35,12 +36,24 @@ name=$1
 shift
 case $name in
 dask-scheduler) set -- python3 -m distributed.cli.dask_scheduler "$@" {scheduler} ;;
-dask-worker) set -- python3 -m distributed.cli.dask_worker "$@" {worker} ;;
+dask-worker) {memory}
+    set -- python3 -m distributed.cli.dask_worker "$@" {worker} ;;
 *) set -- "$name" "$@" ;;
 esac
 exec 2>>{directory}/"${{name##*/}}.$(hostname).$$.log"
 exec {guard} --parent "$PPID" -- {shifter} "$@"
 """
+
+#: How glibc serves the arrays of a worker, unless the environment says otherwise. Dask's nanny has
+#: every large array returned to the kernel when it is freed and fetched page by page when the next
+#: one is made, which costs reductions more than their arithmetic does. Here freed memory is used
+#: again, and returned only beyond the first number of bytes; huge pages serve it where they may.
+MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_ARENA_MAX": "1",  # other arenas than the first hold at most 64 MiB in one piece
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,12 @@ def _temporary_directory() -> str:
     if dask.config.get("temporary-directory", None):
         return ": # Dask is configured to use a directory of the user's"
     return "DASK_TEMPORARY_DIRECTORY=$scratch; export DASK_TEMPORARY_DIRECTORY"
+
+
+def _memory() -> str:
+    """Return the line of a script that sets `MEMORY` where the user has not."""
+    defaults = " ".join(f'"${{{name}:={value}}}"' for name, value in MEMORY.items())
+    return f": {defaults}; export {' '.join(MEMORY)}"
 
 
 def _write(directory: Path, name: str, template: str, **words: str) -> Path:
@@ -122,6 +141,7 @@ def write_launchers(
             "dask-scheduler",
             _SCRIPT,
             module="distributed.cli.dask_scheduler",
+            memory=":",
             secrets=shlex.join(word for path in secrets for word in ("--scratch", str(path))),
             extra=shlex.join(scheduler_options),
         ),
@@ -130,6 +150,7 @@ def write_launchers(
             "dask-worker",
             _SCRIPT,
             module="distributed.cli.dask_worker",
+            memory=_memory(),
             secrets="",
             extra=workers + shlex.join(worker_options),
         ),
@@ -139,6 +160,7 @@ def write_launchers(
                 "shifter",
                 _SHIFTER,
                 shifter=shlex.quote(shifter),
+                memory=_memory(),
                 scheduler=shlex.join(scheduler_options),
                 worker=workers + shlex.join(worker_options),
             )

@@ -174,3 +174,22 @@ def test_installing_outside_of_a_framework_changes_classes_only():
         "assert 'IPS_COMPONENTS_MARK' not in os.environ\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1073741824 1"), ({"MALLOC_TRIM_THRESHOLD_": "7", "MALLOC_ARENA_MAX": "3"}, "7 3")],
+)
+def test_workers_reuse_freed_memory_unless_the_user_says_otherwise(tmp_path, given, expected):
+    script = write_launchers(tmp_path, "pool").worker
+    lines = script.read_text().splitlines()
+    memory = next(line for line in lines if "MALLOC_TRIM_THRESHOLD_" in line)
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f"{memory}\nexec printenv MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX"],
+        env={"PATH": os.environ["PATH"], **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == expected.split()
+    assert "MALLOC" not in write_launchers(tmp_path, "pool").scheduler.read_text()
