@@ -92,12 +92,19 @@ class BufferPool:
         self._leased = self._idle = self._made = self._reused = 0
         self._closed = False
 
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Return a writable array with unspecified cells; its memory returns with its last view."""
+    def array(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], *, zeroed: bool = False
+    ) -> np.ndarray[Any, Any]:
+        """Return a writable array; its memory returns with its last view.
+
+        Its cells are zero if ``zeroed``, else unspecified.
+        """
         nbytes = dtype.itemsize
         for n in shape:
             nbytes *= n
-        memory = self._take(rounded(nbytes))
+        memory, fresh = self._take(rounded(nbytes))
+        if zeroed and not fresh:  # the kernel has cleared fresh memory
+            np.frombuffer(memory, np.uint8, nbytes)[:] = 0
         root: np.ndarray[Any, Any] = np.ndarray(shape, dtype, buffer=memory)
         returned = self._returned
         on_last_view(root, lambda: returned.put(memory))
@@ -117,7 +124,8 @@ class BufferPool:
             self._free.clear()
             self._idle = 0
 
-    def _take(self, size: int) -> memoryview:
+    def _take(self, size: int) -> tuple[memoryview, bool]:
+        """Return a buffer and whether it is fresh."""
         with self._lock:
             self._collect()
             self._leased += size
@@ -125,9 +133,9 @@ class BufferPool:
             if free:
                 self._idle -= size
                 self._reused += 1
-                return free.pop()  # the last one used is the warmest
+                return free.pop(), False  # the last one used is the warmest
             self._made += 1
-        return mapping.private(size)
+        return mapping.private(size), True
 
     def _collect(self) -> None:
         while True:

@@ -329,16 +329,22 @@ class Connection:
         if piece.slot != m.NO_SLOT:
             self._piece_in_slot(piece, peer)
             return
-        target = receiver.intake.begin(peer.rank, piece)
-        if target is None:
+        claim = receiver.claim(peer, piece)
+        if claim is None:
             self._discard(nbytes)
             return
-        if target.nbytes != nbytes:
-            raise ProtocolError(f"a piece of {target.nbytes} bytes came with {nbytes} bytes")
-        self._fill(target)
-        # A reconnected twin of this connection may have been first: commit decides.
-        if complete := receiver.intake.commit(peer.rank, piece):
-            del target
+        try:
+            if claim.cells.nbytes != nbytes:
+                raise ProtocolError(
+                    f"a piece of {claim.cells.nbytes} bytes came with {nbytes} bytes"
+                )
+            self._fill(claim.cells)
+        except BaseException:
+            receiver.intake.abandon(claim)
+            raise
+        complete = receiver.intake.commit(claim)
+        del claim
+        if complete is not None:
             receiver.deliver(complete)
 
     def _fill(self, target: np.ndarray[Any, Any]) -> None:
@@ -367,21 +373,20 @@ class Connection:
         # Some slots must stay free: a chunk that the analysis keeps must not starve the rank.
         complete = None
         if cells.flags.c_contiguous and self._may_hold(slot):
-            complete = receiver.intake.adopt(piece, cells)
+            complete = receiver.intake.adopt_slot(piece, cells)
         if complete is not None:
             self._hold(slot.ring, piece.seq, cells)
             del cells
             receiver.deliver(complete)
             return
-        target = receiver.intake.begin(peer.rank, piece)
-        if target is not None:
-            if target.shape != cells.shape:
-                raise ProtocolError(f"a piece of shape {cells.shape}, expected {target.shape}")
-            np.copyto(target, cells)
-            del target
+        claim = receiver.claim(peer, piece)
+        if claim is not None:
+            np.copyto(claim.cells, cells)
+            complete = receiver.intake.commit(claim)
+            del claim
+            if complete is not None:
+                receiver.deliver(complete)
         self._releasable.append(piece.seq)
-        if complete := receiver.intake.commit(peer.rank, piece):
-            receiver.deliver(complete)
 
     def _may_hold(self, slot: m.Slot) -> bool:
         """Tell whether the rank can do without one more slot of a ring."""

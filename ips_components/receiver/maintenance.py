@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from ips_components.model.contract import Contract
-from ips_components.receiver.assembly import Intake
+from ips_components.receiver.assembly import ChunkAssembler
 from ips_components.receiver.connection import Connection
 from ips_components.receiver.sink import Sink
 from ips_components.wire import messages as m
@@ -55,7 +55,7 @@ class Keeping:
     """The part of a `Receiver` that its own threads run; the state belongs to the receiver."""
 
     sink: Sink
-    intake: Intake
+    intake: ChunkAssembler
     watermarks: list[int]
     _events: SimpleQueue[tuple[Any, ...]]
     _handshake: float
@@ -220,7 +220,7 @@ class Keeping:
         if self._contract is None:
             return
         with self._pumping:
-            ask = self.intake.pump()
+            ask = self.intake.admit()
             with self._lock:
                 connections = [
                     p.connection for p in self._peers.values() if p.connection is not None
@@ -231,7 +231,7 @@ class Keeping:
                     connection.send_bytes(frame)
             self._credit(connections)
             self._hungry = self._drops or any(connection.wanted for connection in connections)
-        for complete in self.intake.take_empty():
+        for complete in self.intake.pop_empty_chunks():
             self.deliver(complete)
 
     def _credit(self, connections: Iterable[Connection]) -> None:

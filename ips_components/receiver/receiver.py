@@ -27,7 +27,12 @@ import numpy as np
 from ips_components.errors import IPSComponentsError, ProtocolError
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
-from ips_components.receiver.assembly import Complete, Intake
+from ips_components.receiver.assembly import (
+    BlocksOverlap,
+    ChunkAssembler,
+    Claim,
+    CompleteChunk,
+)
 from ips_components.receiver.buffers import BufferPool
 from ips_components.receiver.connection import Connection
 from ips_components.receiver.hello import blocks, described, hosts, parse_info
@@ -130,7 +135,7 @@ class Receiver(Keeping):
         self.pool = BufferPool(keep=budget)
         self._events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self._freed: SimpleQueue[int] = SimpleQueue()
-        self.intake = Intake(self.pool, budget, self._note_freed)
+        self.intake = ChunkAssembler(self.pool, budget, self._note_freed)
         self._handshake, self._silence, self._grace = handshake, silence, grace
         self._heartbeat = heartbeat
         self._on_pressure, self._pressure_after = on_pressure, pressure_after
@@ -498,7 +503,20 @@ class Receiver(Keeping):
             if may_leave:
                 connection.send(m.ByeAck())
 
-    def deliver(self, complete: Complete) -> None:
+    def claim(self, peer: Peer, piece: m.Piece) -> Claim | None:
+        """Return the place of a piece; None: it is not needed.
+
+        A chunk in which the blocks of two ranks overlap cannot be right: it is given up, and the
+        sink gets the reason.
+        """
+        try:
+            return self.intake.begin(peer.rank, piece)
+        except BlocksOverlap as error:
+            if self.intake.give_up(piece.array, piece.chunk):
+                self.sink.missing(piece.array, piece.chunk, peer.rank, str(error))
+            return None
+
+    def deliver(self, complete: CompleteChunk) -> None:
         """Hand a complete chunk over."""
         self.sink.chunk(complete.array, complete.chunk, complete.value, complete.nbytes)
         self._pump_soon()
