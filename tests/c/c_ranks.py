@@ -190,13 +190,13 @@ def agree(*specs, selections=None, receivers=1, **options):
 
 
 @contextmanager
-def coupling(directory, sinks, contract=None, *, deadlines=None, options=None, **receiver):
-    """Receivers, one per sink, and their contact file."""
+def coupling(directory, sinks, contract=None, *, deadlines=None, options=None, first=0, **receiver):
+    """Receivers, one per sink, numbered from ``first`` on, and their contact file."""
     token = contacts.new_token()
     budget = receiver.pop("budget", 64 << 20)
     started = [
         Receiver(sink, run=RUN, token=token, budget=budget, ordinal=i, **receiver)
-        for i, sink in enumerate(sinks)
+        for i, sink in enumerate(sinks, first)
     ]
     try:
         endpoints = tuple(one.endpoint for one in started)

@@ -1,0 +1,284 @@
+"""The Python counterpart of `remote.c`: a rank that does what its standard input says.
+
+It takes the same commands and gives the same answers, so that one suite drives both bridges.
+"""
+
+import pickle
+import sys
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ips_components import errors
+from ips_components.bridge import Array, Bridge
+from ips_components.model.spec import StepAxis
+
+CODES = [
+    (errors.RunStopped, 13),
+    (errors.AnalyticsLost, 8),
+    (errors.DeadlineExceeded, 7),
+    (errors.ContactError, 3),
+    (errors.ContractError, 4),
+    (errors.GeometryError, 2),
+    (errors.ProtocolError, 5),
+    (errors.IPSComponentsError, 1),
+]
+
+
+class Files:
+    """A communicator whose broadcast of the opening lies in a file."""
+
+    def __init__(self, rank, size, path):
+        self.rank, self.size, self.path = rank, size, path
+
+    def bcast(self, obj, root=0):
+        """Return the root's object: by the file until all are open, then each its own."""
+        if self.path is None:
+            return obj
+        path = Path(self.path)
+        if self.rank == 0:
+            path.write_bytes(pickle.dumps(obj))
+            return obj
+        return pickle.loads(path.read_bytes())
+
+
+class Known:
+    """What the program knows of an array."""
+
+    def __init__(self, itemsize, shape):
+        self.itemsize, self.shape = itemsize, shape
+        self.dtype = None
+        self.offset = self.count = self.halo = None
+
+
+def pattern(known, offset, count, step):
+    """Raw bytes of a block without halo: of global index and step."""
+    index = np.zeros((), np.int64)
+    for n, first, size in zip(known.shape, offset, count, strict=True):
+        index = index[..., None] * n + np.arange(first, first + size)
+    k = np.arange(known.itemsize, dtype=np.int64)
+    return (index[..., None] * 7 + step * 13 + k * 31).astype(np.uint8)
+
+
+class Rank:
+    """The rank and its bridge."""
+
+    def __init__(self):
+        self.known, self.described, self.steps, self.boxes = {}, {}, {}, {}
+        self.open_blocks = {}
+        self.bridge = self.comm = None
+
+    # -- opening -------------------------------------------------------------------------------
+
+    def open(self, rank, size):
+        self.rank, self.size = int(rank), int(size)
+
+    def declare(self, name, dtype, ndim, *shape):
+        self.described[name] = (dtype, tuple(map(int, shape[: int(ndim)])))
+
+    def do_steps(self, name, first, every, count):
+        self.steps[name] = (int(first), int(every), int(count))
+
+    def array(self, name, itemsize, ndim, *shape):
+        self.known[name] = Known(int(itemsize), tuple(map(int, shape[: int(ndim)])))
+
+    def block(self, name, dtype, *numbers):
+        known = self.known[name]
+        n = len(known.shape)
+        offset, count, halo = (tuple(map(int, numbers[i * n : i * n + n])) for i in range(3))
+        known.dtype, known.offset, known.count, known.halo = dtype, offset, count, halo
+        self.boxes.setdefault(name, []).append((offset, count))
+
+    def halo(self, name, *numbers):
+        self.known[name].halo = tuple(map(int, numbers))
+
+    def arrays(self):
+        found = []
+        for name, (dtype, shape) in self.described.items():
+            first, every, count = self.steps.get(name, (0, 1, -1))
+            known = self.known.get(name)
+            ragged = bool(shape) and shape[0] == -1
+            found.append(
+                Array(
+                    name,
+                    shape,
+                    dtype,
+                    blocks=None if ragged else self.boxes.get(name),
+                    halo=known.halo or 0 if known is not None else 0,
+                    steps=StepAxis(first, every, count if count > 0 else None),
+                    ragged=ragged,
+                )
+            )
+        return found or None
+
+    def request(self, contact, blob):
+        self.start(blob, contact)
+
+    def join(self, blob):
+        if self.rank:
+            self.start(blob, None)
+
+    def start(self, blob, contact):
+        self.comm = Files(self.rank, self.size, blob)
+        self.bridge = Bridge(self.comm, contact, self.arrays())
+        self.comm.path = None
+
+    # -- putting -------------------------------------------------------------------------------
+
+    def cells(self, name, step, offset, count, order="C"):
+        """Return a block with halo (0xEE) in some order of memory."""
+        known = self.known[name]
+        halo = known.halo or (0,) * len(count)
+        raw = np.full(
+            (*(n + 2 * h for n, h in zip(count, halo, strict=True)), known.itemsize), 0xEE, np.uint8
+        )
+        inner = tuple(slice(h, h + n) for h, n in zip(halo, count, strict=True))
+        raw[inner] = pattern(known, offset, count, step)
+        dtype = np.dtype(self.bridge_dtype(name))
+        block = raw.reshape(-1).view(dtype).reshape(raw.shape[:-1])
+        if order == "F":
+            return np.asfortranarray(block)
+        if order == "R":
+            turned = (slice(None, None, -1),) * block.ndim
+            return np.ascontiguousarray(block[turned])[turned]
+        return block
+
+    def bridge_dtype(self, name):
+        if name in self.described:
+            return self.described[name][0]
+        return self.known[name].dtype or f"V{self.known[name].itemsize}"
+
+    def put(self, name, step, order="C"):
+        known = self.known[name]
+        block = self.cells(name, int(step), known.offset, known.count, order)
+        self.bridge.put(name, int(step), block)
+        block.view(np.uint8)[...] = 0xDD if block.flags.c_contiguous and block.ndim else 0
+
+    def put_block(self, name, step, order, *numbers):
+        n = len(self.known[name].shape)
+        offset, count = (tuple(map(int, numbers[i * n : i * n + n])) for i in range(2))
+        self.bridge.put(
+            name, int(step), self.cells(name, int(step), offset, count, order), offset=offset
+        )
+
+    def rows(self, name, step, rows):
+        known = self.known[name]
+        columns = prod(known.shape[1:])
+        index = self.rank * 1000003 + np.arange(int(rows) * columns)
+        k = np.arange(known.itemsize)
+        raw = (index[:, None] * 7 + int(step) * 13 + k * 31).astype(np.uint8)
+        cells = raw.reshape(-1).view(self.described[name][0])
+        self.bridge.put(name, int(step), cells.reshape(int(rows), *known.shape[1:]))
+
+    def enter(self, key, name, step, offset, count):
+        block = self.bridge.block(name, int(step), offset=offset)
+        self.open_blocks[key] = (block, block.__enter__(), name, int(step), count)
+
+    def leave(self, key, kept=True):
+        block, *_ = self.open_blocks.pop(key)
+        if kept:
+            block.__exit__(None, None, None)
+        else:
+            error = RuntimeError("discarded")
+            block.__exit__(type(error), error, None)
+
+    def fill_open(self, key, step):
+        _, out, name, _, (offset, count) = self.open_blocks[key]
+        out[...] = self.cells(name, step, offset, count)
+
+    def acquire(self, name, step):
+        known = self.known[name]
+        self.enter(name, name, step, None, (known.offset, known.count))
+
+    def fill(self, name, step):
+        self.fill_open(name, int(step))
+
+    def peek(self, name):
+        return f"ok {zlib.crc32(np.ascontiguousarray(self.open_blocks[name][1]))}"
+
+    def publish(self, name):
+        self.leave(name)
+
+    def discard(self, name):
+        self.leave(name, kept=False)
+
+    def open_block(self, name, step, slot, *numbers):
+        n = len(self.known[name].shape)
+        offset, count = (tuple(map(int, numbers[i * n : i * n + n])) for i in range(2))
+        self.enter((name, slot), name, step, offset, (offset, count))
+
+    def fill_block(self, name, step, slot):
+        self.fill_open((name, slot), int(step))
+
+    def publish_block(self, name, step, slot):
+        self.leave((name, slot))
+
+    def discard_block(self, name, step, slot):
+        self.leave((name, slot), kept=False)
+
+    def rewind(self, step):
+        self.bridge.rewind(int(step))
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    def progress(self):
+        pass
+
+    def wait(self, timeout):
+        if not self.bridge.wait(float(timeout)):
+            raise errors.BridgeError("receivers have not taken all data")
+
+    def step_end(self, step):
+        self.bridge.step_end(int(step))
+
+    def close(self, aborted, *reason):
+        self.bridge.close("aborted" if int(aborted) else "ok", " ".join(reason))
+
+    def free(self):
+        self.bridge = None
+
+    def receive(self, name, step, timeout):
+        nothing = object()
+        if float(timeout) == 0:
+            value = self.bridge.receive(name, int(step), default=nothing)
+            if value is nothing:
+                return "error 11 nothing"
+        else:
+            value = self.bridge.receive(name, int(step), timeout=float(timeout))
+        value = np.asarray(value)
+        return "ok " + " ".join(f"{number:.17g}" for number in value.ravel())
+
+    def stop(self):
+        return f"ok {int(self.bridge.should_stop())}"
+
+    def lost(self):
+        return f"ok {self.bridge.statistics().lost or ''}".rstrip("\n")
+
+    def lanes(self):
+        lanes = list(self.bridge.statistics().lanes.values())
+        return f"ok {lanes.count('shm')} {lanes.count('tcp')}"
+
+    def statistics(self, name):
+        account = self.bridge.statistics().arrays[name]
+        order = ("produced", "skipped", "delivered", "dropped", "lost")
+        numbers = [account[what][one] for what in ("blocks", "bytes") for one in order]
+        return "ok " + " ".join(map(str, numbers))
+
+
+def main():
+    """Answer commands until the input ends."""
+    rank = Rank()
+    for line in sys.stdin:
+        command, *words = line.split()
+        try:
+            answer = getattr(rank, {"steps": "do_steps"}.get(command, command))(*words) or "ok"
+        except errors.IPSComponentsError as error:
+            code = next(number for kind, number in CODES if isinstance(error, kind))
+            answer = f"error {code} {' '.join(str(error).split())}"
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()
