@@ -337,14 +337,18 @@ class Analytics(Component):
         os.environ["SLURM_KILL_BAD_EXIT"] = "0"
 
     def _submit(self, config: AnalyticsConfig, settings: Any) -> None:
-        from ips_components.analysis import replay, run_analysis
         from ips_components.coordination import run_plugin
 
         services = self.services
         plain, source = settings.to_dict(), config.source
 
         def analysis() -> dict[str, Any]:
-            """IPS would turn arguments into text, and write the run's secret into its log."""
+            """IPS would turn arguments into text, and write the run's secret into its log.
+
+            What it needs is imported where it runs, not where its graph is only passed on.
+            """
+            from ips_components.analysis import replay, run_analysis
+
             return replay(plain, source) if source else run_analysis(plain)
 
         services.create_task_pool(POOL)
