@@ -13,6 +13,7 @@ from ips_components.algorithms.correlation import lag_correlation, moving_averag
 from ips_components.algorithms.derivative import time_derivative
 from ips_components.algorithms.histogram import Histogram, histogram
 from ips_components.algorithms.incremental_pca import InSituIncrementalPCA
+from ips_components.algorithms.modes import DynamicModes, ProperModes, proper_modes
 from ips_components.algorithms.moments import RunningMoments, running_moments
 from ips_components.algorithms.quantiles import quantile_sketch
 from ips_components.algorithms.spectrum import (
@@ -23,16 +24,19 @@ from ips_components.algorithms.spectrum import (
 )
 
 __all__ = [
+    "DynamicModes",
     "Histogram",
     "InSituIncrementalPCA",
     "IsotropicSpectrum",
     "PowerSpectrum",
+    "ProperModes",
     "RunningMoments",
     "histogram",
     "isotropic_spectrum",
     "lag_correlation",
     "moving_average",
     "power_spectrum",
+    "proper_modes",
     "quantile_sketch",
     "running_moments",
     "time_derivative",
