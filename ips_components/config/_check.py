@@ -220,6 +220,7 @@ class Checker:
             simulations=() if any(each.source for each in analytics) else tuple(simulations),
             analytics=tuple(analytics),
             oversubscribe=bool(self.machine.get("OVERSUBSCRIBE")),
+            attended=any(component.kind == "driver" for component in components),
         )
 
     def _check_restart_files(

@@ -48,6 +48,7 @@ class CoupledChecker:
             input_files=common["INPUT_FILES"] or (),
             output_files=common["OUTPUT_FILES"] or (),
             restart_files=common["RESTART_FILES"],
+            state_files=common["STATE_FILES"] or (),
             bin_path=common["BIN_PATH"] or common["BIN_DIR"],
             **{name.lower(): value for name, value in values.items()},
         )

@@ -71,6 +71,7 @@ class SimulationConfig:
     input_files: tuple[str, ...] = ()
     output_files: tuple[str, ...] = ()
     restart_files: tuple[str, ...] = ()
+    state_files: tuple[str, ...] = ()
     bin_path: str = ""
 
     def arguments(self, **words: object) -> list[str]:
@@ -162,6 +163,18 @@ class RunConfig:
     simulations: tuple[SimulationConfig, ...] = ()
     analytics: tuple[AnalyticsConfig, ...] = ()
     oversubscribe: bool = False
+    attended: bool = True
+    """Whether the driver is the one of this package: it launches every simulation once."""
+
+    @property
+    def coupled_ports(self) -> tuple[SimulationConfig, ...]:
+        """The components whose tasks put data into the run."""
+        return self.simulations
+
+    @property
+    def n_steps(self) -> int | None:
+        """Steps that the simulation puts; None where nobody knows."""
+        return self.times.n_steps if self.attended else None
 
     def checkpoint_time(self) -> float:
         """Time stamp of the checkpoint to restart from: the number of steps that were done.

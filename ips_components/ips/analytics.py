@@ -3,121 +3,117 @@
 In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
 """
 
-import os
 import shutil
 import socket
-import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ipsframework import Component
 
 from ips_components import ips_compat
-from ips_components.config import AnalyticsConfig, ArrayConfig
+from ips_components.config import AnalyticsConfig
+from ips_components.errors import IPSComponentsError
+from ips_components.ips.analytics_pool import AnalyticsPool
+from ips_components.ips.conclusion import Conclusion
+from ips_components.ips.coupling import (
+    COORDINATOR,
+    DONE,
+    FAILED,
+    OPEN,
+    RUN,
+    Records,
+    launches_of,
+    new_run_id,
+    run_directory,
+)
 from ips_components.ips.events import TOPIC as PROGRESS_TOPIC
 from ips_components.ips.events import ProgressEvents
-from ips_components.ips.multi_simulation import (
-    contact_file,
-    one_record,
-    runs_of,
-    task_log_file,
-    together,
-)
-from ips_components.ips.notices import COORDINATOR, about, leave_notice
+from ips_components.ips.multi_simulation import one_record, together
 from ips_components.ips.watch import ASK, Watch, end_together
 
 ips_compat.install()
 
 __all__ = ["PROGRESS_TOPIC", "Analytics"]
 
-POOL = "analytics"
-TASK = "analysis"
-TLS = ".tls"
 _GOODBYE = 0.1
 _ANSWER = 5.0
 
 
+class AnalyticsFailed(IPSComponentsError):
+    """A coupled run did not end well; the message is its first cause."""
+
+
 class Analytics(Component):
-    """Starts a Dask pool with receivers in its workers, and runs the analysis in it."""
+    """Starts a Dask pool with receivers in its workers, and runs the analysis in it.
+
+    ``init`` opens the run, and ``finalize`` ends it: it waits for the rest of the graph, writes
+    record, report and summary, and raises when anything was wrong.
+    """
 
     _state = ""
     """File with the state that the analysis goes on from."""
     _new_state = ""
     """File with the state that it reached."""
+    _attended = False
+    """Whether the driver watches the run, and writes its record."""
+    _pool: AnalyticsPool | None = None
+    _outcome: dict[str, Any] | None = None
 
     def init(
-        self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
+        self, timestamp: float = 0.0, *, attended: bool = False, **keywords: Any
     ) -> dict[str, Any]:
-        """Start the pool, submit the analysis, and publish where the receivers are.
+        """Open a run: start the pool, submit the analysis, publish where the receivers are.
 
         Parameters
         ----------
         timestamp
             Time of the time loop.
-        run
-            Id of the run.
-        run_dir
-            Directory of the run.
+        attended
+            Whether the driver watches the run itself: it calls `watch`, and writes the record.
 
         Returns
         -------
         dict
-            ``contacts``, the path of a contact file for each port of a simulation, and ``pool``,
-            where the scheduler is, for the run's record.
+            The record `coupling.RUN`.
         """
-        from ips_components import analysis
-
         config = self._config()
-        self._run, self._run_dir = run, Path(run_dir)
-        simulations = ips_compat.run_config(self.services).simulations
-        self._runs = runs_of(run, [each.port for each in simulations])
-        self._pages: dict[str, str] = {}
-        settings = self._settings(config)
+        self._records = Records(self.services)
+        self._attended = attended
+        self._started = time.time()
+        run_config = ips_compat.run_config(self.services)
+        run = new_run_id()
+        run_dir = run_directory(run_config.sim_root, run)
         if config.input_files:
             self.services.stage_input_files(self.INPUT_FILES)
-        self._prepare_environment(config)
-        self._submit(config, settings)
-        pool = ips_compat.running_pool(self.services, POOL)
+        pool = self._pool = AnalyticsPool(
+            self.services, config, run_config, run, run_dir, self._state
+        )
+        self._known: dict[str, Any] = {"run": run, "run_dir": str(run_dir), "pool": pool.address}
         try:
-            pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
-            if config.source:
-                return {"contacts": {}, "pool": _address(pool.client, config)}
-            endpoints = {
-                each: analysis.wait_for_receivers(
-                    pool.client, each, settings.n_receivers, config.connect_time_out
-                )
-                for each in self._runs.values()
-            }
-        except BaseException:
-            pool.close()
+            pool.start()
+        except Exception as error:
+            self._publish_state(OPEN)
+            self._fail(error)
             raise
-        tokens = {each["run"]: each["token"] for each in settings.partners}
-        tokens[run] = settings.token
-        contacts = self._contacts()
-        for each, path in contacts.items():
-            if config.live_page:
-                page = self._pages[each] = analysis.open_live_page(pool.client, each)
-                self.services.warning("live page on %s: %s", socket.gethostname(), page)
-            self._publish(config, each, tokens[each], endpoints[each], path)
-        return {
-            "contacts": {port: str(contacts[each]) for port, each in self._runs.items()},
-            "pool": _address(pool.client, config),
+        self._known |= {
+            "pool": dict(pool.address),
+            "runs": pool.runs,
+            "contacts": pool.contacts,
+            "certificates": pool.certificates,
         }
+        self._publish_state(OPEN)
+        return self._known
 
-    def restart(
-        self, timestamp: float = 0.0, run: str = "", run_dir: str = "", **keywords: Any
-    ) -> dict[str, Any]:
+    def restart(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
         """The same, with the state of the analysis from a checkpoint."""
         from ips_components.analysis.checkpoint import FILE
 
         root = ips_compat.run_config(self.services).restart_root
         self.services.get_restart_files(root, timestamp, [FILE])
         self._state = str(Path(self.services.get_working_dir(), FILE))
-        return self.init(timestamp, run, run_dir, **keywords)
+        return self.init(timestamp, **keywords)
 
     def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Keep the state that the analysis returned, if it did."""
@@ -127,8 +123,12 @@ class Analytics(Component):
             shutil.copy(self._new_state, Path(self.services.get_working_dir(), FILE))
             self.services.save_restart_files(timestamp, [FILE])
 
-    def step(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
-        """Wait for the analysis and for the simulation's goodbye; return what came out.
+    def step(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """Return at once: the analysis goes on beside the next launches."""
+        self._open_pool("step")
+
+    def watch(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
+        """Follow the run to its end: all data have come, and the analysis has its results.
 
         Returns
         -------
@@ -140,31 +140,131 @@ class Analytics(Component):
         TaskPoolError
             When the analysis raised, or its pool was lost.
         """
+        pool = self._open_pool("watch")
+        config = pool.config
+        if config.source:
+            # No ranks and no receivers: nothing to watch, and no block to account for.
+            pool.running.wait_for_tasks()
+            self._records.write(COORDINATOR, {"ledger": {"closed": True}})
+        else:
+            self._follow(pool)
+        self._outcome = pool.result()
+        self._new_state = self._outcome.get("checkpoint", "")
+        if config.output_files:
+            self.services.stage_output_files(
+                timestamp, list(config.output_files), save_plasma_state=False
+            )
+        return self._outcome
+
+    def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """End the run: wait for the rest of the graph, write the record, end the pool.
+
+        Raises
+        ------
+        AnalyticsFailed
+            When anything was wrong in the run.
+        """
+        if self._pool is None:
+            return
+        state = self._records.read(RUN)
+        if state["state"] == OPEN and not self._attended:
+            try:
+                if self._outcome is None:
+                    self._end_simulations()
+                    self.watch(timestamp)
+            except Exception as error:
+                self._fail(error)
+                raise
+            cause = self._conclude(None)
+            if cause:
+                raise AnalyticsFailed(cause)
+        self._pool.close()
+        if state["state"] == FAILED and not self._attended:
+            raise AnalyticsFailed(state["cause"])
+
+    def terminate_pool(self) -> None:
+        """End the pool when its result was not taken."""
+        if self._pool is not None:
+            self._pool.close()
+
+    # --- internals ------------------------------------------------------------------------------
+
+    def _config(self) -> AnalyticsConfig:
+        run = ips_compat.run_config(self.services)
+        section = ips_compat.section_of(self)
+        return next(each for each in run.analytics if each.section == section)
+
+    def _open_pool(self, method: str) -> AnalyticsPool:
+        if self._pool is None:
+            port = self._config().port
+            raise AnalyticsFailed(
+                f"{port}.{method} was called before {port}.init: the driver must call init of "
+                f"every port before the time loop"
+            )
+        return self._pool
+
+    def _publish_state(self, state: str, cause: str = "") -> None:
+        self._known |= {"state": state, "cause": cause}
+        self._records.write(RUN, self._known)
+
+    def _fail(self, error: Exception) -> None:
+        """Write the record of a run that has failed, and end its pool."""
+        if self._attended:
+            return  # the driver does it
+        with suppress(Exception):  # the first error is the one to see
+            self._conclude(error)
+        self.terminate_pool()
+
+    def _conclude(self, error: BaseException | None) -> str:
+        """Write the record; return why the run failed, empty when it went well."""
+        assert self._pool is not None
+        conclusion = Conclusion(
+            self.services,
+            self._pool.run_config,
+            self._pool.run,
+            self._pool.run_dir,
+            self._started,
+            dict(self._pool.address),
+            self._outcome or {},
+        )
+        cause = conclusion.write(error)
+        self._publish_state(FAILED if cause else DONE, cause)
+        return cause
+
+    def _end_simulations(self) -> None:
+        """Let the coordinator know that nothing will be launched any more."""
+        from ips_components.analysis.run import call
+
+        assert self._pool is not None
+        if self._pool.config.source:
+            return
+        for run in self._pool.runs.values():
+            call(self._pool.running.client, "end_simulation", run)
+
+    def _follow(self, pool: AnalyticsPool) -> None:
+        """Show how far the run is, and fail it when nothing more can be expected."""
         from ips_components import analysis
         from ips_components.report import Progress, contract_table
 
-        config = self._config()
-        pool = ips_compat.running_pool(self.services, POOL)
-        if config.source:
-            # No ranks and no receivers: nobody to watch, and no block to account for.
-            pool.wait_for_tasks()
-            leave_notice(self._run_dir, COORDINATOR, {"ledger": {"closed": True}})
-            return self._finished(config, timestamp)
+        config, running = pool.config, pool.running
+
+        def launched(port: str) -> Any:
+            return lambda: self._records.read(launches_of(port))
+
         watches = [
-            Watch(pool.client, run, self._run_dir, about(port), config)
-            for port, run in self._runs.items()
+            Watch(running.client, run, launched(port), config) for port, run in pool.runs.items()
         ]
         events = ProgressEvents(self.services)
         told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
-            for page in self._pages.values():
+            for page in pool.pages.values():
                 progress.note(f"live page on {socket.gethostname()}: {page}")
 
             def look(interval: float = ASK) -> None:
                 for watch in watches:
                     watch.look(interval)
                 if config.on_analytics_loss == "abort":
-                    end_together(dict(zip(self._runs, watches, strict=True)))
+                    end_together(dict(zip(pool.runs, watches, strict=True)))
                 terms = [watch.terms for watch in watches]
                 if not told and None not in terms:
                     told.append(contract_table([row for rows in terms for row in rows or ()]))
@@ -174,14 +274,14 @@ class Analytics(Component):
                 progress.update(state)
                 events.update(state)
 
-            pool.on_poll = look
+            running.on_poll = look
             try:
-                for error in pool.wait_for_tasks().values():
+                for error in running.wait_for_tasks().values():
                     for watch in watches:
                         watch.fail("analysis", ips_compat.describe(error))
                 # The receivers stay until all ranks have closed their bridges.
                 while not all(watch.over for watch in watches):
-                    pool.check()
+                    running.check()
                     look(_GOODBYE)
                     time.sleep(_GOODBYE)
                 events.end(together(watch.state for watch in watches))
@@ -191,200 +291,8 @@ class Analytics(Component):
             finally:
                 with suppress(Exception):  # a pool that is lost knows nothing any more
                     records = {
-                        port: analysis.run_record(pool.client, run, within=_ANSWER)
-                        for port, run in self._runs.items()
+                        port: analysis.run_record(running.client, run, within=_ANSWER)
+                        for port, run in pool.runs.items()
                     }
-                    leave_notice(self._run_dir, COORDINATOR, one_record(records))
-                self._withdraw()
-        return self._finished(config, timestamp)
-
-    def _finished(self, config: AnalyticsConfig, timestamp: float) -> dict[str, Any]:
-        """Take what the analysis returned, and stage files."""
-        summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]
-        self._new_state = summary.get("checkpoint", "")
-        if config.output_files:
-            self.services.stage_output_files(
-                timestamp, list(config.output_files), save_plasma_state=False
-            )
-        return summary
-
-    def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
-        """End what is left of the pool."""
-        self.terminate_pool()
-
-    def terminate_pool(self) -> None:
-        """End the pool when it was not gathered."""
-        if POOL in self.services.task_pools:
-            self.services.remove_task_pool(POOL)
-        self._withdraw()
-
-    # --- internals ------------------------------------------------------------------------------
-
-    def _config(self) -> AnalyticsConfig:
-        run = ips_compat.run_config(self.services)
-        section = ips_compat.section_of(self)
-        return next(each for each in run.analytics if each.section == section)
-
-    def _contacts(self) -> dict[str, Path]:
-        """Path of the contact file of each run."""
-        return {run: self._run_dir / contact_file(run) for run in self._runs.values()}
-
-    def _withdraw(self) -> None:
-        """Take the contact files away: nobody shall call any more, and they hold secrets."""
-        for path in self._contacts().values():
-            path.unlink(missing_ok=True)
-
-    def _publish(
-        self,
-        config: AnalyticsConfig,
-        run: str,
-        token: str,
-        endpoints: list[dict[str, Any]],
-        path: Path,
-    ) -> None:
-        """Write the contact file of a run."""
-        from ips_components.wire import contact
-
-        known = contact.Endpoint.__dataclass_fields__
-        contact.write(
-            path,
-            contact.Contact(
-                run=run,
-                token=token,
-                endpoints=tuple(
-                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
-                    for each in endpoints
-                ),
-                deadlines=config.deadlines,
-                options={
-                    "lanes": list(config.lanes),
-                    "replay_steps": config.replay_steps,
-                    "replay_bytes": config.replay_bytes,
-                    "on_analytics_loss": config.on_analytics_loss,
-                },
-                live_page=self._pages.get(run, ""),
-                tls=self._certificates(config),
-            ),
-        )
-
-    def _certificates(self, config: AnalyticsConfig) -> Any:
-        """Where ranks find the certificates that Dask uses, if it does."""
-        from ips_components.wire import contact
-
-        if config.security != "tls":
-            return None
-        credentials = self.services.task_pools[POOL].credentials
-        own = str(credentials.certificate)
-        return contact.Certificates(authority=own, certificate=own, key=str(credentials.key))
-
-    def _settings(self, config: AnalyticsConfig) -> Any:
-        """Settings of the run; those of further simulations are its partners."""
-        if len(self._runs) < 2:
-            return self._settings_of(config, self._run, config.arrays)
-        first, *others = [
-            self._settings_of(
-                config,
-                run,
-                tuple(each for each in config.arrays if each.simulation in ("", port)),
-                simulation=port,
-                memory_share=config.memory_share / len(self._runs),
-            )
-            for port, run in self._runs.items()
-        ]
-        return replace(first, partners=tuple(each.to_dict() for each in others))
-
-    def _settings_of(
-        self, config: AnalyticsConfig, name: str, mine: tuple[ArrayConfig, ...], **changes: Any
-    ) -> Any:
-        from ips_components.coordination import RunSettings
-        from ips_components.wire.contact import new_token
-
-        run = ips_compat.run_config(self.services)
-        described = [array.description(run.times.n_steps) for array in mine]
-        arrays = tuple(each for each in described if each is not None)
-        suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
-        return RunSettings(
-            run=name,
-            token=new_token(),
-            analysis=config.analysis,
-            n_receivers=config.n_receivers,
-            parameters=config.analysis_args,
-            arrays=arrays or None,
-            decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
-            halos={a.name: a.halo for a in config.arrays if a.halo},
-            chunks={a.name: a.chunks for a in config.arrays if a.chunks},
-            policies={a.name: a.policy for a in config.arrays},
-            results=str(self._run_dir / (config.results or f"results{suffix}")),
-            results_format=config.results_format,
-            run_dir=str(self._run_dir),
-            task_log=str(self._run_dir / task_log_file(name)) if config.task_log else "",
-            n_steps=run.times.n_steps,
-            deadlines=config.deadlines,
-            on_analytics_loss=config.on_analytics_loss,
-            replay_steps=config.replay_steps,
-            lanes=config.lanes,
-            security=config.security,
-            checkpoint=self._state,
-            **{"memory_share": config.memory_share, **changes},
-        )
-
-    def _prepare_environment(self, config: AnalyticsConfig) -> None:
-        """Let the workers find the analysis beside the config; this process is our own."""
-        path = [config.input_dir, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
-        ips_compat.prepare_launcher(ips_compat.run_config(self.services).oversubscribe)
-        # A worker that dies must not take the others with it, whatever the site's default is.
-        os.environ["SLURM_KILL_BAD_EXIT"] = "0"
-
-    def _submit(self, config: AnalyticsConfig, settings: Any) -> None:
-        from ips_components.coordination import run_plugin
-
-        services = self.services
-        plain, source = settings.to_dict(), config.source
-
-        def analysis() -> dict[str, Any]:
-            """IPS would turn arguments into text, and write the run's secret into its log.
-
-            What it needs is imported where it runs, not where its graph is only passed on.
-            """
-            from ips_components.analysis import replay, run_analysis
-
-            return replay(plain, source) if source else run_analysis(plain)
-
-        services.create_task_pool(POOL)
-        pool = services.task_pools[POOL]
-        pool.secrets = [*self._contacts().values(), self._run_dir / TLS]
-        if config.security == "tls":
-            pool.credentials = ips_compat.make_credentials(self._run_dir / TLS)
-        services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
-        services.submit_tasks(
-            POOL,
-            use_dask=True,
-            dask_nodes=config.dask_nodes,
-            dask_ppw=config.dask_ppw,
-            use_shifter=config.use_shifter,
-            dask_worker_plugin=self._with_others(config, None if source else run_plugin(settings)),
-            dask_worker_per_gpu=config.dask_worker_per_gpu,
-        )
-
-    def _with_others(self, config: AnalyticsConfig, plugin: Any) -> Any:
-        """Put the worker plugins that the config names beside ours."""
-        if config.worker_plugins is None:
-            return plugin
-        from ips_components.plugins import PluginStack
-
-        sys.path.insert(0, config.input_dir)  # this process is the component's own
-        module, _, function = config.worker_plugins.partition(":")
-        others = getattr(import_module(module), function)(self.services.get_working_dir())
-        others = list(others) if isinstance(others, (list, tuple)) else [others]
-        return PluginStack(others if plugin is None else [plugin, *others])
-
-
-def _address(client: Any, config: AnalyticsConfig) -> dict[str, Any]:
-    """Where a pool's scheduler is, and what it is to compute."""
-    dashboard = client.scheduler_info(n_workers=0)["services"].get("dashboard")
-    return {
-        "analysis": config.analysis,
-        "scheduler": client.scheduler.address,
-        "dashboard": client.dashboard_link if dashboard else None,
-    }
+                    self._records.write(COORDINATOR, one_record(records))
+                pool.withdraw()

@@ -4,25 +4,25 @@ In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAM
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ipsframework import Component
 
 from ips_components import ips_compat
-from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
+from ips_components.config import RunConfig
 from ips_components.errors import IPSComponentsError
-from ips_components.ips.notices import (
+from ips_components.ips.conclusion import Conclusion
+from ips_components.ips.coupling import (
     ABORT,
     COORDINATOR,
-    about,
-    leave_notice,
+    DONE,
+    FAILED,
+    RUN,
+    Records,
+    launches_of,
     new_run_id,
-    read_notice,
-    remove_notices,
     run_directory,
-    task_of,
 )
 
 ips_compat.install()
@@ -91,13 +91,11 @@ class Driver(Component):
         # A replay of a stored field has no simulation.
         self._simulations = {each.port: each for each in config.simulations}
         (self._analytics,) = config.analytics
-        self._run = new_run_id()
-        self._run_dir = run_directory(config.sim_root, self._run)
+        self._records = Records(self.services)
         self._started = time.time()
         self._failures: dict[str, BaseException] = {}
         self._to_blame: tuple[str, float] | None = None
         """The simulation because of which the others are ended, and since when."""
-        self._pool = {"analysis": config.analytics[0].analysis}
         self._ports = {
             port: self.services.get_port(port)
             for port in (*self._simulations, self._analytics.port)
@@ -108,18 +106,17 @@ class Driver(Component):
         analytics = self._analytics.port
         calls = {
             services.call_nonblocking(
-                self._ports[analytics], method, timestamp, run=self._run, run_dir=str(self._run_dir)
+                self._ports[analytics], method, timestamp, attended=True
             ): analytics
         }
         for port in self._simulations:
             calls[services.call_nonblocking(self._ports[port], method, timestamp)] = port
         deadline = self._analytics.connect_time_out + _MARGIN
         try:
-            answers = self._wait_all(calls, deadline)
+            self._wait_all(calls, deadline)
         except BaseException as error:
             self._conclude(error, {})
             raise
-        self._contacts, self._pool = answers[analytics]["contacts"], answers[analytics]["pool"]
 
     def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
         """Wait for several calls; the first failure ends it."""
@@ -147,17 +144,10 @@ class Driver(Component):
         services = self.services
         waiting = {}
         for port in self._simulations:
-            leave_notice(self._run_dir, about(port), {"state": "started"})
-            call = services.call_nonblocking(
-                self._ports[port],
-                "step",
-                timestamp,
-                contact=self._contacts[port],
-                run_dir=str(self._run_dir),
-            )
+            call = services.call_nonblocking(self._ports[port], "step", timestamp, attended=True)
             waiting[call] = port
         analytics = self._analytics.port
-        waiting[services.call_nonblocking(self._ports[analytics], "step", timestamp)] = analytics
+        waiting[services.call_nonblocking(self._ports[analytics], "watch", timestamp)] = analytics
         answers: dict[str, Any] = {}
         deadline = float("inf")
         while waiting:
@@ -184,16 +174,17 @@ class Driver(Component):
         """One side has ended: let the others know, and say until when they may go on."""
         now, config = time.monotonic(), self._analytics
         if port in self._simulations:
-            cause = "" if went_well else ips_compat.describe(self._failures[port])
-            leave_notice(
-                self._run_dir, about(port), {"state": "ended", "ok": went_well, "cause": cause}
-            )
+            known = self._records.read(launches_of(port))
+            if known.get("state") != "ended":  # its process was killed
+                cause = "" if went_well else ips_compat.describe(self._failures[port])
+                ended = {**known, "state": "ended", "ok": went_well, "cause": cause}
+                self._records.write(launches_of(port), ended)
             if busy and (went_well or config.on_analytics_loss == "continue"):
                 return float("inf")  # the other simulations have time-outs of their own
             if busy:
                 cause = f"{port} failed, and ON_ANALYTICS_LOSS = abort"
                 self._to_blame = self._to_blame or (port, time.time())
-                leave_notice(self._run_dir, ABORT, {"cause": cause})
+                self._records.write(ABORT, {"cause": cause})
             patience = config.analysis_time_out if went_well else 0.0
             return now + config.drain_time_out + patience + _MARGIN
         if went_well:  # the ranks have said goodbye already
@@ -206,7 +197,7 @@ class Driver(Component):
             return float("inf")  # the simulation has a time-out of its own
         else:
             cause = "the analytics failed, and ON_ANALYTICS_LOSS = abort"
-        leave_notice(self._run_dir, ABORT, {"cause": cause})
+        self._records.write(ABORT, {"cause": cause})
         return now + config.drain_time_out + _MARGIN
 
     def _first_cause(self) -> str:
@@ -239,104 +230,30 @@ class Driver(Component):
 
     def _fatal_fault(self) -> dict[str, Any]:
         """The fault that made the run fail, as the coordinator saw it."""
-        return read_notice(self._run_dir, COORDINATOR).get("fatal") or {}
+        return self._records.read(COORDINATOR).get("fatal") or {}
 
     # --- the end --------------------------------------------------------------------------------
 
     def _conclude(self, error: BaseException | None, answers: dict[str, Any]) -> None:
         """Write record, report and figure, and print the summary."""
-        from ips_components.report import make_record, write_record, write_report
-        from ips_components.report.ledger import print_summary
-
-        coordinator = read_notice(self._run_dir, COORDINATOR)
-        ended = {port: read_notice(self._run_dir, task_of(port)) for port in self._simulations}
-        answers = {**{port: facts for port, facts in ended.items() if facts}, **answers}
-        remove_notices(self._run_dir)
-        outcome = answers.get(self._analytics.port) or {}
-        cause = None if error is None else _in_short(ips_compat.describe(error))
-        if isinstance(error, SystemExit):
-            cause = "the run was ended by a signal"
-        fields: dict[str, Any] = {
-            "started": self._started,
-            "ended": time.time(),
-            "comment": self._run_config.comment,
-            "n_steps": self._run_config.times.n_steps if self._simulations else None,
-            "pool": self._pool,
-            **self._who_ran(coordinator, answers),
-            "contract": {"arrays": outcome["contract"]} if "contract" in outcome else None,
-            "results": {
-                "path": outcome.get("results"),
-                "variables": outcome.get("variables", {}),
-            },
-        }
-        ledger_open = error is None and not (coordinator.get("ledger") or {}).get("closed", False)
-        if ledger_open:
-            cause = "the ledger does not close: some blocks were produced and never accounted for"
-        record = make_record(
-            self._run,
-            status="ok" if cause is None else "failed",
-            cause=cause,
-            coordinator=coordinator,
-            config=self._run_config.parameters(),
-            **{**fields, "figures": self._figures(outcome, self._analytics)},
+        known = self._records.read(RUN)
+        if not known:  # the analytics failed before it knew its run
+            run = new_run_id()
+            known = {
+                "run": run,
+                "run_dir": str(run_directory(self._run_config.sim_root, run)),
+                "pool": {"analysis": self._analytics.analysis},
+            }
+        conclusion = Conclusion(
+            self.services,
+            self._run_config,
+            known["run"],
+            Path(known["run_dir"]),
+            self._started,
+            known["pool"],
+            answers.get(self._analytics.port) or {},
         )
-        write_record(record, self._run_dir)
-        write_report(self._run_dir, record)
-        print_summary(record, self._run_dir)
-        if ledger_open:
-            raise RunFailed(cause or "")
-
-    def _who_ran(
-        self, coordinator: Mapping[str, Any], answers: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The parts of the record about who ran where."""
-        if not self._simulations:
-            return {"simulation": {"source": self._analytics.source}}
-        each = [
-            _facts(config, answers.get(port), coordinator)
-            for port, config in self._simulations.items()
-        ]
-        return {"simulation": each[0], **({"simulations": each} if len(each) > 1 else {})}
-
-    def _figures(self, outcome: dict[str, Any], config: AnalyticsConfig) -> list[str]:
-        """Draw the results; a figure that cannot be drawn is no reason to fail a run."""
-        if not config.figure or not outcome.get("results"):
-            return []
-        from ips_components.report.figure import run_figure
-
-        path = Path(outcome["results"])
-        try:
-            import xarray
-
-            with (
-                xarray.open_zarr(path, consolidated=False)
-                if path.suffix == ".zarr"
-                else xarray.open_dataset(path)
-            ) as results:
-                return [run_figure(results, self._run_dir / "results.png").name]
-        except Exception as error:
-            self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
-            return []
-
-
-def _facts(
-    config: SimulationConfig, answer: Mapping[str, Any] | None, coordinator: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the record says about one simulation."""
-    hosts = [
-        rank.get("host")
-        for rank in coordinator.get("ranks", ())
-        if rank.get("simulation", config.port) == config.port
-    ]
-    known = answer or {"executable": config.program(), "nproc": config.nproc}
-    return {
-        "port": config.port,
-        **{name: known.get(name) for name in ("executable", "nproc", "exit_status")},
-        "hosts": sorted({host for host in hosts if host}),
-    }
-
-
-def _in_short(text: str) -> str:
-    """First and last line of a message that quotes a log."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if len(lines) < 2 else f"{lines[0]} {lines[-1]}"
+        cause = conclusion.write(error)
+        self._records.write(RUN, {**known, "state": FAILED if cause else DONE, "cause": cause})
+        if error is None and cause:
+            raise RunFailed(cause)

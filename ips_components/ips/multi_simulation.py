@@ -8,7 +8,7 @@ coordinator's accounts of the runs together.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ips_components.ips.notices import CONTACT
+from ips_components.ips.coupling import CONTACT
 
 _TOTALS = ("ranks", "produced", "delivered", "skipped", "faults")
 _PHASES = ("failed", "open", "contracted", "running", "ended")

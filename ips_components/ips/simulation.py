@@ -3,7 +3,6 @@
 In the config: ``MODULE = ips_components.simulation`` and ``NAME = Simulation``.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from ipsframework import Component
 
 from ips_components import ips_compat
-from ips_components.config import SimulationConfig
+from ips_components.config import RunConfig, SimulationConfig
 from ips_components.errors import IPSComponentsError
-from ips_components.ips.notices import ABORT, leave_notice, read_notice, task_of
-from ips_components.wire.contact import ENVIRONMENT
+from ips_components.ips.coupling import ABORT
+from ips_components.ips.launches import Launch, Launches, last_lines, set_environment
 
 ips_compat.install()
 
@@ -26,33 +25,29 @@ class SimulationFailed(IPSComponentsError):
 
 
 class Simulation(Component):
-    """Launches one MPI task with the contact file in its environment, and waits for it."""
+    """Launches one MPI task for each step, with the contact file in its environment.
+
+    All launches put into the arrays of one run, which the analytics has opened.
+    """
+
+    _launches: Launches | None = None
 
     def init(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Stage the input files."""
-        config = self._config()
-        if self._has_state():
-            self.services.stage_state()
-        if config.input_files:
+        if self._config().input_files:
             self.services.stage_input_files(self.INPUT_FILES)
 
     def step(
-        self,
-        timestamp: float = 0.0,
-        contact: str = "",
-        run_dir: str = "",
-        **keywords: Any,
+        self, timestamp: float = 0.0, *, attended: bool = False, **keywords: Any
     ) -> dict[str, Any]:
-        """Run the simulation from its first step to its last.
+        """Launch the program and wait for it.
 
         Parameters
         ----------
         timestamp
             Time of the time loop.
-        contact
-            Path of the contact file; empty for a simulation that runs alone.
-        run_dir
-            Directory of the run; notices are looked for there.
+        attended
+            Whether the driver watches the run itself, and calls this method once.
 
         Returns
         -------
@@ -62,55 +57,33 @@ class Simulation(Component):
         Raises
         ------
         SimulationFailed
-            With exit status and last words of the task.
+            With exit status and last lines of the task.
+        CouplingError
+            When the analytics has not been initialised.
         """
-        config = self._config()
-        run = ips_compat.run_config(self.services)
-        self._prepare_environment(config, contact)
-        log = Path(self.services.get_working_dir()) / config.task_log
-        arguments = config.arguments(
-            NSTEP=run.times.n_steps,
-            START=run.times.start,
-            FINISH=run.times.finish,
-            NPROC=config.nproc,
-            RUN_DIR=run_dir,
-            FIRST=int(run.checkpoint_time()) if run.mode == "RESTART" else 0,
-        )
-        started = time.monotonic()
-        task = self.services.launch_task(
-            config.nproc,
-            self.services.get_working_dir(),
-            config.program(),
-            *arguments,
-            logfile=str(log),
-            task_ppn=config.task_ppn or self.services.ppn,
-            task_cpp=config.task_cpp or self.services.cpp,
-            task_gpp=config.task_gpp,
-            omp=config.omp,
-        )
-        status = self._wait(config, task, log, Path(run_dir) if run_dir else None)
-        facts = {
-            "executable": " ".join([config.program(), *arguments]),
-            "nproc": config.nproc,
-            "exit_status": status,
-            "seconds": time.monotonic() - started,
-            "log": str(log),
-        }
-        if status != 0:
-            if run_dir:  # for the run's record: an exception carries no facts
-                leave_notice(Path(run_dir), task_of(config.port), facts)
-            ended = f"exit status {status}" if status > 0 else f"signal {-status}"
-            raise SimulationFailed(
-                f"the simulation ({facts['executable']}, {config.nproc} processes) ended with "
-                f"{ended}{_last_words(log)}"
-            )
+        config, run = self._config(), ips_compat.run_config(self.services)
+        state_files = self._state_files(config)
+        if state_files:  # as the other components have left them
+            self.services.stage_state(state_files)
+        launch = self._of_this_component(run, config).begin(config.nproc, timestamp, attended)
+        try:
+            facts = self._launch(config, run, launch, timestamp)
+        except Exception as error:
+            self._of_this_component(run, config).end(launch, error)
+            raise
+        self._of_this_component(run, config).end(launch, None)
         if config.output_files:
             self.services.stage_output_files(
-                timestamp, list(config.output_files), save_plasma_state=self._has_state()
+                timestamp, list(config.output_files), save_plasma_state=bool(state_files)
             )
-        if self._has_state():
-            self.services.update_state()
+        if config.state_files:
+            self.services.update_state(list(config.state_files))
         return facts
+
+    def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
+        """End the simulation: nothing will be launched any more."""
+        if self._launches is not None:
+            self._launches.finalize()
 
     def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Keep RESTART_FILES."""
@@ -133,35 +106,69 @@ class Simulation(Component):
         section = ips_compat.section_of(self)
         return next(each for each in run.simulations if each.section == section)
 
-    def _has_state(self) -> bool:
-        return bool(self.config.get("STATE_FILES") or self.services.sim_conf.get("STATE_FILES"))
+    def _of_this_component(self, run: RunConfig, config: SimulationConfig) -> Launches:
+        if self._launches is None:
+            self._launches = Launches(self.services, run, config.port)
+        return self._launches
 
-    def _prepare_environment(self, config: SimulationConfig, contact: str) -> None:
-        """Set variables for the task; this process is the component's own."""
-        os.environ.pop(ENVIRONMENT, None)
-        if contact:
-            os.environ[ENVIRONMENT] = contact
-        os.environ.update(config.environment)
-        ips_compat.prepare_launcher(ips_compat.run_config(self.services).oversubscribe)
-        # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
-        os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")
+    def _state_files(self, config: SimulationConfig) -> list[str]:
+        """Files of the state: those of the whole workflow, and those of this component."""
+        common = str(self.services.sim_conf.get("STATE_FILES") or "").split()
+        return list(dict.fromkeys([*common, *config.state_files]))
 
-    def _wait(self, config: SimulationConfig, task: int, log: Path, run_dir: Path | None) -> int:
+    def _launch(
+        self, config: SimulationConfig, run: RunConfig, launch: Launch, timestamp: Any
+    ) -> dict[str, Any]:
+        """Run the program once; return the facts of a task that ended well."""
+        set_environment(launch, config.environment, run.oversubscribe)
+        log = Path(self.services.get_working_dir()) / config.task_log
+        arguments = config.arguments(
+            NSTEP=run.times.n_steps,
+            START=run.times.start,
+            FINISH=run.times.finish,
+            NPROC=config.nproc,
+            RUN_DIR=launch.run_dir,
+            FIRST=launch.first,
+            LAUNCH=launch.number,
+            TIME=timestamp,
+        )
+        started = time.monotonic()
+        executable = " ".join([config.program(), *arguments])
+        launch.facts.update(executable=executable, log=str(log))
+        task = self.services.launch_task(
+            config.nproc,
+            self.services.get_working_dir(),
+            config.program(),
+            *arguments,
+            logfile=str(log),
+            task_ppn=config.task_ppn or self.services.ppn,
+            task_cpp=config.task_cpp or self.services.cpp,
+            task_gpp=config.task_gpp,
+            omp=config.omp,
+        )
+        status = self._wait(config, task, log, coupled=bool(launch.run))
+        launch.facts.update(exit_status=status, seconds=time.monotonic() - started)
+        if status != 0:
+            ended = f"exit status {status}" if status > 0 else f"signal {-status}"
+            raise SimulationFailed(
+                f"the simulation ({executable}, {config.nproc} processes) ended with "
+                f"{ended}{last_lines(log)}"
+            )
+        names = ("executable", "nproc", "exit_status", "seconds", "log")
+        return {name: launch.facts[name] for name in names}
+
+    def _wait(self, config: SimulationConfig, task: int, log: Path, coupled: bool) -> int:
         """Wait for the task; end it when the driver says so or its time is over."""
+        assert self._launches is not None
         started = time.monotonic()
         while (status := self.services.wait_task_nonblocking(task)) is None:
             why = ""
             if config.time_out and time.monotonic() - started > config.time_out:
                 why = f"it ran for more than TIME_OUT = {config.time_out:g} s"
-            elif run_dir is not None and (notice := read_notice(run_dir, ABORT)):
-                why = notice["cause"]
+            elif coupled and (abort := self._launches.records.read(ABORT)):
+                why = abort["cause"]
             if why:
                 self.services.kill_task(task)
-                raise SimulationFailed(f"the simulation was ended: {why}{_last_words(log)}")
+                raise SimulationFailed(f"the simulation was ended: {why}{last_lines(log)}")
             time.sleep(_LOOK)
         return int(status)
-
-
-def _last_words(log: Path) -> str:
-    """What the task printed last, to go with the message of its end."""
-    return f"; the last lines of {log}:\n{ips_compat.tail(log) or '(nothing)'}"

@@ -1,13 +1,11 @@
 """Watches a run from outside: how far it is, and whether there is still hope."""
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ips_components.config import AnalyticsConfig
 from ips_components.errors import AnalyticsLost
-from ips_components.ips.notices import read_notice
 
 ASK = 1.0
 
@@ -19,21 +17,24 @@ class Watch:
     ----------
     client
         Of the pool's scheduler.
-    run, run_dir
-        The run.
-    notice
-        Name of the notice about the simulation of this run.
+    run
+        Id of the run.
+    launched
+        Returns the record of the launches of the run's simulation.
     config
         Its deadlines.
     """
 
     def __init__(
-        self, client: Any, run: str, run_dir: Path, notice: str, config: AnalyticsConfig
+        self,
+        client: Any,
+        run: str,
+        launched: Callable[[], Mapping[str, Any]],
+        config: AnalyticsConfig,
     ) -> None:
         self.client = client
         self.run = run
-        self.run_dir = run_dir
-        self.notice = notice
+        self.launched = launched
         self.config = config
         self.over = False
         self.state: Mapping[str, Any] = {}
@@ -91,25 +92,25 @@ class Watch:
         return (
             self.config.on_analytics_loss == "continue"
             and bool(state.get("joining"))
-            and read_notice(self.run_dir, self.notice).get("state") != "ended"
+            and self.launched().get("state") != "ended"
             and now - self._failed < self.config.connect_time_out
         )
 
     def _hopeless(self, state: Mapping[str, Any], now: float) -> str:
         """Why nothing more can be expected of the simulation, or ""."""
-        notice = read_notice(self.run_dir, self.notice)
+        launched = self.launched()
         still = now - self._moved
-        if notice.get("state") == "ended":
+        if launched.get("state") == "ended":
             self._simulation_ended = self._simulation_ended or now
-            if not notice["ok"] and now - self._simulation_ended > 2 * ASK:
-                return str(notice["cause"])
+            if not launched["ok"] and now - self._simulation_ended > 2 * ASK:
+                return str(launched["cause"])
             if still > self.config.drain_time_out or not state.get("ranks"):
                 return (
                     "it ended well, but not all of its ranks closed their bridges"
                     if state.get("ranks")
                     else "it ended without a word: does it open a bridge?"
                 )
-        elif notice.get("state") == "started":
+        elif launched.get("state") == "started":
             if not state.get("ranks") and still > self.config.connect_time_out:
                 return (
                     f"no rank said hello within {self.config.connect_time_out:g} s "

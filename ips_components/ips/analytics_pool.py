@@ -1,0 +1,275 @@
+"""The Dask pool of a run: settings of the run, its workers, and the contact files of its ranks."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ips_components import ips_compat
+from ips_components.config import AnalyticsConfig, ArrayConfig, RunConfig
+from ips_components.ips.multi_simulation import contact_file, runs_of, task_log_file
+
+POOL = "analytics"
+TASK = "analysis"
+TLS = ".tls"
+
+
+class AnalyticsPool:
+    """Starts the pool of one run, and publishes how ranks reach it.
+
+    Parameters
+    ----------
+    services
+        Of the analytics component.
+    config, run_config
+        Its own config, and that of the whole workflow.
+    run, run_dir
+        Id and directory of the run.
+    state
+        File with the state that the analysis goes on from; empty for none.
+    """
+
+    def __init__(
+        self,
+        services: Any,
+        config: AnalyticsConfig,
+        run_config: RunConfig,
+        run: str,
+        run_dir: Path,
+        state: str = "",
+    ) -> None:
+        self.services = services
+        self.config = config
+        self.run_config = run_config
+        self.run = run
+        self.run_dir = run_dir
+        self.runs = runs_of(run, [each.port for each in run_config.coupled_ports])
+        """Run id with the coordinator for each port of a simulation."""
+        self.pages: dict[str, str] = {}
+        """Address of the live page of each run."""
+        self.address: dict[str, Any] = {"analysis": config.analysis}
+        """Where the scheduler is, and what it is to compute."""
+        self._state = state
+
+    def start(self) -> None:
+        """Start scheduler and workers, submit the analysis, and publish the contact files."""
+        from ips_components import analysis
+
+        config = self.config
+        settings = self._settings()
+        self._prepare_environment()
+        self._submit(settings)
+        pool = self.running
+        try:
+            pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
+            self.address = self._scheduler()
+            if config.source:
+                return
+            endpoints = {
+                run: analysis.wait_for_receivers(
+                    pool.client, run, settings.n_receivers, config.connect_time_out
+                )
+                for run in self.runs.values()
+            }
+        except BaseException:
+            pool.close()
+            raise
+        tokens = {each["run"]: each["token"] for each in settings.partners}
+        tokens[self.run] = settings.token
+        for run, path in self._contact_files().items():
+            if config.live_page:
+                page = self.pages[run] = analysis.open_live_page(pool.client, run)
+                self.services.warning("live page on %s: %s", socket.gethostname(), page)
+            self._publish(run, tokens[run], endpoints[run], path)
+
+    @property
+    def running(self) -> Any:
+        """The pool, while it runs."""
+        return ips_compat.running_pool(self.services, POOL)
+
+    @property
+    def contacts(self) -> dict[str, str]:
+        """Path of the contact file for each port of a simulation."""
+        if self.config.source:
+            return {}
+        files = self._contact_files()
+        return {port: str(files[run]) for port, run in self.runs.items()}
+
+    @property
+    def certificates(self) -> dict[str, str] | None:
+        """Paths of the certificates with which others connect to the scheduler."""
+        found = self._certificates()
+        return dict(found.fields()) if found is not None else None
+
+    def result(self) -> dict[str, Any]:
+        """Return what the analysis returned; this ends the pool."""
+        summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]
+        return summary
+
+    def close(self) -> None:
+        """End the pool when its result was not taken, and remove the contact files."""
+        if POOL in self.services.task_pools:
+            self.services.remove_task_pool(POOL)
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Remove the contact files: no rank shall connect any more, and they hold secrets."""
+        for path in self._contact_files().values():
+            path.unlink(missing_ok=True)
+
+    # --- internals ------------------------------------------------------------------------------
+
+    def _contact_files(self) -> dict[str, Path]:
+        return {run: self.run_dir / contact_file(run) for run in self.runs.values()}
+
+    def _publish(self, run: str, token: str, endpoints: list[dict[str, Any]], path: Path) -> None:
+        """Write the contact file of a run."""
+        from ips_components.wire import contact
+
+        config = self.config
+        known = contact.Endpoint.__dataclass_fields__
+        contact.write(
+            path,
+            contact.Contact(
+                run=run,
+                token=token,
+                endpoints=tuple(
+                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
+                    for each in endpoints
+                ),
+                deadlines=config.deadlines,
+                options={
+                    "lanes": list(config.lanes),
+                    "replay_steps": config.replay_steps,
+                    "replay_bytes": config.replay_bytes,
+                    "on_analytics_loss": config.on_analytics_loss,
+                },
+                live_page=self.pages.get(run, ""),
+                tls=self._certificates(),
+            ),
+        )
+
+    def _certificates(self) -> Any:
+        """Where ranks find the certificates that Dask uses, if it does."""
+        from ips_components.wire import contact
+
+        if self.config.security != "tls":
+            return None
+        credentials = self.services.task_pools[POOL].credentials
+        own = str(credentials.certificate)
+        return contact.Certificates(authority=own, certificate=own, key=str(credentials.key))
+
+    def _settings(self) -> Any:
+        """Settings of the run; those of further simulations are its partners."""
+        config = self.config
+        if len(self.runs) < 2:
+            return self._settings_of(self.run, config.arrays)
+        first, *others = [
+            self._settings_of(
+                run,
+                tuple(each for each in config.arrays if each.simulation in ("", port)),
+                simulation=port,
+                memory_share=config.memory_share / len(self.runs),
+            )
+            for port, run in self.runs.items()
+        ]
+        return replace(first, partners=tuple(each.to_dict() for each in others))
+
+    def _settings_of(self, name: str, mine: tuple[ArrayConfig, ...], **changes: Any) -> Any:
+        from ips_components.coordination import RunSettings
+        from ips_components.wire.contact import new_token
+
+        config, n_steps = self.config, self.run_config.n_steps
+        described = [array.description(n_steps) for array in mine]
+        arrays = tuple(each for each in described if each is not None)
+        suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
+        return RunSettings(
+            run=name,
+            token=new_token(),
+            analysis=config.analysis,
+            n_receivers=config.n_receivers,
+            parameters=config.analysis_args,
+            arrays=arrays or None,
+            decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
+            halos={a.name: a.halo for a in config.arrays if a.halo},
+            chunks={a.name: a.chunks for a in config.arrays if a.chunks},
+            policies={a.name: a.policy for a in config.arrays},
+            results=str(self.run_dir / (config.results or f"results{suffix}")),
+            results_format=config.results_format,
+            run_dir=str(self.run_dir),
+            task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
+            n_steps=n_steps,
+            deadlines=config.deadlines,
+            on_analytics_loss=config.on_analytics_loss,
+            replay_steps=config.replay_steps,
+            lanes=config.lanes,
+            security=config.security,
+            checkpoint=self._state,
+            **{"memory_share": config.memory_share, **changes},
+        )
+
+    def _prepare_environment(self) -> None:
+        """Let the workers find the analysis beside the config; this process is our own."""
+        path = [self.config.input_dir, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
+        ips_compat.prepare_launcher(self.run_config.oversubscribe)
+        # A worker that dies must not take the others with it, whatever the site's default is.
+        os.environ["SLURM_KILL_BAD_EXIT"] = "0"
+
+    def _submit(self, settings: Any) -> None:
+        from ips_components.coordination import run_plugin
+
+        services, config = self.services, self.config
+        plain, source = settings.to_dict(), config.source
+
+        def analysis() -> dict[str, Any]:
+            """IPS would turn arguments into text, and write the run's secret into its log.
+
+            What it needs is imported where it runs, not where its graph is only passed on.
+            """
+            from ips_components.analysis import replay, run_analysis
+
+            return replay(plain, source) if source else run_analysis(plain)
+
+        services.create_task_pool(POOL)
+        pool = services.task_pools[POOL]
+        pool.secrets = [*self._contact_files().values(), self.run_dir / TLS]
+        if config.security == "tls":
+            pool.credentials = ips_compat.make_credentials(self.run_dir / TLS)
+        services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
+        services.submit_tasks(
+            POOL,
+            use_dask=True,
+            dask_nodes=config.dask_nodes,
+            dask_ppw=config.dask_ppw,
+            use_shifter=config.use_shifter,
+            dask_worker_plugin=self._with_others(None if source else run_plugin(settings)),
+            dask_worker_per_gpu=config.dask_worker_per_gpu,
+        )
+
+    def _with_others(self, plugin: Any) -> Any:
+        """Put the worker plugins that the config names beside ours."""
+        config = self.config
+        if config.worker_plugins is None:
+            return plugin
+        from ips_components.plugins import PluginStack
+
+        sys.path.insert(0, config.input_dir)  # this process is the component's own
+        module, _, function = config.worker_plugins.partition(":")
+        others = getattr(import_module(module), function)(self.services.get_working_dir())
+        others = list(others) if isinstance(others, (list, tuple)) else [others]
+        return PluginStack(others if plugin is None else [plugin, *others])
+
+    def _scheduler(self) -> Mapping[str, Any]:
+        """Where the pool's scheduler is, and what it is to compute."""
+        client = self.running.client
+        dashboard = client.scheduler_info(n_workers=0)["services"].get("dashboard")
+        return {
+            "analysis": self.config.analysis,
+            "scheduler": client.scheduler.address,
+            "dashboard": client.dashboard_link if dashboard else None,
+        }

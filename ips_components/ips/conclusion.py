@@ -1,0 +1,148 @@
+"""The end of a run: its record, its report, its figure and the summary on the terminal."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ips_components import ips_compat
+from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
+from ips_components.ips.coupling import COORDINATOR, Records, launches_of
+
+_LEDGER_OPEN = "the ledger does not close: some blocks were produced and never accounted for"
+
+
+@dataclass
+class Conclusion:
+    """What is known of a run at its end, put together by `write`.
+
+    Parameters
+    ----------
+    services
+        Of the component that writes it.
+    config
+        Of the run.
+    run, run_dir
+        Its id and its directory.
+    started
+        When it began, in seconds since the epoch.
+    pool
+        Where the scheduler was, and what it was to compute.
+    outcome
+        What the analysis returned: ``results``, ``variables``, ``contract``.
+    """
+
+    services: Any
+    config: RunConfig
+    run: str
+    run_dir: Path
+    started: float
+    pool: dict[str, Any] = field(default_factory=dict)
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, error: BaseException | None) -> str:
+        """Write record, report and figure, and print the summary.
+
+        Parameters
+        ----------
+        error
+            What made the run fail, None when it went well.
+
+        Returns
+        -------
+        str
+            Why the run failed, empty when it went well: a ledger that does not close fails a run,
+            too.
+        """
+        from ips_components.report import make_record, write_record, write_report
+        from ips_components.report.ledger import print_summary
+
+        records = Records(self.services)
+        coordinator = records.read(COORDINATOR)
+        simulations = self.config.simulations
+        launches = {each.port: records.read(launches_of(each.port)) for each in simulations}
+        cause = None if error is None else in_short(ips_compat.describe(error))
+        if isinstance(error, SystemExit):
+            cause = "the run was ended by a signal"
+        if error is None and not (coordinator.get("ledger") or {}).get("closed", False):
+            cause = _LEDGER_OPEN
+        contract = self.outcome.get("contract")
+        record = make_record(
+            self.run,
+            status="ok" if cause is None else "failed",
+            cause=cause,
+            coordinator=coordinator,
+            config=self.config.parameters(),
+            started=self.started,
+            ended=time.time(),
+            comment=self.config.comment,
+            n_steps=self.config.n_steps if simulations else None,
+            pool=self.pool,
+            **self._who_ran(coordinator, launches),
+            contract=None if contract is None else {"arrays": contract},
+            results={
+                "path": self.outcome.get("results"),
+                "variables": self.outcome.get("variables", {}),
+            },
+            figures=self._figures(self.config.analytics[0]),
+        )
+        write_record(record, self.run_dir)
+        write_report(self.run_dir, record)
+        print_summary(record, self.run_dir)
+        return cause or ""
+
+    def _who_ran(
+        self, coordinator: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The parts of the record about who ran where."""
+        simulations = self.config.simulations
+        if not simulations:
+            return {"simulation": {"source": self.config.analytics[0].source}}
+        parts = [_facts(each, launches[each.port], coordinator) for each in simulations]
+        return {"simulation": parts[0], **({"simulations": parts} if len(parts) > 1 else {})}
+
+    def _figures(self, config: AnalyticsConfig) -> list[str]:
+        """Draw the results; a figure that cannot be drawn is no reason to fail a run."""
+        if not config.figure or not self.outcome.get("results"):
+            return []
+        from ips_components.report.figure import run_figure
+
+        path = Path(self.outcome["results"])
+        try:
+            import xarray
+
+            with (
+                xarray.open_zarr(path, consolidated=False)
+                if path.suffix == ".zarr"
+                else xarray.open_dataset(path)
+            ) as results:
+                return [run_figure(results, self.run_dir / "results.png").name]
+        except Exception as error:
+            self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
+            return []
+
+
+def _facts(
+    config: SimulationConfig, launched: Mapping[str, Any], coordinator: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the record says about one simulation."""
+    hosts = [
+        rank.get("host")
+        for rank in coordinator.get("ranks", ())
+        if rank.get("simulation", config.port) == config.port
+    ]
+    launches = launched.get("launches") or []
+    known = launches[-1] if launches else {"executable": config.program(), "nproc": config.nproc}
+    return {
+        "port": config.port,
+        **{name: known.get(name) for name in ("executable", "nproc", "exit_status")},
+        "hosts": sorted({host for host in hosts if host}),
+        "launches": launches,
+    }
+
+
+def in_short(text: str) -> str:
+    """First and last line of a message that quotes a log."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if len(lines) < 2 else f"{lines[0]} {lines[-1]}"

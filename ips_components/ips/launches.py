@@ -1,0 +1,237 @@
+"""The launches of one component of the workflow: its tasks that put data into the run."""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ips_components import ips_compat
+from ips_components.config import RunConfig
+from ips_components.errors import IPSComponentsError
+from ips_components.ips.coupling import OPEN, RUN, Records, launches_of
+from ips_components.wire.contact import ENVIRONMENT, Certificates
+
+_KEPT = 500
+"""Launches of which the record has the facts, the newest ones."""
+
+
+class CouplingError(IPSComponentsError):
+    """A driver calls the components of a coupled workflow in an order that cannot work."""
+
+
+@dataclass
+class Launch:
+    """One launch of a component's program.
+
+    Parameters
+    ----------
+    number
+        0, 1, ... of this component in this run.
+    first
+        Step at which the program goes on.
+    run, run_dir, contact
+        Of the run; empty where no analysis is coupled.
+    facts
+        What is known of its task, for the run's record.
+    """
+
+    number: int = 0
+    first: int = 0
+    run: str = ""
+    run_dir: str = ""
+    contact: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the task: where its ranks find the run."""
+        return {ENVIRONMENT: self.contact} if self.contact else {}
+
+
+class Launches:
+    """Begins and ends the launches of one component, and keeps the record of them.
+
+    Parameters
+    ----------
+    services
+        Of the component.
+    config
+        Of the workflow.
+    port
+        Of the component.
+    """
+
+    def __init__(self, services: Any, config: RunConfig, port: str) -> None:
+        self.records = Records(services)
+        self.config = config
+        self.port = port
+        self._services = services
+        self._client: Any = None
+        self._run: dict[str, Any] = {}
+        self._record: dict[str, Any] = {"state": "idle", "count": 0, "launches": []}
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the workflow has an analytics that gets what the tasks put."""
+        return bool(self.config.analytics) and not self.config.analytics[0].source
+
+    @property
+    def client(self) -> Any:
+        """Connection to the scheduler of the run's pool; made when it is asked for first."""
+        if self._client is None:
+            from distributed import Client
+
+            address, certificates = self._run["pool"]["scheduler"], self._run["certificates"]
+            limit = self.config.analytics[0].connect_time_out
+            security = Certificates(**certificates) if certificates else None
+            self._client = Client(
+                address,
+                timeout=limit,
+                set_as_default=False,
+                **({"security": _security(security)} if security else {}),
+            )
+        return self._client
+
+    @property
+    def coordinated(self) -> str:
+        """Id of this component's run with the coordinator."""
+        return str(self._run["runs"][self.port])
+
+    def open_run(self) -> dict[str, Any]:
+        """Return the record of the run that the tasks belong to, empty when there is none.
+
+        Raises
+        ------
+        CouplingError
+            When the analytics has not been initialised, or has ended its run already.
+        """
+        if not self.coupled:
+            return {}
+        run = self.records.read(RUN)
+        analytics = self.config.analytics[0].port
+        if not run:
+            raise CouplingError(
+                f"{self.port}.step was called before {analytics}.init: the driver must call init "
+                f"of {analytics} before the first step of {self.port}, e.g. by looping over "
+                "[PORTS] NAMES"
+            )
+        if run["state"] != OPEN:
+            why = f": {run['cause']}" if run.get("cause") else ""
+            raise CouplingError(
+                f"{self.port}.step was called after the run of {analytics} had ended{why}; call "
+                f"finalize of {analytics} after the last step"
+            )
+        self._run = run
+        return run
+
+    def begin(self, nproc: int, timestamp: Any, attended: bool) -> Launch:
+        """Begin a launch.
+
+        Parameters
+        ----------
+        nproc
+            Ranks that it will have.
+        timestamp
+            Time of the time loop.
+        attended
+            Whether the driver watches the run itself, and launches every program once.
+        """
+        run = self.open_run()
+        restarted = self.config.mode == "RESTART"
+        launch = Launch(
+            number=self._record["count"],
+            first=int(self.config.checkpoint_time()) if restarted else 0,
+        )
+        if run:
+            launch.run, launch.run_dir = run["run"], run["run_dir"]
+            launch.contact = run["contacts"][self.port]
+            if not attended:
+                launch.number, launch.first = self._call("begin_launch", size=nproc)
+        launch.facts = {
+            "launch": launch.number,
+            "first_step": launch.first,
+            "time": timestamp,
+            "nproc": nproc,
+            "started": time.time(),
+        }
+        self._record["count"] += 1
+        kept = [*self._record["launches"], launch.facts]
+        self._record.update(state="started", many=not attended, launches=kept[-_KEPT:])
+        self._write()
+        return launch
+
+    def end(self, launch: Launch, error: BaseException | None, **facts: Any) -> None:
+        """End a launch: its task has ended, well or not.
+
+        Parameters
+        ----------
+        launch
+            What `begin` returned.
+        error
+            Why it did not end well.
+        **facts
+            ``executable``, ``exit_status``, ``log``, ...
+        """
+        cause = "" if error is None else ips_compat.describe(error)
+        launch.facts.update(facts, ended=time.time(), ok=error is None, cause=cause)
+        if launch.run and self._record["many"]:
+            with suppress(Exception) if error else nullcontext():
+                self._call("end_launch", launch=launch.number, ok=error is None)
+        self._record.update(state="ended", ok=error is None, cause=cause)
+        self._write()
+
+    def finalize(self) -> None:
+        """End the simulation: nothing will be launched any more."""
+        if self._record["state"] == "started":
+            raise CouplingError(f"{self.port}.finalize was called while a launch was under way")
+        self._record["finalized"] = True
+        self._write()
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                client.close(timeout=2)
+
+    def _write(self) -> None:
+        if self.coupled:
+            self.records.write(launches_of(self.port), self._record)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        from ips_components.analysis.run import call
+
+        limit = self.config.analytics[0].connect_time_out
+        try:
+            return call(self.client, method, self.coordinated, within=limit, **arguments)
+        except TimeoutError:
+            raise CouplingError(
+                f"{self.port}: the Dask scheduler did not answer within {limit:g} s "
+                "(CONNECT_TIME_OUT); see its log"
+            ) from None
+
+
+def _security(certificates: Certificates) -> Any:
+    from distributed import Security
+
+    return Security(
+        tls_ca_file=certificates.authority,
+        tls_client_cert=certificates.certificate,
+        tls_client_key=certificates.key,
+        require_encryption=True,
+    )
+
+
+def set_environment(launch: Launch, extra: Mapping[str, str], oversubscribe: bool) -> None:
+    """Set the variables of the next task; the process is the component's own."""
+    os.environ.pop(ENVIRONMENT, None)
+    os.environ.update(launch.environment)
+    os.environ.update(extra)
+    ips_compat.prepare_launcher(oversubscribe)
+    # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
+    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")
+
+
+def last_lines(log: Path) -> str:
+    """What a task printed last, to go with the message of its end."""
+    return f"; the last lines of {log}:\n{ips_compat.tail(log) or '(nothing)'}"

@@ -1,0 +1,51 @@
+"""A simulation for tests of the time loop: each launch puts some steps of what it counts.
+
+counting.py NAME CELLS STEPS [--from-zero] [--total N] [--die LAUNCH:STEP] [--launch N]
+
+The value of cell c at step s is ``100 s + c``. With ``--from-zero`` the code counts its steps from
+0 at every launch, as codes do that know nothing of the bridge's.
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from ips_components.bridge import Array, Bridge
+
+parser = argparse.ArgumentParser()
+parser.add_argument("name")
+parser.add_argument("cells", type=int)
+parser.add_argument("steps", type=int)
+parser.add_argument("--from-zero", action="store_true")
+parser.add_argument("--total", type=int)
+parser.add_argument("--launch", type=int, default=0)
+parser.add_argument("--die", default="")
+parser.add_argument("--first", type=int)
+options = parser.parse_args()
+comm = MPI.COMM_WORLD
+edges = [options.cells * rank // comm.size for rank in range(comm.size + 1)]
+mine = np.arange(edges[comm.rank], edges[comm.rank + 1])
+steps = range(options.total) if options.total is not None else None
+array = Array(
+    options.name,
+    shape=(options.cells,),
+    offset=(edges[comm.rank],),
+    **({"steps": steps} if steps is not None else {}),
+)
+marker = Path(f"died_{options.launch}")
+alive = marker.exists()
+with Bridge(comm=comm, arrays=[array]) as bridge:
+    first = bridge.first_step
+    if options.first is not None and options.first != first:
+        raise SystemExit(f"FIRST is {options.first}, the bridge says {first}")
+    for count in range(options.steps):
+        step = first + count
+        if options.die == f"{options.launch}:{count}" and not alive and comm.rank == 0:
+            bridge.wait()
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        bridge.put(options.name, count if options.from_zero else step, 100.0 * step + mine)

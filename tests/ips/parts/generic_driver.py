@@ -1,0 +1,65 @@
+"""A driver like those of ips-wrappers: it knows ports and times, and nothing of coupling."""
+
+from ipsframework import Component
+
+from ips_components import ips_compat
+
+ips_compat.install()
+
+
+class GenericDriver(Component):
+    """Calls ``init`` of every port, ``step`` of each for every time, ``finalize`` of each.
+
+    ``CALL`` in its section says how: ``call``, ``nonblocking`` (one after the other) or
+    ``together`` (the steps of all ports at once). ``SKIP`` names calls that it forgets.
+    """
+
+    def init(self, timestamp=0.0):
+        pass
+
+    def step(self, timestamp=0.0):
+        services = self.services
+        names = services.get_config_param("PORTS")["NAMES"].split()
+        self.skip = getattr(self, "SKIP", "").split()
+        self.how = getattr(self, "CALL", "call")
+        ports = {n: services.get_port(n) for n in names if n not in ("DRIVER", "INIT")}
+        times = services.get_time_loop()
+        for name, port in ports.items():
+            self.do(name, port, "init", times[0])
+        for t in times[1:]:
+            services.update_time_stamp(t)
+            if self.how == "together":
+                calls = [services.call_nonblocking(p, "step", t) for p in ports.values()]
+                services.wait_call_list(calls)
+            else:
+                for name, port in ports.items():
+                    self.do(name, port, "step", t)
+            if "CHECKPOINT" in services.sim_conf:
+                services.checkpoint_components(list(ports.values()), t)
+        for name, port in ports.items():
+            self.do(name, port, "finalize", times[-1])
+
+    def do(self, name, port, method, t):
+        if f"{name}.{method}" in self.skip:
+            return
+        if self.how == "call":
+            self.services.call(port, method, t)
+        else:
+            self.services.wait_call(self.services.call_nonblocking(port, method, t), block=True)
+
+    def finalize(self, timestamp=0.0):
+        pass
+
+
+class StateInit(Component):
+    """Puts the first state where IPS keeps it."""
+
+    def init(self, timestamp=0.0):
+        self.services.stage_input_files(self.INPUT_FILES)
+        self.services.update_state()
+
+    def step(self, timestamp=0.0):
+        pass
+
+    def finalize(self, timestamp=0.0):
+        pass
