@@ -123,6 +123,11 @@ class Link:
                 self.unacked.clear()
                 self.to_send.extendleft(reversed(again))
                 transport.reconcile(self, {item.seq for item in self.to_send})
+                for item in again:
+                    # The connection before may have made a chunk of the slot, and can no longer
+                    # give it back: it is sent from once more, and never written again.
+                    if item.slot is not None and item.slot.fd >= 0:
+                        item.slot.abandoned = True
                 self.left = False
                 self.standing = Standing.OPEN
             transport.opened(self, early)

@@ -152,9 +152,13 @@ bool ipsb_welcomed(peer *k, uint64_t last_seq)
         return false;
     }
     for (item *one = pop(&k->unacked); one; one = pop(&k->unacked)) {
-        if (one->seq > last_seq)
+        if (one->seq > last_seq) {
+            /* The connection before may have made a chunk of the slot, and can no longer give it
+             * back: it is sent from once more, and never written again. */
+            if (one->slot && one->slot->fd >= 0)
+                one->slot->abandoned = true;
             push(&again, one);
-        else
+        } else
             drop_item(one, true);
     }
     drop_all(&k->held, true);

@@ -78,6 +78,36 @@ def test_connections_cut_again_and_again_lose_and_double_nothing(tmp_path, lanes
         assert np.array_equal(assembled(contract, 0, sinks), expected)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_slot_that_a_cut_connection_may_hold_is_never_written_again(tmp_path, seed):
+    """The old connection adopts a slot as a chunk while the new one is sent the same piece."""
+    spec = ArraySpec("t", "f8", (100, 100), StepAxis(count=60))
+    rng = np.random.default_rng(seed)
+    options = {"contact_options": {"lanes": ("shm", "tcp")}}
+    with receivers(tmp_path, agree(spec), **options) as (file, (r,), (sink,)):
+        done = threading.Event()
+
+        def cut():
+            while not done.wait(rng.uniform(0.0005, 0.004)):
+                with r._lock:
+                    victims = [c for c in r._connections if c.peer is not None]
+                for connection in victims:
+                    connection.shut("cut by the test")
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            with Bridge(contact=file) as bridge:
+                for step in range(60):
+                    bridge.put("t", step, np.full(spec.shape, float(step)))
+        finally:
+            done.set()
+            cutter.join()
+        sink.wait(lambda: len(sink.counts) == 60)
+        for (_, chunk), value in sink.chunks.items():
+            assert value.min() == value.max() == chunk
+
+
 def receiver_process(pipe, path, contract, ordinal):
     """A receiver in a process of its own, driven through a pipe."""
     sink = RememberingSink(keep=False)
