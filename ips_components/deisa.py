@@ -246,7 +246,7 @@ class DeisaClient:
             arrays.validate_contract()
 
     def _let_go(self, keys: list[Any]) -> None:
-        from ips_components.analysis.run import call
+        from ips_components.analysis.coordinator_client import call
 
         deisa = self._deisa
         run = deisa.run.settings.run
@@ -390,7 +390,7 @@ def _open_run(address: str, n_workers: int, timeout: float) -> Run:
 def _publish(run: Run, path: Path, timeout: float) -> None:
     """Open a receiver on each worker, and write the contact file."""
     from ips_components.analysis import wait_for_receivers
-    from ips_components.analysis.run import call
+    from ips_components.analysis.coordinator_client import call
     from ips_components.coordination import run_plugin
     from ips_components.wire.contact import Certificates, Contact, Endpoint, write
 
@@ -407,7 +407,7 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
 def _offered(run: Run, timeout: float) -> Mapping[str, Any]:
     """Wait for rank 0 to describe its arrays."""
     from ips_components.analysis.arrays import external_arrays
-    from ips_components.analysis.run import call
+    from ips_components.analysis.coordinator_client import call
 
     described = call(run.client, "described", run.settings.run, timeout=timeout)
     return external_arrays(

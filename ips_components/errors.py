@@ -64,6 +64,10 @@ class AnalysisError(IPSComponentsError, ValueError):
     """An algorithm was given data or parameters that it cannot work with."""
 
 
+class AnalysisFailed(IPSComponentsError):
+    """The analysis raised an exception of a class that other processes do not know."""
+
+
 class NotFittedError(AnalysisError, AttributeError):
     """A result of an estimator was asked for before any data were given to it."""
 

@@ -48,14 +48,17 @@ def take_out(returned: Any) -> tuple[Any, dict[str, Any]]:
     return results, {_PREFIX + name: value for name, value in state.items()}
 
 
-def save(values: dict[str, Any], directory: str | Path) -> str:
-    """Write the state among computed `values`, and remove it from them; path, or "" for none."""
+def save(values: dict[str, Any], directory: str | Path | None) -> str:
+    """Remove the state from computed `values` and write it; return its path, or "" for none.
+
+    Without a `directory` nothing is written.
+    """
     state = {
         name.removeprefix(_PREFIX): np.asarray(values.pop(name))
         for name in list(values)
         if name.startswith(_PREFIX)
     }
-    if not state:
+    if not state or directory is None:
         return ""
     path = Path(directory, FILE)
     draft = path.with_name(f".{FILE}")
@@ -66,7 +69,7 @@ def save(values: dict[str, Any], directory: str | Path) -> str:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Read a state; None when `path` is empty: the run starts anew."""
+    """Read a state; None when `path` is empty, for a new run."""
     if not path:
         return None
     with np.load(path, allow_pickle=False) as file:

@@ -1,8 +1,7 @@
 """Post hoc replay: the same analysis on a stored field instead of a live simulation.
 
-The arrays are the very external arrays of a live run, in the same chunks; the contract is derived
-from the graph as ever. But the external chunks are tasks that read boxes of the store, in the
-graph like any others. So the analysis cannot tell the difference, and neither can its numbers.
+The arrays are external arrays as in a live run, in the same chunks, and the contract is derived
+from the graph in the same way. Only the external chunks are tasks that read boxes of the store.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from dask._task_spec import Task
 from dask.utils import ensure_dict
 from distributed import Client
 
-from ips_components.analysis.contract import submit
 from ips_components.analysis.run import Run, current_client
 from ips_components.analysis.stores import Box, StoredArray, stored_arrays
 from ips_components.coordination.settings import RunSettings
-from ips_components.errors import ContractError
-from ips_components.model.contract import ArrayContract
+from ips_components.model.contract import ArrayContract, Contract
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +30,10 @@ def replay(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     settings : mapping
-        A :class:`~._settings.RunSettings` as a dict. Arrays are described by the store; what
-        the settings say about attributes of an array is added.
+        A :class:`~.coordination.settings.RunSettings` as a dict. Arrays are described by the
+        store; attributes that the settings have for an array are added.
     source : path-like
-        See :func:`~._stores.stored_arrays`.
+        See :func:`~.stores.stored_arrays`.
 
     Returns
     -------
@@ -50,83 +47,117 @@ def replay(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     Exception
         Whatever the analysis raises.
     """
+    parsed = RunSettings.from_dict(settings)
+    stored = stored_arrays(source)
+    attrs = {each["name"]: each.get("attrs", {}) for each in parsed.arrays or ()}
     with current_client() as client:
-        return Replay(client, RunSettings.from_dict(settings), source).execute()
+        field = StoredField(client, stored, attrs)
+        run = Run(client, _for_store(parsed, stored), {parsed.run: field}, str(source))
+        return run.execute()
 
 
-class Replay(Run):
-    """A run whose external chunks are read from a store.
+class StoredField:
+    """The coordinator of a replay: arrays and their chunks come from a store, at once.
 
     Parameters
     ----------
-    client, settings
-        See `Run`.
-    source : path-like
-        The store.
+    client
+        Client of the cluster.
+    arrays
+        What the store holds, by name.
+    attrs
+        Further attributes of arrays, by name.
     """
 
-    def __init__(self, client: Client, settings: RunSettings, source: str | Path) -> None:
-        self.stored: dict[str, StoredArray] = stored_arrays(source)
-        super().__init__(client, _for_store(settings, self.stored))
-        self.offered_by = str(source)
-        self._attrs = {each["name"]: each.get("attrs", {}) for each in settings.arrays or ()}
+    def __init__(
+        self,
+        client: Client,
+        arrays: Mapping[str, StoredArray],
+        attrs: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.client = client
+        self.arrays = arrays
+        self.attrs = attrs
+        self._contracts: tuple[ArrayContract, ...] = ()
         self._ahead: dict[Any, Any] = {}
 
-    def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
-        return submit(self.client, {name: self._with_reads(each) for name, each in lazy.items()})
+    def open(self, settings: RunSettings) -> dict[str, Any]:
+        """See `Coordinator`."""
+        return {}
 
-    def _with_reads(self, result: Any) -> Any:
-        """Return a result in whose graph the external chunks are tasks that read."""
-        graph = ensure_dict(result.__dask_graph__())
-        used = {key for task in graph.values() for key in getattr(task, "dependencies", ())}
-        rebuild, arguments = result.__dask_postpersist__()
-        return rebuild({**graph, **self._reads(used | graph.keys())}, *arguments)
+    def wait_for_receivers(self, n: int, timeout: float) -> None:
+        """See `Coordinator`: a replay has no receivers."""
 
-    def _reads(self, keys: Iterable[Any]) -> dict[Any, Task]:
-        """Return the tasks that read the external chunks among these keys."""
-        contracts = {} if self.contract is None else {a.name: a for a in self.contract.arrays}
-        reads = {}
-        for key in keys:
-            contract = contracts.get(key[0]) if type(key) is tuple and key else None
-            if contract is not None:
-                stored = self.stored[contract.spec.name]
-                reads[key] = Task(key, stored.read, _box(contract, key[1:]))
-        return reads
+    def describe_arrays(self, timeout: float) -> list[dict[str, Any]]:
+        """See `Coordinator`."""
+        described = []
+        for name, stored in self.arrays.items():
+            attrs = {**stored.spec.attrs, **self.attrs.get(name, {})}
+            described.append({**asdict(stored.spec), "attrs": attrs})
+        return described
 
-    # -- what the coordinator of a live run answers ------------------------------------
+    def sign(self, blob: bytes, *, ahead: bool) -> None:
+        """See `Coordinator`."""
+        self._contracts = Contract.from_bytes(blob).arrays
 
-    def _call(self, method: str, **arguments: Any) -> Any:
-        answer = getattr(self, f"_on_{method}", None)
-        return None if answer is None else answer(**arguments)
+    def commit(
+        self, keys: list[Any], names: list[str], timeout: float, *, hold: bool = False
+    ) -> None:
+        """See `Coordinator`: no ranks wait."""
 
-    def _on_described(self, timeout: float) -> list[dict[str, Any]]:
-        offers = []
-        for name, stored in self.stored.items():
-            offer = asdict(stored.spec)
-            offer["attrs"] = {**stored.spec.attrs, **self._attrs.get(name, {})}
-            offers.append(offer)
-        return offers
-
-    def _on_feedback(self, message: Mapping[str, Any]) -> None:
-        logger.info("Replay: %r for step %s has no listener", message["name"], message["step"])
-
-    def _on_stop(self, reason: str) -> None:
-        logger.info("Replay: there is no simulation to stop (%s)", reason)
-
-    def _on_declare_ahead(self, array: int, first: int, stop: int) -> None:
+    def declare_ahead(self, array: int, first: int, stop: int) -> None:
+        """See `Coordinator`."""
         keys = [key for key in self._keys(array, first, stop) if key not in self._ahead]
         futures = self.client.get(self._reads(keys), keys, sync=False)
         self._ahead.update(zip(keys, futures, strict=True))
 
-    def _on_let_go_steps(self, array: int, first: int, stop: int) -> None:
+    def release_steps(self, array: int, first: int, stop: int) -> None:
+        """See `Coordinator`."""
         for key in self._keys(array, first, stop):
             self._ahead.pop(key, None)
 
+    def raise_if_failed(self) -> None:
+        """See `Coordinator`: reading fails in the tasks that read."""
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """See `Coordinator`."""
+        logger.info("Replay: %r for step %s has no listener", message["name"], message["step"])
+
+    def stop(self, reason: str) -> None:
+        """See `Coordinator`."""
+        logger.info("Replay: there is no simulation to stop (%s)", reason)
+
+    def abort(self, cause: str) -> None:
+        """See `Coordinator`: the error of the analysis is all there is."""
+
+    def finish(self, outcome: Mapping[str, Any] | None) -> None:
+        """See `Coordinator`."""
+        self._ahead.clear()
+
+    def with_sources(self, result: Any) -> Any:
+        """Return a result in whose graph the external chunks are tasks that read."""
+        graph = ensure_dict(result.__dask_graph__())
+        used = {key for task in graph.values() for key in getattr(task, "dependencies", ())}
+        reads = self._reads(used | graph.keys())
+        if not reads:
+            return result
+        rebuild, arguments = result.__dask_postpersist__()
+        return rebuild({**graph, **reads}, *arguments)
+
+    def _reads(self, keys: Iterable[Any]) -> dict[Any, Task]:
+        """Return the tasks that read the external chunks among these keys."""
+        contracts = {contract.name: contract for contract in self._contracts}
+        reads = {}
+        for key in keys:
+            contract = contracts.get(key[0]) if type(key) is tuple and key else None
+            if contract is not None:
+                stored = self.arrays[contract.spec.name]
+                reads[key] = Task(key, stored.read, _box(contract, key[1:]))
+        return reads
+
     def _keys(self, array: int, first: int, stop: int) -> list[Any]:
         """Return the external keys that hold time indices ``first .. stop - 1``."""
-        if self.contract is None:
-            raise ContractError("a replay has no contract yet")
-        contract = self.contract.arrays[array]
+        contract = self._contracts[array]
         rows = contract.layout.chunk_of(0, first), contract.layout.chunk_of(0, stop - 1) + 1
         return [contract.key(int(chunk)) for chunk in contract.needed_ids(*rows)]
 

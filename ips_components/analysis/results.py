@@ -1,22 +1,36 @@
-"""From lazy results to files: naming, computing plan, writing with xarray.
+"""Where the results of a run go: a Zarr group or a NetCDF file, written with xarray.
 
-Small results travel to the analysis task and are written in one go; large ones are written
-by the workers, chunk by chunk, as part of the very graph that is submitted before step 0,
-so that a field as long as the run never has to fit into memory.
+Small results travel to the analysis task and are written at the end; large ones are written by the
+workers, chunk by chunk, as part of the very graph that is submitted before step 0, so that a field
+as long as the run never has to fit into memory. Every variable is written on its own: one that
+cannot be written does not take the others with it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ips_components.errors import ConfigError, ContractError
+from ips_components.analysis.result_layout import GroupLayout, as_array
+from ips_components.analysis.result_values import NamedResults, expand, group_of, name_results
+from ips_components.errors import ConfigError, ContractError, IPSComponentsError
+
+__all__ = ["ResultStore", "ResultsUnwritten", "lazy_parts", "name_results"]
+
+logger = logging.getLogger(__name__)
 
 #: Results of up to this many numbers are in the run record itself.
 QUOTE_LIMIT = 32
@@ -25,49 +39,22 @@ QUOTE_LIMIT = 32
 GATHER_LIMIT = 256 * 2**20
 
 FORMATS = ("zarr", "netcdf")
+_OWNER = "run"
+_NETCDF_BACKENDS = ("netCDF4", "h5netcdf")
 
 
-def name_results(returned: Any) -> dict[str, Any]:
-    """Give every result of an analysis a name.
+class ResultsUnwritten(ContractError):
+    """Some results could not be written; the others are.
 
-    Parameters
+    Attributes
     ----------
-    returned : mapping, xarray.Dataset, sequence or one result
-        What the analysis function returned.
-
-    Returns
-    -------
-    dict of str to result
-        A mapping's own names, the data variables of a Dataset, ``result_0``, ``result_1``, ...
-        of a sequence, ``result`` for a single one.
-
-    Raises
-    ------
-    ContractError
-        If there is no result, or a name is not a string.
+    results : list of str
+        Their names.
     """
-    if isinstance(returned, xr.Dataset):
-        named = {str(name): variable for name, variable in returned.data_vars.items()}
-    elif isinstance(returned, Mapping):
-        named = {}
-        for name, value in returned.items():
-            if not isinstance(name, str):
-                raise ContractError(
-                    f"the analysis returned a result named {name!r}; names must be strings"
-                )
-            named[name] = value
-    elif isinstance(returned, (list, tuple)):
-        named = {f"result_{i}": value for i, value in enumerate(returned)}
-    elif returned is None:
-        named = {}
-    else:
-        named = {"result": returned}
-    if not named:
-        raise ContractError(
-            "the analysis returned nothing; return lazy results, for example "
-            "{'mean': arrays['temperature'].mean()}"
-        )
-    return named
+
+    def __init__(self, message: str, results: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.results = list(results)
 
 
 class ResultStore:
@@ -80,16 +67,62 @@ class ResultStore:
     format : {"zarr", "netcdf"}
     attrs : mapping, optional
         Attributes of the whole file: run id, analysis, versions.
+    overwrite : bool
+        Whether results of an earlier run may be replaced.
     """
 
     def __init__(
-        self, path: str | Path, format: str = "zarr", attrs: Mapping[str, Any] | None = None
+        self,
+        path: str | Path,
+        format: str = "zarr",
+        attrs: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"RESULTS_FORMAT must be one of {', '.join(FORMATS)}, got {format!r}")
         self.path = Path(path)
         self.format = format
         self.attrs = dict(attrs or {})
+        self.overwrite = overwrite
+        self._groups: dict[str, dict[Any, Any]] = {"": {}}
+        self._layouts: dict[str, GroupLayout] = {}
+        self._renamed: dict[str, dict[str, str]] = {}
+        self._dims: dict[str, tuple[tuple[str, ...], str]] = {}
+
+    # -- before step 0 -----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Check that the store can be written, and remove what may be overwritten.
+
+        An analysis that was started again after its worker died finds the store of its run.
+
+        Raises
+        ------
+        ConfigError
+            If there are results already and `overwrite` is not set, the path cannot be written,
+            or no package for its format is installed.
+        """
+        if self.format == "netcdf" and not any(map(find_spec, _NETCDF_BACKENDS)):
+            raise ConfigError(
+                "RESULTS_FORMAT = netcdf needs the package netCDF4 or h5netcdf, and neither is "
+                "installed where the analysis runs; pip install netCDF4, or RESULTS_FORMAT = zarr"
+            )
+        if self.path.exists() and self._owner() != self.attrs.get(_OWNER, ""):
+            if not self.overwrite:
+                raise ConfigError(
+                    f"RESULTS = {self.path} exists already; remove it, give another path, or set "
+                    "OVERWRITE = True"
+                )
+            self._remove()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"RESULTS = {self.path}: nothing can be written there ({error.strerror}); give a "
+                "path that can be written from the Dask workers"
+            ) from error
 
     def plan(self, named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split results into what to compute and what the workers write.
@@ -100,74 +133,319 @@ class ResultStore:
             To be computed and passed to :meth:`write`.
         stored : dict of str to dask.delayed.Delayed
             Writing tasks; their value means nothing, their success everything.
+
+        Raises
+        ------
+        ContractError
+            If the format cannot hold a result, or the disk has no room for it.
         """
+        if isinstance(named, NamedResults):
+            self._groups.update(named.attrs)
+        self._check_types(named)
+        self._check_room(named)
+        for path, value in named.items():
+            group, name = group_of(path)
+            self._layout(group).expect(name, value.dims if isinstance(value, xr.DataArray) else ())
         gathered: dict[str, Any] = {}
         stored: dict[str, Any] = {}
-        for name, value in named.items():
+        for path, value in named.items():
             if self.format == "zarr" and _nbytes(value) > GATHER_LIMIT:
-                dataset = self._dataset({name: value})
-                stored[name] = dataset.to_zarr(
-                    self.path, mode="a", compute=False, consolidated=False
-                )
+                stored[path] = self._write_by_workers(path, value)
             else:
-                gathered[name] = value
+                gathered[path] = value
         return gathered, stored
 
-    def write(self, values: Mapping[str, Any]) -> None:
-        """Write computed values beside what the workers have stored."""
-        dataset = self._dataset(values)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.format == "zarr":
-            dataset.to_zarr(self.path, mode="a", consolidated=False)
-        else:
-            partial = self.path.with_name(self.path.name + ".partial")
-            dataset.to_netcdf(partial)
-            partial.replace(self.path)
+    def name_dims(self, path: str, dims: tuple[str, ...], units: str = "") -> None:
+        """Set names of the dimensions, and units, of a result that is a plain array."""
+        self._dims[path] = (dims, units)
+        self._layout(group_of(path)[0]).expect(group_of(path)[1], filter(None, dims))
 
-    def open(self) -> xr.Dataset:
-        """Read the results back, lazily."""
+    # -- after it ----------------------------------------------------------------------
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Write computed values beside what the workers have stored, each on its own.
+
+        Raises
+        ------
+        ResultsUnwritten
+            If some could not be written; the others are.
+        """
+        failed: dict[str, Exception] = {}
+        arrays: dict[str, xr.DataArray] = {}
+        for path, value in values.items():
+            try:
+                for name, array in self._expand(path, value).items():
+                    arrays[name] = self._placed(name, array)
+            except Exception as error:
+                failed[path] = error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            failed |= self._write_zarr(arrays) if self.format == "zarr" else self._write_nc(arrays)
+        if failed:
+            raise _unwritten(failed, self.path)
+
+    def discard(self, path: str) -> None:
+        """Remove a variable that its workers have not written completely."""
         if self.format == "zarr":
-            return xr.open_zarr(self.path, consolidated=False)
-        return xr.open_dataset(self.path)
+            shutil.rmtree(self.path / path, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Collect the metadata, so that the store opens with one read."""
+        if self.format == "zarr" and self.path.exists():
+            import zarr
+
+            with _quiet():
+                zarr.consolidate_metadata(self.path)
+
+    def open(self, group: str = "") -> xr.Dataset:
+        """Read the results of a group back, lazily."""
+        if self.format == "zarr":
+            return xr.open_zarr(self.path, group=group or None, consolidated=False)
+        return xr.open_dataset(self.path, group=group or None)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Shape, dtype, dims and range of every variable on disk, for the run record."""
-        with self.open() as dataset:
-            return {str(name): _describe(variable) for name, variable in dataset.data_vars.items()}
+        described: dict[str, dict[str, Any]] = {}
+        for group in self._written_groups():
+            with self.open(group) as dataset:
+                for name, variable in dataset.data_vars.items():
+                    path = f"{group}/{name}" if group else str(name)
+                    described[path] = _describe(variable)
+                    if path in self._renamed:
+                        described[path]["renamed"] = self._renamed[path]
+        return described
 
-    def _dataset(self, values: Mapping[str, Any]) -> xr.Dataset:
-        return xr.Dataset(
-            {name: _as_variable(name, value) for name, value in values.items()}, attrs=self.attrs
+    # -- internals ---------------------------------------------------------------------
+
+    def _layout(self, group: str) -> GroupLayout:
+        return self._layouts.setdefault(group, GroupLayout())
+
+    def _written_groups(self) -> list[str]:
+        return [
+            group
+            for group in dict.fromkeys(["", *self._groups, *self._layouts])
+            if not group or self.format == "netcdf" or (self.path / group).exists()
+        ]
+
+    def _owner(self) -> Any:
+        """Return the run that has written the store, None if it is no store."""
+        try:
+            with self.open() as dataset:
+                return dataset.attrs.get(_OWNER)
+        except Exception:
+            return None
+
+    def _remove(self) -> None:
+        if not self.path.is_dir():
+            self.path.unlink()
+        elif any((self.path / each).exists() for each in ("zarr.json", ".zgroup")):
+            shutil.rmtree(self.path)
+        else:
+            raise ConfigError(
+                f"RESULTS = {self.path} is a folder with other files; OVERWRITE replaces Zarr "
+                "groups and NetCDF files only"
+            )
+
+    def _check_types(self, named: Mapping[str, Any]) -> None:
+        for path, value in named.items():
+            dtype = getattr(value, "dtype", None)
+            if not isinstance(dtype, np.dtype):
+                continue
+            if dtype.kind == "O" and isinstance(value, xr.DataArray | da.Array):
+                raise ContractError(
+                    f"result {path!r} has dtype object, which cannot be stored; convert it to "
+                    "numbers or text, for example with .astype(float)"
+                )
+            if self.format == "netcdf" and (dtype.kind == "c" or dtype == np.float16):
+                remedy = "astype('float32')" if dtype.kind == "f" else "its real and imag parts"
+                raise ContractError(
+                    f"result {path!r} has dtype {dtype}, which NetCDF cannot hold; return {remedy},"
+                    " or set RESULTS_FORMAT = zarr"
+                )
+
+    def _check_room(self, named: Mapping[str, Any]) -> None:
+        needed = sum(_nbytes(value) for value in named.values())
+        parent = next(each for each in self.path.absolute().parents if each.exists())
+        free = shutil.disk_usage(parent).free
+        if needed > free:
+            text = (
+                f"results of {needed / 2**20:.0f} MiB are to be written to {self.path}, where "
+                f"{free / 2**20:.0f} MiB are free"
+            )
+            if self.format == "netcdf":
+                raise ContractError(f"{text}; set RESULTS to a larger disk")
+            logger.warning("%s; they fit only if they can be compressed", text)
+
+    def _expand(self, path: str, value: Any) -> dict[str, Any]:
+        expanded = expand(path, value)
+        self._groups.update(expanded.attrs)
+        return expanded
+
+    def _placed(self, path: str, value: Any) -> xr.DataArray:
+        """Return an array that can be written into its group."""
+        group, name = group_of(path)
+        dims, units = self._dims.get(path, ((), ""))
+        array = _storable(as_array(name, value, dims, units), self.format)
+        array, renamed = self._layout(group).place(name, array)
+        if renamed:
+            self._renamed[path] = renamed
+            changes = ", ".join(f"{old!r} is {new!r}" for old, new in renamed.items())
+            logger.warning("Result %r shares no dimensions with others: %s", path, changes)
+        return array.rename(name)
+
+    def _write_by_workers(self, path: str, value: Any) -> Any:
+        group, name = group_of(path)
+        array = self._placed(path, value)
+        if any(len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0] for sizes in array.chunks or ()):
+            array = array.chunk({d: max(s) for d, s in array.chunksizes.items()})
+        with _quiet():
+            return self._to_zarr(array.to_dataset(name=name), group, compute=False)
+
+    def _to_zarr(self, dataset: xr.Dataset, group: str, **options: Any) -> Any:
+        dataset.attrs = self._attrs_of(group)
+        return dataset.to_zarr(
+            self.path, group=group or None, mode="a", consolidated=False, **options
         )
+
+    def _attrs_of(self, group: str) -> dict[Any, Any]:
+        attrs = _plain_attrs(self._groups.get(group, {}))
+        return attrs if group else {**attrs, **self.attrs}
+
+    def _write_zarr(self, arrays: Mapping[str, xr.DataArray]) -> dict[str, Exception]:
+        failed: dict[str, Exception] = {}
+        if not arrays:
+            self._to_zarr(xr.Dataset(), "")
+        for path, array in arrays.items():
+            group, name = group_of(path)
+            try:
+                self._to_zarr(array.to_dataset(name=name), group)
+            except Exception as error:
+                failed[path] = error
+                self.discard(path)
+        return failed
+
+    def _write_nc(self, arrays: Mapping[str, xr.DataArray]) -> dict[str, Exception]:
+        """Write a file in place of another; anew without each variable that cannot be written."""
+        failed: dict[str, Exception] = {}
+        draft = self.path.with_name(self.path.name + ".partial")
+        while True:
+            good = {path: array for path, array in arrays.items() if path not in failed}
+            draft.unlink(missing_ok=True)
+            path = ""
+            try:
+                xr.Dataset(attrs=self._attrs_of("")).to_netcdf(draft)
+                for path, array in good.items():
+                    group, name = group_of(path)
+                    dataset = array.to_dataset(name=name).assign_attrs(self._attrs_of(group))
+                    dataset.to_netcdf(draft, mode="a", group=group or None)
+            except Exception as error:
+                failed[path or "the file"] = error
+                if path:
+                    continue
+                draft.unlink(missing_ok=True)
+                return failed
+            draft.replace(self.path)
+            return failed
 
 
 def lazy_parts(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Those results that are dask collections (the others are constants)."""
+    """Return those results that are dask collections (the others are constants)."""
     return {name: value for name, value in named.items() if dask.is_dask_collection(value)}
 
 
-def _as_variable(name: str, value: Any) -> xr.DataArray:
-    if isinstance(value, xr.DataArray):
-        return value.drop_attrs() if _unserialisable(value.attrs) else value
-    if not dask.is_dask_collection(value):
-        value = np.asarray(value)
-        if value.dtype == object:
-            raise ContractError(
-                f"result {name!r} is a {type(value.item() if value.ndim == 0 else value).__name__}"
-                ", which cannot be stored; return numbers, arrays or xarray objects"
-            )
-    return xr.DataArray(value, dims=[f"{name}_{i}" for i in range(value.ndim)])
+def _unwritten(failed: Mapping[str, Exception], path: Path) -> ResultsUnwritten:
+    """Return one error for the results that could not be written."""
+    name, error = next(iter(failed.items()))
+    others = f" (nor {', '.join(list(failed)[1:])})" if len(failed) > 1 else ""
+    if isinstance(error, IPSComponentsError):
+        text = str(error) + others
+    else:
+        text = f"result {name!r} could not be written to {path}{others}: {error}"
+    unwritten = ResultsUnwritten(text, list(failed))
+    unwritten.__cause__ = error
+    return unwritten
 
 
-def _unserialisable(attrs: Mapping[Any, Any]) -> bool:
-    return not all(
-        isinstance(v, (str, int, float, list, tuple, np.ndarray)) for v in attrs.values()
-    )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what zarr 3 says about parts of its format that other programs may not read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(onsolidated metadata|Zarr V3|Zarr format 3)")
+        yield
+
+
+# -- values that a file can hold -----------------------------------------------------------
+
+
+def _storable(array: xr.DataArray, format: str) -> xr.DataArray:
+    """Return an array without masks, and with attributes that a file can hold."""
+    array = _without_mask(array).drop_encoding()
+    array.attrs = _plain_attrs(array.attrs)
+    if array.dtype.kind == "O":
+        raise ContractError(
+            f"result {array.name!r} holds objects, which cannot be stored; return numbers or text"
+        )
+    for coord in array.coords.values():
+        coord.attrs = _plain_attrs(coord.attrs)
+    return array
+
+
+def _without_mask(array: xr.DataArray) -> xr.DataArray:
+    """Return an array with missing values in place of a mask: NaN, or ``_FillValue``."""
+    data = array.variable._data
+    lazy = dask.is_dask_collection(data)
+    if not isinstance(data._meta if lazy else data, np.ma.MaskedArray):
+        return array
+    fill = _fill_value(data)
+    if array.dtype.kind == "b":
+        data = data.astype("int8")
+    filled = da.ma.filled(data, fill) if lazy else np.ma.filled(data, fill)
+    array = array.copy(data=filled)
+    if array.dtype.kind in "iu":
+        array.attrs["_FillValue"] = array.dtype.type(fill)
+    return array
+
+
+def _fill_value(data: Any) -> Any:
+    """Return a value for masked cells that no other cell has."""
+    if data.dtype.kind in "fc":
+        return np.nan
+    if data.dtype.kind in "mM":
+        return data.dtype.type("NaT")
+    if data.dtype.kind == "b":
+        return -1
+    limits = np.iinfo(data.dtype)
+    candidates = [limits.max, limits.min] if data.dtype.kind == "u" else [limits.min, limits.max]
+    if not dask.is_dask_collection(data):
+        values = data.compressed()
+        candidates = [each for each in candidates if not (values == each).any()] or candidates
+    return candidates[0]
+
+
+def _plain_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return attributes as text and numbers; what is neither becomes text, None is left out."""
+    plain: dict[Any, Any] = {}
+    for name, value in attrs.items():
+        if isinstance(value, bool | np.bool_):
+            value = int(value)
+        elif isinstance(value, np.generic) and name != "_FillValue":
+            value = value.item()
+        elif isinstance(value, np.ndarray):
+            value = value.tolist()
+        if value is None:
+            continue
+        flat = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str | int | float | np.generic) for item in flat):
+            value = str(value)
+        plain[str(name)] = value
+    return plain
 
 
 def _nbytes(value: Any) -> float:
-    nbytes = getattr(value, "nbytes", 0)
-    return 0 if isinstance(nbytes, float) and math.isnan(nbytes) else nbytes
+    """Return the size of an array in bytes; 0 where it is not known before computing."""
+    if not isinstance(value, xr.DataArray | da.Array | np.ndarray):
+        return 0
+    return 0 if math.isnan(value.nbytes) else value.nbytes
 
 
 def _describe(variable: xr.DataArray) -> dict[str, Any]:
@@ -177,10 +455,15 @@ def _describe(variable: xr.DataArray) -> dict[str, Any]:
         "dims": [str(dim) for dim in variable.dims],
     }
     if variable.size and variable.dtype.kind in "iuf" and variable.nbytes <= GATHER_LIMIT:
-        summary["min"] = float(variable.min())
-        summary["max"] = float(variable.max())
+        values = variable.values
+        missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+        if missing < values.size:
+            summary["min"] = float(np.nanmin(values))
+            summary["max"] = float(np.nanmax(values))
+        if missing:
+            summary["missing"] = missing
         if variable.size <= QUOTE_LIMIT:
-            summary["values"] = variable.values.tolist()
+            summary["values"] = values.tolist()
     if "units" in variable.attrs:
         summary["units"] = str(variable.attrs["units"])
     return summary

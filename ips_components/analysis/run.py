@@ -9,23 +9,28 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import secrets
-import time
-import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, as_completed, get_client, worker_client
 
 from ips_components.analysis.arrays import ExternalArray, external_arrays
 from ips_components.analysis.checkpoint import load, save, take_out
+from ips_components.analysis.compute_guard import ComputeGuard
 from ips_components.analysis.contract import contracts_from_graph, submit
-from ips_components.analysis.results import ResultStore, lazy_parts, name_results
+from ips_components.analysis.coordinator_client import Coordinator, RemoteCoordinator
+from ips_components.analysis.failures import details, message, portable
+from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.result_values import merge_returned, name_results
+from ips_components.analysis.results import ResultStore, ResultsUnwritten, lazy_parts
+from ips_components.analysis.views import ViewLayer
 from ips_components.analysis.windows import Rolling
-from ips_components.coordination.coordinator import RPC
-from ips_components.coordination.loading import Offered, load_analysis, together
+from ips_components.coordination.loading import Offered, load_analysis
 from ips_components.coordination.settings import RunSettings
-from ips_components.errors import ContractError, DeadlineExceeded, ExternalTaskError, SimulationLost
+from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 from ips_components.external._compat import make_future
 from ips_components.model.contract import Contract
 from ips_components.wire.messages import Feedback
@@ -39,12 +44,12 @@ async def _futures(client: Client, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one analysis from its first word with the scheduler to its results on disk.
+    """Run one analysis from the opening of its run to its results on disk.
 
     Parameters
     ----------
     settings : mapping
-        A :class:`~._settings.RunSettings` as a dict.
+        A :class:`~.coordination.settings.RunSettings` as a dict.
 
     Returns
     -------
@@ -54,90 +59,12 @@ def run_analysis(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     Exception
-        Whatever the analysis raises; the run is failed before, so that the simulation
-        learns of it.
+        Whatever the analysis raises, see `failures.portable`; the run is failed before, so that
+        the simulation gets the cause.
     """
     parsed = RunSettings.from_dict(settings)
     with current_client() as client:
         return Run(client, parsed).execute()
-
-
-def call(
-    client: Client, method: str, run: str, *, within: float | None = None, **arguments: Any
-) -> Any:
-    """Call the run coordinator on the scheduler of `client`.
-
-    Parameters
-    ----------
-    client, method, run, **arguments
-        Whom, what, of which run.
-    within : float, optional
-        Seconds; TimeoutError if the scheduler has not answered by then.
-    """
-    return client.sync(_call, client, method, run, arguments, callback_timeout=within)
-
-
-async def _call(client: Client, method: str, run: str, arguments: dict[str, Any]) -> Any:
-    return await getattr(client.scheduler, RPC)(method=method, run=run, **arguments)
-
-
-def wait_for_receivers(client: Client, run: str, n: int, timeout: float) -> list[dict[str, Any]]:
-    """Wait until `n` workers have opened their receivers; their endpoints.
-
-    The first worker brings the coordinator to the scheduler, some time after it has registered.
-    """
-    deadline = time.monotonic() + timeout
-    while not client.run_on_scheduler(_has_coordinator):
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(
-                f"run {run}: no worker has opened a receiver within {timeout:g} s; see the "
-                "workers' logs for the reason"
-            )
-        time.sleep(0.2)
-    remaining = max(0.0, deadline - time.monotonic())
-    return call(client, "receivers", run, n=n, timeout=remaining)
-
-
-def _has_coordinator(dask_scheduler: Any) -> bool:
-    return RPC in dask_scheduler.handlers
-
-
-def abort_run(
-    client: Client, run: str, cause: str, *, who: str = "workflow", within: float | None = None
-) -> None:
-    """Fail a run from outside: waiting tasks err, the ranks are told."""
-    call(client, "abort", run, who=who, cause=cause, within=within)
-
-
-def run_record(client: Client, run: str, *, within: float | None = None) -> dict[str, Any]:
-    """The coordinator's part of the run record."""
-    return call(client, "record", run, within=within)
-
-
-def wait_for_end(client: Client, run: str, timeout: float) -> dict[str, Any]:
-    """Wait until every rank has closed its bridge, or the run has failed; the record."""
-    return call(client, "ended", run, timeout=timeout)
-
-
-def open_live_page(client: Client, run: str, host: str = "127.0.0.1", port: int = 0) -> str:
-    """Open the live page of a run in the scheduler's process.
-
-    Parameters
-    ----------
-    client
-        Of the scheduler.
-    run
-        The run id.
-    host, port
-        Where to listen; 0: any free port.
-
-    Returns
-    -------
-    str
-        Its address, with a token in it: who has it may look.
-    """
-    token = secrets.token_urlsafe(24)
-    return str(call(client, "live_page", run, token=token, host=host, port=port))
 
 
 class Run:
@@ -146,6 +73,17 @@ class Run:
     Where several simulations feed one analysis, each has a run of its own with the coordinator,
     with its own ranks and receivers; their arrays meet in the graph of this one.
 
+    Parameters
+    ----------
+    client : distributed.Client
+        Client of the cluster.
+    settings : RunSettings
+        Of the run; further runs are among its partners.
+    coordinators : mapping of str to Coordinator, optional
+        By run id, the run's own first. Default: those on the scheduler.
+    offered_by : str
+        What offers the arrays, for messages.
+
     Attributes
     ----------
     arrays : mapping of str to ExternalArray
@@ -153,23 +91,35 @@ class Run:
     settings : RunSettings
     contract : Contract or None
         None until :meth:`commit`; all arrays, of all simulations.
-    offered_by : str
-        Who offers the arrays, for messages.
     """
 
-    offered_by = "the simulation"
-
-    def __init__(self, client: Client, settings: RunSettings) -> None:
+    def __init__(
+        self,
+        client: Client,
+        settings: RunSettings,
+        coordinators: Mapping[str, Coordinator] | None = None,
+        offered_by: str = "the simulation",
+    ) -> None:
         self.client = client
         self.settings = settings
         self.arrays: Mapping[str, ExternalArray] = {}
         self.contract: Contract | None = None
-        self._partners = [RunSettings.from_dict(each) for each in settings.partners]
+        self.offered_by = offered_by
+        partners = [RunSettings.from_dict(each) for each in settings.partners]
+        self._settings = {each.run: each for each in (settings, *partners)}
+        self._coordinators: Mapping[str, Coordinator] = coordinators or {
+            run: RemoteCoordinator(client, run) for run in self._settings
+        }
+        self._own = self._coordinators[settings.run]
+        self._guard: ComputeGuard | None = None
         self._futures: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}  # keys of results that an earlier attempt submitted
         self._constants: dict[str, Any] = {}
         self._stored: set[str] = set()
-        self._store = ResultStore(settings.results, settings.results_format, {"run": settings.run})
+        self._with_windows = False
+        self._store = ResultStore(
+            settings.results, settings.results_format, {"run": settings.run}, settings.overwrite
+        )
 
     # -- for analysis functions --------------------------------------------------------
 
@@ -181,10 +131,17 @@ class Run:
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""
-        self._call_all("stop", reason=reason)
+        for coordinator in self._coordinators.values():
+            coordinator.stop(reason)
 
     def commit(self, returned: Any) -> None:
-        """Derive the contract from these lazy results, sign it and submit the whole graph."""
+        """Derive the contract from these lazy results, sign it and submit the whole graph.
+
+        Raises
+        ------
+        ContractError
+            If there is no lazy result, none needs an external array, or the contract is signed.
+        """
         results, state = take_out(returned)
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; commit was called before")
@@ -193,8 +150,16 @@ class Run:
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}
         self._stored = set(stored)
+        external = {name: each for name, each in lazy.items() if self._is_external(each)}
+        if not external:
+            kinds = ", ".join(f"{name!r}: {type(each).__name__}" for name, each in gathered.items())
+            raise ContractError(
+                f"the analysis returned no lazy result of an external array ({kinds}), so that "
+                "nothing of the simulation would be analysed; return lazy results, for example "
+                "{'mean': arrays['temperature'].mean()}"
+            )
         contracts = contracts_from_graph(
-            lazy, self.arrays, runs=self._runs, policies=self.settings.policies
+            external, self.arrays, runs=list(self._settings), policies=self.settings.policies
         )
         self._sign(contracts)
         if self._resumed.keys() == lazy.keys() and lazy:
@@ -202,12 +167,9 @@ class Run:
             self._futures = self.client.sync(_futures, self.client, self._resumed)
             return
         self._futures = self._submit(lazy)
-        self._call_all(
-            "committed",
-            keys=[future.key for future in self._futures.values()],
-            names=list(self._futures),
-            timeout=self.settings.deadlines["contract"],
-        )
+        keys = [future.key for future in self._futures.values()]
+        for coordinator in self._coordinators.values():
+            coordinator.commit(keys, list(self._futures), self.settings.deadlines["contract"])
 
     def completed(self) -> Iterator[tuple[str, Any]]:
         """Results as they become known, ``(name, value)``; for feedback while the run is on.
@@ -217,49 +179,51 @@ class Run:
         ExternalTaskError, SimulationLost, Exception
             What made a result fail.
         """
-        names = {future.key: name for name, future in self._futures.items()}
-        for future in as_completed(list(self._futures.values()), raise_errors=False):
-            yield names[future.key], future.result()
+        for names, future in self._as_completed():
+            value = future.result()
+            for name in names:
+                yield name, value
 
     def rolling(self, array: Any, size: int, **options: Any) -> Rolling:
-        """Return windows of `size` consecutive steps; see :class:`~._rolling.Rolling`."""
+        """Return windows of `size` consecutive steps; see :class:`~.windows.Rolling`."""
         return Rolling(self, array, size, **options)
 
-    # -- for rolling windows -----------------------------------------------------------
+    # -- for rolling windows, see `windows.WindowRun` ----------------------------------
 
     def sign(self, contract: Contract, *, ahead: bool = False) -> None:
         """Sign a contract that does not come from a graph, and let the ranks begin."""
-        if self._partners:
+        if len(self._settings) > 1:
             raise ContractError(
                 "windows are for the arrays of one simulation; where several feed an analysis, "
                 "return results over all their steps"
             )
+        self._with_windows = True
         self._sign({contract.run: contract}, ahead=ahead)
-        self._call("committed", keys=[], timeout=self.settings.deadlines["contract"], hold=True)
+        self._own.commit([], [], self.settings.deadlines["contract"], hold=True)
 
     def declare_ahead(self, array: int, first: int, stop: int) -> None:
         """Make external tasks of the time indices ``first .. stop - 1`` and allow their data."""
-        self._call("declare_ahead", array=array, first=first, stop=stop)
+        self._own.declare_ahead(array, first, stop)
 
-    def let_go_steps(self, array: int, first: int, stop: int) -> None:
+    def release_steps(self, array: int, first: int, stop: int) -> None:
         """Leave the chunks of these time indices to the graphs that need them."""
-        self._call("let_go_steps", array=array, first=first, stop=stop)
+        self._own.release_steps(array, first, stop)
 
     def raise_if_failed(self) -> None:
         """Raise the run's first fault, if it has failed."""
-        self._call("check")
+        self._own.raise_if_failed()
 
     def _sign(self, contracts: Mapping[str, Contract], *, ahead: bool = False) -> None:
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; it was signed before")
-        together = tuple(array for each in contracts.values() for array in each.arrays)
-        self.contract = Contract(self.settings.run, together)
+        arrays = tuple(array for each in contracts.values() for array in each.arrays)
+        self.contract = Contract(self.settings.run, arrays)
         for row in self.contract.table():
             logger.info("Contract: %s", row)
-        blobs = {run: contract.to_bytes() for run, contract in contracts.items()}
-        self._call("contract", blob=blobs[self.settings.run], ahead=ahead)
-        for each in self._partners:
-            call(self.client, "contract", each.run, blob=blobs[each.run])
+        for run, coordinator in self._coordinators.items():
+            coordinator.sign(contracts[run].to_bytes(), ahead=ahead)
+        if self._guard is not None:
+            self._guard.lift()
 
     # -- for run_analysis --------------------------------------------------------------
 
@@ -268,27 +232,33 @@ class Run:
         try:
             return self._execute()
         except BaseException as error:
-            cause = "".join(traceback.format_exception(error))
-            logger.error("Run %s: the analysis failed: %s", self.settings.run, error)
+            cause, failure = details(error), portable(error)
+            logger.error("Run %s: the analysis failed\n%s", self.settings.run, cause)
             with contextlib.suppress(Exception):  # the first error must not be hidden
-                self._call_all("abort", who="analysis", cause=cause)
-            raise
+                for coordinator in self._coordinators.values():
+                    coordinator.abort(cause)
+            if failure is error:
+                raise
+            raise failure from None
 
     def _execute(self) -> dict[str, Any]:
         settings = self.settings
         opened = self._open()
-        if opened is not None:  # a replay has no coordinator
-            if opened["outcome"] is not None:
-                return dict(opened["outcome"])
-            self._resumed = opened["results"]
+        if opened.get("outcome") is not None:
+            return dict(opened["outcome"])
+        self._resumed = opened.get("results") or {}
+        self._store.prepare()
         analyses = [load_analysis(name) for name in settings.analysis.replace(",", " ").split()]
         connect = settings.deadlines["connect"]
-        self._call_all("receivers", n=settings.n_receivers, timeout=connect)
+        for coordinator in self._coordinators.values():
+            coordinator.wait_for_receivers(settings.n_receivers, connect)
         self.arrays = self._offers(connect)
-        returned = together({each: self._analyse(each) for each in analyses})
-        if self.contract is None:
-            self.commit(returned)
-        elif returned is not None:
+        with ComputeGuard(array.source for array in self.arrays.values()) as self._guard:
+            returned = merge_returned({each: self._analyse(each) for each in analyses})
+            committed = self.contract is not None
+            if not committed:
+                self.commit(returned)
+        if committed and returned is not None:
             self._add(*take_out(returned))
         return self._finish()
 
@@ -302,104 +272,146 @@ class Run:
         )
 
     def _add(self, results: Any, state: Mapping[str, Any]) -> None:
-        """Take results beyond those of the contract: constants, and graphs over what is there."""
+        """Take results beyond those of the contract: constants, and graphs over what is there.
+
+        Raises
+        ------
+        ContractError
+            If one needs an external array, whose chunks are freed as the graph of `commit` goes on.
+        """
         named = {**name_results(results), **state}
         lazy = lazy_parts(named)
+        if not self._with_windows:
+            for name, each in lazy.items():
+                if self._is_external(each):
+                    raise ContractError(
+                        f"result {name!r} needs an external array, but was returned after "
+                        "run.commit, when chunks that no committed result needs are freed; pass "
+                        "it to run.commit with the others"
+                    )
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
         self._futures.update(self._submit(lazy))
 
+    def _is_external(self, result: Any) -> bool:
+        """Return whether a lazy result depends on any external array."""
+        graph = result.__dask_graph__()
+        if isinstance(graph, HighLevelGraph) and any(
+            isinstance(layer, ViewLayer) for layer in graph.layers.values()
+        ):
+            return True
+        try:
+            needed_chunks({"": result}, [array.source for array in self.arrays.values()])
+        except ContractError:
+            return False
+        return True
+
     def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
-        """Hand graphs to the scheduler; a future for each result, by name."""
-        return submit(self.client, lazy)
+        """Submit graphs to the scheduler; return a future for each result, by name."""
+        return submit(
+            self.client, {name: self._own.with_sources(each) for name, each in lazy.items()}
+        )
+
+    def _as_completed(self) -> Iterator[tuple[list[str], Any]]:
+        """Yield futures as they end, with the names of all results that have the same key."""
+        names: dict[Any, list[str]] = defaultdict(list)
+        futures = {}
+        for name, future in self._futures.items():
+            names[future.key].append(name)
+            futures[future.key] = future
+        for future in as_completed(list(futures.values()), raise_errors=False):
+            yield names[future.key], future
 
     def _finish(self) -> dict[str, Any]:
-        """Collect what the analysis promised, keep what is complete, then say what failed."""
-        values: dict[str, Any] = dict(self._constants)
+        """Collect all results, keep those that are complete, then raise what failed."""
+        values: dict[str, Any] = {}
         errors: dict[str, BaseException] = {}
-        names = {future.key: name for name, future in self._futures.items()}
-        for future in as_completed(list(self._futures.values()), raise_errors=False):
-            name = names[future.key]
+        for names, future in self._as_completed():
             error = future.exception()
-            if error is not None:
-                errors[name] = error
-                if not isinstance(error, (ExternalTaskError, SimulationLost)):
-                    self._call_all("abort", who="analysis", cause=f"result {name!r}: {error!r}")
-            elif name not in self._stored:
-                values[name] = future.result()
-        checkpoint = save(values, self.settings.run_dir) if not errors else ""
-        if values:
+            if error is None:
+                values |= {name: future.result() for name in names if name not in self._stored}
+                continue
+            errors |= dict.fromkeys(names, error.with_traceback(future.traceback()))
+            if not isinstance(error, ExternalTaskError | SimulationLost):
+                cause = f"result {names[0]!r}: {type(error).__name__}: {message(error)}"
+                for coordinator in self._coordinators.values():
+                    coordinator.abort(f"{details(error)}\n{cause}")
+        # In the order of the analysis, so that names of dimensions do not depend on timing.
+        values = {name: values[name] for name in self._futures if name in values}
+        outcome = self._keep({**values, **self._constants}, errors)
+        for coordinator in self._coordinators.values():
+            coordinator.finish(None if errors else outcome)
+        if errors:
+            raise self._incomplete(values, errors)
+        self._send(NO_MORE)
+        return outcome
+
+    def _keep(self, values: dict[str, Any], errors: dict[str, BaseException]) -> dict[str, Any]:
+        """Write complete results, and the state of an analysis that has them all."""
+        checkpoint = save(values, self.settings.run_dir if not errors else None)
+        for name in self._stored & errors.keys():
+            self._store.discard(name)
+        try:
             self._store.write(values)
-        outcome = {
+        except ResultsUnwritten as error:
+            errors |= dict.fromkeys(error.results, error)
+        self._store.finish()
+        return {
             "results": str(self._store.path),
             "checkpoint": checkpoint,
             "variables": self._store.summary() if not errors else {},
             "contract": self.contract.table() if self.contract else [],
         }
-        self._call_all("results_done", outcome=None if errors else outcome)
-        if not errors:
-            self._send(NO_MORE)
-        if errors:
-            name, error = next(iter(errors.items()))
-            kept = ", ".join(sorted(set(values) - set(self._constants))) or "none"
-            error.add_note(
-                f"{len(errors)} of {len(self._futures)} results are missing, {name!r} first; "
-                f"results kept in {self._store.path}: {kept}"
-            )
-            raise error
-        return outcome
+
+    def _incomplete(
+        self, values: Mapping[str, Any], errors: Mapping[str, BaseException]
+    ) -> BaseException:
+        """Return the first error, with what is missing and what was kept in a note."""
+        name, error = next(iter(errors.items()))
+        kept = ", ".join(sorted({*values, *self._stored} - errors.keys())) or "none"
+        missing = ", ".join(sorted(errors))
+        error.add_note(
+            f"{len(errors)} of {len(self._futures)} results are missing, {name!r} first "
+            f"({missing}); results kept in {self._store.path}: {kept}"
+        )
+        return error
 
     # -- one or several simulations ----------------------------------------------------
 
-    @property
-    def _runs(self) -> list[str]:
-        return [self.settings.run, *(each.run for each in self._partners)]
+    def _send(self, value: Feedback) -> None:
+        fields = {each: getattr(value, each) for each in ("name", "step", "kind", "shape", "data")}
+        for coordinator in self._coordinators.values():
+            coordinator.send(fields)
 
-    def _send(self, message: Feedback) -> None:
-        fields = {
-            each: getattr(message, each) for each in ("name", "step", "kind", "shape", "data")
+    def _open(self) -> dict[str, Any]:
+        """Open the runs of all simulations; return what an earlier attempt has left."""
+        opened = {
+            run: self._coordinators[run].open(replace(settings, partners=()))
+            for run, settings in reversed(self._settings.items())
         }
-        self._call_all("feedback", message=fields)
-
-    def _open(self) -> dict[str, Any] | None:
-        """Tell the coordinator that the analysis starts; what an earlier attempt has left."""
-        for each in self._partners:
-            call(self.client, "open", each.run, settings=each.to_dict())
-        plain = {**self.settings.to_dict(), "partners": ()}
-        opened: dict[str, Any] | None = self._call("open", settings=plain)
-        return opened
+        return opened[self.settings.run]
 
     def _offers(self, timeout: float) -> dict[str, ExternalArray]:
-        """Make the arrays that the simulations offer."""
+        """Return the arrays that the simulations offer, by name."""
         arrays: dict[str, Any] = {}
         offered_by: dict[str, str] = {}
-        for each in (self.settings, *self._partners):
-            specs = each.array_specs() or RunSettings.specs_from(self._described(each, timeout))
-            chunks = each.chunks
-            if self._partners:
+        for run, settings in self._settings.items():
+            specs = settings.array_specs() or RunSettings.specs_from(
+                self._coordinators[run].describe_arrays(timeout)
+            )
+            chunks = settings.chunks
+            if len(self._settings) > 1:
                 chunks = {s.name: chunks[s.name] for s in specs if s.name in chunks}
-            mine = external_arrays(specs, run=each.run, n_receivers=each.n_receivers, chunks=chunks)
-            if twice := sorted(arrays.keys() & mine.keys()):
+            offered = external_arrays(
+                specs, run=run, n_receivers=settings.n_receivers, chunks=chunks
+            )
+            if twice := sorted(arrays.keys() & offered.keys()):
                 raise ContractError(
-                    f"{offered_by[twice[0]]} and {each.simulation} both offer an array "
+                    f"{offered_by[twice[0]]} and {settings.simulation} both offer an array "
                     f"{twice[0]!r}: rename one of them"
                 )
-            arrays.update(mine)
-            offered_by.update(dict.fromkeys(mine, each.simulation))
+            arrays.update(offered)
+            offered_by.update(dict.fromkeys(offered, settings.simulation))
         return arrays
-
-    def _described(self, settings: RunSettings, timeout: float) -> Any:
-        if settings is self.settings:
-            return self._call("described", timeout=timeout)
-        return call(self.client, "described", settings.run, timeout=timeout)
-
-    def _call_all(self, method: str, **arguments: Any) -> None:
-        """Tell the coordinator the same about the run of every simulation."""
-        self._call(method, **arguments)
-        for each in self._partners:
-            call(self.client, method, each.run, **arguments)
-
-    def _call(self, method: str, **arguments: Any) -> Any:
-        return call(self.client, method, self.settings.run, **arguments)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Windows of consecutive steps, submitted ahead of the simulation, with carried state.
 
-When nobody knows how many steps there will be, the graph over all of them cannot be built
-before step 0.  What can be kept is the advantage of it: the next windows are always on the
-scheduler already, so that a step that arrives releases what waits for it without asking anyone.
+When the number of steps is not known, the graph over all of them cannot be built before step 0.
+But the graphs of the next windows are always on the scheduler already, so that a step that arrives
+releases what waits for it without a further message.
 """
 
 from __future__ import annotations
@@ -11,21 +11,38 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dask
 import numpy as np
-from distributed import futures_of
+from distributed import Client, futures_of
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.coordination.settings import RunSettings
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.selection import Selection
 
-if TYPE_CHECKING:
-    from ips_components.analysis.run import Run
-
 logger = logging.getLogger(__name__)
+
+
+class WindowRun(Protocol):
+    """What windows need of a run."""
+
+    client: Client
+    settings: RunSettings
+
+    def sign(self, contract: Contract, *, ahead: bool = False) -> None:
+        """Sign a contract whose tasks are declared piecemeal."""
+
+    def declare_ahead(self, array: int, first: int, stop: int) -> None:
+        """Declare the external tasks of some time indices."""
+
+    def release_steps(self, array: int, first: int, stop: int) -> None:
+        """Leave the chunks of some time indices to the graphs that need them."""
+
+    def raise_if_failed(self) -> None:
+        """Raise the run's first fault, if it has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +69,7 @@ class Rolling:
 
     Parameters
     ----------
-    run : Run
+    run : WindowRun
     array : OpenEndedArray or ExternalArray
     size, stride : int
         In published steps (entries of the array's time dimension).
@@ -69,7 +86,7 @@ class Rolling:
 
     def __init__(
         self,
-        run: Run,
+        run: WindowRun,
         array: OpenEndedArray | ExternalArray,
         size: int,
         stride: int = 1,
@@ -154,7 +171,7 @@ class Rolling:
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
             # A few windows at once, as the others are declared.
             if not pending or (number + 1) % max(1, self.ahead // 2) == 0:
-                self._let_go((number + 1) * self.stride)
+                self._release((number + 1) * self.stride)
             axis = self.array.source.spec.steps
             first = axis.step(number * self.stride)
             steps = range(first, first + self.size * axis.every, axis.every)
@@ -194,10 +211,10 @@ class Rolling:
             self._declared = target
         return self.array[first:stop][(slice(None), *self.region)]
 
-    def _let_go(self, first_needed: int) -> None:
+    def _release(self, first_needed: int) -> None:
         """Leave the steps before the next window to the graphs that need them."""
         if first_needed > self._released:
-            self.run.let_go_steps(0, self._released, min(first_needed, self._declared))
+            self.run.release_steps(0, self._released, min(first_needed, self._declared))
             self._released = first_needed
 
 

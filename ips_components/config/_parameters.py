@@ -212,6 +212,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     _P("RESULTS_FORMAT", "analytics", choice("zarr", "netcdf"), "Format of the results.", "zarr"),
     _P(
+        "OVERWRITE",
+        "analytics",
+        kinds.TRUTH,
+        "Whether RESULTS of an earlier run are replaced; else a path that exists is refused.",
+        False,
+    ),
+    _P(
         "MEMORY_SHARE",
         "analytics",
         kinds.SHARE,

@@ -106,6 +106,7 @@ class AnalyticsConfig:
     use_shifter: bool = False
     results: str = ""
     results_format: str = "zarr"
+    overwrite: bool = False
     memory_share: float = 0.3
     replay_steps: int = 2
     replay_bytes: int = 1 << 30

@@ -39,32 +39,6 @@ def load_analysis(name: str) -> Callable[..., Any]:
     return function
 
 
-def together(returned: Mapping[Callable[..., Any], Any]) -> Any:
-    """Make one set of results of what several analyses returned.
-
-    A single analysis keeps its names; of several, each result is named after its function, too.
-
-    Raises
-    ------
-    ContractError
-        If two functions have the same name, or one of several returned no mapping.
-    """
-    if len(returned) == 1:
-        return next(iter(returned.values()))
-    if len({function.__name__ for function in returned}) < len(returned):
-        raise ContractError("several analyses of one run need functions of different names")
-    results: dict[str, Any] = {}
-    for function, mine in returned.items():
-        if not isinstance(mine, Mapping):
-            raise ContractError(
-                f"the analysis {function.__name__!r} returned a {type(mine).__name__}; where a run "
-                "has several analyses, each returns a mapping of names to results"
-            )
-        for name, value in mine.items():
-            results[f"{function.__name__}_{name}"] = value
-    return results
-
-
 class Offered(dict[str, Any]):
     """The arrays on offer; asking for another one says what there is.
 

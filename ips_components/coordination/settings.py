@@ -58,6 +58,8 @@ class RunSettings:
         ``"block"`` (default) or ``"drop"`` for each array: what a full worker means to the ranks.
     results, results_format
         Path of the results, and ``"zarr"`` or ``"netcdf"``.
+    overwrite
+        Whether results of an earlier run at this path may be replaced.
     run_dir
         Directory of the run's own files.
     task_log
@@ -98,6 +100,7 @@ class RunSettings:
     policies: Mapping[str, str] = field(default_factory=dict)
     results: str = "results.zarr"
     results_format: str = "zarr"
+    overwrite: bool = False
     run_dir: str = "."
     task_log: str = ""
     n_steps: int | None = None

@@ -233,7 +233,7 @@ class Analytics(Component):
 
     def _end_simulations(self) -> None:
         """Let the coordinator know that nothing will be launched any more."""
-        from ips_components.analysis.run import call
+        from ips_components.analysis.coordinator_client import call
 
         assert self._pool is not None
         if self._pool.config.source:

@@ -200,6 +200,7 @@ class AnalyticsPool:
             policies={a.name: a.policy for a in config.arrays},
             results=str(self.run_dir / (config.results or f"results{suffix}")),
             results_format=config.results_format,
+            overwrite=config.overwrite,
             run_dir=str(self.run_dir),
             task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
             n_steps=n_steps,

@@ -199,7 +199,7 @@ class Launches:
             self.records.write(launches_of(self.port), self._record)
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        from ips_components.analysis.run import call
+        from ips_components.analysis.coordinator_client import call
 
         limit = self.config.analytics[0].connect_time_out
         try:

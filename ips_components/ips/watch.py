@@ -58,7 +58,7 @@ class Watch:
 
     def look(self, interval: float = ASK) -> None:
         """Ask the coordinator how far it is, if the last time was so many seconds ago."""
-        from ips_components.analysis.run import call
+        from ips_components.analysis.coordinator_client import call
 
         now = time.monotonic()
         if now - self._asked < interval:

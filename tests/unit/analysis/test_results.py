@@ -21,7 +21,7 @@ def test_results_get_names():
 
 
 @pytest.mark.parametrize("nothing", [None, {}, ()])
-def test_an_analysis_that_returns_nothing_is_told_what_to_return(nothing):
+def test_an_analysis_that_returns_nothing_gets_an_example(nothing):
     with pytest.raises(ContractError, match="returned nothing"):
         name_results(nothing)
 
@@ -71,3 +71,295 @@ def test_an_unknown_format_is_refused(tmp_path):
 def test_what_cannot_be_stored_is_named(tmp_path):
     with pytest.raises(ContractError, match="'model' is a"):
         ResultStore(tmp_path / "r.zarr").write({"model": object()})
+
+
+# -- what meets in one store ---------------------------------------------------------------
+
+
+def written(tmp_path, returned, format="zarr", **options):
+    """Write what an analysis returned, as a run does; the store and its root."""
+    store = ResultStore(tmp_path / f"r.{format}", format, {"run": "r1"}, **options)
+    store.prepare()
+    gathered, stored = store.plan(name_results(returned))
+    lazy = lazy_parts(gathered)
+    computed = {name: value.compute(scheduler="sync") for name, value in lazy.items()}
+    dask.compute(*stored.values())
+    store.write({**gathered, **computed})
+    store.finish()
+    return store
+
+
+FORMATS = pytest.mark.parametrize("format", ["zarr", "netcdf"])
+
+
+def over_time(values, first=0):
+    return xr.DataArray(
+        np.asarray(values), dims="time", coords={"time": np.arange(first, first + len(values))}
+    )
+
+
+@FORMATS
+def test_dims_that_clash_are_renamed_and_values_stay(tmp_path, format):
+    early, late = over_time(np.arange(2, dtype="i4")), over_time(np.arange(10.0), first=5)
+    store = written(tmp_path, {"early": early, "late": late, "again": early + 1}, format)
+    with store.open() as found:
+        assert found["early"].dtype == np.int32
+        np.testing.assert_array_equal(found["early"], early)
+        np.testing.assert_array_equal(found["late"], late)
+        np.testing.assert_array_equal(found["late_time"], np.arange(5, 15))
+        assert found["again"].dims == found["early"].dims == ("time",)
+        assert found["late"].dims == ("late_time",)
+    assert store.summary()["late"]["renamed"] == {"time": "late_time"}
+
+
+@FORMATS
+def test_scalar_coordinates_of_results_may_differ(tmp_path, format):
+    t = over_time(np.arange(4.0))
+    returned = {"first": t.isel(time=0), "last": t.isel(time=-1), "all": t}
+    with written(tmp_path, returned, format).open() as found:
+        assert float(found["first"]) == 0.0 and float(found["last"]) == 3.0
+        assert int(found["first_time"]) == 0 and int(found["last_time"]) == 3
+        np.testing.assert_array_equal(found["time"], np.arange(4))
+
+
+def test_two_quantiles_are_kept(tmp_path):
+    t = over_time(np.arange(5.0))
+    returned = {f"q{q}": t.quantile(q / 100) for q in (10, 90)}
+    with written(tmp_path, returned).open() as found:
+        assert float(found["quantile"]) == 0.1
+        assert float(found["q90_quantile"]) == 0.9
+        assert float(found["q90"]) == pytest.approx(3.6)
+
+
+@FORMATS
+def test_a_result_named_like_a_dimension_is_a_result(tmp_path, format):
+    field = xr.DataArray(np.ones((2, 3)), dims=("y", "x"), coords={"y": [5, 6]})
+    store = written(tmp_path, {"field": field, "y": field.mean("x"), "x": field.sum()}, format)
+    assert {"field", "y", "x"} == set(store.summary())
+    with store.open() as found:
+        assert found["field"].dims == ("y_dim", "x_dim")
+        np.testing.assert_array_equal(found["y_dim"], [5, 6])
+        np.testing.assert_array_equal(found["y"], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("name", ["a/b", "", " a", "..", "zarr.json", "__x", "a\nb", "a" * 300])
+def test_names_that_no_store_holds_are_refused(name):
+    with pytest.raises(ContractError, match="cannot be stored"):
+        name_results({name: da.ones(2)})
+
+
+@FORMATS
+def test_datasets_in_a_mapping_are_groups_with_their_attributes(tmp_path, format):
+    inner = xr.Dataset({"m": over_time([1.0, 2.0])}, attrs={"source": "a", "flag": True})
+    store = written(tmp_path, {"stats": inner, "n": da.ones(())}, format)
+    with store.open("stats") as found:
+        np.testing.assert_array_equal(found["m"], [1.0, 2.0])
+        assert (found.attrs["source"], found.attrs["flag"]) == ("a", 1)
+    assert set(store.summary()) == {"stats/m", "n"}
+
+
+def test_a_dataset_keeps_its_attributes_and_a_tree_its_groups(tmp_path):
+    dataset = xr.Dataset({"m": over_time([1.0, 2.0])}, attrs={"title": "T"})
+    with written(tmp_path / "a", dataset).open() as found:
+        assert found.attrs == {"title": "T", "run": "r1"}
+    tree = xr.DataTree.from_dict({"/": dataset, "/fine.r/inner": dataset * 2})
+    store = written(tmp_path / "b", tree)
+    assert set(store.summary()) == {"m", "fine.r/inner/m"}
+    with store.open("fine.r/inner") as found:
+        np.testing.assert_array_equal(found["m"], [2.0, 4.0])
+
+
+def test_a_single_array_has_its_own_name(tmp_path):
+    assert list(name_results(over_time([1.0]).rename("warmth"))) == ["warmth"]
+    assert list(name_results(over_time([1.0]))) == ["result"]
+    a, b = over_time([1.0]).rename("a"), over_time([1.0]).rename("b")
+    assert list(name_results([a, b])) == ["a", "b"]
+    assert list(name_results([a, a])) == ["result_0", "result_1"]
+
+
+# -- kinds of results ----------------------------------------------------------------------
+
+
+def test_a_tuple_of_arrays_is_a_result_each(tmp_path):
+    x = da.arange(100, chunks=10)
+    counts, edges = da.histogram(x, bins=4, range=(0, 100))
+    with written(tmp_path, {"histogram": (counts, edges), "f": da.fft.rfftfreq(8)}).open() as found:
+        np.testing.assert_array_equal(found["histogram_0"], [25] * 4)
+        np.testing.assert_array_equal(found["histogram_1"], [0, 25, 50, 75, 100])
+        np.testing.assert_array_equal(found["f"], np.fft.rfftfreq(8))
+
+
+@dask.delayed
+def gives(value):
+    return value
+
+
+def test_delayed_values_are_stored_by_what_they_are(tmp_path):
+    returned = {
+        "number": gives(3),
+        "pair": gives((np.arange(3), np.arange(2.0))),
+        "field": gives(over_time([1.0, 2.0])),
+        "numbers": gives({"a": 1.5, "b": [1, 2]}),
+        "nothing": gives(None),
+        "words": gives(["x", "yy"]),
+    }
+    store = written(tmp_path, returned)
+    with store.open() as found:
+        assert int(found["number"]) == 3
+        np.testing.assert_array_equal(found["pair_1"], [0, 1])
+        np.testing.assert_array_equal(found["field"], [1.0, 2.0])
+        assert found["words"].values.tolist() == ["x", "yy"]
+    with store.open("numbers") as found:
+        assert float(found["a"]) == 1.5
+    assert "nothing" not in store.summary()
+
+
+def test_tables_series_and_bags_are_stored(tmp_path):
+    import dask.bag as db
+    import dask.dataframe as dd
+    import pandas as pd
+
+    frame = pd.DataFrame({"e": [1.0, 2.0], "kind": ["a", "b"], "n": [1, 2]}, index=[10, 20])
+    lazy = dd.from_pandas(frame, npartitions=2)
+    bag = db.from_sequence(["a", "b", "a"], npartitions=2)
+    returned = {
+        "table": lazy,
+        "mean": lazy.groupby("kind").e.mean(),
+        "total": lazy.e.sum(),
+        "squares": db.range(4, 2).map(lambda n: n * n),
+        "counts": bag.frequencies(),
+    }
+    store = written(tmp_path, returned)
+    with store.open("table") as found:
+        np.testing.assert_array_equal(found["index"], [10, 20])
+        assert found["kind"].values.tolist() == ["a", "b"]
+        assert found["n"].dtype == np.int64
+    with store.open() as found:
+        assert dict(zip(found["kind"].values, found["mean"].values, strict=True)) == {
+            "a": 1.0,
+            "b": 2.0,
+        }
+        assert float(found["total"]) == 3.0
+        np.testing.assert_array_equal(found["squares"], [0, 1, 4, 9])
+        assert sorted(found["counts_0"].values) == ["a", "b"]
+        assert sorted(found["counts_1"].values) == [1, 2]
+
+
+@FORMATS
+def test_masked_cells_are_missing_in_the_store(tmp_path, format, monkeypatch):
+    x = da.ma.masked_greater(da.arange(6, chunks=2), 3)
+    returned = {
+        "whole": x,
+        "real": x * 1.0,
+        "flags": x > 2,
+        "none": da.ma.masked_greater(da.ones(3), 0).mean(),
+        "inside": xr.DataArray(x, dims="cell"),
+    }
+    with written(tmp_path, returned, format).open() as found:
+        for name in ("whole", "real", "inside"):
+            np.testing.assert_array_equal(found[name], [0, 1, 2, 3, np.nan, np.nan])
+        assert np.isnan(found["none"])
+    monkeypatch.setattr(_results, "GATHER_LIMIT", 8)
+    with written(tmp_path / "large", {"whole": x}, format).open() as found:
+        np.testing.assert_array_equal(found["whole"], [0, 1, 2, 3, np.nan, np.nan])
+
+
+@FORMATS
+def test_levels_of_a_multiindex_become_coordinates(tmp_path, format):
+    field = xr.DataArray(
+        np.arange(4.0).reshape(2, 2), dims=("y", "x"), coords={"y": [0, 1], "x": [5, 6]}
+    )
+    with written(tmp_path, {"flat": field.stack(cell=("y", "x"))}, format).open() as found:
+        np.testing.assert_array_equal(found["flat"], np.arange(4.0))
+        np.testing.assert_array_equal(found["y"], [0, 0, 1, 1])
+        np.testing.assert_array_equal(found["x"], [5, 6, 5, 6])
+
+
+def test_attributes_that_no_file_holds_cost_no_others(tmp_path):
+    field = over_time([1.0]).assign_attrs(
+        units="K", ok=True, nothing=None, table={"a": 1}, n=np.int64(3), v=np.arange(2)
+    )
+    with written(tmp_path, {"field": field}, "netcdf").open() as found:
+        attrs = found["field"].attrs
+        assert (attrs["units"], attrs["ok"], attrs["table"], attrs["n"]) == ("K", 1, "{'a': 1}", 3)
+        assert "nothing" not in attrs
+
+
+# -- the store itself ----------------------------------------------------------------------
+
+
+@FORMATS
+def test_results_of_an_earlier_run_are_refused_or_replaced(tmp_path, format):
+    path = tmp_path / f"r.{format}"
+    ResultStore(path, format, {"run": "r0"}).write({"old": np.ones(2)})
+    with pytest.raises(ConfigError, match="OVERWRITE = True"):
+        written(tmp_path, {"new": da.ones(3)}, format)
+    with written(tmp_path, {"new": da.ones(3)}, format, overwrite=True).open() as found:
+        assert set(found.data_vars) == {"new"}
+    written(tmp_path, {"new": da.ones(3)}, format)  # the same run, started again
+
+
+def test_overwrite_spares_folders_that_are_no_results(tmp_path):
+    (tmp_path / "r.zarr").mkdir()
+    (tmp_path / "r.zarr" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="other files"):
+        written(tmp_path, {"new": da.ones(3)}, overwrite=True)
+    assert (tmp_path / "r.zarr" / "thesis.tex").exists()
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_step_0(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="nothing can be written"):
+        ResultStore(tmp_path / "file" / "r.zarr").prepare()
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "float16"])
+def test_netcdf_refuses_types_that_it_lacks_before_step_0(tmp_path, dtype):
+    with pytest.raises(ContractError, match=f"'bad' has dtype {dtype}"):
+        ResultStore(tmp_path / "r.nc", "netcdf").plan({"bad": da.ones(2, dtype=dtype)})
+    with written(tmp_path, {"good": da.ones(2, dtype=dtype)}).open() as found:
+        assert found["good"].dtype == dtype
+
+
+def test_netcdf_without_a_package_for_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_results, "_NETCDF_BACKENDS", ("no_such_package",))
+    with pytest.raises(ConfigError, match="pip install netCDF4"):
+        ResultStore(tmp_path / "r.nc", "netcdf").prepare()
+
+
+def test_results_larger_than_the_disk_are_refused_before_step_0(tmp_path):
+    with pytest.raises(ContractError, match="are free"):
+        ResultStore(tmp_path / "r.nc", "netcdf").plan({"big": da.ones(10**15, chunks=10**9)})
+
+
+@FORMATS
+def test_a_result_that_cannot_be_written_leaves_the_others(tmp_path, format):
+    store = ResultStore(tmp_path / "r", format)
+    with pytest.raises(ContractError, match="'model' is a object") as caught:
+        store.write({"a": np.ones(2), "model": object(), "b": np.zeros(3)})
+    assert caught.value.results == ["model"]
+    with store.open() as found:
+        assert set(found.data_vars) == {"a", "b"}
+
+
+def test_the_store_opens_without_a_warning(tmp_path, recwarn):
+    store = written(tmp_path, {"a": da.ones(3), "words": gives(["x"])})
+    with xr.open_zarr(store.path) as found:
+        assert set(found.data_vars) == {"a", "words"}
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_large_results_with_uneven_chunks_are_written_by_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(_results, "GATHER_LIMIT", 64)
+    uneven = da.arange(100, chunks=((7, 50, 43),))
+    with written(tmp_path, {"big": uneven}).open() as found:
+        np.testing.assert_array_equal(found["big"], np.arange(100))
+
+
+def test_a_large_result_that_failed_is_not_left_half_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(_results, "GATHER_LIMIT", 64)
+    store = ResultStore(tmp_path / "r.zarr", attrs={"run": "r1"})
+    store.plan({"big": da.arange(100, chunks=10)})
+    store.discard("big")
+    store.write({"small": np.ones(2)})
+    assert set(store.summary()) == {"small"}

@@ -1,0 +1,105 @@
+"""Errors of an analysis in a form that every process can read.
+
+The analysis runs in a Dask worker; the IPS components cannot import its module, so that an
+exception of a class of its own could not be unpickled there.
+"""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import ips_components
+from ips_components.errors import AnalysisFailed, IPSComponentsError
+
+_PACKAGE = str(Path(ips_components.__file__).parent)
+_EXAMPLES = str(Path(_PACKAGE, "examples"))
+_LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+
+def portable(error: BaseException) -> BaseException:
+    """Return an error that can be unpickled anywhere and says where it was raised.
+
+    Parameters
+    ----------
+    error
+        What an analysis, or a task of its graph, has raised.
+
+    Returns
+    -------
+    BaseException
+        The error itself if its class is Python's or this package's and survives pickling, else an
+        `AnalysisFailed` with its class and message. File, line and function are in its notes.
+    """
+    where = location(error)
+    if isinstance(error, SystemExit):
+        text = f"the analysis ended its process by sys.exit({error.code!r}); raise an exception"
+        return _noted(AnalysisFailed(text), where)
+    if _survives(error):
+        return _noted(error, where)
+    return _noted(AnalysisFailed(f"{type(error).__name__}: {message(error)}"), where, error)
+
+
+def location(error: BaseException) -> str:
+    """Return ``file, line n, in function`` of the innermost frame of the analyst's own code."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not _is_library(frame.filename)
+    ]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    return f"{own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}" if own else ""
+
+
+def message(error: BaseException) -> str:
+    """Return the text of an error, also of one that lost its attributes on the way here."""
+    try:
+        return str(error)
+    except Exception:
+        return ", ".join(map(str, error.args)) or "no message"
+
+
+def details(error: BaseException) -> str:
+    """Return the traceback, with the analyst's own code in it."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # the error itself cannot be formatted
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"{frames}{type(error).__name__}: {message(error)}"
+
+
+def _is_library(filename: str) -> bool:
+    if filename.startswith(_EXAMPLES):
+        return False
+    return filename.startswith((_PACKAGE, "<", *_LIBRARIES))
+
+
+def _survives(error: BaseException) -> bool:
+    known = isinstance(error, IPSComponentsError) or type(error).__module__ == builtins.__name__
+    if not known or isinstance(error, SyntaxError):
+        return False
+    try:
+        return str(pickle.loads(pickle.dumps(error))) == str(error)
+    except Exception:
+        return False
+
+
+def _noted(
+    error: BaseException, where: str, original: BaseException | None = None
+) -> BaseException:
+    notes = set(getattr(error, "__notes__", ()))
+    for note in (*_notes_of(original), f"at {where}" if where else ""):
+        if note and note not in notes:
+            error.add_note(note)
+    return error
+
+
+def _notes_of(error: BaseException | None) -> Iterator[str]:
+    yield from getattr(error, "__notes__", ())
