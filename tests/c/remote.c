@@ -11,7 +11,7 @@
 
 #include "ips_bridge.h"
 
-enum { DIMS = 16, ARRAYS = 8, BLOCKS = 16 };
+enum { DIMS = 16, ARRAYS = 8, BLOCKS = 16, ANSWERED = 99 };
 
 static struct known {
     char name[64];
@@ -106,6 +106,12 @@ static size_t layout(const struct known *a, const int64_t *count, char order, in
     return (size_t)run;
 }
 
+/* Blocks go by handle where there is one. */
+static int by_handle(const char *name)
+{
+    return ips_bridge_find(bridge, name) != NULL;
+}
+
 static int put(struct known *a, int64_t step, const int64_t *offset, const int64_t *count,
                char order)
 {
@@ -117,7 +123,10 @@ static int put(struct known *a, int64_t step, const int64_t *offset, const int64
     if (order == 'C' && offset == a->offset)
         code = ips_bridge_put(bridge, a->name, step, cells);
     else
-        code = ips_bridge_put_block(bridge, a->name, step, cells + first, offset, count, strides);
+        code = by_handle(a->name) ? ips_bridge_array_put_block(ips_bridge_find(bridge, a->name), step,
+                                                               cells + first, offset, count, strides)
+                                  : ips_bridge_put_block(bridge, a->name, step, cells + first,
+                                                         offset, count, strides);
     memset(cells, 0xDD, bytes); /* it may be reused on return */
     free(cells);
     return code;
@@ -257,7 +266,7 @@ static int statistics(const char *name)
     return 0;
 }
 
-/* Returns a code, or -1 when the answer was already given. */
+/* Returns a code, or ANSWERED when the answer was already given. */
 static int obey(const char *command)
 {
     char name[64];
@@ -290,31 +299,31 @@ static int obey(const char *command)
     }
     if (!strcmp(command, "receive")) {
         int code = receive();
-        return code ? code : -1;
+        return code ? code : ANSWERED;
     }
     if (!strcmp(command, "stop")) {
         int stop, code = ips_bridge_should_stop(bridge, &stop);
         if (code)
             return code;
         printf("ok %d\n", stop);
-        return -1;
+        return ANSWERED;
     }
     if (!strcmp(command, "lanes")) {
         int shm, tcp, code = ips_bridge_lanes(bridge, &shm, &tcp);
         if (code)
             return code;
         printf("ok %d %d\n", shm, tcp);
-        return -1;
+        return ANSWERED;
     }
     if (!strcmp(command, "lost")) {
         const char *why = ips_bridge_lost(bridge);
         printf("ok %s\n", why ? why : "");
-        return -1;
+        return ANSWERED;
     }
     snprintf(name, sizeof name, "%s", word());
     if (!strcmp(command, "statistics")) {
         int code = statistics(name);
-        return code ? code : -1;
+        return code ? code : ANSWERED;
     }
     if (!strcmp(command, "declare")) {
         char dtype[24];
@@ -358,7 +367,7 @@ static int obey(const char *command)
     }
     if (!strcmp(command, "bench")) {
         int code = bench(array);
-        return code ? code : -1;
+        return code ? code : ANSWERED;
     }
     if (!strcmp(command, "publish"))
         return ips_bridge_publish(bridge, name);
@@ -388,11 +397,11 @@ static int obey(const char *command)
         for (size_t i = 0; i < bytes; i++)
             sum = sum * 31 + ((unsigned char *)array->acquired)[i];
         printf("ok %llu\n", sum);
-        return -1;
+        return ANSWERED;
     }
     if (!strcmp(command, "wants")) {
         printf("ok %d\n", ips_bridge_wants(bridge, name, step));
-        return -1;
+        return ANSWERED;
     }
     if (!strcmp(command, "open_block")) { /* NAME STEP SLOT OFFSET... COUNT...: SLOT names it here */
         struct block *one = &blocks[number() % BLOCKS];
@@ -436,7 +445,7 @@ int main(void)
         if (!command)
             continue;
         int code = obey(command);
-        if (code > 0) {
+        if (code && code != ANSWERED) {
             char text[1024];
             snprintf(text, sizeof text, "%s", ips_bridge_error(bridge));
             text[strcspn(text, "\n")] = '\0';

@@ -16,7 +16,7 @@ from ips_components.bridge import Array, Bridge
 from ips_components.model.spec import StepAxis
 
 CODES = [
-    (errors.RunStopped, 13),
+    (errors.RunStopped, -2),
     (errors.AnalyticsLost, 8),
     (errors.DeadlineExceeded, 7),
     (errors.ContactError, 3),
@@ -244,7 +244,7 @@ class Rank:
         if float(timeout) == 0:
             value = self.bridge.receive(name, int(step), default=nothing)
             if value is nothing:
-                return "error 11 nothing"
+                return "error -1 nothing"
         else:
             value = self.bridge.receive(name, int(step), timeout=float(timeout))
         value = np.asarray(value)

@@ -42,21 +42,23 @@ OPEN_IN_PYTHON = {
     "test_a_solver_goes_back": "there is no rewind",
     "limits1": "a lost receiver is called slow where step < connect",
 }
+RACES = {"test_connection": "slots are used again after a reconnect"}
 RACES_IN_PYTHON = {
     "test_drop_takes": "a link is open before its first credit has come",
     "test_a_block_is_put_while_another_one_is_open": "a put gets the memory of an open block",
-    "test_connection": "slots are used again after a reconnect",
 }
 
 
 @pytest.fixture(params=["c", "python"])
 def language(request):
     """The bridge of the ranks."""
+    known = [(RACES, False)]
     if request.param == "python":
-        for names, strict in ((OPEN_IN_PYTHON, True), (RACES_IN_PYTHON, False)):
-            for name, why in names.items():
-                if name in request.node.name:
-                    request.applymarker(pytest.mark.xfail(reason=why, strict=strict))
+        known += [(OPEN_IN_PYTHON, True), (RACES_IN_PYTHON, False)]
+    for names, strict in known:
+        for name, why in names.items():
+            if name in request.node.name:
+                request.applymarker(pytest.mark.xfail(reason=why, strict=strict))
     return request.param
 
 

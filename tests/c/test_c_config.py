@@ -10,13 +10,16 @@ from c_ranks import LIBRARY, agree, compiler, coupling, delivered, expected, spe
 
 from ips_components import __version__
 from ips_components.bridge import _config
+from ips_components.model.spec import ArraySpec, StepAxis
 
 C_PROGRAM = """
 #include <ips_bridge.h>
+#include <string.h>
 int main(void)
 {
     ips_bridge *bridge;
-    return ips_bridge_open(&bridge, 3, 2) == IPS_BRIDGE_USAGE && !bridge ? 0 : 1;
+    return ips_bridge_open(&bridge, 3, 2) == IPS_BRIDGE_USAGE && !bridge &&
+           !strcmp(ips_bridge_version(), IPS_BRIDGE_VERSION) ? 0 : 1;
 }
 """
 
@@ -121,7 +124,7 @@ end program ranks
 CMAKE = """
 cmake_minimum_required(VERSION 3.16)
 project(simulation C{fortran})
-find_package(ips_bridge REQUIRED PATHS {folder})
+find_package(ips_bridge 0.1 REQUIRED PATHS {folder})
 add_executable(simulation simulation.c)
 target_link_libraries(simulation ips_bridge::ips_bridge)
 """
@@ -175,13 +178,19 @@ def test_without_a_compiler_it_says_so(capsys, monkeypatch):
 def test_all_files_say_the_same_version():
     header = (LIBRARY / "ips_bridge.h").read_text()
     assert f'#define IPS_BRIDGE_VERSION "{__version__}"' in header
+    for name, number in zip(("MAJOR", "MINOR", "PATCH"), __version__.split("."), strict=True):
+        assert f"#define IPS_BRIDGE_VERSION_{name} {number}\n" in header
     assert f"project(ips_bridge VERSION {__version__} " in (LIBRARY / "CMakeLists.txt").read_text()
+    assert f"VERSION := {__version__}\n" in (LIBRARY / "Makefile").read_text()
+    config_version = (LIBRARY / "ips_bridge-config-version.cmake").read_text()
+    assert f'set(PACKAGE_VERSION "{__version__}")' in config_version
 
 
 def test_both_builds_know_all_sources():
     names = {path.name for path in _config.sources()}
     for file in ("Makefile", "CMakeLists.txt"):
-        assert set(re.findall(r"ips_\w+\.c\b", (LIBRARY / file).read_text())) == names
+        found = set(re.findall(r"ips_\w+\.c\b", (LIBRARY / file).read_text()))
+        assert found - {"ips_bridge_mpi_f.c"} == names
 
 
 @pytest.mark.skipif(not (compiler() and shutil.which("cmake")), reason="needs CMake")
@@ -196,13 +205,97 @@ def test_a_cmake_project_finds_it(capsys, tmp_path):
     assert bool(list(tmp_path.glob("build/**/ips_bridge.mod"))) == bool(fortran)
 
 
+@pytest.mark.skipif(not (compiler() and shutil.which("cmake")), reason="needs CMake")
+def test_cmake_refuses_another_version(capsys, tmp_path):
+    (folder,) = told(capsys, "--cmakedir")
+    text = CMAKE.format(folder=folder, fortran="").replace("bridge 0.1", "bridge 7.3")
+    (tmp_path / "CMakeLists.txt").write_text(text)
+    done = subprocess.run(
+        ["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "build")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"version: {__version__}" in done.stderr
+
+
+@pytest.mark.skipif(not (compiler() and shutil.which("cmake")), reason="needs CMake")
+@pytest.mark.parametrize("shared", ["ON", "OFF"])
+def test_cmake_installs_what_a_project_finds(tmp_path, shared):
+    prefix = tmp_path / "prefix"
+    run("cmake", "-S", LIBRARY, "-B", tmp_path / "lib", f"-DBUILD_SHARED_LIBS={shared}")
+    run("cmake", "--build", tmp_path / "lib")
+    run("cmake", "--install", tmp_path / "lib", "--prefix", prefix)
+    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp", "ips_bridge.f90"):
+        assert (prefix / "include" / name).exists()
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "CMakeLists.txt").write_text(CMAKE.format(folder=prefix, fortran=""))
+    (project / "simulation.c").write_text(C_PROGRAM)
+    run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", project / "build")
+    run(project / "build" / "simulation")
+
+
+@pytest.mark.skipif(not (compiler() and shutil.which("cmake")), reason="needs CMake")
+def test_cmake_fetches_it_as_part_of_a_project(tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.16)
+project(simulation C)
+include(FetchContent)
+FetchContent_Declare(ips_bridge SOURCE_DIR "{LIBRARY}")
+FetchContent_MakeAvailable(ips_bridge)
+add_executable(simulation simulation.c)
+target_link_libraries(simulation ips_bridge::ips_bridge)
+""")
+    (tmp_path / "simulation.c").write_text(C_PROGRAM)
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
+    run("cmake", "--build", tmp_path / "build")
+    run(tmp_path / "build" / "simulation")
+
+
+@pytest.mark.skipif(not (compiler() and shutil.which("make")), reason="needs make")
+def test_make_installs_what_pkg_config_finds(tmp_path):
+    prefix, out = tmp_path / "prefix", tmp_path / "out"
+    make = ["make", "-s", "-f", LIBRARY / "Makefile", f"OUT={out}", f"CC={compiler()}"]
+    run(*make, "install", f"PREFIX={prefix}")
+    text = (prefix / "lib" / "pkgconfig" / "ips_bridge.pc").read_text()
+    assert f"Version: {__version__}\n" in text
+    assert f"prefix={prefix}\n" in text
+    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp"):
+        assert (prefix / "include" / name).exists()
+    source, program = tmp_path / "simulation.c", tmp_path / "simulation"
+    source.write_text(C_PROGRAM)
+    flags = [f"-I{prefix}/include", source, f"-L{prefix}/lib", "-lips_bridge"]
+    run(compiler(), *flags, "-o", program)
+    listed = run("ldd", program, env={"LD_LIBRARY_PATH": str(prefix / "lib"), "PATH": "/usr/bin"})
+    assert f"libips_bridge.so.{__version__.rpartition('.')[0]} => {prefix}" in listed
+    run(program, env={"LD_LIBRARY_PATH": str(prefix / "lib")})
+
+
+@pytest.mark.skipif(not compiler(), reason="needs a C compiler")
+def test_a_program_finds_the_shared_library(capsys, tmp_path):
+    flags, library = told(capsys, "--cflags"), told(capsys, "--libs", "--shared")
+    source, program = tmp_path / "simulation.c", tmp_path / "simulation"
+    source.write_text(C_PROGRAM)
+    run(compiler(), *flags, source, *library, "-o", program)
+    assert "libips_bridge.so" in run("ldd", program)
+    run(program)
+
+
+FORTRAN = [["-std=f2018"], ["-std=f2008"], ["-std=f2008", "-fdefault-integer-8"]]
+
+
 @pytest.mark.skipif(not shutil.which("gfortran"), reason="needs gfortran")
-def test_a_fortran_program(capsys, built, sinks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("standard", FORTRAN, ids=" ".join)
+def test_a_fortran_program(capsys, built, sinks, tmp_path, monkeypatch, standard):
     (module,) = told(capsys, "--fortran")
     source, program = tmp_path / "ranks.f90", str(tmp_path / "ranks")
     source.write_text(F_PROGRAM)
     flags = [
-        "-std=f2018",
+        *standard,
         "-Wall",
         "-Wextra",
         "-fcheck=bounds,do,mem,pointer,recursion",
@@ -228,3 +321,119 @@ def test_a_fortran_program(capsys, built, sinks, tmp_path, monkeypatch):
         assert sink.arrays == []
         assert (delivered(contract.arrays[0], sink.chunks) == expected(contract.arrays[0])).all()
         assert sink.byes[0].status == "ok"
+
+
+F_KINDS = """
+program kinds
+    use, intrinsic :: iso_c_binding
+    use ips_bridge
+    implicit none
+    type(bridge) :: b
+    integer, allocatable :: blob(:)
+    real(c_double) :: time, wide(0:9, 8)
+    complex(c_float_complex) :: c(5)
+    integer(c_int16_t) :: counts(2, 3, 2, 1)
+    real(c_float) :: rows(6, 7)
+    integer(c_int64_t) :: blocks(5), bytes(5)
+    integer :: status, step, i, j, shm, tcp
+    integer :: none(0)
+
+    call bridge_open(b, 0, 1, status)
+    call bridge_declare(b, 'time', 'f8', none, status, steps=2)
+    call bridge_declare(b, 'u', 'f8', [4, 3], status, steps=2)
+    call bridge_declare(b, 'c', 'c8', [3], status, steps=2)
+    call bridge_declare(b, 'n', 'i2', [2, 3, 2, 1], status, steps=2)
+    call bridge_declare(b, 'x', 'f4', [3, -1], status, steps=2)
+    call done('declare')
+    call bridge_block(b, 'u', 'f8', [0, 0], [4, 3], status, halo=[1, 0])
+    call bridge_request(b, blob, status)
+    call done('request')
+    call bridge_join(b, blob, status)
+    call done('join')
+    do step = 0, 1
+        time = 0.5d0 + step
+        do j = 1, 8
+            do i = 0, 9
+                wide(i, j) = 100*step + 10*j + i
+            end do
+        end do
+        c = [(cmplx(i, step), i=1, 5)]
+        counts = reshape([(int(i + 12*step, c_int16_t), i=0, 11)], [2, 3, 2, 1])
+        do j = 1, 7
+            do i = 1, 6
+                rows(i, j) = real(100*step + 10*j + i)
+            end do
+        end do
+        if (.not. bridge_wants(b, 'u', step)) error stop 'wants'
+        call bridge_put(b, 'time', step, time, status)
+        call done('time')
+        call bridge_put(b, 'u', step, wide(0:7, 1:3), status) ! two cells too many
+        if (status /= BRIDGE_GEOMETRY) error stop 'geometry'
+        call bridge_put(b, 'u', step, wide(0:5, 1:3), status)
+        call done('section')
+        call bridge_put(b, 'c', step, c(5:1:-2), status)
+        call done('backwards')
+        call bridge_put(b, 'n', step, counts, status)
+        call done('four dimensions')
+        call bridge_put_rows(b, 'x', step, rows(1:5:2, 2:3), 2, status)
+        call done('rows')
+    end do
+    call bridge_put(b, 'u', 0, wide(0:5, 1:3), status)
+    if (status /= BRIDGE_USAGE .or. index(bridge_error(b), 'must rise') == 0) error stop 'falls'
+    if (bridge_wants(b, 'u', 2)) error stop 'wants 2'
+    call bridge_put(b, 'u', 1, 'text', status)
+    if (status /= BRIDGE_USAGE) error stop 'text'
+    call bridge_rewind(b, 1, status)
+    if (status /= BRIDGE_USAGE) error stop 'rewind'
+    call bridge_rewind(b, 2, status)
+    call done('rewind')
+    call bridge_statistics(b, 'u', blocks, bytes, status)
+    if (blocks(3) /= 2 .or. bytes(3) /= 2*4*3*8) error stop 'statistics'
+    call bridge_lanes(b, shm, tcp, status)
+    if (shm + tcp /= 1 .or. bridge_waited(b) < 0) error stop 'lanes'
+    if (bridge_version() /= '@version@') error stop 'version'
+    call bridge_close(b, status)
+    call done('close')
+    call bridge_free(b)
+contains
+    subroutine done(what)
+        character(*), intent(in) :: what
+        if (status == BRIDGE_OK) return
+        print '(3a)', what, ': ', bridge_error(b)
+        error stop 1
+    end subroutine done
+end program kinds
+"""
+
+
+@pytest.mark.skipif(not shutil.which("gfortran"), reason="needs gfortran")
+@pytest.mark.parametrize("standard", FORTRAN, ids=" ".join)
+def test_kinds_and_sections_of_fortran(capsys, built, sinks, tmp_path, monkeypatch, standard):
+    (module,) = told(capsys, "--fortran")
+    source, program = tmp_path / "kinds.f90", str(tmp_path / "kinds")
+    source.write_text(F_KINDS.replace("@version@", __version__))
+    # "array-temps" would complain at any copy of a section: there must be none at all
+    flags = [*standard, "-Wall", "-Wextra", "-fcheck=all"]
+    library = built / "libips_bridge.a"
+    run("gfortran", *flags, "-J", tmp_path, module, source, library, "-o", program)
+    axis = StepAxis(count=2)
+    specs = [
+        ArraySpec("time", "<f8", (), axis),
+        ArraySpec("u", "<f8", (3, 4), axis),
+        ArraySpec("c", "<c8", (3,), axis),
+        ArraySpec("n", "<i2", (1, 2, 3, 2), axis),
+        ArraySpec("x", "<f4", (-1, 3), axis, ragged=True),
+    ]
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(*specs)) as (contact, _):
+        monkeypatch.setenv("IPS_COMPONENTS_CONTACT", str(contact))
+        run(program)
+        for step in range(2):
+            time, u, c, n, x = (sink.chunks[ordinal, step][0] for ordinal in range(5))
+            assert time == 0.5 + step
+            at = np.arange(1, 4)[:, None] * 10 + np.arange(1, 5)
+            assert (u == 100 * step + at).all()
+            assert (c == np.array([5, 3, 1]) + 1j * step).all()
+            assert (n.ravel() == np.arange(12) + 12 * step).all()
+            assert (x == 100 * step + np.array([[21, 23, 25], [31, 33, 35]])).all()
+        del time, u, c, n, x

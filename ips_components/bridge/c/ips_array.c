@@ -31,6 +31,7 @@ array *ipsb_array_add(ips_bridge *b, const char *name)
         free(a);
         return NULL;
     }
+    a->bridge = b;
     a->ndim = -1;
     a->every = 1;
     a->steps = -1;
@@ -294,9 +295,9 @@ static void boxes(const ips_bridge *b, buffer *out)
     ipsb_append(out, "}", 1);
 }
 
-int ips_bridge_where(ips_bridge *b, const char **text)
+int ips_bridge_get_rank_info(ips_bridge *b, const void **info, size_t *length)
 {
-    if (!b || !text)
+    if (!b || !info || !length)
         return IPS_BRIDGE_USAGE;
     b->where.length = 0;
     ipsb_append(&b->where, "[", 1);
@@ -304,11 +305,45 @@ int ips_bridge_where(ips_bridge *b, const char **text)
     ipsb_append(&b->where, ",", 1);
     boxes(b, &b->where);
     ipsb_append(&b->where, "]", 2); /* with its NUL */
-    *text = (const char *)b->where.data;
-    if (!b->where.failed)
-        return IPS_BRIDGE_OK;
-    *text = "";
-    return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+    *info = "";
+    *length = 0;
+    if (b->where.failed)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+    *info = b->where.data;
+    *length = b->where.length - 1;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_set_rank_infos(ips_bridge *b, const void *infos, const size_t *lengths)
+{
+    const char *at = infos;
+    buffer out = {0};
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->rank != 0 || b->joined || !infos || !lengths)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "rank 0 sets what the ranks say of themselves, before its request");
+    for (int i = 0; i < b->size; at += lengths[i], i++) {
+        if (lengths[i] < 2 || at[0] != '[' || at[lengths[i] - 1] != ']') {
+            ipsb_buffer_free(&out);
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "what rank %d says of itself is not from ips_bridge_get_rank_info", i);
+        }
+        ipsb_append(&out, ",", i > 0);
+        ipsb_append(&out, at, lengths[i]);
+    }
+    return take_text(b, &out, &b->hosts);
+}
+
+/* The former names: texts, with commas between. */
+int ips_bridge_where(ips_bridge *b, const char **text)
+{
+    const void *info = "";
+    size_t length;
+    int code = text ? ips_bridge_get_rank_info(b, &info, &length) : IPS_BRIDGE_USAGE;
+    if (text)
+        *text = info;
+    return code;
 }
 
 int ips_bridge_ranks(ips_bridge *b, const char *texts)
@@ -317,7 +352,8 @@ int ips_bridge_ranks(ips_bridge *b, const char *texts)
     if (!b)
         return IPS_BRIDGE_USAGE;
     if (b->rank != 0 || b->joined || !texts)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "rank 0 tells where the ranks are, before its request");
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "rank 0 sets what the ranks say of themselves, before its request");
     ipsb_append(&out, texts, strlen(texts));
     return take_text(b, &out, &b->hosts);
 }

@@ -24,7 +24,23 @@ int ipsb_fail(ips_bridge *b, int code, const char *format, ...)
     vsnprintf(text, sizeof text, format, values);
     va_end(values);
     memcpy(b->error, text, sizeof text);
+    if (code > 0 && b->handler)
+        b->handler(b, code, b->error, b->handler_data);
     return code;
+}
+
+int ips_bridge_set_error_handler(ips_bridge *b, ips_bridge_error_handler handler, void *data)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    b->handler = handler;
+    b->handler_data = data;
+    return IPS_BRIDGE_OK;
+}
+
+const char *ips_bridge_version(void)
+{
+    return IPS_BRIDGE_VERSION;
 }
 
 int ips_bridge_set_error(ips_bridge *b, int code, const char *text)
@@ -42,9 +58,13 @@ const char *ips_bridge_code_text(int code)
     static const char *const texts[] = {
         "success", "wrong use", "wrong geometry", "no usable contact file",
         "no usable contract", "protocol broken", "refused", "deadline exceeded",
-        "analytics lost", "out of memory", "system call failed", "no such value",
-        "not everything was taken", "the analysis has stopped the run",
+        "analytics lost", "out of memory", "system call failed", "unknown code",
+        "not everything was taken",
     };
+    if (code == IPS_BRIDGE_NOTHING)
+        return "no such value";
+    if (code == IPS_BRIDGE_STOPPED)
+        return "the analysis has stopped the run, or returned";
     return code >= 0 && (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "unknown code";
 }
 
@@ -265,9 +285,12 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
 {
     buffer record = {0}, out = {0};
     uint8_t head[BLOB_HEAD] = {0};
+    ips_bridge_error_handler handler;
     int code;
     if (!b || !blob || !length)
         return IPS_BRIDGE_USAGE;
+    handler = b->handler;
+    b->handler = NULL; /* the others wait for the blob: the error is theirs too, at the join */
     free(b->blob);
     b->blob = NULL;
     *blob = NULL;
@@ -294,6 +317,7 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
     ipsb_feedback_free(b);
     free(b->contract_frame);
     b->contract_frame = NULL;
+    b->handler = handler;
     if (out.failed) {
         ipsb_buffer_free(&out);
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for the contract");
@@ -426,8 +450,15 @@ int ips_bridge_should_stop(ips_bridge *b, int *stop)
     return IPS_BRIDGE_OK;
 }
 
-int ips_bridge_receive(ips_bridge *b, const char *name, int64_t step, double timeout,
-                       ips_bridge_value *value)
+/* Copy as much of a structure as the program knows; what it knows beyond is zero. */
+static void give(void *to, size_t room, const void *from, size_t size)
+{
+    memset(to, 0, room);
+    memcpy(to, from, room < size ? room : size);
+}
+
+int ips_bridge_receive_sized(ips_bridge *b, const char *name, int64_t step, double timeout,
+                             ips_bridge_value *value, size_t size)
 {
     int64_t deadline;
     int code = check_open(b);
@@ -442,8 +473,9 @@ int ips_bridge_receive(ips_bridge *b, const char *name, int64_t step, double tim
     for (;;) {
         const feedback *f = ipsb_feedback(b, name, step, timeout != 0 && step != INT64_MAX);
         if (f) {
-            *value = (ips_bridge_value){f->step, f->kind, f->ndim, f->shape, f->count, f->bytes,
-                                        f->data};
+            ips_bridge_value found = {f->step,  f->kind,  f->ndim, f->shape,
+                                      f->count, f->bytes, f->data};
+            give(value, size, &found, sizeof found);
             return IPS_BRIDGE_OK;
         }
         if (timeout != 0 && b->stop && !b->fault)
@@ -628,8 +660,10 @@ void ips_bridge_free(ips_bridge *b)
 
 /* ---- Telling -------------------------------------------------------------------------------- */
 
-int ips_bridge_statistics(ips_bridge *b, const char *name, ips_bridge_account *account)
+int ips_bridge_statistics_sized(ips_bridge *b, const char *name, ips_bridge_account *account,
+                                size_t size)
 {
+    ips_bridge_account found;
     uint64_t numbers[COUNTERS];
     const array *a;
     if (!b)
@@ -638,8 +672,9 @@ int ips_bridge_statistics(ips_bridge *b, const char *name, ips_bridge_account *a
     if (!a || !account)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is not known", name ? name : "NULL");
     ipsb_counters(a, numbers);
-    memcpy(account->blocks, numbers + 1, sizeof account->blocks);
-    memcpy(account->bytes, numbers + 6, sizeof account->bytes);
+    memcpy(found.blocks, numbers + 1, sizeof found.blocks);
+    memcpy(found.bytes, numbers + 6, sizeof found.bytes);
+    give(account, size, &found, sizeof found);
     return IPS_BRIDGE_OK;
 }
 

@@ -5,9 +5,7 @@
 !     call bridge_open(to_analysis, rank, ranks, status)
 !     call bridge_declare(to_analysis, 'temperature', 'f8', [nx, ny], status, steps=steps)
 !     call bridge_block(to_analysis, 'temperature', 'f8', [x0, y0], [w, h], status, halo=[1, 1])
-!     if (rank == 0) call bridge_request(to_analysis, blob, status)
-!     ... broadcast size(blob), then blob, which is an array of default integers ...
-!     call bridge_join(to_analysis, blob, status)
+!     call bridge_connect(to_analysis, comm, status)   ! module ips_bridge_mpi or ips_bridge_mpi_f08
 !     do step = 0, steps - 1
 !         call bridge_put(to_analysis, 'temperature', step, T, status)
 !     end do
@@ -16,7 +14,8 @@
 !
 ! Dimensions are in Fortran's order, the first one being the fastest: T(i, j) here is T[j, i] for
 ! the analysis, the same bytes in memory, and an array of shape [nx, ny] is one of (ny, nx) there.
-! Offsets count cells from zero. A status is one of the BRIDGE_ constants; bridge_error says more.
+! Offsets count cells from zero. Without MPI, rank 0 calls bridge_request, all ranks get its blob (an
+! array of default integers) and call bridge_join. A status is one of the BRIDGE_ constants; bridge_error says more.
 module ips_bridge
     use, intrinsic :: iso_c_binding
     implicit none
@@ -24,14 +23,16 @@ module ips_bridge
 
     public :: bridge_open, bridge_declare, bridge_attribute, bridge_block, bridge_where
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
-    public :: bridge_put_rows, bridge_acquire, bridge_publish, bridge_discard, bridge_step_end
-    public :: bridge_progress, bridge_wait, bridge_receive, bridge_should_stop, bridge_close
-    public :: bridge_free, bridge_error, bridge_lost
+    public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
+    public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
+    public :: bridge_step_end, bridge_progress, bridge_wait, bridge_receive, bridge_should_stop
+    public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
+    public :: bridge_close, bridge_free, bridge_error, bridge_lost
 
     integer, parameter, public :: BRIDGE_OK = 0, BRIDGE_USAGE = 1, BRIDGE_GEOMETRY = 2, &
         BRIDGE_CONTACT = 3, BRIDGE_CONTRACT = 4, BRIDGE_PROTOCOL = 5, BRIDGE_REFUSED = 6, &
         BRIDGE_DEADLINE = 7, BRIDGE_ANALYTICS_LOST = 8, BRIDGE_MEMORY = 9, BRIDGE_SYSTEM = 10, &
-        BRIDGE_NOTHING = 11, BRIDGE_INCOMPLETE = 12, BRIDGE_STOPPED = 13
+        BRIDGE_INCOMPLETE = 12, BRIDGE_NOTHING = -1, BRIDGE_STOPPED = -2
 
     type, public :: bridge
         private
@@ -111,32 +112,104 @@ module ips_bridge
             integer(c_size_t), value :: length
         end function c_join
 
-        integer(c_int) function c_put(handle, array, step, cells) bind(C, name='ips_bridge_put')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle
+        integer(c_int) function c_put_view(handle, array, step, cells, itemsize, ndim, extents, &
+            strides) bind(C, name='ips_bridge_put_view')
+            import :: c_char, c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: handle, cells
             character(kind=c_char), intent(in) :: array(*)
             integer(c_int64_t), value :: step
-            type(*), intent(in) :: cells(*)
-        end function c_put
+            integer(c_size_t), value :: itemsize
+            integer(c_int), value :: ndim
+            integer(c_int64_t), intent(in) :: extents(*), strides(*)
+        end function c_put_view
 
-        integer(c_int) function c_put_block(handle, array, step, cells, offset, count, strides) &
-            bind(C, name='ips_bridge_put_block')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle, strides
+        integer(c_int) function c_put_block(handle, array, step, cells, itemsize, ndim, extents, &
+            strides, offset, count) bind(C, name='ips_bridge_put_view_block')
+            import :: c_char, c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: handle, cells
             character(kind=c_char), intent(in) :: array(*)
             integer(c_int64_t), value :: step
-            type(*), intent(in) :: cells(*)
-            integer(c_int64_t), intent(in) :: offset(*), count(*)
+            integer(c_size_t), value :: itemsize
+            integer(c_int), value :: ndim
+            integer(c_int64_t), intent(in) :: extents(*), strides(*), offset(*), count(*)
         end function c_put_block
 
         integer(c_int) function c_put_rows(handle, array, step, cells, rows, strides) &
             bind(C, name='ips_bridge_put_rows')
             import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle, strides
+            type(c_ptr), value :: handle, cells, strides
             character(kind=c_char), intent(in) :: array(*)
             integer(c_int64_t), value :: step, rows
-            type(*), intent(in) :: cells(*)
         end function c_put_rows
+
+        integer(c_int) function c_wants(handle, array, step) bind(C, name='ips_bridge_wants')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+        end function c_wants
+
+        integer(c_int) function c_rewind(handle, step) bind(C, name='ips_bridge_rewind')
+            import :: c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int64_t), value :: step
+        end function c_rewind
+
+        integer(c_int) function c_acquire_block(handle, array, step, offset, count, cells) &
+            bind(C, name='ips_bridge_acquire_block')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+            integer(c_int64_t), intent(in) :: offset(*), count(*)
+            type(c_ptr), intent(out) :: cells
+        end function c_acquire_block
+
+        integer(c_int) function c_publish_block(handle, array, cells) &
+            bind(C, name='ips_bridge_publish_block')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle, cells
+            character(kind=c_char), intent(in) :: array(*)
+        end function c_publish_block
+
+        integer(c_int) function c_discard_block(handle, array, cells) &
+            bind(C, name='ips_bridge_discard_block')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle, cells
+            character(kind=c_char), intent(in) :: array(*)
+        end function c_discard_block
+
+        integer(c_int) function c_statistics(handle, array, account, size) &
+            bind(C, name='ips_bridge_statistics_sized')
+            import :: c_char, c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), intent(out) :: account(*)
+            integer(c_size_t), value :: size
+        end function c_statistics
+
+        real(c_double) function c_waited(handle) bind(C, name='ips_bridge_waited')
+            import :: c_double, c_ptr
+            type(c_ptr), value :: handle
+        end function c_waited
+
+        integer(c_int) function c_lanes(handle, shm, tcp) bind(C, name='ips_bridge_lanes')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), intent(out) :: shm, tcp
+        end function c_lanes
+
+        type(c_ptr) function c_version() bind(C, name='ips_bridge_version')
+            import :: c_ptr
+        end function c_version
+
+        integer(c_int) function c_set_error(handle, code, text) &
+            bind(C, name='ips_bridge_set_error')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), value :: code
+            character(kind=c_char), intent(in) :: text(*)
+        end function c_set_error
 
         integer(c_int) function c_acquire(handle, array, step, cells) &
             bind(C, name='ips_bridge_acquire')
@@ -221,6 +294,27 @@ module ips_bridge
         end function c_strlen
     end interface
 
+    ! cells: of any numeric kind, or logical(c_bool), any rank up to 7, contiguous or not. What nobody
+    ! wants of a step is not copied, not even for a section with gaps.
+    interface bridge_put
+        module procedure put_0, put_1, put_2, put_3, put_4, put_5, put_6, put_7
+    end interface bridge_put
+    interface bridge_put_block
+        module procedure block_1, block_2, block_3, block_4, block_5, block_6, block_7
+    end interface bridge_put_block
+    ! cells(columns, rows): rows are the slowest dimension.
+    interface bridge_put_rows
+        module procedure rows_1, rows_2, rows_3, rows_4, rows_5, rows_6, rows_7
+    end interface bridge_put_rows
+
+    ! Where an array lies: its first cell, and extents and strides (bytes) in C's order.
+    type view
+        type(c_ptr) :: first = c_null_ptr
+        integer(c_size_t) :: itemsize = 0
+        integer :: ndim = 0
+        integer(c_int64_t) :: extents(7) = 0, strides(7) = 0
+    end type view
+
 contains
 
     subroutine bridge_open(self, rank, size, status)
@@ -228,7 +322,7 @@ contains
         integer, intent(in) :: rank, size
         integer, intent(out) :: status
 
-        status = c_open(self%handle, rank, size)
+        status = c_open(self%handle, int(rank, c_int), int(size, c_int))
     end subroutine bridge_open
 
     ! Describe an array. shape(ndim) = -1, the slowest dimension here: rows that vary (particles).
@@ -243,7 +337,8 @@ contains
         character(:), allocatable :: names
         integer :: d
 
-        status = c_declare(self%handle, c_text(array), c_text(dtype), size(shape), turned(shape))
+        status = c_declare(self%handle, c_text(array), c_text(dtype), &
+            size(shape, kind=c_int), turned(shape))
         if (status == 0 .and. present(dims)) then
             names = ''
             do d = size(dims), 1, -1
@@ -279,7 +374,8 @@ contains
 
         ghosts = 0
         if (present(halo)) ghosts = turned(halo)
-        status = c_block(self%handle, c_text(array), c_text(dtype), size(offset), turned(offset), &
+        status = c_block(self%handle, c_text(array), c_text(dtype), size(offset, kind=c_int), &
+            turned(offset), &
             turned(count), ghosts)
     end subroutine bridge_block
 
@@ -336,39 +432,24 @@ contains
         status = c_join(self%handle, c_loc(blob(2)), int(blob(1), c_size_t))
     end subroutine bridge_join
 
-    ! cells: of any type and rank, the declared block with its halo.
-    subroutine bridge_put(self, array, step, cells, status)
+    ! Whether the analysis wants something of a step: ask before packing what is only put.
+    function bridge_wants(self, array, step) result(wanted)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step
-        type(*), intent(in) :: cells(*)
-        integer, intent(out) :: status
+        logical :: wanted
 
-        status = c_put(self%handle, c_text(array), int(step, c_int64_t), cells)
-    end subroutine bridge_put
+        wanted = c_wants(self%handle, c_text(array), int(step, c_int64_t)) /= 0
+    end function bridge_wants
 
-    subroutine bridge_put_block(self, array, step, cells, offset, count, status)
+    ! Go back to a step: refused once something of it, or of a later one, was sent.
+    subroutine bridge_rewind(self, step, status)
         type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
-        integer, intent(in) :: step, offset(:), count(:)
-        type(*), intent(in) :: cells(*)
+        integer, intent(in) :: step
         integer, intent(out) :: status
 
-        status = c_put_block(self%handle, c_text(array), int(step, c_int64_t), cells, &
-            turned(offset), turned(count), c_null_ptr)
-    end subroutine bridge_put_block
-
-    ! cells(columns, rows): rows are the slowest dimension.
-    subroutine bridge_put_rows(self, array, step, cells, rows, status)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
-        integer, intent(in) :: step, rows
-        type(*), intent(in) :: cells(*)
-        integer, intent(out) :: status
-
-        status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), cells, &
-            int(rows, c_int64_t), c_null_ptr)
-    end subroutine bridge_put_rows
+        status = c_rewind(self%handle, int(step, c_int64_t))
+    end subroutine bridge_rewind
 
     ! Make it an array by c_f_pointer, with the shape of the block and its halo.
     subroutine bridge_acquire(self, array, step, cells, status)
@@ -397,6 +478,86 @@ contains
 
         status = c_discard(self%handle, c_text(array))
     end subroutine bridge_discard
+
+    ! The same for any block; several may be open at once. A block is named by its memory.
+    subroutine bridge_acquire_block(self, array, step, offset, count, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        type(c_ptr), intent(out) :: cells
+        integer, intent(out) :: status
+
+        cells = c_null_ptr
+        status = c_acquire_block(self%handle, c_text(array), int(step, c_int64_t), &
+            turned(offset), turned(count), cells)
+    end subroutine bridge_acquire_block
+
+    subroutine bridge_publish_block(self, array, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        type(c_ptr), intent(in) :: cells
+        integer, intent(out) :: status
+
+        status = c_publish_block(self%handle, c_text(array), cells)
+    end subroutine bridge_publish_block
+
+    subroutine bridge_discard_block(self, array, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        type(c_ptr), intent(in) :: cells
+        integer, intent(out) :: status
+
+        status = c_discard_block(self%handle, c_text(array), cells)
+    end subroutine bridge_discard_block
+
+    ! blocks and bytes: produced, skipped, delivered, dropped, lost.
+    subroutine bridge_statistics(self, array, blocks, bytes, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer(c_int64_t), intent(out) :: blocks(5), bytes(5)
+        integer, intent(out) :: status
+        integer(c_int64_t) :: account(10)
+
+        account = 0
+        status = c_statistics(self%handle, c_text(array), account, 80_c_size_t)
+        blocks = account(1:5)
+        bytes = account(6:10)
+    end subroutine bridge_statistics
+
+    ! Seconds that this rank waited for credit and buffers so far.
+    function bridge_waited(self) result(seconds)
+        type(bridge), intent(in) :: self
+        real(c_double) :: seconds
+
+        seconds = c_waited(self%handle)
+    end function bridge_waited
+
+    ! How many receivers are reached by shared memory and by TCP.
+    subroutine bridge_lanes(self, shm, tcp, status)
+        type(bridge), intent(in) :: self
+        integer, intent(out) :: shm, tcp, status
+        integer(c_int) :: by_shm, by_tcp
+
+        by_shm = 0
+        by_tcp = 0
+        status = c_lanes(self%handle, by_shm, by_tcp)
+        shm = by_shm
+        tcp = by_tcp
+    end subroutine bridge_lanes
+
+    function bridge_version() result(text)
+        character(:), allocatable :: text
+
+        text = f_text(c_version())
+    end function bridge_version
+
+    ! For calls of the C library that this module does not have.
+    function bridge_handle(self) result(handle)
+        type(bridge), intent(in) :: self
+        type(c_ptr) :: handle
+
+        handle = self%handle
+    end function bridge_handle
 
     subroutine bridge_step_end(self, step, status)
         type(bridge), intent(in) :: self
@@ -489,6 +650,548 @@ contains
 
         text = f_text(c_lost(self%handle))
     end function bridge_lost
+
+    ! ---- Arrays of any kind and rank: one subroutine for each rank ------------------------------
+
+    ! Address of a cell; 0 when its type is none that the bridge knows.
+    function address(cell) result(at)
+        class(*), intent(in), target :: cell
+        integer(c_intptr_t) :: at
+        integer(c_size_t) :: itemsize
+
+        call locate(cell, at, itemsize)
+    end function address
+
+    subroutine locate(cell, at, itemsize)
+        class(*), intent(in), target :: cell
+        integer(c_intptr_t), intent(out) :: at
+        integer(c_size_t), intent(out) :: itemsize
+        type(c_ptr) :: found
+
+        found = c_null_ptr
+        itemsize = 0
+        select type (cell)
+        type is (real(c_double))
+            found = c_loc(cell)
+            itemsize = 8
+        type is (real(c_float))
+            found = c_loc(cell)
+            itemsize = 4
+        type is (integer(c_int32_t))
+            found = c_loc(cell)
+            itemsize = 4
+        type is (integer(c_int64_t))
+            found = c_loc(cell)
+            itemsize = 8
+        type is (integer(c_int8_t))
+            found = c_loc(cell)
+            itemsize = 1
+        type is (integer(c_int16_t))
+            found = c_loc(cell)
+            itemsize = 2
+        type is (complex(c_double_complex))
+            found = c_loc(cell)
+            itemsize = 16
+        type is (complex(c_float_complex))
+            found = c_loc(cell)
+            itemsize = 8
+        type is (logical(c_bool))
+            found = c_loc(cell)
+            itemsize = 1
+        end select
+        at = transfer(found, at)
+    end subroutine locate
+
+    ! The view of an array, by its first cell, its extents, and the address of the second cell along
+    ! each dimension.
+    function view_at(first, extents, next) result(v)
+        class(*), intent(in), target :: first
+        integer, intent(in) :: extents(:)
+        integer(c_intptr_t), intent(in) :: next(:)
+        type(view) :: v
+        integer(c_intptr_t) :: at
+        integer :: d, c
+
+        call locate(first, at, v%itemsize)
+        v%first = transfer(at, v%first)
+        v%ndim = size(extents)
+        do d = 1, v%ndim
+            c = v%ndim + 1 - d
+            v%extents(c) = extents(d)
+            v%strides(c) = 0
+            if (extents(d) > 1) v%strides(c) = next(d) - at
+        end do
+    end function view_at
+
+    function put_view(self, array, step, v, offset, count) result(status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        type(view), intent(in) :: v
+        integer, intent(in), optional :: offset(:), count(:)
+        integer :: status
+        integer(c_int64_t), target :: place(15), extent(15)
+        integer :: d
+
+        status = BRIDGE_OK
+        if (v%itemsize == 0 .and. (v%ndim == 0 .or. all(v%extents(:v%ndim) > 0))) then
+            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
+                c_text('put of array '//trim(array)//': the bridge does not know this type of cells'))
+            return
+        end if
+        if (.not. present(offset)) then
+            status = c_put_view(self%handle, c_text(array), int(step, c_int64_t), v%first, &
+                v%itemsize, int(v%ndim, c_int), v%extents, v%strides)
+            return
+        end if
+        do d = 1, min(size(offset), 15)
+            place(d) = offset(size(offset) + 1 - d)
+        end do
+        extent(:min(size(count), 15)) = turned(count)
+        status = c_put_block(self%handle, c_text(array), int(step, c_int64_t), v%first, &
+            v%itemsize, int(v%ndim, c_int), v%extents, v%strides, place, extent)
+    end function put_view
+
+    function put_rows_view(self, array, step, v, rows) result(status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        type(view), intent(in) :: v
+        integer :: status
+        integer(c_int64_t), target :: strides(7)
+        integer(c_int64_t) :: run
+        integer :: d
+        logical :: packed
+
+        packed = .true.
+        run = v%itemsize
+        do d = v%ndim, 1, -1
+            packed = packed .and. (v%extents(d) < 2 .or. v%strides(d) == run)
+            run = run*v%extents(d)
+        end do
+        strides = v%strides
+        if (v%ndim > 0 .and. v%extents(1) < rows .and. .not. packed) then
+            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
+                c_text('put of array '//trim(array)//': there are fewer rows than are put'))
+        else if (packed) then
+            status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), v%first, &
+                int(rows, c_int64_t), c_null_ptr)
+        else
+            status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), v%first, &
+                int(rows, c_int64_t), c_loc(strides))
+        end if
+    end function put_rows_view
+
+    subroutine put_0(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells
+        integer, intent(out) :: status
+        integer :: extents(0)
+        integer(c_intptr_t) :: next(0)
+
+        status = put_view(self, array, step, view_at(cells, extents, next))
+    end subroutine put_0
+
+    subroutine put_1(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(1)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
+        v = view(ndim=1)
+        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_1
+
+    subroutine put_2(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(2)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
+        v = view(ndim=2)
+        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_2
+
+    subroutine put_3(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(3)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
+        v = view(ndim=3)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_3
+
+    subroutine put_4(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(4)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
+        v = view(ndim=4)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_4
+
+    subroutine put_5(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(5)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
+        v = view(ndim=5)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_5
+
+    subroutine put_6(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(6)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
+        v = view(ndim=6)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_6
+
+    subroutine put_7(self, array, step, cells, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(7)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
+        v = view(ndim=7)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v)
+    end subroutine put_7
+
+    subroutine block_1(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(1)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
+        v = view(ndim=1)
+        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_1
+
+    subroutine block_2(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(2)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
+        v = view(ndim=2)
+        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_2
+
+    subroutine block_3(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(3)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
+        v = view(ndim=3)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_3
+
+    subroutine block_4(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(4)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
+        v = view(ndim=4)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_4
+
+    subroutine block_5(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(5)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
+        v = view(ndim=5)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_5
+
+    subroutine block_6(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(6)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
+        v = view(ndim=6)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_6
+
+    subroutine block_7(self, array, step, cells, offset, count, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(7)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
+        v = view(ndim=7)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_view(self, array, step, v, offset, count)
+    end subroutine block_7
+
+    subroutine rows_1(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(1)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
+        v = view(ndim=1)
+        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_1
+
+    subroutine rows_2(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(2)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
+        v = view(ndim=2)
+        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_2
+
+    subroutine rows_3(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(3)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
+        v = view(ndim=3)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_3
+
+    subroutine rows_4(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(4)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
+        v = view(ndim=4)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_4
+
+    subroutine rows_5(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(5)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
+        v = view(ndim=5)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_5
+
+    subroutine rows_6(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(6)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
+        v = view(ndim=6)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_6
+
+    subroutine rows_7(self, array, step, cells, rows, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer(c_intptr_t) :: next(7)
+        type(view) :: v
+
+        next = 0
+        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
+        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
+        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
+        v = view(ndim=7)
+        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
+        status = put_rows_view(self, array, step, v, rows)
+    end subroutine rows_7
 
     ! ---- Fortran's values as C's ---------------------------------------------------------------
 

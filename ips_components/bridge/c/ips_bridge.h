@@ -61,10 +61,26 @@ extern "C" {
 #define IPS_BRIDGE_API
 #endif
 
+#if defined(__GNUC__)
+#define IPS_BRIDGE_DEPRECATED(instead) __attribute__((deprecated(instead)))
+#else
+#define IPS_BRIDGE_DEPRECATED(instead)
+#endif
+
+/* Version of this header. Within one major version (0: one minor version), a program runs with any
+ * later library. */
 #define IPS_BRIDGE_VERSION "0.1.0"
+#define IPS_BRIDGE_VERSION_MAJOR 0
+#define IPS_BRIDGE_VERSION_MINOR 1
+#define IPS_BRIDGE_VERSION_PATCH 0
 
 typedef struct ips_bridge ips_bridge;
+typedef struct ips_bridge_array ips_bridge_array; /* an array of a bridge, see ips_bridge_find */
 
+/* Version of the library, "major.minor.patch". */
+IPS_BRIDGE_API const char *ips_bridge_version(void);
+
+/* Errors are positive. A negative code says that there is nothing to return, which is no error. */
 enum ips_bridge_code {
     IPS_BRIDGE_OK = 0,
     IPS_BRIDGE_USAGE = 1,      /* a call that makes no sense here, or impossible arguments */
@@ -77,9 +93,9 @@ enum ips_bridge_code {
     IPS_BRIDGE_LOST = 8,       /* the analytics are gone, and the policy is to end with them */
     IPS_BRIDGE_MEMORY = 9,     /* out of memory */
     IPS_BRIDGE_SYSTEM = 10,    /* a system call failed */
-    IPS_BRIDGE_NOTHING = 11,   /* receive: there is no such value (yet) */
     IPS_BRIDGE_INCOMPLETE = 12, /* receivers did not take everything before the end */
-    IPS_BRIDGE_STOPPED = 13     /* receive: the analysis has what it wants, no value will come */
+    IPS_BRIDGE_NOTHING = -1,    /* receive: there is no such value (yet) */
+    IPS_BRIDGE_STOPPED = -2     /* receive: the analysis has what it wants, no value will come */
 };
 
 enum { IPS_BRIDGE_MAX_DIMS = 15 }; /* of space */
@@ -88,6 +104,13 @@ enum { IPS_BRIDGE_MAX_DIMS = 15 }; /* of space */
 
 /* Make a bridge for one of `size` ranks. Independent, no input or output. */
 IPS_BRIDGE_API int ips_bridge_open(ips_bridge **bridge, int rank, int size);
+
+/* Call a function at every error, with its text, before the call that failed returns. It may end
+ * the program, or leave by longjmp or a C++ exception only to free the bridge. NULL: none. */
+typedef void (*ips_bridge_error_handler)(ips_bridge *bridge, int code, const char *text,
+                                         void *data);
+IPS_BRIDGE_API int ips_bridge_set_error_handler(ips_bridge *bridge,
+                                                ips_bridge_error_handler handler, void *data);
 
 /* Describe an array in code, alike on every rank, before request and join. Without any such call
  * the arrays are those that the workflow's configuration describes.
@@ -123,9 +146,17 @@ IPS_BRIDGE_API int ips_bridge_block(ips_bridge *bridge, const char *array, const
                                     const int64_t *halo);
 
 /* Optional, for runs on several hosts: chunks then go to receivers on the host of their blocks.
- * Every rank tells in a text where it is (valid until the next call), rank 0 takes the texts of all
- * ranks in order, joined by commas, before its request. ips_bridge_connect_mpi does it. */
+ * Every rank describes itself in some bytes (valid until the next call). Rank 0 takes those of all
+ * ranks, one behind the other in the order of ranks, before its request. ips_bridge_connect_mpi
+ * does it. */
+IPS_BRIDGE_API int ips_bridge_get_rank_info(ips_bridge *bridge, const void **info,
+                                            size_t *length);
+IPS_BRIDGE_API int ips_bridge_set_rank_infos(ips_bridge *bridge, const void *infos,
+                                             const size_t *lengths);
+
+IPS_BRIDGE_DEPRECATED("use ips_bridge_get_rank_info")
 IPS_BRIDGE_API int ips_bridge_where(ips_bridge *bridge, const char **text);
+IPS_BRIDGE_DEPRECATED("use ips_bridge_set_rank_infos")
 IPS_BRIDGE_API int ips_bridge_ranks(ips_bridge *bridge, const char *texts);
 
 /* Rank 0: find the contact file (NULL: by the environment's IPS_COMPONENTS_CONTACT) and wait for
@@ -155,6 +186,17 @@ IPS_BRIDGE_API int ips_bridge_put(ips_bridge *bridge, const char *array, int64_t
 IPS_BRIDGE_API int ips_bridge_put_block(ips_bridge *bridge, const char *array, int64_t step,
                                         const void *cells, const int64_t *offset,
                                         const int64_t *count, const int64_t *strides);
+
+/* The same for a view that knows its own type and shape, halo included, which are checked against
+ * the block. itemsize: bytes of a cell; extents, strides (bytes): `ndim` numbers each. A view of
+ * another shape is taken if its cells lie without gaps and are as many. */
+IPS_BRIDGE_API int ips_bridge_put_view(ips_bridge *bridge, const char *array, int64_t step,
+                                       const void *cells, size_t itemsize, int ndim,
+                                       const int64_t *extents, const int64_t *strides);
+IPS_BRIDGE_API int ips_bridge_put_view_block(ips_bridge *bridge, const char *array, int64_t step,
+                                             const void *cells, size_t itemsize, int ndim,
+                                             const int64_t *extents, const int64_t *strides,
+                                             const int64_t *offset, const int64_t *count);
 
 /* Offer this rank's rows of a ragged array; every rank puts at every step, none (0) included. */
 IPS_BRIDGE_API int ips_bridge_put_rows(ips_bridge *bridge, const char *array, int64_t step,
@@ -201,7 +243,29 @@ IPS_BRIDGE_API int ips_bridge_progress(ips_bridge *bridge);
  * IPS_BRIDGE_INCOMPLETE when they have not. */
 IPS_BRIDGE_API int ips_bridge_wait(ips_bridge *bridge, double timeout);
 
-/* ---- News from the analysis ---------------------------------------------------------------- */
+/* ---- Arrays by handle ----------------------------------------------------------------------- */
+
+/* Look an array up once, after the join, instead of by name at every step. The handle lives as long
+ * as the bridge. NULL when the program declares arrays and has not declared this one. */
+IPS_BRIDGE_API ips_bridge_array *ips_bridge_find(ips_bridge *bridge, const char *array);
+
+/* As the calls of the same names. */
+IPS_BRIDGE_API int ips_bridge_array_wants(const ips_bridge_array *array, int64_t step);
+IPS_BRIDGE_API int ips_bridge_array_put(ips_bridge_array *array, int64_t step, const void *cells);
+IPS_BRIDGE_API int ips_bridge_array_put_block(ips_bridge_array *array, int64_t step,
+                                              const void *cells, const int64_t *offset,
+                                              const int64_t *count, const int64_t *strides);
+IPS_BRIDGE_API int ips_bridge_array_put_rows(ips_bridge_array *array, int64_t step,
+                                             const void *cells, int64_t rows,
+                                             const int64_t *strides);
+/* offset, count NULL: the declared block. Publish and discard: cells NULL is the same block. */
+IPS_BRIDGE_API int ips_bridge_array_acquire(ips_bridge_array *array, int64_t step,
+                                            const int64_t *offset, const int64_t *count,
+                                            void **cells);
+IPS_BRIDGE_API int ips_bridge_array_publish(ips_bridge_array *array, const void *cells);
+IPS_BRIDGE_API int ips_bridge_array_discard(ips_bridge_array *array, const void *cells);
+
+/* ---- Values from the analysis ----------------------------------------------------------------- */
 
 enum ips_bridge_kind {
     IPS_BRIDGE_DOUBLE = 0, /* double, `ndim` dimensions */
@@ -227,8 +291,17 @@ typedef struct ips_bridge_value {
  * analysis has stopped the run, or returned, without having sent the value, and with
  * IPS_BRIDGE_LOST when it is gone, whatever the policy is. The value is the bridge's and lives
  * until the next call. The analysis talks to rank 0 only: broadcast what it says. */
-IPS_BRIDGE_API int ips_bridge_receive(ips_bridge *bridge, const char *name, int64_t step,
-                                      double timeout, ips_bridge_value *value);
+static inline int ips_bridge_receive(ips_bridge *bridge, const char *name, int64_t step,
+                                     double timeout, ips_bridge_value *value);
+
+/* What ips_bridge_receive calls, with the size of the structure that the program knows. */
+IPS_BRIDGE_API int ips_bridge_receive_sized(ips_bridge *bridge, const char *name, int64_t step,
+                                            double timeout, ips_bridge_value *value, size_t size);
+static inline int ips_bridge_receive(ips_bridge *bridge, const char *name, int64_t step,
+                                     double timeout, ips_bridge_value *value)
+{
+    return ips_bridge_receive_sized(bridge, name, step, timeout, value, sizeof *value);
+}
 
 /* The same for numbers, converted to double: at most `capacity`, their number in `count`. */
 IPS_BRIDGE_API int ips_bridge_receive_doubles(ips_bridge *bridge, const char *name, int64_t step,
@@ -267,8 +340,13 @@ typedef struct ips_bridge_account {
     uint64_t bytes[5];
 } ips_bridge_account;
 
-IPS_BRIDGE_API int ips_bridge_statistics(ips_bridge *bridge, const char *array,
-                                         ips_bridge_account *account);
+IPS_BRIDGE_API int ips_bridge_statistics_sized(ips_bridge *bridge, const char *array,
+                                               ips_bridge_account *account, size_t size);
+static inline int ips_bridge_statistics(ips_bridge *bridge, const char *array,
+                                        ips_bridge_account *account)
+{
+    return ips_bridge_statistics_sized(bridge, array, account, sizeof *account);
+}
 
 /* Seconds that this rank waited for credit and buffers so far. */
 IPS_BRIDGE_API double ips_bridge_waited(const ips_bridge *bridge);

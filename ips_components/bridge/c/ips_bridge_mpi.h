@@ -25,31 +25,34 @@ static inline int ips_bridge_agree_mpi(ips_bridge *bridge, MPI_Comm comm, int co
     return worst == code ? code : ips_bridge_set_error(bridge, worst, text);
 }
 
-/* Describe to rank 0 where all ranks are. Collective; part of ips_bridge_connect_mpi. */
+/* Describe all ranks to rank 0. Collective; part of ips_bridge_connect_mpi. */
 static inline int ips_bridge_ranks_mpi(ips_bridge *bridge, MPI_Comm comm)
 {
-    const char *text = "";
+    const void *info = "";
     char *own, *all = NULL;
-    int rank, size, length, *lengths = NULL, *places = NULL, total = 0, code;
+    size_t bytes = 0, *lengths = NULL;
+    int rank, size, length, *counts = NULL, *places = NULL, total = 0, code;
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
-    code = ips_bridge_where(bridge, &text);
-    length = (int)strlen(text) + 1; /* with a comma behind it */
-    own = (char *)malloc((size_t)length + 1);
-    if (rank == 0)
-        lengths = (int *)malloc(2 * sizeof(int) * (size_t)size);
-    if (!code && (!own || (rank == 0 && !lengths)))
+    code = ips_bridge_get_rank_info(bridge, &info, &bytes);
+    length = (int)bytes;
+    own = (char *)malloc(bytes + 1); /* MPI 3 wants no const, and the bridge keeps its own */
+    if (rank == 0) {
+        counts = (int *)malloc(2 * sizeof *counts * (size_t)size);
+        lengths = (size_t *)malloc(sizeof *lengths * (size_t)size);
+    }
+    if (!code && (!own || (rank == 0 && (!counts || !lengths))))
         code = ips_bridge_set_error(bridge, IPS_BRIDGE_MEMORY, "no memory to describe the ranks");
     code = ips_bridge_agree_mpi(bridge, comm, code, "another rank could not describe itself");
     if (!code && own) {
-        memcpy(own, text, (size_t)length - 1);
-        own[length - 1] = ',';
-        MPI_Gather(&length, 1, MPI_INT, lengths, 1, MPI_INT, 0, comm);
-        if (rank == 0 && lengths) {
-            places = lengths + size;
+        memcpy(own, info, bytes);
+        MPI_Gather(&length, 1, MPI_INT, counts, 1, MPI_INT, 0, comm);
+        if (rank == 0 && counts && lengths) {
+            places = counts + size;
             for (int i = 0; i < size; i++) {
                 places[i] = total;
-                total += lengths[i];
+                total += counts[i];
+                lengths[i] = (size_t)counts[i];
             }
             all = (char *)malloc((size_t)total + 1);
             if (!all)
@@ -58,14 +61,14 @@ static inline int ips_bridge_ranks_mpi(ips_bridge *bridge, MPI_Comm comm)
         }
         code = ips_bridge_agree_mpi(bridge, comm, code, "rank 0 has no memory for the ranks");
         if (!code)
-            MPI_Gatherv(own, length, MPI_CHAR, all, lengths, places, MPI_CHAR, 0, comm);
-        if (!code && rank == 0) {
-            all[total - 1] = '\0';
-            code = ips_bridge_ranks(bridge, all);
-        }
-        code = ips_bridge_agree_mpi(bridge, comm, code, "rank 0 refused where the ranks are");
+            MPI_Gatherv(own, length, MPI_CHAR, all, counts, places, MPI_CHAR, 0, comm);
+        if (!code && rank == 0)
+            code = ips_bridge_set_rank_infos(bridge, all, lengths);
+        code = ips_bridge_agree_mpi(bridge, comm, code, "rank 0 refused how the ranks describe "
+                                                        "themselves");
     }
     free(all);
+    free(counts);
     free(lengths);
     free(own);
     return code;

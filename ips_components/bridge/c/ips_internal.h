@@ -436,7 +436,8 @@ typedef struct open_block {
 } open_block;
 
 /* What this rank knows and counts of one array. */
-typedef struct array {
+typedef struct ips_bridge_array {
+    ips_bridge *bridge;
     char *name;
     bool declared, has_block, ragged;
     bool varies;    /* its blocks are told with every put */
@@ -475,7 +476,7 @@ typedef struct array {
     open_block *open;  /* blocks that the program computes now */
     uint8_t *scratch;  /* for such a block at a step that is not wanted, while none uses it */
     size_t scratch_room;
-} array;
+} array; /* the public name of the type is longer */
 
 enum { SKIPPED, DELIVERED, DROPPED, LOST };
 
@@ -493,6 +494,8 @@ struct ips_bridge {
     int rank, size;
     bool joined, closed, described;
     char error[1024];
+    ips_bridge_error_handler handler;
+    void *handler_data;
     uint8_t *blob;
     size_t blob_length;
     contact contact;

@@ -592,12 +592,9 @@ static put_mark *mark_of(array *a, plan *p)
     return p == a->fixed ? &a->own : &p->put;
 }
 
-/* Find the array of a put, of the declared block or not. `out` is NULL when it is done: nobody wants
- * the step. */
-static int begin(ips_bridge *b, const char *name, int64_t step, bool own, array **out)
+/* Find the array of a put. */
+static int find_array(ips_bridge *b, const char *name, array **out)
 {
-    int code;
-    array *a;
     *out = NULL;
     if (!b)
         return IPS_BRIDGE_USAGE;
@@ -605,11 +602,22 @@ static int begin(ips_bridge *b, const char *name, int64_t step, bool own, array 
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is %s",
                          !name ? "asked for an array without a name"
                                : b->closed ? "closed" : "not joined yet");
-    a = ipsb_array(b, name);
-    if (!a && b->described)
+    *out = ipsb_array(b, name);
+    if (!*out && b->described)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s was not declared", name);
-    if (!a && !(a = ipsb_array_add(b, name))) /* the config may offer what nobody wants */
+    if (!*out && !(*out = ipsb_array_add(b, name))) /* the config may offer what nobody wants */
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    return IPS_BRIDGE_OK;
+}
+
+/* Begin a put, of the declared block or not. `out` is NULL when it is done: nobody wants the step. */
+static int begin(array *a, int64_t step, bool own, array **out)
+{
+    ips_bridge *b = a->bridge;
+    int code;
+    *out = NULL;
+    if (b->closed)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is closed");
     if (a->contract && is_wanted(a, step)) {
         *out = a;
         return IPS_BRIDGE_OK;
@@ -628,22 +636,18 @@ static int wrong_kind(ips_bridge *b, const array *a)
                                : "is not ragged: use ips_bridge_put");
 }
 
-int ips_bridge_put(ips_bridge *b, const char *name, int64_t step, const void *cells)
-{
-    return ips_bridge_put_block(b, name, step, cells, NULL, NULL, NULL);
-}
-
-int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const void *cells,
-                         const int64_t *offset, const int64_t *extent, const int64_t *strides)
+int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void *cells,
+                               const int64_t *offset, const int64_t *extent,
+                               const int64_t *strides)
 {
     int64_t own[MAX_NDIM], total;
-    array *a;
+    array *a = NULL;
     offer o = {0};
-    int code = begin(b, name, step, !offset && !extent, &a);
+    int code = named ? begin(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
+    ips_bridge *b = named ? named->bridge : NULL;
     if (code || !a) {
-        array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
-        if (skipped && skipped->ndim >= 0 && !skipped->ragged)
-            skipped->bytes[SKIPPED] += (uint64_t)bytes_of(skipped, extent ? extent : skipped->count);
+        if (!code && named->ndim >= 0 && !named->ragged)
+            named->bytes[SKIPPED] += (uint64_t)bytes_of(named, extent ? extent : named->count);
         return code;
     }
     if (a->ragged)
@@ -652,7 +656,7 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
                          "array %s: this rank has %zu blocks; say which one by "
                          "ips_bridge_put_block",
-                         name, a->n_boxes);
+                         a->name, a->n_boxes);
     offset = offset ? offset : a->offset;
     extent = extent ? extent : a->count;
     o = (offer){.a = a, .step = step, .t = ipsb_time_index(a->contract, step)};
@@ -660,7 +664,7 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
         return code;
     total = bytes_of(a, extent);
     if (total && !cells)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", name);
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", a->name);
     if ((code = take_step(b, a, mark_of(a, o.plan), step)))
         return code;
     if (!strides) {
@@ -676,23 +680,25 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
     return send_cells(b, &o, cells, strides, total);
 }
 
-int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const void *cells,
-                        int64_t rows, const int64_t *strides)
+int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
+                              int64_t rows, const int64_t *strides)
 {
     int64_t own[MAX_NDIM], total = rows;
-    array *a;
+    array *a = NULL;
     offer o = {0};
+    ips_bridge *b = named ? named->bridge : NULL;
     int code;
-    if (b && (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells)))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", name ? name : "NULL",
+    if (!named)
+        return IPS_BRIDGE_USAGE;
+    if (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
                          (long long)rows);
-    code = begin(b, name, step, true, &a);
+    code = begin(named, step, true, &a);
     if (code || !a) {
-        array *skipped = !code && !a ? ipsb_array(b, name) : NULL;
-        if (skipped && skipped->ragged) {
-            for (int d = 1; d < skipped->ndim; d++)
-                total *= skipped->contract ? skipped->contract->shape[d + 1] : skipped->shape[d];
-            skipped->bytes[SKIPPED] += (uint64_t)(total * skipped->itemsize);
+        if (!code && named->ragged) {
+            for (int d = 1; d < named->ndim; d++)
+                total *= named->contract ? named->contract->shape[d + 1] : named->shape[d];
+            named->bytes[SKIPPED] += (uint64_t)(total * named->itemsize);
         }
         return code;
     }
@@ -731,6 +737,104 @@ int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const voi
     return hand_over(b);
 }
 
+/* Whether strides are those of cells in C order without gaps. */
+static bool is_packed(size_t itemsize, int ndim, const int64_t *extents, const int64_t *strides)
+{
+    int64_t run = (int64_t)itemsize;
+    for (int d = ndim - 1; d >= 0; d--) {
+        if (extents[d] > 1 && strides[d] != run)
+            return false;
+        run *= extents[d];
+    }
+    return true;
+}
+
+static int put_view(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                    size_t itemsize, int ndim, const int64_t *extents, const int64_t *strides,
+                    const int64_t *offset, const int64_t *count)
+{
+    array *a;
+    int64_t total = 1, expected = 1;
+    bool whole = true;
+    int code = find_array(b, name, &a);
+    if (code)
+        return code;
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (ndim && (!extents || !strides)))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: a view of %d dimensions", name, ndim);
+    for (int d = 0; d < ndim; d++)
+        total *= extents[d];
+    if (!a->contract || !is_wanted(a, step) || a->ragged)
+        return ips_bridge_array_put_block(a, step, cells, offset, count, NULL);
+    if (total && (int64_t)itemsize != a->itemsize)
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                         "put of array %s at step %lld on rank %d: cells have %zu bytes, those of "
+                         "type %s have %lld",
+                         name, (long long)step, b->rank, itemsize, a->contract->dtype,
+                         (long long)a->itemsize);
+    for (int d = 0; d < a->ndim; d++) {
+        int64_t extent = (count ? count[d] : a->count[d]) + 2 * a->halo[d];
+        expected *= extent;
+        whole = whole && d < ndim && extents[d] == extent;
+    }
+    whole = whole && ndim == a->ndim;
+    /* A view of another shape is fine if it is as many cells in a row: a workspace, for instance. */
+    if ((count || a->fixed) && !whole &&
+        (total != expected || !is_packed(itemsize, ndim, extents, strides)))
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                         "put of array %s at step %lld on rank %d: expected a block of %lld cells "
+                         "(halo included), got %lld in another shape",
+                         name, (long long)step, b->rank, (long long)expected, (long long)total);
+    return ips_bridge_array_put_block(a, step, cells, offset, count, whole ? strides : NULL);
+}
+
+int ips_bridge_put_view(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                        size_t itemsize, int ndim, const int64_t *extents, const int64_t *strides)
+{
+    return put_view(b, name, step, cells, itemsize, ndim, extents, strides, NULL, NULL);
+}
+
+int ips_bridge_put_view_block(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                              size_t itemsize, int ndim, const int64_t *extents,
+                              const int64_t *strides, const int64_t *offset, const int64_t *count)
+{
+    if (b && (!offset || !count))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: say where the block is",
+                         name ? name : "NULL");
+    return put_view(b, name, step, cells, itemsize, ndim, extents, strides, offset, count);
+}
+
+int ips_bridge_array_put(ips_bridge_array *a, int64_t step, const void *cells)
+{
+    return ips_bridge_array_put_block(a, step, cells, NULL, NULL, NULL);
+}
+
+int ips_bridge_put(ips_bridge *b, const char *name, int64_t step, const void *cells)
+{
+    return ips_bridge_put_block(b, name, step, cells, NULL, NULL, NULL);
+}
+
+int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                         const int64_t *offset, const int64_t *extent, const int64_t *strides)
+{
+    array *a;
+    int code = find_array(b, name, &a);
+    return code ? code : ips_bridge_array_put_block(a, step, cells, offset, extent, strides);
+}
+
+int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const void *cells,
+                        int64_t rows, const int64_t *strides)
+{
+    array *a;
+    int code = find_array(b, name, &a);
+    return code ? code : ips_bridge_array_put_rows(a, step, cells, rows, strides);
+}
+
+ips_bridge_array *ips_bridge_find(ips_bridge *b, const char *name)
+{
+    array *a;
+    return find_array(b, name, &a) ? NULL : a;
+}
+
 /* ---- Blocks computed in place ---------------------------------------------------------------- */
 
 /* Memory for a block that is not sent. */
@@ -760,37 +864,36 @@ static void forget(array *a, open_block *o)
     free(o);
 }
 
-static int acquire(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
-                   const int64_t *extent, void **cells)
+int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *offset,
+                             const int64_t *extent, void **cells)
 {
-    array *a;
+    ips_bridge *b = a ? a->bridge : NULL;
     bool admitted, only = !offset && !extent;
     open_block *o;
     int code;
-    if (!b || !cells)
+    if (!a || !cells)
         return IPS_BRIDGE_USAGE;
-    a = name ? ipsb_array(b, name) : NULL;
     if (!b->joined || b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: the bridge is %s",
-                         name ? name : "NULL", b->closed ? "closed" : "not joined yet");
-    if (!a || a->ndim < 0 || !a->itemsize || a->ragged ||
+                         a->name, b->closed ? "closed" : "not joined yet");
+    if (a->ndim < 0 || !a->itemsize || a->ragged ||
         ((!offset || !extent) && (a->n_boxes != 1 || a->varies)))
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
-                         "array %s cannot be acquired: %s", name ? name : "NULL",
-                         a && a->ragged ? "it is ragged"
-                         : a && a->n_boxes > 1
+                         "array %s cannot be acquired: %s", a->name,
+                         a->ragged ? "it is ragged"
+                         : a->n_boxes > 1
                              ? "this rank has several blocks; say which one"
                              : "its block is not known; describe it by ips_bridge_block");
     for (o = a->open; o && only; o = o->next)
         if (o->only)
             return ipsb_fail(b, IPS_BRIDGE_USAGE,
                              "array %s cannot be acquired: its last block is not published yet",
-                             name);
+                             a->name);
     if ((code = check_step(b, a, NULL, step)))
         return code;
     o = calloc(1, sizeof *o);
     if (!o)
-        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
     *o = (open_block){.next = a->open, .step = step, .only = only};
     a->open = o;
     o->bytes = (size_t)a->itemsize;
@@ -807,58 +910,17 @@ static int acquire(ips_bridge *b, const char *name, int64_t step, const int64_t 
         if (!code)
             code = check_step(b, a, mark_of(a, put.plan), step);
         if (!code && !(r = ring_of(b, a, step)))
-            code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+            code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
         if (!code)
             code = prepare(b, &put, r, o->bytes + !o->bytes, &o->slot, &admitted);
     }
     if (!code && !o->slot && !take_scratch(a, o))
-        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", name);
+        code = ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
     if (code) {
         forget(a, o);
         return code;
     }
     *cells = o->slot ? o->slot->memory : o->scratch;
-    return IPS_BRIDGE_OK;
-}
-
-int ips_bridge_acquire(ips_bridge *b, const char *name, int64_t step, void **cells)
-{
-    return acquire(b, name, step, NULL, NULL, cells);
-}
-
-int ips_bridge_acquire_block(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
-                             const int64_t *extent, void **cells)
-{
-    if (b && (!offset || !extent))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: say where the block is",
-                         name ? name : "NULL");
-    return acquire(b, name, step, offset, extent, cells);
-}
-
-/* The open block whose memory this is; without memory, the only one. */
-static int find_open(ips_bridge *b, const char *name, const void *cells, array **out, open_block **o)
-{
-    if (!b)
-        return IPS_BRIDGE_USAGE;
-    *out = name ? ipsb_array(b, name) : NULL;
-    *o = b->closed || !*out ? NULL : (*out)->open;
-    while (*o && (cells ? cells != ((*o)->slot ? (*o)->slot->memory : (*o)->scratch) : !(*o)->only))
-        *o = (*o)->next;
-    return *o ? IPS_BRIDGE_OK
-              : ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: nothing is acquired%s",
-                          name ? name : "NULL", cells ? " at this address" : "");
-}
-
-static int discard(ips_bridge *b, const char *name, const void *cells)
-{
-    array *a;
-    open_block *o;
-    int code = find_open(b, name, cells, &a, &o);
-    if (code)
-        return code;
-    if (o->slot)
-        unused(a, o->slot);
-    forget(a, o);
     return IPS_BRIDGE_OK;
 }
 
@@ -900,55 +962,113 @@ static int publish_slot(ips_bridge *b, array *a, const open_block *o)
     return publish(b, s);
 }
 
-static int publish_open(ips_bridge *b, const char *name, const void *cells)
+/* The open block whose memory this is; without memory, the only one. */
+static int find_open(array *a, const void *cells, open_block **o)
 {
-    array *a;
+    if (!a)
+        return IPS_BRIDGE_USAGE;
+    *o = a->bridge->closed ? NULL : a->open;
+    while (*o && (cells ? cells != ((*o)->slot ? (*o)->slot->memory : (*o)->scratch) : !(*o)->only))
+        *o = (*o)->next;
+    return *o ? IPS_BRIDGE_OK
+              : ipsb_fail(a->bridge, IPS_BRIDGE_USAGE, "array %s: nothing is acquired%s", a->name,
+                          cells ? " at this address" : "");
+}
+
+int ips_bridge_array_publish(ips_bridge_array *a, const void *cells)
+{
     open_block *o;
-    int code = find_open(b, name, cells, &a, &o);
+    int code = find_open(a, cells, &o);
     if (code)
         return code;
     if (o->slot)
-        code = publish_slot(b, a, o);
+        code = publish_slot(a->bridge, a, o);
     else
-        code = ips_bridge_put_block(b, name, o->step, o->scratch, o->only ? NULL : o->offset,
-                                    o->only ? NULL : o->count, NULL);
+        code = ips_bridge_array_put_block(a, o->step, o->scratch, o->only ? NULL : o->offset,
+                                          o->only ? NULL : o->count, NULL);
     forget(a, o);
     return code;
 }
 
+int ips_bridge_array_discard(ips_bridge_array *a, const void *cells)
+{
+    open_block *o;
+    int code = find_open(a, cells, &o);
+    if (code)
+        return code;
+    if (o->slot)
+        unused(a, o->slot);
+    forget(a, o);
+    return IPS_BRIDGE_OK;
+}
+
+/* The same by name. */
+
+static int acquire(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
+                   const int64_t *extent, void **cells)
+{
+    array *a;
+    int code = find_array(b, name, &a);
+    return code ? code : ips_bridge_array_acquire(a, step, offset, extent, cells);
+}
+
+int ips_bridge_acquire(ips_bridge *b, const char *name, int64_t step, void **cells)
+{
+    return acquire(b, name, step, NULL, NULL, cells);
+}
+
+int ips_bridge_acquire_block(ips_bridge *b, const char *name, int64_t step, const int64_t *offset,
+                             const int64_t *extent, void **cells)
+{
+    if (b && (!offset || !extent))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: say where the block is",
+                         name ? name : "NULL");
+    return acquire(b, name, step, offset, extent, cells);
+}
+
 int ips_bridge_publish(ips_bridge *b, const char *name)
 {
-    return publish_open(b, name, NULL);
+    array *a;
+    int code = find_array(b, name, &a);
+    return code ? code : ips_bridge_array_publish(a, NULL);
 }
 
 int ips_bridge_publish_block(ips_bridge *b, const char *name, const void *cells)
 {
-    return b && !cells ? ipsb_fail(b, IPS_BRIDGE_USAGE, "publish of array %s: no cells",
-                                   name ? name : "NULL")
-                       : publish_open(b, name, cells);
+    array *a;
+    int code = find_array(b, name, &a);
+    if (!code && !cells)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "publish of array %s: no cells", name);
+    return code ? code : ips_bridge_array_publish(a, cells);
 }
 
 int ips_bridge_discard(ips_bridge *b, const char *name)
 {
-    return discard(b, name, NULL);
+    array *a;
+    int code = find_array(b, name, &a);
+    return code ? code : ips_bridge_array_discard(a, NULL);
 }
 
 int ips_bridge_discard_block(ips_bridge *b, const char *name, const void *cells)
 {
-    return b && !cells ? ipsb_fail(b, IPS_BRIDGE_USAGE, "discard of array %s: no cells",
-                                   name ? name : "NULL")
-                       : discard(b, name, cells);
+    array *a;
+    int code = find_array(b, name, &a);
+    if (!code && !cells)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "discard of array %s: no cells", name);
+    return code ? code : ips_bridge_array_discard(a, cells);
 }
 
-/* ---- Going back ------------------------------------------------------------------------------- */
+/* ---- Asking and going back -------------------------------------------------------------------- */
+
+int ips_bridge_array_wants(const ips_bridge_array *a, int64_t step)
+{
+    return a && a->bridge->joined && !a->bridge->closed && a->contract && !ipsb_quiet(a->bridge) &&
+           is_wanted(a, step);
+}
 
 int ips_bridge_wants(ips_bridge *b, const char *name, int64_t step)
 {
-    const array *a;
-    if (!b || !name || !b->joined || b->closed)
-        return 0;
-    a = ipsb_array(b, name);
-    return a && a->contract && !ipsb_quiet(b) && is_wanted(a, step);
+    return b && name ? ips_bridge_array_wants(ipsb_array(b, name), step) : 0;
 }
 
 int ips_bridge_rewind(ips_bridge *b, int64_t step)
