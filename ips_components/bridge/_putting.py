@@ -50,7 +50,7 @@ class Putting:
         self._step_began_waited = 0
         self._put_began = self._put_ended = self._put_took = 0
         self._accounted = 0.0
-        self._scratch: dict[tuple[Any, ...], Cells] = {}
+        self._scratch: dict[tuple[Any, ...], list[Cells]] = {}  # not in use, by array and shape
 
     # -- putting -------------------------------------------------------------------------------
 
@@ -409,10 +409,10 @@ class _InPlace(AbstractContextManager[Cells]):
         if self._slot is not None:
             self._cells = self._slot.block(shape, dtype)
         else:
-            key = (shape, dtype)
-            if key not in bridge._scratch:
-                bridge._scratch[key] = np.empty(shape, dtype)
-            self._cells = bridge._scratch[key]
+            # Of this array and of this block alone, as long as it is open: what is computed must
+            # not depend on which steps the analysis wants.
+            unused = bridge._scratch.get((out.name, shape, dtype))
+            self._cells = unused.pop() if unused else np.empty(shape, dtype)
         return self._cells
 
     def _admit(self) -> bool:
@@ -426,6 +426,8 @@ class _InPlace(AbstractContextManager[Cells]):
         if slot is None:
             if error is None:
                 bridge.put(out.name, step, self._cells, offset=self._offset)
+            key = (out.name, self._cells.shape, self._cells.dtype)
+            bridge._scratch.setdefault(key, []).append(self._cells)
             return
         transport = bridge._transport
         if error is not None:

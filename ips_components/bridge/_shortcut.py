@@ -103,6 +103,7 @@ class Shortcut:
             places = slot.places
             if (
                 slot.pending
+                or slot.busy
                 or slot.abandoned
                 or len(places) != 1
                 or places[0].src is not self._src

@@ -237,7 +237,7 @@ class Ring:
         slots = self.slots
         while len(slots) >= self.length or not self._may_grow(nbytes):
             for slot in slots:
-                if not slot.pending:
+                if not slot.pending and not slot.busy:
                     break
             else:
                 return None

@@ -35,7 +35,6 @@ PYTHON = [sys.executable, str(Path(__file__).with_name("remote_python.py"))]
 
 # What the bridge in Python does not do yet; a test that passes must leave this list.
 OPEN_IN_PYTHON = {
-    "test_two_arrays_of_one_shape_keep_apart": "blocks of unwanted steps share memory by shape",
     "test_a_step_that_falls": "a step that falls is taken",
     "test_a_block_is_put_once": "a block is taken twice in a step",
     "test_rows_are_put_once": "rows are taken twice in a step",
@@ -45,7 +44,6 @@ OPEN_IN_PYTHON = {
 RACES = {"test_connection": "slots are used again after a reconnect"}
 RACES_IN_PYTHON = {
     "test_drop_takes": "a link is open before its first credit has come",
-    "test_a_block_is_put_while_another_one_is_open": "a put gets the memory of an open block",
 }
 
 

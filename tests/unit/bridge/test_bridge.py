@@ -534,3 +534,35 @@ def test_rows_of_any_number_of_ranks_in_any_number_of_parts(
             ]
             assert np.array_equal(np.concatenate(parts, axis=1)[0], np.concatenate(rows[step]))
         assert all(count == 1 for sink in sinks for count in sink.counts.values())
+
+
+def test_two_open_blocks_of_an_array_never_share_memory(tmp_path):
+    spec = ArraySpec("t", "f8", (8, 6), StepAxis(count=12))
+    with receivers(tmp_path, agree(spec)) as (file, _, (sink,)):
+        arrays = [Array("t", (8, 6), "f8", blocks=[((0, 0), (4, 6)), ((4, 0), (4, 6))], steps=12)]
+        with Bridge(contact=file, arrays=arrays) as bridge:
+            for step in range(12):
+                with (
+                    bridge.block("t", step, offset=(0, 0)) as top,
+                    bridge.block("t", step, offset=(4, 0)) as bottom,
+                ):
+                    assert not np.shares_memory(top, bottom)
+                    top[...], bottom[...] = step, -step
+        sink.wait(lambda: len(sink.counts) == 12)
+    for (_, chunk), value in sink.chunks.items():
+        assert (value[0, :4] == chunk).all()
+        assert (value[0, 4:] == -chunk).all()
+
+
+def test_arrays_of_equal_shape_never_share_memory_at_steps_that_nobody_wants(tmp_path):
+    specs = [ArraySpec(name, "f8", (4, 6), StepAxis(count=4)) for name in "uv"]
+    even = [Selection.from_key(np.s_[::2], (4, 4, 6))]
+    with receivers(tmp_path, agree(*specs, selections=even)) as (file, _, (sink,)):
+        arrays = [Array(name, (4, 6), "f8", grid=(1, 1), steps=4) for name in "uv"]
+        with Bridge(contact=file, arrays=arrays) as bridge:
+            for step in range(4):
+                with bridge.block("u", step) as u, bridge.block("v", step) as v:
+                    assert not np.shares_memory(u, v)
+                    u[...], v[...] = 1, 2
+                    assert (u == 1).all()
+        sink.wait(lambda: len(sink.counts) == 4)
