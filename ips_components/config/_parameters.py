@@ -297,6 +297,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         30.0,
         "s",
     ),
+    _P(
+        "TEARDOWN_TIME_OUT",
+        "analytics",
+        kinds.TIME_OUT,
+        "Longest time that worker plugins may take when their workers close, as long as they make "
+        "progress.",
+        3600.0,
+        "s",
+    ),
     _P("LANES", "analytics", choices("shm", "tcp"), "Ways that data may take.", ("shm", "tcp")),
     _P(
         "SECURITY",

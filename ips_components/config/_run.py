@@ -117,6 +117,7 @@ class AnalyticsConfig:
     drain_time_out: float = 120.0
     analysis_time_out: float = 3600.0
     silence_time_out: float = 30.0
+    teardown_time_out: float = 3600.0
     lanes: tuple[str, ...] = ("shm", "tcp")
     security: str = "none"
     live_page: bool = False

@@ -8,17 +8,18 @@ import multiprocessing
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._ips import Component, ServicesProxy
+from ips_components.ips_compat._ips import Component, RunningTask, ServicesProxy, TaskPool
 from ips_components.ips_compat._queues import PickleCheckedQueue
+from ips_components.ips_compat._tasks import launch_guarded
 
 GUARD = Path(guard.__file__).resolve()
 
@@ -74,22 +75,93 @@ def _prepare_slurm(working_dir: str) -> None:
         os.environ[_TASK_EPILOG] = str(write_epilog(Path(working_dir, DIRECTORY), since))
 
 
-class GuardedProcess:
-    """A task's process as IPS sees it; ``kill`` takes the whole task, not only its guard."""
+class UnsplitPath(str):
+    """Path of an executable with spaces in it, which IPS would split there."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    __slots__ = ()
 
-    def kill(self) -> None:
-        """End the task at once, with all that descends from it."""
-        self._process.send_signal(signal.SIGQUIT)
-        try:
-            self._process.wait(guard.GRACE + 6.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+    def split(self, *_: Any) -> list[str]:  # type: ignore[override]
+        """Return the whole of it."""
+        return [self]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._process, name)
+
+def unsplit(binary: Any) -> Any:
+    """Return what IPS does not split where a path, not a command line, is given."""
+    if isinstance(binary, str) and len(binary.split()) > 1 and os.access(binary, os.X_OK):
+        return UnsplitPath(binary)
+    return binary
+
+
+def command_line(command: str, binary: str, args: Sequence[str]) -> list[str]:
+    """Return the words of a command of IPS, which is one text with spaces between words.
+
+    Examples
+    --------
+    >>> command_line("mpiexec -n 2 /my dir/a.out x  y", "/my dir/a.out", ["x", "", "y"])
+    ['mpiexec', '-n', '2', '/my dir/a.out', 'x', '', 'y']
+    """
+    for end in (" ".join([binary, *args]), f"{binary} "):
+        if command.endswith(end):
+            return [*command[: -len(end)].split(), binary, *args]
+    return command.split()
+
+
+def _open_log(services: ServicesProxy, keywords: Mapping[str, Any], name: str) -> Any:
+    """Open a file for output of a task, as IPS does; None when there is none."""
+    path = keywords.get(name)
+    try:
+        return Path(path).open("w") if path else None
+    except OSError:
+        services.exception("Error opening %s %s of a task: using its standard output", name, path)
+        return None
+
+
+def _launch_task(
+    services: ServicesProxy,
+    nproc: int,
+    working_dir: str,
+    task_id: int,
+    command: str,
+    cores_allocated: int,
+    env_update: Mapping[str, str] | None,
+    tag: str,
+    keywords: Mapping[str, Any],
+    binary: str,
+    args: Sequence[str],
+) -> int:
+    """Launch a task under a guard; otherwise as IPS does."""
+    _prepare_slurm(working_dir)
+    output, error = (_open_log(services, keywords, name) for name in ("logfile", "errfile"))
+    path = services.binary_fullpath_cache.get(binary, binary)
+    services.debug("Launching command : %s", command)
+    try:
+        sys.stdout.flush()
+        output_fd = (output or sys.stdout).fileno()
+        process = launch_guarded(
+            command_line(command, str(path), [str(each) for each in args]),
+            working_dir,
+            {**os.environ, **(env_update or {})},
+            output_fd,
+            error.fileno() if error else output_fd,
+        )
+    except Exception:
+        services.exception("Error executing command : %s", command)
+        raise
+    finally:
+        for file in (output, error):
+            if file is not None:
+                file.close()
+    services.task_map[task_id] = RunningTask(
+        process,
+        time.time(),
+        keywords.get("timeout", 1.0e9),
+        nproc,
+        cores_allocated,
+        command,
+        binary,
+        args,
+    )
+    return task_id
 
 
 terminating = threading.Event()
@@ -115,7 +187,8 @@ def _prepare_process(component: Component) -> None:
 
 def install() -> None:
     """Change ipsframework's classes for all components that are created from now on."""
-    run, launch = Component.__run__, ServicesProxy._launch_task
+    run, launch = Component.__run__, ServicesProxy.launch_task
+    add_task = TaskPool.add_task
     send_event = ServicesProxy._send_monitor_event
 
     @wraps(run)
@@ -124,17 +197,22 @@ def install() -> None:
         run(self)
 
     @wraps(launch)
-    def _launch_task(
-        self: ServicesProxy, nproc: int, working_dir: str, task_id: int, command: str, *rest: Any
+    def launch_task(
+        self: ServicesProxy,
+        nproc: int,
+        working_dir: str,
+        binary: str,
+        *args: Any,
+        **keywords: Any,
     ) -> int:
-        _prepare_slurm(working_dir)
-        guarded = " ".join([*guard_command("--parent", str(os.getpid())), command])
-        launched: int = launch(self, nproc, working_dir, task_id, guarded, *rest)
-        task = self.task_map[launched]
-        self.task_map[launched] = task._replace(
-            process=GuardedProcess(task.process), command=command
-        )
-        return launched
+        return int(launch(self, nproc, working_dir, unsplit(binary), *args, **keywords))
+
+    @wraps(add_task)
+    def add_unsplit_task(
+        self: TaskPool, task_name: str, nproc: int, working_dir: str, binary: Any, *args: Any,
+        **keywords: Any,
+    ) -> None:  # fmt: skip
+        add_task(self, task_name, nproc, working_dir, unsplit(binary), *args, **keywords)
 
     @wraps(send_event)
     def _send_monitor_event(
@@ -145,4 +223,6 @@ def install() -> None:
 
     Component.__run__ = __run__
     ServicesProxy._send_monitor_event = _send_monitor_event
+    ServicesProxy.launch_task = launch_task
     ServicesProxy._launch_task = _launch_task
+    TaskPool.add_task = add_unsplit_task

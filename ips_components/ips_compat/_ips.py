@@ -29,6 +29,7 @@ __all__ = [
     "Message",
     "MethodResult",
     "ResourceManager",
+    "RunningTask",
     "ServiceResponse",
     "ServicesProxy",
     "TaskManager",
@@ -49,6 +50,7 @@ Message: Any = _home(Component).Message
 MethodResult: Any = _home(Component).MethodResultMessage
 ServiceResponse: Any = _home(Framework).ServiceResponseMessage
 BlockedMessage: Any = _home(TaskManager).BlockedMessageException
+RunningTask: Any = _home(ServicesProxy).RunningTask
 resource_list: Any = _home(ResourceManager).getResourceList
 framework_main: Any = _home(Framework).main
 

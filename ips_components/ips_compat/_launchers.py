@@ -32,16 +32,27 @@ _SHIFTER = """\
 #!/bin/sh
 # Written by ips_components: what runs in a container ends with who started it, too. IPS asks for
 # executables that Dask no longer has, so the image's own Python runs what they stood for.
-name=$1
-shift
+# Options of shifter may come before them, all in one word.
+set -f
+options= name=shifter
+for word in "$@"; do
+    case $word in
+    dask-scheduler | dask-worker) name=$word; break ;;
+    esac
+done
+while [ "$name" != shifter ]; do
+    word=$1
+    shift
+    [ "$word" != "$name" ] || break
+    options="$options $word"
+done
 case $name in
 dask-scheduler) set -- python3 -m distributed.cli.dask_scheduler "$@" {scheduler} ;;
 dask-worker) {memory}
     set -- python3 -m distributed.cli.dask_worker "$@" {worker} ;;
-*) set -- "$name" "$@" ;;
 esac
-exec 2>>{directory}/"${{name##*/}}.$(hostname).$$.log"
-exec {guard} --parent "$PPID" -- {shifter} "$@"
+exec 2>>{directory}/"$name.$(hostname).$$.log"
+exec {guard} --parent "$PPID" -- {shifter} $options "$@"
 """
 
 #: How glibc serves the arrays of a worker, unless the environment says otherwise. Dask's nanny has

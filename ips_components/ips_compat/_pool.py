@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
+from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +20,15 @@ from ips_components.container import check_versions
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import terminating
-from ips_components.ips_compat._ips import Component, ServicesProxy
+from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
 from ips_components.ips_compat._launchers import Launchers, write_launchers
+from ips_components.ips_compat._teardown import ClosingWorkers, remove_reports, reporter
 from ips_components.ips_compat._text import describe, tail
 from ips_components.ips_compat._tls import Credentials
 
 _CONNECT_TIME_OUT = 300.0
-_SHUTDOWN_TIME_OUT = 20.0
+_TEARDOWN_TIME_OUT = 3600.0
 _POLL_INTERVAL = 0.25
-_LAST_WORDS = 1.0
 
 
 class TaskPoolError(IPSComponentsError):
@@ -86,6 +87,7 @@ class RunningPool:
         self.pool = pool
         self.launchers = launchers
         self.on_poll: Callable[[], None] = lambda: None
+        self._n_workers = 0
 
     @property
     def client(self) -> Any:
@@ -192,38 +194,78 @@ class RunningPool:
             process.terminate()
 
     @contextlib.contextmanager
-    def bounded_shutdown(self) -> Iterator[None]:
-        """IPS waits without a deadline for the pool to shut down: lend it ours.
+    def bounded_shutdown(self, time_out: float) -> Iterator[None]:
+        """Bound the shutdown of the pool within the block, which IPS waits for without a deadline.
 
-        A worker that is still starting is unknown to the scheduler and not told to end. It is not
-        waited for longer than for the others.
+        The teardown of worker plugins has as long as it makes progress, at most *time_out* seconds.
+        A worker that is still starting is unknown to the scheduler, so that nobody asks it to end;
+        it is not waited for longer than for the others.
+
+        Raises
+        ------
+        TaskPoolError
+            When a teardown was cut; all processes have ended then, too.
         """
-        over = threading.Event()
-        arguments = (over, self.pool.dask_sched_pid, self._scratch())
+        scratch = self._scratch()
+        over, asked = threading.Event(), threading.Event()
+        shutdown = self.client.shutdown
+
+        def shut_down() -> None:
+            asked.set()
+            shutdown()
+
+        self.client.shutdown = shut_down  # IPS calls it when it has gathered all results
+        cut: list[str] = []
+
+        def closing() -> ClosingWorkers:
+            return ClosingWorkers(self._reports, self._n_workers, scratch, time_out)
+
+        arguments = (over, asked, closing, cut)
         thread = threading.Thread(target=self._bound, args=arguments, daemon=True)
         thread.start()
         try:
             yield
         finally:
             over.set()
+            asked.set()
             thread.join()
+        if cut:
+            message = f"task pool {self.pool.name!r}: {cut[0]}"
+            self.pool.services.error("%s", message)
+            raise TaskPoolError(message)
 
-    def _bound(self, over: threading.Event, scheduler: int, scratch: list[Path]) -> None:
-        deadline = time.monotonic() + _SHUTDOWN_TIME_OUT
-        while time.monotonic() < deadline:
-            if over.wait(_POLL_INTERVAL):
+    def _bound(
+        self,
+        over: threading.Event,
+        asked: threading.Event,
+        closing: Callable[[], ClosingWorkers],
+        cut: list[str],
+    ) -> None:
+        asked.wait()
+        workers = closing()
+        while not over.wait(_POLL_INTERVAL):
+            verdict = workers.verdict()
+            if verdict is not None:
+                if verdict:
+                    cut.append(verdict)
+                self.terminate_async()
                 return
-            if scratch and not guard.started(scheduler) and not any(p.exists() for p in scratch):
-                if over.wait(_LAST_WORDS):
-                    return
-                break
-        self.terminate_async()
+
+    @property
+    def _reports(self) -> Path:
+        return self.launchers.worker.parent
+
+    def report_closing(self, client: Any) -> None:
+        """Have workers report how they close; before other plugins, whose teardown may block."""
+        remove_reports(self._reports)
+        client.register_plugin(reporter(self._reports))
 
     def _scratch(self) -> list[Path]:
         """Directories of the workers, which they remove last; none if some are on other hosts."""
         with contextlib.suppress(Exception):  # a scheduler that is lost; the deadline is left
             workers = self.client.scheduler_info()["workers"].values()
             here = self.client.scheduler.address.split("://")[-1].rsplit(":", 1)[0]
+            self._n_workers = len(workers)
             if all(each["host"] == here for each in workers):
                 return [Path(each["local_directory"]) for each in workers]
         return []
@@ -377,6 +419,7 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
         client = pool.dask_client = _connect(**options)
         # In a container, Dask may be another one than here: better refused than misunderstood.
         check_versions(client, packages=("python", "dask", "distributed"))
+        running.report_closing(client)
         return client
 
     # IPS makes its client in the middle of the method; this one waits for the scheduler first.
@@ -392,13 +435,20 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 def _finish(pool: Any, original: Any) -> dict[str, Any]:
     """``get_dask_finished_tasks_status`` that ends, whatever happens to the pool."""
     running: RunningPool = pool._ips_components_watch
+    results: dict[str, Any] = {}
+    cut: TaskPoolError | None = None
     try:
         _settled(pool, running, _parameter(pool, "CONNECT_TIME_OUT", _CONNECT_TIME_OUT))
         failures = _failed(pool)
-        with running.bounded_shutdown():
+        time_out = _parameter(pool, "TEARDOWN_TIME_OUT", _TEARDOWN_TIME_OUT)
+        with running.bounded_shutdown(time_out):
             scheduler = pool.dask_sched_pid
-            results: dict[str, Any] = original(pool)
+            results = original(pool)
             pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
+    except TaskPoolError as error:
+        if not results:
+            raise
+        cut = error
     finally:
         close(pool)
     if failures:
@@ -409,6 +459,8 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
             results,
             failures,
         )
+    if cut is not None:
+        raise TaskPoolError(str(cut), results)
     return results
 
 
@@ -425,17 +477,33 @@ def _add(pool: Any, original: Any, name: str, nproc: int, cwd: str, binary: Any,
     original(pool, name, nproc, cwd, binary, *args, **keywords)
 
 
-def _adapt(pool_class: Any) -> None:
-    """Change the class of task pools, once."""
-    import distributed
+class _LazyDask:
+    """Stands for the package ``dask`` on IPS's class of pools; imports it when it is needed."""
 
+    distributed = SimpleNamespace(Client=_connect)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("dask"), name)
+
+
+class _LazyDistributed:
+    """Stands for ``dask.distributed``; IPS wants a version of digits."""
+
+    def __init__(self) -> None:
+        release = metadata.version("distributed").partition("+")[0].split(".")[:3]
+        self.__version__ = ".".join(release)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("distributed"), name)
+
+
+def _adapt(pool_class: Any) -> None:
+    """Change the class of task pools, once; nothing of Dask is imported for it."""
     if "_ips_components_adapted" in pool_class.__dict__:
         return
     pool_class._ips_components_adapted = True
-    # IPS reads two things from what it thinks are packages: a Client and a version of digits.
-    release = distributed.__version__.partition("+")[0].split(".")[:3]
-    pool_class.dask = SimpleNamespace(distributed=SimpleNamespace(Client=_connect))
-    pool_class.distributed = SimpleNamespace(__version__=".".join(release))
+    pool_class.dask = _LazyDask()
+    pool_class.distributed = _LazyDistributed()
     pool_class.shifter = shutil.which("shifter")
     replacements = {
         "submit_dask_tasks": _submit,
@@ -461,6 +529,7 @@ def _terminate(pool: Any, original: Any) -> None:
 
 def install() -> None:
     """Make ``submit_tasks(use_dask=True)`` run on the installed distributed."""
+    _adapt(TaskPool)
     create = ServicesProxy.create_task_pool
 
     @wraps(create)

@@ -24,10 +24,9 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MARK = "IPS_COMPONENTS_MARK"
@@ -40,7 +39,7 @@ _TRACKER_GRACE = 2.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PARENT_DIED = signal.SIGUSR1
-_AWAITED = {
+AWAITED = {
     signal.SIGCHLD,
     signal.SIGTERM,
     signal.SIGINT,
@@ -193,6 +192,15 @@ def _reap(main: int, status: int | None) -> int | None:
             status = ended
 
 
+def _has_children() -> bool:
+    """Whether anything is left that descends from the command: we adopt what lost its parent."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def _end_descendants(main: int, status: int | None, grace: float) -> int | None:
     """TERM to the command's group, KILL to all descendants that outlive the grace."""
     deadline = time.monotonic() + grace
@@ -224,9 +232,49 @@ def _end_descendants(main: int, status: int | None, grace: float) -> int | None:
     return _reap(main, status)
 
 
-def guard(command: Sequence[str], parent: int, grace: float) -> int:
-    """Run *command* and see to it that nothing of it outlives *parent*; return its wait status."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Start the command in a process group of its own, and return its pid.
+
+    Raises
+    ------
+    OSError
+        When it cannot be executed.
+    """
+    failed, report = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for signum in (*AWAITED, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+            die_with_parent(signal.SIGKILL)
+            os.execvpe(command[0], list(command), dict(environment))
+        except OSError as error:
+            os.write(report, (error.errno or 0).to_bytes(4, "big"))
+        finally:
+            os._exit(127)
+    os.close(report)
+    number = os.read(failed, 4)
+    os.close(failed)
+    if number:
+        os.waitpid(pid, 0)
+        code = int.from_bytes(number, "big")
+        raise OSError(code, os.strerror(code))
+    with contextlib.suppress(OSError):  # it has done so itself already
+        os.setpgid(pid, pid)
+    return pid
+
+
+def guard(
+    command: Sequence[str],
+    parent: int,
+    grace: float,
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Run *command* so that nothing of it outlives *parent*; return its wait status."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     die_with_parent(_PARENT_DIED)
     if os.getppid() != parent:  # it died before the kernel was asked to tell
         return 0
@@ -234,16 +282,10 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
         os.setsid()
     _adopt_orphans()
 
-    def prepare() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-        die_with_parent(signal.SIGKILL)
-
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, preexec_fn=prepare, process_group=0
-    )
-    main, status, started_at = process.pid, None, time.time() - 1.0
+    started_at = time.time() - 1.0
+    main, status = _start(command, environment), None
     while status is None:
-        got = signal.sigtimedwait(_AWAITED, 1.0)
+        got = signal.sigtimedwait(AWAITED, 1.0)
         signum = 0 if got is None else got.si_signo
         status = _reap(main, status)
         if os.getppid() != parent or signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -254,11 +296,10 @@ def guard(command: Sequence[str], parent: int, grace: float) -> int:
             break
     else:
         # The command is done; children that it left behind get a moment to end by themselves.
-        if descendants(os.getpid()):
+        if _has_children():
             status = _end_descendants(main, status, min(grace, 1.0))
     if status != 0:
         remove_segments(started_at)
-    process.returncode = 0  # already reaped here: keep Popen from complaining about it
     return signal.SIGKILL if status is None else status
 
 
@@ -269,7 +310,7 @@ def _exit_like(status: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has dumped its own core
         with contextlib.suppress(OSError, ValueError):
             signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
         os.kill(os.getpid(), signum)
     os._exit(os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 1)
 
@@ -305,7 +346,7 @@ def _entrusted() -> tuple[list[tuple[int, str]], list[Path]]:
 
 def janitor(parent: int, mark: str, grace: float) -> None:
     """Wait for *parent* to be gone, however it went, and then clean up after it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     die_with_parent(_PARENT_DIED)
     os.setsid()
     began = time.time() - 1.0

@@ -52,6 +52,24 @@ def test_copy_and_archive_beside_each_other(example, tmp_path):
     assert _names_in(archive) == OUTPUTS
 
 
+def test_a_slow_teardown_is_waited_for(workflow):
+    flow = workflow(worker="pool_with_slow_teardown", WORKER={"PAUSE": 1.0})
+    ended = flow.run()
+    assert ended.status == 0, ended.output + ended.log
+    assert len(list(flow.root.glob("work/*/copied_*"))) == 3
+
+
+def test_a_teardown_that_is_cut_fails_the_run(workflow):
+    flow = workflow(
+        worker="pool_with_slow_teardown", WORKER={"PAUSE": 2.0, "TEARDOWN_TIME_OUT": 3.0}
+    )
+    ended = flow.run()
+    assert ended.status == 1
+    assert "was cut after 3 s (TEARDOWN_TIME_OUT)" in ended.last_lines
+    assert "(TEARDOWN_TIME_OUT)" in ended.log
+    assert len(list(flow.root.glob("work/*/copied_*"))) < 3
+
+
 def test_last_good_archive_survives_kill_9_of_the_worker(example, tmp_path):
     flow = example("archive", INTERVAL=0.2, NTASKS=4)
     components = tmp_path / "components.py"

@@ -159,6 +159,37 @@ def test_a_second_launcher_replaces_the_first(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dask-scheduler", "--port", "0"], ["python3", "-m", "distributed.cli.dask_scheduler"]),
+        (["--image=a b", "dask-worker", "x y"], ["--image=a", "b", "python3", "-m"]),
+        (["--image=a", "--env=X", "dask-worker"], ["--image=a", "--env=X", "python3", "-m"]),
+        (["other", "a b"], ["other", "a b"]),
+    ],
+)
+def test_options_of_shifter_may_come_before_the_executable(tmp_path, words, expected):
+    shifter = tmp_path / "shifter"
+    shifter.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    shifter.chmod(0o755)
+    launchers = write_launchers(tmp_path, "pool", shifter=str(shifter))
+    done = subprocess.run([launchers.shifter, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[: len(expected)] == expected
+    if "dask-worker" in words:
+        assert "--nworkers" in done.stdout
+
+
+def test_pools_know_dask_before_one_is_made():
+    code = (
+        "import sys; from ips_components import ips_compat; ips_compat.install()\n"
+        "from ipsframework import TaskPool\n"
+        "assert TaskPool.dask and TaskPool.distributed.__version__.replace('.', '').isdigit()\n"
+        "assert TaskPool.dask.distributed.Client and TaskPool.dask.__version__\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_tail_of_a_log(tmp_path):
     log = tmp_path / "x.log"
     log.write_text("".join(f"line {i}\n" for i in range(10000)))

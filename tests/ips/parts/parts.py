@@ -15,6 +15,21 @@ ips_compat.install()
 faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 
+def slow_copy(directory, pause):
+    """Make a worker plugin whose teardown writes three files, and blocks the worker meanwhile."""
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    class SlowCopy(WorkerPlugin):
+        name = "slow-copy"
+
+        def teardown(self, worker):
+            for i in range(3):
+                time.sleep(pause)
+                Path(directory, f"copied_{i}").write_text("all of it")
+
+    return SlowCopy()
+
+
 class Part(Component):
     """Does what its section says: INIT, STEP and FINALIZE name methods of this class."""
 
@@ -172,6 +187,16 @@ class Part(Component):
         results = self.services.get_finished_tasks("pool")
         print("kinds", dict(sorted(results.items())), flush=True)
         print("files", Path("l.log").read_text(), Path("l.err").read_text(), flush=True)
+
+    def pool_with_slow_teardown(self):
+        cwd = self.services.get_working_dir()
+        self.services.create_task_pool("pool")
+        self.services.add_task("pool", "good", 1, cwd, good)
+        plugin = slow_copy(cwd, float(self.PAUSE))
+        self.services.submit_tasks(
+            "pool", use_dask=True, dask_nodes=1, dask_ppw=2, dask_worker_plugin=plugin
+        )
+        print("results", self.services.get_finished_tasks("pool"), flush=True)
 
     def pool_twice(self):
         for name in ("first", "second"):

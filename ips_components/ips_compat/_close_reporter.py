@@ -1,0 +1,100 @@
+"""Worker plugin that reports how a worker closes; it travels by value.
+
+The other side, in a container, need not have this package: a class that says it is of ``__main__``,
+in a module that cloudpickle takes by value, is sent with its code. It may use nothing but the
+standard library and Dask.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from distributed.diagnostics.plugin import WorkerPlugin
+
+
+class CloseReporter(WorkerPlugin):  # type: ignore[misc]
+    """Reports the progress of a worker's closing in a file below *directory*.
+
+    The file holds a number that grows as the worker gets on, and at last the word *done*.
+    """
+
+    name = "ips_components-close-reporter"
+
+    def __init__(self, directory: str, prefix: str, done: str) -> None:
+        self.directory, self.prefix, self.done = directory, prefix, done
+
+    def teardown(self, worker: Any) -> None:
+        """Start to report; a thread does, since the teardown of a plugin may block the loop."""
+        threading.Thread(target=self.report, args=(worker,), daemon=True).start()
+
+    def report(self, worker: Any) -> None:
+        """Report until the worker is closed."""
+        word = "".join(c if c.isalnum() else "_" for c in str(worker.id))
+        path = Path(self.directory, self.prefix + word)
+        grown, last, looked, status = 0, None, 0.0, ""
+        while status not in ("closed", "failed"):
+            if time.monotonic() - looked > 1.0:
+                looked = time.monotonic()
+                done = work_done()
+                if done != last:
+                    grown, last = grown + 1, done
+                    path.write_text(str(grown))
+            time.sleep(0.05)
+            status = str(getattr(worker.status, "name", worker.status))
+        path.write_text(self.done)
+
+
+CloseReporter.__module__ = "__main__"
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def work_done() -> int:
+    """Return a number that grows with what this process and its descendants do.
+
+    The calling thread does not count, nor does what the process reads: Dask reads about its own
+    memory all the time.
+    """
+    mine, total = threading.get_native_id(), 0
+    for thread in numbers("/proc/self/task"):
+        if thread != mine:
+            total += work_of(f"/proc/self/task/{thread}", ("wchar",))
+    for pid in descendants():
+        total += work_of(f"/proc/{pid}", ("rchar", "wchar"))
+    return total
+
+
+def work_of(place: str, names: tuple[str, ...]) -> int:
+    """Return bytes moved, and processor time in units of 0.2 s, of a process or a thread."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it may just have ended
+        times = Path(place, "stat").read_text().rpartition(")")[2].split()[11:13]
+        total += (int(times[0]) + int(times[1])) // 20
+        for line in Path(place, "io").read_text().splitlines():
+            name, _, value = line.partition(": ")
+            if name in names:
+                total += int(value)
+    return total
+
+
+def descendants() -> Iterator[int]:
+    """Pids of all processes below this one."""
+    children: dict[int, list[int]] = {}
+    for pid in numbers("/proc"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    front = [os.getpid()]
+    while front:
+        front = [child for parent in front for child in children.get(parent, [])]
+        yield from front
+
+
+def numbers(directory: str) -> list[int]:
+    """Return the entries of a directory that are numbers."""
+    return [int(name) for name in os.listdir(directory) if name.isdigit()]  # noqa: PTH208
