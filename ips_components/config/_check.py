@@ -1,6 +1,7 @@
 """Everything that can be known to be wrong before anything is launched, found in one go."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,7 @@ class Checker:
         exported = frozenset(self.conf) - self.own
         top = Reader("", self.conf, self.problems, exported).all(of_scope("top"))
         self._check_top(top)
+        self._check_pwd()
         components = self._components()
         times = self._times(components)
         coupled = CoupledChecker(self.conf, self.machine, self.problems)
@@ -280,6 +282,27 @@ class Checker:
                     f"platform's {self.machine[name]}",
                     f"unset {name}",
                 )
+
+    def _check_pwd(self) -> None:
+        """Compare $PWD, which the shell sets and other programs leave as it was."""
+        named = os.environ.get("PWD")
+        if not self.copied or named is None or not re.search(r"\$\{?PWD\b", self._text()):
+            return
+        here = Path.cwd()
+        if not Path(named).exists() or not here.samefile(named):
+            self.problems.add(
+                "",
+                "PWD",
+                f"the file uses $PWD, which is {named} in the environment, but the current "
+                f"directory is {here}",
+                "export PWD anew: cd there in a shell, or set it together with the directory",
+            )
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_text()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     def _times(self, components: list[Component]) -> TimeLoop:
         section = self.conf.get("TIME_LOOP")

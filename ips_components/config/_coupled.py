@@ -52,15 +52,6 @@ class CoupledChecker:
             bin_path=common["BIN_PATH"] or common["BIN_DIR"],
             **{name.lower(): value for name, value in values.items()},
         )
-        for argument in config.args:
-            if len(argument.split()) != 1:
-                self.problems.add(
-                    component.section,
-                    "ARGS",
-                    f"the argument {argument!r} has a space in it, or nothing; IPS splits command "
-                    "lines at spaces",
-                    "put such arguments into a file that the program reads",
-                )
         if config.executable and shutil.which(config.program()) is None:
             self.problems.add(
                 component.section,

@@ -138,7 +138,9 @@ class Reader:
                 self.section,
                 name,
                 f"{error}",
-                "a name after $ must be defined above it, at the top of the file or in the "
+                "export PWD: it is usually set by the shell, but not here"
+                if '"PWD"' in str(error)
+                else "a name after $ must be defined above it, at the top of the file or in the "
                 "environment",
                 fatal=True,
             )

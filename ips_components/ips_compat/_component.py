@@ -169,8 +169,14 @@ terminating = threading.Event()
 
 
 def _terminate(signum: int, _frame: object) -> NoReturn:
-    terminating.set()
+    _begin_to_end()
     raise SystemExit(128 + signum)
+
+
+def _begin_to_end() -> None:
+    """Ignore further requests to end: an exception would interrupt what runs at the exit."""
+    terminating.set()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _prepare_process(component: Component) -> None:
@@ -187,7 +193,8 @@ def _prepare_process(component: Component) -> None:
 
 def install() -> None:
     """Change ipsframework's classes for all components that are created from now on."""
-    run, launch = Component.__run__, ServicesProxy.launch_task
+    run, terminate = Component.__run__, Component.terminate
+    launch = ServicesProxy.launch_task
     add_task = TaskPool.add_task
     send_event = ServicesProxy._send_monitor_event
 
@@ -195,6 +202,11 @@ def install() -> None:
     def __run__(self: Component) -> None:
         _prepare_process(self)
         run(self)
+
+    @wraps(terminate)
+    def terminate_component(self: Component, status: int) -> None:
+        _begin_to_end()
+        terminate(self, status)
 
     @wraps(launch)
     def launch_task(
@@ -222,6 +234,7 @@ def install() -> None:
         send_event(self, eventType, " ".join(comment.splitlines()), **keywords)
 
     Component.__run__ = __run__
+    Component.terminate = terminate_component
     ServicesProxy._send_monitor_event = _send_monitor_event
     ServicesProxy.launch_task = launch_task
     ServicesProxy._launch_task = _launch_task

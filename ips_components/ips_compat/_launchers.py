@@ -20,8 +20,16 @@ _SCRIPT = """\
 #!/bin/sh
 # Written by ips_components for one task pool of IPS: distributed has no such executable any more.
 log={directory}/{name}.$(hostname).$$.log
-scratch="${{TMPDIR:-/tmp}}/ips_components-${mark}/$$"
 exec 2>>"$log"
+# A directory that only this user can enter, and nobody can have made before.
+base=${{TMPDIR:-/tmp}}
+if [ -n "${mark}" ]; then
+    scratch=$base/ips_components-${mark}
+    (umask 077 && mkdir -p "$scratch/$$") && [ -O "$scratch" ] && scratch=$scratch/$$
+else
+    # The launcher has not passed the environment on.
+    scratch=$(mktemp -d "$base/ips_components-XXXXXXXXXX")
+fi || {{ echo "cannot make a directory for Dask below $base (TMPDIR)" >&2; exit 1; }}
 {temporary}
 {memory}
 exec {guard} --parent "$PPID" --scratch "$scratch" {secrets} -- \\
@@ -102,7 +110,7 @@ def _write(directory: Path, name: str, template: str, **words: str) -> Path:
         template.format(
             directory=shlex.quote(str(directory)),
             name=name,
-            mark="{" + guard.MARK + ":-none}",
+            mark="{" + guard.MARK + ":-}",
             guard=shlex.join(guarded),
             python=shlex.quote(sys.executable),
             temporary=_temporary_directory(),

@@ -435,6 +435,7 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 def _finish(pool: Any, original: Any) -> dict[str, Any]:
     """``get_dask_finished_tasks_status`` that ends, whatever happens to the pool."""
     running: RunningPool = pool._ips_components_watch
+    _make_event_logs(pool, running)
     results: dict[str, Any] = {}
     cut: TaskPoolError | None = None
     try:
@@ -462,6 +463,16 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
     if cut is not None:
         raise TaskPoolError(str(cut), results)
     return results
+
+
+def _make_event_logs(pool: Any, running: RunningPool) -> None:
+    """Make the log of a worker that has run no task; IPS reports a missing one as an error."""
+    if pool.worker_event_logfile is None:
+        return
+    with contextlib.suppress(Exception):  # a scheduler that is lost is found out later
+        for worker in running.client.scheduler_info()["workers"].values():
+            word = "".join(c for c in str(worker["name"]) if c.isalnum())
+            Path(pool.worker_event_logfile.format(word)).touch()
 
 
 def _add(pool: Any, original: Any, name: str, nproc: int, cwd: str, binary: Any, *args: Any,

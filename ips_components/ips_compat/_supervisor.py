@@ -100,6 +100,8 @@ class Supervisor:
         self._stopped_since: dict[int, float] = {}
         self._closed = False
         self._signal = 0
+        self._dead: set[str] = set()
+        """Components whose death is known."""
         self._queue = PollingQueue(
             framework.in_queue, self.note, self.synthesize_answer, self._a_component_died
         )
@@ -123,6 +125,7 @@ class Supervisor:
 
         def firm_terminate_sim(sim_name: str) -> None:
             simulation = framework.config_manager.sim_map[sim_name]
+            self._note_deaths()
             self._end_processes(simulation.process_list)
             self._forget_messages(simulation.all_comps)
             terminate_sim(sim_name)
@@ -176,14 +179,38 @@ class Supervisor:
         for call_id, (callee, method) in list(self._callee.items()):
             fate = self._fate(callee)
             if fate:
+                if callee.class_name != "PortalBridge":  # its failures are none; its death is noted
+                    self._dead.add(str(callee))
                 error = RuntimeError(f"the component's process {fate} during {method}()")
                 return MethodResult(callee, None, call_id, Message.FAILURE, error)
         for message in self.framework.blocked_messages:
             if getattr(message, "target_method", "") == WAIT_ANY and self._is_due(message):
                 self.framework.blocked_messages.remove(message)
                 return message
+        self._note_deaths()
         self._break_deadlock()
         return None
+
+    def _note_deaths(self) -> None:
+        """Note processes that were killed while nobody called them: the run has failed."""
+        manager = self.framework.config_manager
+        processes = [
+            (component_id.class_name, str(component_id), process)
+            for simulation in manager.sim_map.values()
+            for component_id, process in zip(
+                simulation.all_comps, simulation.process_list, strict=False
+            )
+        ]
+        if self._logger is not None:
+            processes.append(("", "the process that writes the logs", self._logger))
+        for name, identity, process in processes:
+            if (process.exitcode or 0) < 0 and identity not in self._dead:
+                self._dead.add(identity)
+                whose = f"the process of component {name}" if name else identity
+                fate = signal.Signals(-(process.exitcode or 0)).name
+                error = RuntimeError(f"{whose} (pid {process.pid}) was ended by {fate}")
+                self.fatal.append(Failure("", "", error))
+                self.framework.error("ips_components: %s", error)
 
     def _break_deadlock(self) -> None:
         """Refuse a request for cores that would be waited for in vain."""

@@ -1,7 +1,11 @@
 """Ephemeral certificates for the Dask pool of one run: made for it, and gone with it."""
 
+import math
+import os
 import shutil
 import subprocess
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,13 @@ from typing import Any
 from ips_components.errors import ConfigError
 
 _DAYS = 30
+"""Validity where nothing limits the run; the files are removed with the run anyway."""
+_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A certificate that trusts itself, and its key; whoever has both belongs to the run."""
+    """A certificate that trusts itself, and its key; who has both belongs to the run."""
 
     certificate: Path
     key: Path
@@ -36,6 +42,15 @@ class Credentials:
         )
 
 
+def days_of_run(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the days for which a certificate must be valid: those that a batch job has left."""
+    try:
+        left = float(environment["SLURM_JOB_END_TIME"]) - time.time()
+    except (KeyError, ValueError):
+        return _DAYS
+    return max(1, math.ceil(left / _DAY))
+
+
 def make_credentials(directory: Path) -> Credentials:
     """Make a certificate and a key in a directory that only the user can enter.
 
@@ -55,7 +70,7 @@ def make_credentials(directory: Path) -> Credentials:
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ips_components"
     files = ["-keyout", str(credentials.key), "-out", str(credentials.certificate)]
     made = subprocess.run(
-        [openssl, *words.split(), "-days", str(_DAYS), *files],
+        [openssl, *words.split(), "-days", str(days_of_run()), *files],
         capture_output=True,
         text=True,
         timeout=60,

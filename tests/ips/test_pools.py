@@ -82,6 +82,16 @@ def test_tasks_are_in_the_log_of_ips(workflow):
     assert "task_name = slow, timed-out after 1.0s" in events
 
 
+def test_a_worker_without_a_task_is_no_error(workflow):
+    flow = workflow(
+        worker="pool_of_one", top={"USE_PORTAL": True}, WORKER={"DASK_WORKERS_PER_NODE": 2}
+    )
+    ended = flow.run()
+    assert ended.status == 0, ended.output
+    assert "ERROR" not in ended.log, ended.log
+    assert "results {'good': 0}" in ended.output
+
+
 def test_example_of_the_manual(tmp_path, leaves_nothing):
     for name in ("components.py", "pool.config"):
         shutil.copy(EXAMPLES / "02_task_pool" / name, tmp_path)

@@ -9,6 +9,13 @@ def test_success_exits_0(workflow):
     assert "failed" not in ended.output
 
 
+def test_what_runs_at_the_exit_of_a_component_is_not_interrupted(workflow):
+    """Python 3.13 runs more there than earlier ones, and reports each exception."""
+    ended = workflow(worker="end_slowly").run()
+    assert ended.status == 0, ended.output
+    assert "SystemExit" not in ended.output
+
+
 @pytest.mark.parametrize(
     ("worker", "cause"),
     [

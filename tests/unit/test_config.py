@@ -213,7 +213,6 @@ def test_everything_is_read(files):
         ),
         ("EXECUTABLE =", "EXECUTEABLE =", "[HEAT] EXECUTABLE", "is missing", "EXECUTEABLE?"),
         ("/bin/sh", "/bin/nothing", "[HEAT] EXECUTABLE", "is not an executable file", "absolute"),
-        ('"one"', '"one two"', "[HEAT] ARGS", "has a space in it", "file"),
         ("DASK_PPW = 1", "DASK_PWP = 1", "[PCA] DASK_PWP", "is not a parameter", "DASK_PPW?"),
         ("MODE=fast", "fast", "[HEAT] ENVIRONMENT", "'fast' is no NAME=value", ""),
         ("my_analysis:mean", "my_analysis.mean", "[PCA] ANALYSIS", "package.module:function", ""),
@@ -294,6 +293,44 @@ def test_exported_variable_that_shadows_the_platform(files, monkeypatch):
     monkeypatch.setenv("PROCS_PER_NODE", "77")
     problems, _ = files(platform=[("HOST =", "PROCS_PER_NODE = 8\nHOST =")])
     assert "unset PROCS_PER_NODE" in config.explain(problems)
+
+
+def test_arguments_may_have_spaces(files):
+    problems, (run,) = files(('"one"', "'one  two' ''"))
+    assert not problems, config.explain(problems)
+    assert run.simulations[0].args[-2:] == ("one  two", "")
+
+
+def test_a_stale_pwd_is_found_where_it_is_used(files, monkeypatch, tmp_path):
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert not files()[0]
+    problems, _ = files(("/tmp/heat\n", "$PWD/heat\n"))
+    assert "the file uses $PWD, which is" in config.explain(problems)
+    monkeypatch.chdir(tmp_path)
+    assert not files(("/tmp/heat\n", "$PWD/heat\n"))[0]
+    monkeypatch.delenv("PWD")
+    problems, _ = files(("/tmp/heat\n", "$PWD/heat\n"))
+    assert "export PWD" in config.explain(problems)
+
+
+def test_values_from_the_environment_are_not_said_to_be_the_files(files, monkeypatch):
+    monkeypatch.setenv("LOG_LEVEL", "trace")
+    problems, _ = files()
+    (problem,) = problems
+    assert "is not in this file, but exported in the environment" in str(problem)
+    assert "unset LOG_LEVEL, or give LOG_LEVEL in this file" in str(problem)
+    monkeypatch.delenv("LOG_LEVEL")
+    monkeypatch.setenv("INPUT_DIR", "/from/the/environment")
+    problems, _ = files(("    INPUT_FILES =\n", "    INPUT_FILES = a.dat\n"))
+    assert "(INPUT_DIR is exported in the environment)" in config.explain(problems)
+
+
+def test_platform_values_from_the_environment_are_warned_of(files, monkeypatch, tmp_path):
+    files()
+    monkeypatch.setenv("GPUS_PER_NODE", "1")
+    found = config.check_files([tmp_path / "heat.config"], tmp_path / "machine.conf")
+    assert not found.errors
+    assert "the environment variable GPUS_PER_NODE = 1 is taken" in config.explain(found.warnings)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -4,14 +4,16 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from ips_components import ips_compat
 from ips_components.errors import IPSComponentsError, UnsupportedVersion
-from ips_components.ips_compat import _deadlock
+from ips_components.ips_compat import _deadlock, guard
 from ips_components.ips_compat._launchers import write_launchers
+from ips_components.ips_compat._tls import days_of_run
 from ips_components.ips_compat.resources import Allocator, Request
 
 
@@ -188,6 +190,34 @@ def test_pools_know_dask_before_one_is_made():
         "assert TaskPool.dask.distributed.Client and TaskPool.dask.__version__\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("mark", ["", "0123456789abcdef"])
+def test_dask_has_a_directory_that_nobody_else_can_enter(tmp_path, mark):
+    """Also where a launcher does not pass the environment on, which has the run's random mark."""
+    launchers = write_launchers(tmp_path, "pool")
+    script = launchers.worker.read_text().replace("exec ", ": ", 1)
+    head, _, _ = script.partition("exec ")
+    probe = tmp_path / "probe"
+    probe.write_text(head + 'stat -c "%a %n" "$DASK_TEMPORARY_DIRECTORY"\n')
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), guard.MARK: mark}
+    found = {
+        subprocess.run(["sh", probe], env=environment, capture_output=True, text=True).stdout
+        for _ in range(2)
+    }
+    assert len(found) == 2
+    assert all(each.startswith("700 ") for each in found)
+    if not mark:
+        environment["TMPDIR"] = str(tmp_path / "none")
+        refused = subprocess.run(["sh", probe], env=environment, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "cannot make a directory for Dask below" in refused.stderr
+
+
+def test_certificates_are_valid_as_long_as_the_job():
+    assert days_of_run({}) == 30
+    assert days_of_run({"SLURM_JOB_END_TIME": str(int(time.time() + 3600))}) == 1
+    assert days_of_run({"SLURM_JOB_END_TIME": str(int(time.time() + 40 * 86400))}) == 40
 
 
 def test_tail_of_a_log(tmp_path):

@@ -1,6 +1,7 @@
 """Components for tests: each behaviour is a method, named in the config."""
 
 import faulthandler
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -94,6 +95,10 @@ class Part(Component):
 
     def return_lock(self):
         return threading.Lock()
+
+    def end_slowly(self):
+        """Take a while at the exit, until long after the framework has asked again."""
+        multiprocessing.util.Finalize(None, time.sleep, args=(2.0,), exitpriority=100)
 
     def kill_itself(self):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -196,6 +201,11 @@ class Part(Component):
         self.services.submit_tasks(
             "pool", use_dask=True, dask_nodes=1, dask_ppw=2, dask_worker_plugin=plugin
         )
+        print("results", self.services.get_finished_tasks("pool"), flush=True)
+
+    def pool_of_one(self):
+        self._submit([("good", good)])
+        ips_compat.running_pool(self.services, "pool").wait_for_workers(2, 30.0)
         print("results", self.services.get_finished_tasks("pool"), flush=True)
 
     def pool_twice(self):
