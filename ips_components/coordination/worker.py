@@ -231,7 +231,7 @@ class _Session:
         self.receiver.stop(reason)
 
     def on_let_leave(self) -> None:
-        self.receiver.let_leave()
+        self.receiver.release_ranks()
 
     def on_flush(self) -> None:
         """Answer once everything that the receiver has handed over is announced."""

@@ -33,6 +33,9 @@ MAX_OPEN = 4096
 """Chunks that are expected at a time, at least all of one step; more would only cost time."""
 
 
+_NO_CELLS: Array = np.empty(0)
+
+
 class BlocksOverlap(ProtocolError):
     """The blocks of two ranks have cells in common, so that their chunk cannot be right."""
 
@@ -64,6 +67,10 @@ class Claim:
         self.rank = rank
         self.box = box
         self.cells = cells
+
+    def clear(self) -> None:
+        """Drop the view of the cells, so that the chunk belongs to its consumers alone."""
+        self.cells = _NO_CELLS
 
 
 class ChunkAssembler:
@@ -213,7 +220,7 @@ class ChunkAssembler:
 
     def _next_row(self) -> tuple[ArrayAdmission, int, list[int]] | None:
         """Return the row of the oldest step that is not admitted."""
-        ahead = [(array, row) for array in self._arrays if (row := array.next_row()) is not None]
+        ahead = [(array, next_) for array in self._arrays if (next_ := array.next_row())]
         if not ahead:
             self.blocked = False
             return None
@@ -297,10 +304,11 @@ class ChunkAssembler:
             cells = self.pool.array(shape, array.contract.dtype)
         else:
             with partial.buffer_lock:
-                if partial.buffer is None:
-                    dtype = array.contract.dtype
-                    partial.buffer = self.pool.array(shape, dtype, zeroed=not full)
-            cells = partial.buffer[where]
+                buffer = partial.buffer
+                if buffer is None:
+                    buffer = self.pool.array(shape, array.contract.dtype, zeroed=not full)
+                    partial.buffer = buffer
+            cells = buffer[where]
         return Claim(array, partial, rank, piece.dst, cells)
 
     def adopt_slot(self, piece: Piece, value: Array) -> CompleteChunk | None:
@@ -332,7 +340,10 @@ class ChunkAssembler:
                 complete = self._add_rows(array, partial, claim.rank, claim.cells)
             else:
                 complete = self._add_cells(array, partial, claim)
-        return self._seal(array, partial, partial.buffer) if complete else None
+            if not complete:
+                return None
+            value, partial.buffer = partial.buffer, None
+        return self._seal(array, partial, value)
 
     def abandon(self, claim: Claim) -> None:
         """Give up a claim whose cells did not come: its connection has ended."""

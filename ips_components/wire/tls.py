@@ -55,9 +55,12 @@ def _reason(error: ssl.SSLError) -> str:
     return f"TLS says: {said}"
 
 
-def speaks_tls(sock: socket.socket) -> bool | None:
-    """Wait for a client's first byte and tell whether it begins TLS; None: it has hung up."""
-    first = sock.recv(1, socket.MSG_PEEK)
+def speaks_tls(sock: socket.socket, flags: int = 0) -> bool | None:
+    """Return whether a client's first byte begins TLS; None: it has hung up.
+
+    With ``MSG_DONTWAIT`` raises `BlockingIOError` if nothing is there yet.
+    """
+    first = sock.recv(1, socket.MSG_PEEK | flags)
     return first[0] == _HANDSHAKE if first else None
 
 
@@ -89,8 +92,11 @@ class TlsSocket:
         self._meant = 0  # bytes of the caller's that these are
         self._buffer = bytearray(PART)
 
-    def handshake(self) -> None:
+    def handshake(self, flags: int = 0) -> bool:
         """Agree with the peer; nothing else may be done before.
+
+        With ``MSG_DONTWAIT`` returns False where the peer's next message is not there yet; the
+        call has to be repeated when the socket is readable.
 
         Raises
         ------
@@ -104,7 +110,11 @@ class TlsSocket:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._sock.sendall(self._outgoing.read())
-                if not self._more(0):
+                try:
+                    more = self._more(flags)
+                except BlockingIOError:
+                    return False
+                if not more:
                     raise ConnectionResetError(
                         "the connection was closed while its encryption was agreed upon"
                     ) from None
@@ -113,7 +123,7 @@ class TlsSocket:
                 self._sock.sendall(self._outgoing.read())  # tells the peer why
                 raise TlsError(_reason(error)) from error
             self._sock.sendall(self._outgoing.read())
-            return
+            return True
 
     # -- reading -------------------------------------------------------------------------------
 

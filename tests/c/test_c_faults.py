@@ -47,9 +47,7 @@ def joined(start, contact, directory, spec, lane="", **environment):
 
 def cut(receiver):
     """Break all connections of a receiver; it goes on listening."""
-    with receiver._lock:
-        connections = list(receiver._connections)
-    for connection in connections:
+    for connection in receiver.connections():
         connection.shut("cut by the test")
 
 
@@ -193,8 +191,8 @@ def test_slots_that_became_too_small_are_unmapped_by_the_receiver(start, sinks, 
         for step in range(40):
             rank("rows", "x", step, 700 * (step + 1))
             rank("wait", 5)
-        (connection,) = receiver._connections
-        sink.wait(lambda: len(connection._slots) <= memfds(rank.process) + 1)
+        (connection,) = receiver.connections()
+        sink.wait(lambda: len(connection.slots) <= memfds(rank.process) + 1)
         rank("close", 0)
 
 
@@ -254,7 +252,7 @@ def test_rank_stays_to_send_again_until_it_may_leave(start, sinks, tmp_path, lan
         sink.byes.clear()
         cut(receiver)  # it returns, and says goodbye once more
         sink.wait(lambda: sink.byes)
-        receiver.let_leave()
+        receiver.release_ranks()
         rank.answer()
         assert not sink.losses
 

@@ -27,7 +27,7 @@ from ips_components.coordination.steps import Steps
 from ips_components.coordination.worker import EXTENSION as RUNS
 from ips_components.external.tasks import EXTENSION
 from ips_components.receiver import assembly as _receiver_intake
-from ips_components.receiver import receiver as _receiver
+from ips_components.receiver import bulletin
 from ips_components.wire.contact import Contact, Endpoint, write
 
 #: Windows after which is counted; what would grow by one a step grows by more than `SLACK`.
@@ -103,7 +103,7 @@ def _snapshot(values: Any) -> list[Any]:
 @pytest.fixture
 def few_are_kept(monkeypatch):
     """Limits that a short run reaches."""
-    monkeypatch.setattr(_receiver, "FEEDBACK_KEPT", LIMIT)
+    monkeypatch.setattr(bulletin, "MAX_FEEDBACK", LIMIT)
     monkeypatch.setattr(_receiver_intake, "_BATCH", LIMIT // 4)
     monkeypatch.setattr(_views, "MAX_VIEWS", LIMIT)
     monkeypatch.setattr(_run_state, "MAX_SAMPLES", 4)

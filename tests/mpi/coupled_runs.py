@@ -104,7 +104,7 @@ def couple(
             _collect(notes, byes, nproc, 60)
             at_goodbye(contract, receivers, notes.chunks)
             for receiver in receivers:
-                receiver.let_leave()
+                receiver.release_ranks()
         output, _ = process.communicate(timeout=60)
         if process.returncode != 0 or notes.troubles:
             raise RuntimeError(f"exit status {process.returncode}, {notes.troubles}\n{output}")

@@ -58,9 +58,7 @@ def test_connections_cut_again_and_again_lose_and_double_nothing(tmp_path, lanes
         def cut():
             while not done.wait(0.03):
                 for receiver in rs:
-                    with receiver._lock:
-                        victims = [c for c in receiver._connections if c.peer is not None]
-                    for connection in victims:
+                    for connection in receiver.connections():
                         connection.shut("cut by the test")
 
         cutter = threading.Thread(target=cut)
@@ -131,9 +129,7 @@ def test_lent_blocks_survive_cuts(tmp_path):
 
         def cut():
             while not done.wait(0.02):
-                with r._lock:
-                    victims = [c for c in r._connections if c.peer is not None]
-                for connection in victims:
+                for connection in r.connections():
                     connection.shut("cut by the test")
 
         cutter = threading.Thread(target=cut)

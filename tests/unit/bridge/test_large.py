@@ -6,7 +6,7 @@ from _pair import agree, assembled, receivers
 
 from ips_components.bridge import Bridge
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.receiver import connection as _receiver_connection
+from ips_components.receiver import reading
 
 LANES = [("tcp",), ("shm", "tcp")]
 
@@ -14,8 +14,8 @@ LANES = [("tcp",), ("shm", "tcp")]
 @pytest.mark.parametrize("lanes", LANES, ids=lambda lanes: lanes[0])
 def test_blocks_beyond_every_internal_limit(tmp_path, lanes, monkeypatch):
     """Strided and dense pieces that are many times the read-ahead, the scratch and the part."""
-    monkeypatch.setattr(_receiver_connection, "SCRATCH", 1000)
-    monkeypatch.setattr(_receiver_connection, "PART", 3000)
+    monkeypatch.setattr(reading, "SCRATCH", 1000)
+    monkeypatch.setattr(reading, "PART", 3000)
     spec = ArraySpec("t", "f4", (50, 40, 30), StepAxis(count=2))
     contract = agree(spec, chunks=(1, 50, -1, 7))
     field = np.random.default_rng(0).random((2, 50, 40, 30)).astype("f4")

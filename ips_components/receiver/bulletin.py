@@ -1,0 +1,82 @@
+"""What every rank has to know, however late it connects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ips_components.wire import messages as m
+from ips_components.wire.framing import pack
+
+MAX_FEEDBACK = 1024
+NO_DIGEST = bytes(32)
+
+
+class Bulletin:
+    """The contract, the latest placement, feedback and notices, ready to be sent.
+
+    Notes
+    -----
+    The lock of the `PeerTable` guards it: what is added is sent to the ranks that are there, and
+    is in the greeting of those that come later, each exactly once.
+    """
+
+    def __init__(self) -> None:
+        self.digest = NO_DIGEST
+        self.size: int | None = None  # ranks of the simulation, when it is known
+        self.contract_frame = b""
+        self._placement: m.PlacementIs | None = None
+        self._feedback: list[m.Feedback] = []
+        self._notices: list[m.Message] = []  # faults and the stop
+
+    @property
+    def has_contract(self) -> bool:
+        """Whether the contract is known."""
+        return bool(self.contract_frame)
+
+    def add(self, message: m.Message) -> bytes:
+        """Keep a message for those who come later; return its frame."""
+        if isinstance(message, m.ContractIs):
+            self.digest = message.digest
+            self.contract_frame = pack(message)
+            return self.contract_frame
+        if isinstance(message, m.PlacementIs):
+            self._placement = message
+        elif isinstance(message, m.Feedback):
+            self._feedback.append(message)
+            del self._feedback[:-MAX_FEEDBACK]
+        else:
+            self._notices.append(message)
+        return pack(message)
+
+    def refusal(self, hello: m.Hello) -> str | None:
+        """Return why a rank cannot take part, if it cannot."""
+        if self.size is not None and hello.size != self.size:
+            return (
+                f"rank {hello.rank} says that there are {hello.size} ranks, others said "
+                f"{self.size}: an earlier simulation of this run may still be alive, or another "
+                "program puts data into the same run"
+            )
+        if hello.digest in (NO_DIGEST, self.digest):
+            return None
+        if not self.has_contract:
+            return f"rank {hello.rank} has a contract that this receiver does not know yet"
+        return (
+            f"rank {hello.rank} has contract {hello.digest.hex()[:8]}, this receiver "
+            f"{self.digest.hex()[:8]}: start the simulation anew"
+        )
+
+    def greeting(self, hello: m.Hello, welcome: m.Welcome, credit: Iterable[m.Message]) -> bytes:
+        """Return the answer to a hello: the welcome, and all that the rank has missed."""
+        frames = [pack(welcome)]
+        if self._placement is not None and self._placement.epoch > hello.epoch:
+            frames.append(pack(self._placement))
+        if hello.rank == 0:
+            frames.extend(map(pack, self._feedback))
+        if hello.flags & m.Hello.WANTS_CONTRACT:
+            frames.append(self.contract_frame)
+        # After the contract: a rank that gets a fault along with it goes on without the analysis.
+        frames.extend(map(pack, self._notices))
+        # With the welcome: a rank that may drop would drop its first step without credit.
+        if self.has_contract:
+            frames.extend(map(pack, credit))
+        return b"".join(frames)
