@@ -26,8 +26,7 @@ from ips_components.coordination import run_state as _run_state
 from ips_components.coordination.steps import Steps
 from ips_components.coordination.worker import EXTENSION as RUNS
 from ips_components.external.tasks import EXTENSION
-from ips_components.receiver import assembly as _receiver_intake
-from ips_components.receiver import bulletin
+from ips_components.receiver import admission, bulletin
 from ips_components.wire.contact import Contact, Endpoint, write
 
 #: Windows after which is counted; what would grow by one a step grows by more than `SLACK`.
@@ -104,7 +103,7 @@ def _snapshot(values: Any) -> list[Any]:
 def few_are_kept(monkeypatch):
     """Limits that a short run reaches."""
     monkeypatch.setattr(bulletin, "MAX_FEEDBACK", LIMIT)
-    monkeypatch.setattr(_receiver_intake, "_BATCH", LIMIT // 4)
+    monkeypatch.setattr(admission, "_BATCH", LIMIT // 4)
     monkeypatch.setattr(_views, "MAX_VIEWS", LIMIT)
     monkeypatch.setattr(_run_state, "MAX_SAMPLES", 4)
     monkeypatch.setattr(_run_state, "Steps", partial(Steps, LIMIT))
