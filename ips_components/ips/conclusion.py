@@ -113,7 +113,7 @@ class Conclusion:
             import xarray
 
             with (
-                xarray.open_zarr(path, consolidated=False)
+                xarray.open_zarr(path, chunks=None, consolidated=False)  # without Dask
                 if path.suffix == ".zarr"
                 else xarray.open_dataset(path)
             ) as results:
