@@ -12,6 +12,7 @@ from typing import Any
 
 import dask
 from dask._task_spec import convert_legacy_graph
+from dask.core import flatten
 from dask.utils import ensure_dict
 
 from ips_components.analysis.views import Source
@@ -19,7 +20,7 @@ from ips_components.errors import ContractError
 
 
 class ComputeGuard:
-    """Refuses to compute external arrays in one thread, from `raise_guard` to `lift`.
+    """Refuses to compute external arrays in one thread, while it is entered and until `lift`.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class ComputeGuard:
             setting.__exit__(None, None, None)
 
     def _get(self, graph: Any, keys: Any, **options: Any) -> Any:
-        if threading.get_ident() == self._thread and (name := self._external(graph)):
+        if threading.get_ident() == self._thread and (name := self._external(graph, keys)):
             raise ContractError(
                 f"the analysis computes with array {name!r}, but nothing can be computed here: the "
                 "data do not exist before the simulation starts, which waits for this analysis. "
@@ -62,14 +63,16 @@ class ComputeGuard:
             )
         return self._usual()(graph, keys, **options)
 
-    def _external(self, graph: Mapping[Any, Any]) -> str:
-        """Return the name of an external array whose chunks the graph needs."""
+    def _external(self, graph: Any, keys: Any) -> str:
+        """Return the name of an external array whose chunks the graph or expression needs."""
+        if not isinstance(graph, Mapping):
+            graph = graph.__dask_graph__()
         tasks = convert_legacy_graph(ensure_dict(graph))
-        for key, task in tasks.items():
-            for each in (key, *task.dependencies):
-                name = each[0] if type(each) is tuple and each else each
-                if isinstance(name, str) and name in self._names:
-                    return self._names[name]
+        needed = {each for task in tasks.values() for each in task.dependencies}
+        for key in (*flatten(keys), *tasks, *needed):
+            name = key[0] if type(key) is tuple and key else key
+            if isinstance(name, str) and name in self._names:
+                return self._names[name]
         return ""
 
     def _usual(self) -> Any:

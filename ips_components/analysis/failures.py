@@ -67,12 +67,10 @@ def message(error: BaseException) -> str:
 
 
 def details(error: BaseException) -> str:
-    """Return the traceback, with the analyst's own code in it."""
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # the error itself cannot be formatted
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        return f"{frames}{type(error).__name__}: {message(error)}"
+    """Return the traceback; its last line has the class and the message."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    last = f"{type(error).__name__}: {message(error)}"
+    return text if text.endswith(message(error)) else f"{text}\n{last}"
 
 
 def _is_library(filename: str) -> bool:

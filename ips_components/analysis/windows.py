@@ -64,6 +64,15 @@ class Window:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A window whose graph is on the scheduler: the state after it, and its output to come."""
+
+    index: int
+    state: Any
+    output: Any
+
+
 class Rolling:
     """Windows of `size` consecutive published steps of one array, `stride` apart.
 
@@ -106,6 +115,7 @@ class Rolling:
                 f"array {array.source.spec.name!r}"
             )
         self.state: Any = None
+        self._over = False
         self._declared = 0
         self._released = 0
 
@@ -142,45 +152,64 @@ class Rolling:
         """
         self._sign()
         self.state = initial
-        state = initial
-        pending: deque[tuple[int, Any, Any]] = deque()  # index, state after it, future value
+        pending: deque[_Submitted] = deque()
         index = 0
-        over = False
         while True:
-            while not over and len(pending) < self.ahead and self._exists(index):
-                try:
-                    window = self._window(index)
-                except ExternalTaskError:
-                    over = True  # the simulation has closed while we looked ahead
+            while not self._over and len(pending) < self.ahead and self._exists(index):
+                before = pending[-1].state if pending else self.state
+                submitted = self._submit(update, before, index)
+                if submitted is None:
+                    self._over = True  # the simulation has closed during the look ahead
                     break
-                state, output = update(state, window)
-                if dask.is_dask_collection(state):
-                    state, output = dask.persist(state, output)  # what they share: once
-                pending.append((index, state, self.run.client.compute(output)))
+                pending.append(submitted)
                 index += 1
             if not pending:
                 break
-            number, reached, output = pending.popleft()
+            window = pending.popleft()
             try:
-                (value,) = self.run.client.gather([output])
-                _raise_if_erred(reached)
+                (value,) = self.run.client.gather([window.output])
+                _raise_if_erred(window.state)
             except SimulationLost:
                 self.run.raise_if_failed()
                 break
-            self.state = reached
+            self.state = window.state
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
             # A few windows at once, as the others are declared.
-            if not pending or (number + 1) % max(1, self.ahead // 2) == 0:
-                self._release((number + 1) * self.stride)
-            axis = self.array.source.spec.steps
-            first = axis.step(number * self.stride)
-            steps = range(first, first + self.size * axis.every, axis.every)
-            yield Window(number, steps, value)
+            if not pending or (window.index + 1) % max(1, self.ahead // 2) == 0:
+                self._release((window.index + 1) * self.stride)
+            yield Window(window.index, self._steps(window.index), value)
+
+    def _submit(
+        self, update: Callable[[Any, Any], tuple[Any, Any]], state: Any, index: int
+    ) -> _Submitted | None:
+        """Submit the graph of a window; return None if the simulation closed before its last step.
+
+        An update function that computes inside waits here for the steps of its window.
+        """
+        try:
+            window = self._window(index)
+        except ExternalTaskError:
+            return None
+        try:
+            state, output = update(state, window)
+        except SimulationLost:
+            self.run.raise_if_failed()
+            return None
+        if dask.is_dask_collection(state):
+            # What both share is computed once.
+            state, output = dask.persist(state, output)
+        return _Submitted(index, state, self.run.client.compute(output))
 
     # -- internals ---------------------------------------------------------------------
 
     def _exists(self, index: int) -> bool:
         return self.count is None or index * self.stride + self.size <= self.count
+
+    def _steps(self, index: int) -> range:
+        """Return the simulation steps of a window."""
+        axis = self.array.source.spec.steps
+        first = axis.step(index * self.stride)
+        return range(first, first + self.size * axis.every, axis.every)
 
     def _sign(self) -> None:
         source = self.array.source

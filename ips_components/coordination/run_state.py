@@ -185,7 +185,8 @@ class RunState:
         """``ended at step k of n``, as the errors of the remaining tasks say it."""
         last = self.newest_step
         reached = "before its first step" if last is None else f"at step {last}"
-        of = "" if n_steps is None else f" of {n_steps}"
+        # A total that is exceeded is no total: programs may take their own number of steps.
+        of = "" if n_steps is None or (last or 0) > n_steps else f" of {n_steps}"
         return f"simulation ended {reached}{of}"
 
     def progress(self) -> dict[str, Any]:

@@ -35,6 +35,11 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{value:,.0f}"
 
 
+def of_total(done: float | None, total: float | None) -> str:
+    """``of 40``, or nothing where the total is not known, or is exceeded and hence wrong."""
+    return "" if total is None or (done or 0) > total else f"of {count(total)}"
+
+
 def percent(fraction: float | None) -> str:
     """One that is not zero never reads 0 %, one that is not the whole never 100 %."""
     if fraction is None or not math.isfinite(fraction):

@@ -115,7 +115,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
             ("Duration", numbers.duration(facts.duration), "of the whole run"),
             ("Peak memory", numbers.size(facts.peak_memory), "of one worker"),
         ]
-    of = "" if facts.n_steps is None else f"of {numbers.count(facts.n_steps)}"
+    of = numbers.of_total(facts.steps, facts.n_steps)
     waited = facts.waited_share
     tiles = [
         ("Steps", numbers.count(facts.steps), of),

@@ -141,7 +141,7 @@ def _summary_rows(
 
 def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, str]]:
     """What went from the simulation to the analytics."""
-    of = "" if facts.n_steps is None else f" of {numbers.count(facts.n_steps)}"
+    of = f" {numbers.of_total(facts.steps, facts.n_steps)}".rstrip()
     within = "" if not facts.active else f" in {numbers.duration(facts.active)}"
     rows = [("steps", f"{numbers.count(facts.steps)}{of}{within}")]
     if record["stop_reason"]:

@@ -180,8 +180,7 @@ def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
 
 
 def _of(noun: str, done: int | None, total: int | None) -> str:
-    of = f" of {numbers.count(total)}" if total else ""
-    return f"{noun} {numbers.count(done or 0)}{of}"
+    return f"{noun} {numbers.count(done or 0)} {numbers.of_total(done, total or None)}".rstrip()
 
 
 def _traffic(state: Mapping[str, Any], rate: float | None) -> list[str]:
@@ -253,7 +252,7 @@ class _Bars:
         steps, n_steps = state.get("steps") or 0, state.get("n_steps")
         self._bars.update(
             self._simulation,
-            total=n_steps,
+            total=None if n_steps is not None and steps > n_steps else n_steps,
             completed=steps,
             words=", ".join([_of("step", steps, n_steps), *_traffic(state, rate)]),
         )

@@ -415,3 +415,27 @@ def converging(arrays, run):
             run.stop("converged")
             break
     return {"reached": window.index}
+
+
+def computing_windows(arrays, run):
+    seen = [
+        (w.steps.start, float(w.value))
+        for w in run.rolling(arrays["temperature"], 3).map(lambda x: x.mean().compute())
+    ]
+    return {"windows": np.array(seen)}
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+def test_a_window_may_be_computed_inside_its_function(cluster, coupled, steps):
+    def endless(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(steps):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, results = coupled("computing_windows", endless)
+    future.result(30)
+    with xr.open_zarr(results) as dataset:
+        wanted = [np.stack([field(k) for k in range(n, n + 3)]).mean() for n in range(steps - 2)]
+        np.testing.assert_allclose(dataset["windows"].values[:, 1], wanted, rtol=1e-13)
+    assert wait_for_end(cluster, name, 20)["phase"] == "ended"
