@@ -38,6 +38,10 @@ def portable(error: BaseException) -> BaseException:
         `AnalysisFailed` with its class and message. File, line and function are in its notes.
     """
     where = location(error)
+    # What it came from is in the traceback of the log; its class may be unknown elsewhere.
+    cause, error.__context__ = error.__cause__, None
+    if cause is not None:
+        error.__cause__ = portable(cause)
     if isinstance(error, SystemExit):
         text = f"the analysis ended its process by sys.exit({error.code!r}); raise an exception"
         return _noted(AnalysisFailed(text), where)
@@ -48,14 +52,16 @@ def portable(error: BaseException) -> BaseException:
 
 def location(error: BaseException) -> str:
     """Return ``file, line n, in function`` of the innermost frame of the analyst's own code."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not _is_library(frame.filename)
-    ]
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    return f"{own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}" if own else ""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        filename = frame.f_code.co_filename
+        if filename.startswith("<"):  # a traceback that was pickled, or generated code
+            filename = frame.f_globals.get("__file__", filename)
+        if not _is_library(filename):
+            where = f"{filename}, line {line}, in {frame.f_code.co_name}"
+    return where
 
 
 def message(error: BaseException) -> str:

@@ -232,14 +232,15 @@ class Run:
         try:
             return self._execute()
         except BaseException as error:
-            cause, failure = details(error), portable(error)
+            cause = details(error)
+            failure = portable(error)
             logger.error("Run %s: the analysis failed\n%s", self.settings.run, cause)
             with contextlib.suppress(Exception):  # the first error must not be hidden
                 for coordinator in self._coordinators.values():
                     coordinator.abort(cause)
             if failure is error:
                 raise
-            raise failure from None
+        raise failure  # outside of the handler, so that it has no context of an unknown class
 
     def _execute(self) -> dict[str, Any]:
         settings = self.settings

@@ -38,6 +38,9 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         metavar="PATH",
         help="where results go, .zarr or .nc (results.zarr)",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of an earlier run at PATH"
+    )
     parser.add_argument("--workers", type=int, default=1, help="Dask workers to start (1)")
 
 
@@ -60,6 +63,7 @@ def replay(options: argparse.Namespace) -> int:
         n_receivers=options.workers,
         parameters=parameters,
         results=str(options.results.absolute()),
+        overwrite=options.overwrite,
         results_format="netcdf" if options.results.suffix == ".nc" else "zarr",
     )
     sys.path.insert(0, str(Path.cwd()))  # an analysis beside the data, as in INPUT_DIR of a config

@@ -294,5 +294,9 @@ class Analytics(Component):
                         port: analysis.run_record(running.client, run, within=_ANSWER)
                         for port, run in pool.runs.items()
                     }
-                    self._records.write(COORDINATOR, one_record(records))
+                    whole = one_record(records)
+                    self._records.write(COORDINATOR, whole)
+                    fatal = whole["fatal"] or {}
+                    if fatal.get("who") == "analysis":
+                        self.services.error("the analysis failed\n%s", fatal["cause"])
                 pool.withdraw()

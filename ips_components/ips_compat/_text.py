@@ -18,6 +18,8 @@ def describe(error: object) -> str:
             and not isinstance(error, IPSComponentsError)
         ):
             text = f"{type(error).__name__}: {text}"
+        notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
+        text = "; ".join([text, *(note for note in notes if note not in text)])
         if error.__cause__ is not None and str(error.__cause__) not in text:
             text = f"{text} (from {describe(error.__cause__)})"
     return text

@@ -238,6 +238,7 @@ def test_errors_of_other_classes_arrive_as_text(run, analysis, said, caplog):
         run(analysis)
     assert f"{__file__}, line " in caught.value.__notes__[0]
     assert f"in {analysis.__name__}" in caught.value.__notes__[0]
+    assert caught.value.__context__ is None
     # The traceback is in the log.
     assert "Traceback" in caplog.text and analysis.__name__ in caplog.text
 
@@ -273,3 +274,17 @@ def test_a_failure_is_read_by_a_process_that_lacks_the_analysis():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
     )
     assert said.stdout.strip() == "OwnError: no convergence"
+
+
+def raises_from_own(arrays):
+    try:
+        raise OwnError(7, "no convergence")
+    except OwnError as error:
+        raise ValueError("bad input") from error
+
+
+def test_what_an_error_came_from_arrives_as_text_too(run):
+    with pytest.raises(ValueError, match="bad input") as caught:
+        run(raises_from_own)
+    assert str(caught.value.__cause__) == "OwnError: no convergence"
+    assert isinstance(caught.value.__cause__, AnalysisFailed)
