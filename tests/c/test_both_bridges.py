@@ -41,7 +41,6 @@ OPEN_IN_PYTHON = {
     "test_a_solver_goes_back": "there is no rewind",
     "limits1": "a lost receiver is called slow where step < connect",
 }
-RACES = {"test_connection": "slots are used again after a reconnect"}
 RACES_IN_PYTHON = {
     "test_drop_takes": "a link is open before its first credit has come",
 }
@@ -50,13 +49,11 @@ RACES_IN_PYTHON = {
 @pytest.fixture(params=["c", "python"])
 def language(request):
     """The bridge of the ranks."""
-    known = [(RACES, False)]
     if request.param == "python":
-        known += [(OPEN_IN_PYTHON, True), (RACES_IN_PYTHON, False)]
-    for names, strict in known:
-        for name, why in names.items():
-            if name in request.node.name:
-                request.applymarker(pytest.mark.xfail(reason=why, strict=strict))
+        for names, strict in ((OPEN_IN_PYTHON, True), (RACES_IN_PYTHON, False)):
+            for name, why in names.items():
+                if name in request.node.name:
+                    request.applymarker(pytest.mark.xfail(reason=why, strict=strict))
     return request.param
 
 

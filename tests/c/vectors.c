@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ips_internal.h"
+#include "ips_contact.h"
+#include "ips_memory.h"
 
 static char *rest;
 

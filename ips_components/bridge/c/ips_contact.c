@@ -8,56 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "ips_internal.h"
+#include "ips_contact.h"
 
 enum { MAX_FILE = 16 << 20, RECORD = 160 };
-
-/* Past the string that begins at `at` (a quote); NULL when it does not end. */
-static const char *past_string(const char *at, const char *end)
-{
-    for (at++; at < end; at++) {
-        if (*at == '\\')
-            at++;
-        else if (*at == '"')
-            return at + 1;
-    }
-    return NULL;
-}
-
-static const char *past_space(const char *at, const char *end)
-{
-    while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
-        at++;
-    return at;
-}
-
-const char *ipsb_json_find(const char *text, size_t length, int depth, const char *key)
-{
-    const char *at = text, *end = text + length;
-    size_t n = strlen(key);
-    int now = 0;
-    while (at && at < end) {
-        if (*at == '{' || *at == '[') {
-            now++;
-        } else if (*at == '}' || *at == ']') {
-            now--;
-        } else if (*at == '"') {
-            const char *begin = at + 1;
-            at = past_string(at, end);
-            if (!at)
-                return NULL;
-            bool same = now == depth && (size_t)(at - begin) == n + 1 && !memcmp(begin, key, n);
-            at = past_space(at, end);
-            if (same && at < end && *at == ':') {
-                at = past_space(at + 1, end);
-                return at < end ? at : NULL;
-            }
-            continue;
-        }
-        at++;
-    }
-    return NULL;
-}
 
 static int hex_digit(char c)
 {

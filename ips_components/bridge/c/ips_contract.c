@@ -2,9 +2,9 @@
  * layout is documented in ips_components/model/contract.py. */
 #include <stdlib.h>
 
-#include "ips_internal.h"
+#include "ips_contract.h"
 
-enum { RAGGED = 1, DROP = 2, OPEN = 4, KNOWN_FLAGS = 7 };
+enum { RAGGED = 1, DROP = 2, OPEN = 4 };
 
 /* Bounds that keep all later arithmetic inside 64 bits. */
 static const int64_t OPEN_ENDED = (int64_t)1 << 40, MAX_LENGTH = (int64_t)1 << 48;
@@ -336,7 +336,7 @@ int64_t ipsb_time_index(const agreement *a, int64_t step)
     return index < a->shape[0] ? index : -1;
 }
 
-/* ---- Types of cells ------------------------------------------------------------------------- */
+/* ---- Types of cells ---------------------------------------------------------------------------- */
 
 int64_t ipsb_dtype(const char *name, char explicit_name[24])
 {
@@ -409,7 +409,7 @@ int64_t ipsb_dtype(const char *name, char explicit_name[24])
     return kind == 'U' ? 4 * size : size;
 }
 
-/* ---- The regular decomposition --------------------------------------------------------------- */
+/* ---- The regular decomposition ----------------------------------------------------------------- */
 
 typedef struct grid_search {
     int ndim;

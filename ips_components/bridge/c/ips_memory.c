@@ -5,8 +5,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "ips_internal.h"
+#include "ips_memory.h"
 
+/* Touching memory in steps of the smallest page serves larger ones too. */
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
 
 #ifndef F_ADD_SEALS
@@ -111,9 +112,9 @@ bool ipsb_slot_store(slot *s, uint32_t array, int64_t t, const piece *p, int ndi
         s->numbers = more;
         s->room_numbers = room;
     }
-    stored *one = &s->stored[s->n_stored++];
+    stored *entry = &s->stored[s->n_stored++];
     int64_t *to = s->numbers + s->n_numbers, run = itemsize;
-    *one = (stored){.array = array, .chunk = p->chunk, .t = t, .cells = p->cut->cells,
+    *entry = (stored){.array = array, .chunk = p->chunk, .t = t, .cells = p->cut->cells,
                     .offset = offset, .bytes = (size_t)(p->cut->cells * itemsize), .dense = true,
                     .ndim = ndim, .numbers = s->n_numbers};
     s->n_numbers += need;
@@ -125,13 +126,13 @@ bool ipsb_slot_store(slot *s, uint32_t array, int64_t t, const piece *p, int ndi
         to[3 * ndim + d] = d ? strides[d - 1] : 0;
     }
     for (int d = ndim - 1; d > 0; d--) {
-        one->dense &= strides[d - 1] == run || to[3 * d + 1] == 1;
+        entry->dense &= strides[d - 1] == run || to[3 * d + 1] == 1;
         run *= to[3 * d + 1];
     }
     return true;
 }
 
-/* ---- Copies --------------------------------------------------------------------------------- */
+/* ---- Copies ------------------------------------------------------------------------------------ */
 
 /* One strided line of cells; the constant sizes let the compiler move them as numbers. */
 static void line(uint8_t *out, const uint8_t *in, int64_t n, int64_t stride, size_t itemsize)
@@ -188,13 +189,13 @@ void ipsb_gather(uint8_t *out, const uint8_t *base, int ndim, const int64_t *cou
         in += at[d] * stride[d];
     }
     while (cells > 0) {
-        int64_t some = inner - in_line < cells ? inner - in_line : cells;
+        int64_t part = inner - in_line < cells ? inner - in_line : cells;
         if (step == (int64_t)itemsize)
-            memcpy(out, in + in_line * step, (size_t)some * itemsize);
+            memcpy(out, in + in_line * step, (size_t)part * itemsize);
         else
-            line(out, in + in_line * step, some, step, itemsize);
-        out += (size_t)some * itemsize;
-        cells -= some;
+            line(out, in + in_line * step, part, step, itemsize);
+        out += (size_t)part * itemsize;
+        cells -= part;
         in_line = 0;
         for (int d = dims - 1; d >= 0; d--) {
             in += stride[d];

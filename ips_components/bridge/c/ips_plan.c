@@ -2,7 +2,7 @@
  * space are made once per block; a time index only adds the number of the chunk and its receiver. */
 #include <stdlib.h>
 
-#include "ips_internal.h"
+#include "ips_plan.h"
 
 enum { MAX_CUTS = 1 << 24 };
 
@@ -89,12 +89,12 @@ static bool cut_dimension(const agreement *a, int dim, progression wanted, const
                 return false;
             out->items = more;
         }
-        part *one = &out->items[out->n++];
-        one->chunk = chunk;
-        one->src = (progression){here.start - origin, here.count, here.step};
-        one->dst.start = (here.start - outer.start) / outer.step;
-        one->dst.count = here.count;
-        one->dst.step = here.count > 1 ? here.step / outer.step : 1;
+        part *entry = &out->items[out->n++];
+        entry->chunk = chunk;
+        entry->src = (progression){here.start - origin, here.count, here.step};
+        entry->dst.start = (here.start - outer.start) / outer.step;
+        entry->dst.count = here.count;
+        entry->dst.step = here.count > 1 ? here.step / outer.step : 1;
         /* on to the next element beyond this chunk */
         progression rest = clip(mine, high, INT64_MAX / 4);
         if (!rest.count)
@@ -154,14 +154,14 @@ static int add_cuts(plan *p, const progression *wanted, size_t *room)
         *room = more;
     }
     for (size_t i = 0; i < total; i++) {
-        cut *one = &p->cuts[p->n_cuts];
+        cut *entry = &p->cuts[p->n_cuts];
         progression *span = p->spans + 2 * (size_t)ndim * p->n_cuts++;
-        one->space = 0;
-        one->cells = 1;
+        entry->space = 0;
+        entry->cells = 1;
         for (int d = 0; d < ndim; d++) {
             const part *of = &dims[d].items[at[d]];
-            one->space = one->space * a->chunks[d + 1].n_chunks + of->chunk;
-            one->cells *= of->dst.count;
+            entry->space = entry->space * a->chunks[d + 1].n_chunks + of->chunk;
+            entry->cells *= of->dst.count;
             span[d] = of->src;
             span[ndim + d] = of->dst;
         }
@@ -202,15 +202,15 @@ int ipsb_plan_make(plan *p, const agreement *a, const int64_t *offset, const int
     qsort(sorted, (size_t)a->n_wanted, sizeof *sorted, by_time);
     for (int i = 0; i < a->n_wanted && code == IPS_BRIDGE_OK; i++) {
         size_t before = p->n_cuts;
-        order *one = &sorted[i];
-        code = add_cuts(p, a->wanted + (size_t)one->wanted * (size_t)a->ndim, &room);
+        order *entry = &sorted[i];
+        code = add_cuts(p, a->wanted + (size_t)entry->wanted * (size_t)a->ndim, &room);
         if (code || p->n_cuts == before)
             continue;
         cut_group *last = p->n_groups ? &p->groups[p->n_groups - 1] : NULL;
-        if (last && !memcmp(&last->time, &one->time, sizeof one->time))
+        if (last && !memcmp(&last->time, &entry->time, sizeof entry->time))
             last->n += p->n_cuts - before;
         else
-            p->groups[p->n_groups++] = (cut_group){one->time, before, p->n_cuts - before};
+            p->groups[p->n_groups++] = (cut_group){entry->time, before, p->n_cuts - before};
     }
     free(sorted);
     for (size_t i = 0; i < p->n_cuts && !code; i++) { /* the tables have their final place now */
@@ -250,12 +250,12 @@ bool ipsb_plan_at(const plan *p, int64_t t, pieces *out)
             out->room = out->n + group->n;
         }
         for (size_t i = 0; i < group->n; i++) {
-            const cut *one = &p->cuts[group->first + i];
+            const cut *entry = &p->cuts[group->first + i];
             piece *to = &out->items[out->n++];
-            to->chunk = row * a->n_space + one->space;
+            to->chunk = row * a->n_space + entry->space;
             to->receiver = ipsb_owner(a, to->chunk);
             to->time = (progression){(t - first) / a->cover[0].step, 1, 1};
-            to->cut = one;
+            to->cut = entry;
         }
     }
     return true;

@@ -1,74 +1,10 @@
 /* Frames and their bytes, as documented in ips_components/wire/messages.py. What a receiver sends
  * is checked here, and nowhere believed before. */
-#include <stdarg.h>
+/* ---- Growing bytes -------------------------------------------------------------------------- */
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ips_internal.h"
-
-/* ---- Growing bytes -------------------------------------------------------------------------- */
-
-bool ipsb_reserve(buffer *b, size_t more)
-{
-    size_t room = b->room ? b->room : 256;
-    uint8_t *data;
-    if (b->failed || more > SIZE_MAX / 4 || b->length > SIZE_MAX / 4) {
-        b->failed = true;
-        return false;
-    }
-    if (b->length + more <= b->room)
-        return true;
-    while (room < b->length + more)
-        room *= 2;
-    data = realloc(b->data, room);
-    if (!data) {
-        b->failed = true;
-        return false;
-    }
-    b->data = data;
-    b->room = room;
-    return true;
-}
-
-void ipsb_append(buffer *b, const void *data, size_t length)
-{
-    if (length && ipsb_reserve(b, length)) {
-        memcpy(b->data + b->length, data, length);
-        b->length += length;
-    }
-}
-
-void ipsb_append_text(buffer *b, const char *format, ...)
-{
-    char text[512];
-    va_list values;
-    va_start(values, format);
-    int n = vsnprintf(text, sizeof text, format, values);
-    va_end(values);
-    if (n > 0)
-        ipsb_append(b, text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
-}
-
-void ipsb_append_json_string(buffer *b, const char *text)
-{
-    ipsb_append(b, "\"", 1);
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            ipsb_append_text(b, "\\%c", c);
-        else if (c < 0x20)
-            ipsb_append_text(b, "\\u%04x", c);
-        else
-            ipsb_append(b, text, 1);
-    }
-    ipsb_append(b, "\"", 1);
-}
-
-void ipsb_buffer_free(buffer *b)
-{
-    free(b->data);
-    memset(b, 0, sizeof *b);
-}
+#include "ips_wire.h"
 
 static uint8_t *extend(buffer *b, size_t length)
 {
@@ -79,7 +15,7 @@ static uint8_t *extend(buffer *b, size_t length)
     return b->data + b->length - length;
 }
 
-/* ---- From rank to receiver ------------------------------------------------------------------ */
+/* ---- From rank to receiver --------------------------------------------------------------------- */
 
 /* Append a header and room for a body; return the body, or NULL. */
 static uint8_t *frame(buffer *out, uint8_t op, uint16_t flags, uint64_t seq, uint32_t array,
@@ -215,7 +151,7 @@ void ipsb_pack_empty(buffer *out, uint8_t op)
     (void)frame(out, op, 0, 0, 0, 0, 0);
 }
 
-/* ---- From receiver to rank ------------------------------------------------------------------ */
+/* ---- From receiver to rank --------------------------------------------------------------------- */
 
 static uint32_t max_body(uint8_t op)
 {

@@ -1,0 +1,86 @@
+/* What a rank knows and counts of an array. */
+#ifndef IPS_ARRAY_H
+#define IPS_ARRAY_H
+
+#include "ips_error.h"
+#include "ips_links.h"
+
+typedef struct moved {
+    int64_t chunk, t;
+} moved;
+
+enum { MOVED = 16384, PLANS = 128 };
+
+/* A block that the program computes in place. */
+typedef struct open_block {
+    struct open_block *next;
+    int64_t step, offset[MAX_NDIM], count[MAX_NDIM];
+    slot *slot;       /* NULL: the step is not wanted, or nothing could be sent */
+    uint8_t *scratch; /* then the memory is here */
+    size_t bytes;
+    bool only; /* acquired without a place: publish and discard find it by the array */
+} open_block;
+
+/* What this rank knows and counts of one array. */
+typedef struct ips_bridge_array {
+    ips_bridge *bridge;
+    char *name;
+    bool declared, has_block, ragged;
+    bool varies;    /* its blocks are told with every put */
+    bool fixed_put; /* the declared block was put, at least once */
+    char dtype[24], block_dtype[24];
+    int64_t itemsize;
+    int ndim; /* of space; -1: not known */
+    int64_t shape[MAX_NDIM];
+    int64_t first, every, steps;
+    char *dims, *attributes; /* JSON, without the brackets */
+    size_t n_boxes; /* this rank's blocks: offset and count of each */
+    int64_t *boxes;
+    int64_t offset[MAX_NDIM], count[MAX_NDIM], halo[MAX_NDIM]; /* of the only one */
+    bool has_halo;
+    agreement *contract;
+    uint32_t ordinal;
+    int n_wanted;
+    progression *wanted; /* in simulation steps */
+    plan *fixed, *others[PLANS];
+    uint64_t plan_uses;
+    progression row_spans[2 * MAX_NDIM];
+    cut row_cut;
+    ring *rings;
+    size_t n_rings, nth; /* rings handed out at `ring_step` */
+    bool any_ring;
+    int64_t ring_step;
+    bool any_put; /* the last step that the program put, wanted or not */
+    int64_t put_step;
+    uint64_t rewinds;
+    put_mark own; /* of the declared block, or the rows */
+    bool any_step; /* the last step of which something was to be sent */
+    int64_t last_step;
+    uint64_t blocks[4], bytes[4]; /* skipped, delivered, dropped, lost */
+    moved *moved; /* where blocks went whose place cannot be computed later */
+    size_t n_moved;
+    open_block *open;  /* blocks that the program computes now */
+    uint8_t *scratch;  /* for such a block at a step that is not wanted, while none uses it */
+    size_t scratch_room;
+} array; /* the public name of the type is longer */
+
+enum { SKIPPED, DELIVERED, DROPPED, LOST };
+
+array *ipsb_array(ips_bridge *b, const char *name);
+array *ipsb_array_add(ips_bridge *b, const char *name);
+void ipsb_array_free(array *a);
+bool ipsb_add_box(array *a, const int64_t *offset, const int64_t *count);
+/* Whether something of a chunk was sent once and is in no slot any more; `no_rows`: the time index at
+ * which this rank had no row of it, else -1. */
+bool ipsb_is_gone(const ips_bridge *b, const array *a, int64_t chunk, int64_t *no_rows);
+bool ipsb_note_moved(array *a, int64_t chunk, int64_t t);
+/* The plan of a block, from the cache if it is there; a code. */
+int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *count, plan **out);
+/* Match arrays and contract; make what puts need. */
+int ipsb_arrays_join(ips_bridge *b);
+/* The account of an array as frames carry it. */
+void ipsb_counters(const array *a, uint64_t out[COUNTERS]);
+bool ipsb_is_wanted(const array *a, int64_t step);
+int64_t ipsb_bytes_of(const array *a, const int64_t *extent);
+
+#endif

@@ -1,0 +1,317 @@
+/* Arrays as the program describes them, and what ranks say of themselves. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ips_describe.h"
+
+static bool is_name(const char *name)
+{
+    static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+    static const char rest[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789.";
+    return name && *name && strchr(first, *name) && name[strspn(name, rest)] == '\0';
+}
+
+int ips_bridge_declare(ips_bridge *b, const char *name, const char *dtype, int ndim,
+                       const int64_t *shape)
+{
+    char explicit_name[24];
+    int64_t itemsize = ipsb_dtype(dtype, explicit_name);
+    array *a;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "an array's name must consist of letters, digits, '_' and '.', and begin "
+                         "with a letter or '_'");
+    if (b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: declare arrays before the join", name);
+    if (!itemsize)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: unknown dtype %s", name,
+                         dtype ? dtype : "NULL");
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (ndim && !shape))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: expected 0 to %d dimensions, got %d", name,
+                         IPS_BRIDGE_MAX_DIMS, ndim);
+    for (int d = 0; d < ndim; d++)
+        if (shape[d] < 1 && !(d == 0 && shape[d] == -1))
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "array %s: its shape must be >= 1 along dimension %d, got %lld", name,
+                             d, (long long)shape[d]);
+    a = ipsb_array(b, name);
+    if (a && a->declared)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is declared twice", name);
+    if (!a && !(a = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    if (a->has_block && a->ndim != ndim)
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: its block has %d dimensions, not %d",
+                         name, a->ndim, ndim);
+    a->declared = b->described = true;
+    a->ndim = ndim;
+    a->itemsize = itemsize;
+    a->ragged = ndim > 0 && shape[0] == -1;
+    memcpy(a->dtype, explicit_name, sizeof a->dtype);
+    for (int d = 0; d < ndim; d++)
+        a->shape[d] = shape[d];
+    return IPS_BRIDGE_OK;
+}
+
+/* The declared array, or a failure. */
+static int declared(ips_bridge *b, const char *name, array **out)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    *out = name ? ipsb_array(b, name) : NULL;
+    if (b->joined || !*out || !(*out)->declared)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s: declare it first, and describe it before the join",
+                         name ? name : "NULL");
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_steps(ips_bridge *b, const char *name, int64_t first, int64_t every, int64_t count)
+{
+    array *a;
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (every < 1)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: steps must rise, got every = %lld", name,
+                         (long long)every);
+    a->first = first;
+    a->every = every;
+    a->steps = count > 0 ? count : -1;
+    return IPS_BRIDGE_OK;
+}
+
+/* Take the text of a buffer over from `out`. */
+static int take_text(ips_bridge *b, buffer *out, char **text)
+{
+    ipsb_append(out, "", 1);
+    if (out->failed) {
+        ipsb_buffer_free(out);
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+    }
+    free(*text);
+    *text = (char *)out->data;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_dims(ips_bridge *b, const char *name, const char *dims)
+{
+    array *a;
+    buffer out = {0};
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (!dims)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: no names of dimensions", name);
+    for (const char *at = dims; *at;) {
+        size_t n = strcspn(at, ", ");
+        char word[256];
+        if (n && n < sizeof word) {
+            memcpy(word, at, n);
+            word[n] = '\0';
+            if (out.length)
+                ipsb_append(&out, ",", 1);
+            ipsb_append_json_string(&out, word);
+        }
+        at += n + strspn(at + n, ", ");
+    }
+    return take_text(b, &out, &a->dims);
+}
+
+int ips_bridge_attribute(ips_bridge *b, const char *name, const char *attribute, const char *text)
+{
+    array *a;
+    buffer out = {0};
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (!attribute || !text)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: an attribute has a name and a text", name);
+    if (a->attributes) {
+        ipsb_append(&out, a->attributes, strlen(a->attributes));
+        ipsb_append(&out, ",", 1);
+    }
+    ipsb_append_json_string(&out, attribute);
+    ipsb_append(&out, ":", 1);
+    ipsb_append_json_string(&out, text);
+    return take_text(b, &out, &a->attributes);
+}
+
+int ips_bridge_block(ips_bridge *b, const char *name, const char *dtype, int ndim,
+                     const int64_t *offset, const int64_t *count, const int64_t *halo)
+{
+    char explicit_name[24] = "";
+    array *a;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name) || b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "say which block this rank has before the join");
+    if (dtype && !ipsb_dtype(dtype, explicit_name))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: unknown dtype %s", name, dtype);
+    a = ipsb_array(b, name);
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (offset && !count) ||
+        (a && a->ndim >= 0 && a->ndim != ndim))
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: a block of %d dimensions", name, ndim);
+    if (a && a->ragged)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is ragged: it has rows, not blocks", name);
+    for (int d = 0; d < ndim; d++)
+        if ((offset && (offset[d] < 0 || count[d] < 0)) || (halo && halo[d] < 0))
+            return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                             "array %s: offset, count and halo must be >= 0 along dimension %d",
+                             name, d);
+    if (!a && !(a = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    a->has_block = true;
+    a->ndim = ndim;
+    if (dtype)
+        memcpy(a->block_dtype, explicit_name, sizeof a->block_dtype);
+    if (dtype && !a->declared) /* if the analysis wants none of it, nothing else says it */
+        a->itemsize = ipsb_dtype(dtype, explicit_name);
+    for (int d = 0; d < ndim && halo; d++)
+        a->halo[d] = halo[d];
+    a->has_halo |= halo != NULL;
+    a->varies |= ndim && !offset;
+    return a->varies || ipsb_add_box(a, offset, count)
+               ? IPS_BRIDGE_OK
+               : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+}
+
+static void numbers(buffer *out, const int64_t *values, int n)
+{
+    ipsb_append(out, "[", 1);
+    for (int i = 0; i < n; i++)
+        ipsb_append_text(out, "%s%lld", i ? "," : "", (long long)values[i]);
+    ipsb_append(out, "]", 1);
+}
+
+/* The blocks of all arrays for which they are known, as a JSON object. */
+static void boxes(const ips_bridge *b, buffer *out)
+{
+    bool any = false;
+    ipsb_append(out, "{", 1);
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (!a->has_block || a->varies || (b->self.has_contract && !a->contract))
+            continue;
+        ipsb_append(out, ",", any);
+        any = true;
+        ipsb_append_json_string(out, a->name);
+        ipsb_append_text(out, ":[");
+        for (size_t n = 0; n < a->n_boxes; n++) {
+            const int64_t *box = a->boxes + 2 * n * (size_t)a->ndim;
+            ipsb_append_text(out, n ? ",[" : "[");
+            numbers(out, box, a->ndim);
+            ipsb_append(out, ",", 1);
+            numbers(out, box + a->ndim, a->ndim);
+            ipsb_append(out, "]", 1);
+        }
+        ipsb_append(out, "]", 1);
+    }
+    ipsb_append(out, "}", 1);
+}
+
+int ips_bridge_get_rank_info(ips_bridge *b, const void **info, size_t *length)
+{
+    if (!b || !info || !length)
+        return IPS_BRIDGE_USAGE;
+    b->where.length = 0;
+    ipsb_append(&b->where, "[", 1);
+    ipsb_append_json_string(&b->where, b->self.hostname);
+    ipsb_append(&b->where, ",", 1);
+    boxes(b, &b->where);
+    ipsb_append(&b->where, "]", 2); /* with its NUL */
+    *info = "";
+    *length = 0;
+    if (b->where.failed)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a description");
+    *info = b->where.data;
+    *length = b->where.length - 1;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_set_rank_infos(ips_bridge *b, const void *infos, const size_t *lengths)
+{
+    const char *at = infos;
+    buffer out = {0};
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->self.rank != 0 || b->joined || !infos || !lengths)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "rank 0 sets what the ranks say of themselves, before its request");
+    for (int i = 0; i < b->self.size; at += lengths[i], i++) {
+        if (lengths[i] < 2 || at[0] != '[' || at[lengths[i] - 1] != ']') {
+            ipsb_buffer_free(&out);
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "what rank %d says of itself is not from ips_bridge_get_rank_info", i);
+        }
+        ipsb_append(&out, ",", i > 0);
+        ipsb_append(&out, at, lengths[i]);
+    }
+    return take_text(b, &out, &b->hosts);
+}
+
+/* The former names: texts, with commas between. */
+int ips_bridge_where(ips_bridge *b, const char **text)
+{
+    const void *info = "";
+    size_t length;
+    int code = text ? ips_bridge_get_rank_info(b, &info, &length) : IPS_BRIDGE_USAGE;
+    if (text)
+        *text = info;
+    return code;
+}
+
+int ips_bridge_ranks(ips_bridge *b, const char *texts)
+{
+    buffer out = {0};
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->self.rank != 0 || b->joined || !texts)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "rank 0 sets what the ranks say of themselves, before its request");
+    ipsb_append(&out, texts, strlen(texts));
+    return take_text(b, &out, &b->hosts);
+}
+
+void ipsb_hello_info(const ips_bridge *b, buffer *out)
+{
+    bool any = false;
+    ipsb_append_text(out, "{\"host\":");
+    ipsb_append_json_string(out, b->self.hostname);
+    ipsb_append_text(out, ",\"version\":\"%s (C)\"", IPS_BRIDGE_VERSION);
+    if (b->self.has_contract) {
+        ipsb_append_text(out, ",\"blocks\":");
+        boxes(b, out);
+        ipsb_append(out, "}", 1);
+        return;
+    }
+    ipsb_append_text(out, ",\"hosts\":[");
+    ipsb_append(out, b->hosts, b->hosts ? strlen(b->hosts) : 0);
+    ipsb_append_text(out, "],\"arrays\":[");
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        if (!a->declared)
+            continue;
+        ipsb_append(out, ",", any);
+        any = true;
+        ipsb_append_text(out, "{\"name\":");
+        ipsb_append_json_string(out, a->name);
+        ipsb_append_text(out, ",\"dtype\":");
+        ipsb_append_json_string(out, a->dtype);
+        ipsb_append_text(out, ",\"shape\":");
+        numbers(out, a->shape, a->ndim);
+        ipsb_append_text(out, ",\"steps\":{\"start\":%lld,\"every\":%lld,\"count\":",
+                         (long long)a->first, (long long)a->every);
+        if (a->steps > 0)
+            ipsb_append_text(out, "%lld}", (long long)a->steps);
+        else
+            ipsb_append_text(out, "null}");
+        ipsb_append_text(out, ",\"ragged\":%s,\"dims\":[", a->ragged ? "true" : "false");
+        ipsb_append(out, a->dims, a->dims ? strlen(a->dims) : 0);
+        ipsb_append_text(out, "],\"attrs\":{");
+        ipsb_append(out, a->attributes, a->attributes ? strlen(a->attributes) : 0);
+        ipsb_append_text(out, "}}");
+    }
+    ipsb_append_text(out, "]}");
+}

@@ -1,0 +1,25 @@
+/* The way of a block: checks, memory, sending. */
+#ifndef IPS_PUT_H
+#define IPS_PUT_H
+
+#include "ips_admit.h"
+#include "ips_slots.h"
+
+int ipsb_find_array(ips_bridge *b, const char *name, array **out);
+/* Refuse a step that does not follow those that were put; take_step notes it too. */
+int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step);
+int ipsb_take_step(ips_bridge *b, array *a, put_mark *block, int64_t step);
+put_mark *ipsb_mark_of(array *a, plan *p);
+void ipsb_begin_step(ips_bridge *b, int64_t step);
+/* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
+int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted);
+int64_t ipsb_locate(const cut *c, int ndim, const int64_t *strides, int64_t *own);
+int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a);
+void ipsb_note(ips_bridge *b, const put_request *o);
+void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes);
+int ipsb_publish(ips_bridge *b, slot *s);
+int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes);
+bool ipsb_drain(ips_bridge *b, double seconds); /* wait until receivers have taken all */
+void ipsb_end_step(ips_bridge *b, bool now);
+
+#endif

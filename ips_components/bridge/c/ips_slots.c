@@ -1,0 +1,190 @@
+/* The slots of an array: which one is written next, and when there may be more of them. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ips_slots.h"
+
+/* The n-th block of an array in a step, put or begun, has the n-th ring. */
+ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
+{
+    size_t nth = a->any_ring && a->ring_step == step ? a->nth : 0;
+    a->any_ring = true;
+    a->ring_step = step;
+    a->nth = nth + 1;
+    if (nth >= a->n_rings) {
+        ring *more = realloc(a->rings, sizeof *more * (nth + 1));
+        if (!more)
+            return NULL;
+        a->rings = more;
+        a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + NEEDED};
+        a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
+        if (!a->rings[nth].slots)
+            return NULL;
+        a->n_rings = nth + 1;
+    }
+    return &a->rings[nth];
+}
+
+/* Receivers need not keep a slot mapped that is used no more. */
+static void retire(ips_bridge *b, slot *s)
+{
+    for (uint32_t i = 0; i < b->links.n && i < s->n_announced; i++) {
+        buffer frame = {0};
+        peer *k = b->links.items[i];
+        if (k->state != LINK_OPEN || s->announced[i] != k->generation)
+            continue;
+        ipsb_pack_slot_drop(&frame, s->number);
+        (void)ipsb_enqueue_frame(k, &frame, false);
+    }
+    b->n_shared -= s->fd >= 0;
+    ipsb_slot_free(s);
+}
+
+static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
+{
+    slot *s = ipsb_slot_make(b->next_slot++, bytes, b->shared && b->n_shared < b->max_shared);
+    if (s) {
+        b->n_shared += s->fd >= 0;
+        s->ring = r->number;
+        s->length = r->length;
+        s->spare = r->length - 2;
+    }
+    return s;
+}
+
+/* What a ring keeps only for replay: all but its three largest slots, `more` being one of them. */
+static size_t replayed(const ring *r, size_t more)
+{
+    size_t sum = more, largest[NEEDED] = {more, 0, 0};
+    for (uint32_t i = 0; i < r->n; i++) {
+        size_t size = r->slots[i]->size;
+        sum += size;
+        for (int j = 0; j < NEEDED; j++)
+            if (size > largest[j]) {
+                size_t smaller = largest[j];
+                largest[j] = size;
+                size = smaller;
+            }
+    }
+    return sum - largest[0] - largest[1] - largest[2];
+}
+
+/* Whether a ring may have one more slot, by number and by bytes. */
+static bool may_grow(const ips_bridge *b, ring *r, size_t bytes)
+{
+    uint64_t sum = 0;
+    if (r->n < NEEDED)
+        return true;
+    if (r->n >= r->length || (r->refused && bytes >= r->refused))
+        return false;
+    for (size_t i = 0; i < b->n_arrays; i++)
+        for (size_t j = 0; j < b->arrays[i]->n_rings; j++) {
+            const ring *entry = &b->arrays[i]->rings[j];
+            sum += replayed(entry, entry == r ? ipsb_slot_size(bytes) : 0);
+        }
+    if (sum <= b->contact.replay_bytes)
+        return true;
+    r->refused = bytes ? bytes : 1;
+    return false;
+}
+
+/* The free slot that was used longest ago, NULL when none is free; `failed`: no memory. */
+static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
+{
+    slot *s = NULL;
+    *failed = false;
+    while (!may_grow(b, r, bytes)) {
+        uint32_t at = r->n;
+        for (uint32_t i = 0; i < r->n; i++)
+            if (!r->slots[i]->pending && !r->slots[i]->busy &&
+                (at == r->n || r->slots[i]->used < r->slots[at]->used))
+                at = i;
+        if (at == r->n)
+            return NULL;
+        s = r->slots[at];
+        if (!s->abandoned && s->size >= bytes) {
+            s->used = ++r->turn;
+            return s;
+        }
+        retire(b, s);
+        r->slots[at] = r->slots[--r->n];
+        r->refused = 0;
+    }
+    s = new_slot(b, r, bytes);
+    *failed = !s;
+    if (!s)
+        return NULL;
+    r->slots[r->n++] = s;
+    s->used = ++r->turn;
+    return s;
+}
+
+static bool all_busy(const ring *r)
+{
+    for (uint32_t i = 0; i < r->n; i++)
+        if (!r->slots[i]->busy)
+            return false;
+    return true;
+}
+
+/* Give up receivers that are not connected now, whose slots come back by this. */
+static bool end_broken_links(ips_bridge *b)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < b->links.n; i++) {
+        peer *k = b->links.items[i];
+        bool holds = k->queue.first || k->unacked.first || k->held.first;
+        if (k->state == LINK_OPEN || k->state == LINK_CLOSED || !holds)
+            continue;
+        ipsb_link_end(k);
+        any = true;
+    }
+    return any;
+}
+
+/* A slot that may be written, marked busy; NULL with code 0 when the analytics are lost. */
+int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waited)
+{
+    int64_t deadline = 0;
+    *waited = false;
+    for (;;) {
+        bool failed;
+        slot *s = next_slot(b, r, bytes, &failed);
+        int code;
+        if (failed)
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a buffer of %zu bytes", bytes);
+        *out = s;
+        if (s) {
+            s->busy = true;
+            ipsb_slot_clear(s);
+            return IPS_BRIDGE_OK;
+        }
+        if ((code = ipsb_check(b)) || ipsb_is_detached(b))
+            return code;
+        if (all_busy(r))
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "rank %d: all %u buffers are blocks that were acquired and are not "
+                             "published yet",
+                             b->self.rank, r->n);
+        *waited = true;
+        deadline = deadline ? deadline : ipsb_now() + ipsb_ns(b->contact.step);
+        if (ipsb_now() >= deadline && end_broken_links(b))
+            continue;
+        if (ipsb_now() >= deadline)
+            return ipsb_fail(b, IPS_BRIDGE_DEADLINE,
+                             "rank %d: no buffer came back from the receivers within %g s; the "
+                             "analysis holds the data or has stopped",
+                             b->self.rank, b->contact.step);
+        ipsb_progress(&b->links, deadline);
+    }
+}
+
+/* Take back a slot that was not published; it is the next one again, and so is its ring. */
+void ipsb_release_slot(array *a, slot *s)
+{
+    if (a->nth && a->rings[a->nth - 1].number == s->ring)
+        a->nth--;
+    s->busy = false;
+    s->used = 0;
+    ipsb_slot_clear(s);
+}

@@ -1,0 +1,44 @@
+/* The bridge as a structure, and what makes a simulation end. */
+#ifndef IPS_STATE_H
+#define IPS_STATE_H
+
+#include "ips_array.h"
+
+typedef struct feedback feedback;
+
+struct ips_bridge {
+    errors errors; /* first: see ips_error.c */
+    identity self;
+    bool joined, closed, described;
+    uint8_t *blob;
+    size_t blob_length;
+    contact contact;
+    contract contract;
+    uint8_t *contract_frame; /* body of ContractIs, for request */
+    size_t contract_length;
+    links links;
+    array **arrays;
+    size_t n_arrays;
+    array **agreed; /* by ordinal in the contract */
+    bool shared;
+    size_t n_shared, max_shared; /* slots with a descriptor: some must be left to the program */
+    uint32_t next_slot, next_ring;
+    char *hosts; /* rank 0: where the ranks are, as JSON */
+    buffer where;
+    pieces pieces;
+    int64_t last_poll;
+    bool fault, fault_abort, stop, no_more;
+    char fault_text[512];
+    feedback *feedback;
+    size_t n_feedback;
+    bool in_step;
+    int64_t step;
+    uint64_t waited_ns;
+};
+
+bool ipsb_is_detached(const ips_bridge *b); /* no receiver is left to send to */
+int ipsb_check(ips_bridge *b);        /* what makes the simulation end */
+int ipsb_fail_needs_tls(ips_bridge *b, const peer *k); /* fail: the receiver takes encrypted connections only */
+int64_t ipsb_ns(double seconds);
+
+#endif
