@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external._compat_gate import is_waiting
 from ips_components.external.changes import Change
+from ips_components.external.failures import Failures
 from ips_components.external.groups import EarlyData, Group
 from ips_components.external.names import Key, check_key, key_name
 from ips_components.external.state import WAITING, Event, Instruction, State
-
-if TYPE_CHECKING:
-    from ips_components.external.tasks import ExternalTasks
+from ips_components.external.table import TaskTable
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +25,18 @@ class Arrivals:
 
     Parameters
     ----------
-    tasks : ExternalTasks
+    table : TaskTable
+    failures : Failures
+        Errs the tasks of values that are refused.
     early_limit : int
         Bytes of undeclared data that the cluster keeps.
     """
 
-    def __init__(self, tasks: ExternalTasks, early_limit: int) -> None:
-        self._tasks = tasks
-        self._scheduler = tasks.scheduler
+    def __init__(self, table: TaskTable, failures: Failures, early_limit: int) -> None:
+        self._table = table
+        self._failures = failures
+        self._scheduler = table.scheduler
         self.early = EarlyData(early_limit)
-        #: Worker whose announcement is being carried out.
-        self.worker = ""
 
     def arrived(self, worker: str, items: Sequence[tuple[Any, ...]], stimulus: str) -> list[str]:
         """See :meth:`ExternalTasks.arrived`."""
@@ -50,20 +50,18 @@ class Arrivals:
                     f"announced is (key, bytes) or (key, bytes, dtype, shape), got {item!r}"
                 )
             key = item[0]
-            group, state = self._tasks.registry.find(key)
+            group, state = self._table.registry.find(key)
             if group is None or state is None:
                 self._unknown(batch, worker, item, group, stimulus)
                 continue
-            _, instruction = self._tasks.move(group, key, state, Event.ARRIVE)
+            _, instruction = self._table.look_up(group, key, state, Event.ARRIVE)
             if instruction is Instruction.TO_MEMORY:
                 self._to_memory(batch, item, group, stimulus)
             elif instruction is Instruction.DROP_REPLICA:
                 batch.drop(key, "late")
                 self._log(group.name, "late", worker, item, stimulus)
             else:
-                # KEEP: announced twice within one batch.
-                if instruction is Instruction.ADD_REPLICA:
-                    batch.replicas.append(key)
+                batch.replicas.append(key)
                 batch.outcomes.append("replica")
         self._carry_out(batch, worker, stimulus)
         return batch.outcomes
@@ -72,12 +70,14 @@ class Arrivals:
         key = item[0]
         if why := _mismatch(group, item):
             batch.drop(key, f"refused: {why}")
-            self._tasks.failures.err(group, [key], ExternalTaskError(why), stimulus)
+            self._failures.err(group, [key], ExternalTaskError(why), stimulus)
         elif not is_waiting(self._scheduler, key):
-            logger.error("External task out of step with Dask: %s", self._tasks.story(key))
+            logger.error(
+                "External task out of step with Dask: %s", "\n".join(self._table.history(key))
+            )
             batch.drop(key, "late")
         else:
-            # Through "arrived" at once: nothing can come between announcement and memory.
+            # At once: nothing can come between the announcement and Dask's own transition.
             group.states[key] = State.MEMORY
             batch.ready.append((key, item[1], "numpy.ndarray" if len(item) > 2 else "object"))
             batch.noted.setdefault(group.name, (group, [], []))
@@ -98,7 +98,7 @@ class Arrivals:
         spec = None if group is None else group.names[key_name(key)]
         if spec is not None and key not in spec:
             batch.drop(key, f"refused: external array {spec.name!r} has no task for this chunk")
-        elif spec is not None or (group is None and self._tasks.registry.knew(key)):
+        elif spec is not None or (group is None and self._table.registry.was_declared(key)):
             # Dask has dropped the task: nobody wants it any more.
             batch.drop(key, "late")
             self._log("", "late", worker, item, stimulus)
@@ -117,7 +117,7 @@ class Arrivals:
     def _log(
         self, group: str, state: str, worker: str, item: tuple[Any, ...], stimulus: str
     ) -> None:
-        self._tasks.log.note(
+        self._table.log.note(
             group, state, [item[0]], worker=worker, stimulus=stimulus, nbytes=[item[1]]
         )
 
@@ -125,14 +125,14 @@ class Arrivals:
         if batch.ready:
             # Before Dask acts: it may release what nobody wants in the same breath.
             for group, keys, nbytes in batch.noted.values():
-                self._tasks.changes.add(
+                self._table.changes.add(
                     Change(group, "in_memory", State.MEMORY, keys, worker, stimulus, nbytes)
                 )
-            self.worker = worker
+            self._table.worker = worker
             try:
                 _compat.to_memory(self._scheduler, worker, batch.ready, stimulus)
             finally:
-                self.worker = ""
+                self._table.worker = ""
         if batch.replicas:
             _compat.add_replica(self._scheduler, worker, batch.replicas)
         if batch.unwanted:
@@ -140,7 +140,7 @@ class Arrivals:
 
     def copied(self, worker: str, key: Key, nbytes: int, stimulus: str) -> bool:
         """Take in a copy that outlived its origin; False if `key` does not wait for data."""
-        _, state = self._tasks.registry.find(key)
+        _, state = self._table.registry.find(key)
         if state not in WAITING:
             return False
         return self.arrived(worker, [(key, nbytes)], stimulus) == ["memory"]
@@ -160,16 +160,16 @@ class Arrivals:
         """See :meth:`ExternalTasks.undeliverable`."""
         logger.warning("Worker %s could not take in external data: %s", worker, why)
         for key in keys:
-            group, state = self._tasks.registry.find(key)
+            group, state = self._table.registry.find(key)
             if group is not None and state is not None:
-                self._tasks.changes.add(
+                self._table.changes.add(
                     Change(group, "lost", "undeliverable", [key], worker, stimulus)
                 )
 
     def worker_left(self, worker: str, stimulus: str) -> None:
         """Forget the early data of a worker that is gone."""
         for key in self.early.drop_worker(worker):
-            self._tasks.log.note("", "discarded", [key], worker=worker, stimulus=stimulus)
+            self._table.log.note("", "discarded", [key], worker=worker, stimulus=stimulus)
 
 
 class _Batch:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Any, NamedTuple
 
-from ips_components.external.groups import Bounded, Group
+from ips_components.external.groups import BoundedDict, Group
 from ips_components.external.log import Record, SchedulingLog
 from ips_components.external.names import Key
 from ips_components.external.state import State
@@ -57,7 +57,7 @@ class Changes:
         self._after = after
         self._changes: list[Change] = []
         #: Worker that left, by the stimulus of its departure.
-        self.departed = Bounded(1000)
+        self.departed = BoundedDict(1000)
 
     def add(self, change: Change) -> None:
         """Note a change."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external.groups import Group
 from ips_components.external.names import Key
 from ips_components.external.state import Event, Instruction
-
-if TYPE_CHECKING:
-    from ips_components.external.tasks import ExternalTasks
+from ips_components.external.table import TaskTable
 
 #: An exception, or a function from a key to one.
 Failure: TypeAlias = BaseException | Callable[[Key], BaseException]
@@ -24,22 +22,22 @@ class Failures:
 
     Parameters
     ----------
-    tasks : ExternalTasks
+    table : TaskTable
     """
 
-    def __init__(self, tasks: ExternalTasks) -> None:
-        self._tasks = tasks
+    def __init__(self, table: TaskTable) -> None:
+        self._table = table
 
     def fail(self, keys: Any, failure: Failure, stimulus: str) -> int:
         """See :meth:`ExternalTasks.fail`."""
         by_group: defaultdict[str, list[Key]] = defaultdict(list)
         for key in self._expand(keys):
-            group, _ = self._tasks.registry.find(key)
+            group, _ = self._table.registry.find(key)
             if group is not None:
                 by_group[group.name].append(key)
-            elif not self._tasks.registry.knew(key):
+            elif not self._table.registry.was_declared(key):
                 raise ExternalTaskError(f"cannot fail {key!r}: it is not an external task")
-        groups = self._tasks.registry.groups
+        groups = self._table.registry.groups
         return sum(
             self.err(groups[name], mine, failure, stimulus) for name, mine in by_group.items()
         )
@@ -51,7 +49,7 @@ class Failures:
         name, ranges = keys
         if isinstance(ranges, str):
             return keys
-        group = self._tasks.registry.by_name.get(name)
+        group = self._table.registry.by_name.get(name)
         spec = None if group is None else group.names[name]
         if spec is None:
             raise ExternalTaskError(f"no external array {name!r} is declared")
@@ -67,7 +65,7 @@ class Failures:
             state = group.states.get(key)
             if state is None:
                 continue
-            _, instruction = self._tasks.move(group, key, state, Event.FAIL)
+            _, instruction = self._table.look_up(group, key, state, Event.FAIL)
             if instruction is Instruction.TO_ERRED:
                 if one is None:
                     exception = failure(key)  # type: ignore[operator]
@@ -75,5 +73,5 @@ class Failures:
                 else:
                     failures.append((key, *one))
         if failures:
-            _compat.to_erred(self._tasks.scheduler, failures, stimulus)
+            _compat.to_erred(self._table.scheduler, failures, stimulus)
         return len(failures)

@@ -16,7 +16,7 @@ from ips_components.external.state import State
 Observer: TypeAlias = Callable[[str, list[Key], Mapping[str, Any]], None]
 
 #: Names and groups remembered after their end, to tell late data from early data.
-MAX_BURIED = 10_000
+MAX_RETIRED = 10_000
 
 
 @dataclass(slots=True)
@@ -55,10 +55,10 @@ class Group:
         return {str(state): n for state, n in sorted(counts.items())}
 
 
-class Bounded(OrderedDict[Any, Any]):
+class BoundedDict(OrderedDict[Any, Any]):
     """A dict that forgets its oldest entries."""
 
-    def __init__(self, limit: int = MAX_BURIED) -> None:
+    def __init__(self, limit: int = MAX_RETIRED) -> None:
         super().__init__()
         self._limit = limit
 
@@ -137,8 +137,8 @@ class Registry:
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
         self.by_name: dict[str, Group] = {}
-        self._buried_names = Bounded()
-        self._buried_groups = Bounded()
+        self._retired_names = BoundedDict()
+        self._retired_groups = BoundedDict()
 
     def open(self, name: str, on_event: Observer | None = None) -> Group:
         """Return the group called `name`, made if needed.
@@ -166,7 +166,7 @@ class Registry:
         ExternalTaskError
             There has never been one.
         """
-        group = self.groups.get(name) or self._buried_groups.get(name)
+        group = self.groups.get(name) or self._retired_groups.get(name)
         if group is None:
             raise ExternalTaskError(f"no group of external tasks is called {name!r}")
         return group
@@ -175,25 +175,25 @@ class Registry:
         """Note that `group` owns `name`."""
         group.names.setdefault(name, spec)
         self.by_name[name] = group
-        self._buried_names.pop(name, None)
+        self._retired_names.pop(name, None)
 
     def find(self, key: Key) -> tuple[Group | None, State | None]:
         """Return the group that owns the name of `key`, and the state of the key itself."""
         group = self.by_name.get(key[0] if type(key) is tuple else key)
         return group, None if group is None else group.states.get(key)
 
-    def knew(self, key: Key) -> bool:
+    def was_declared(self, key: Key) -> bool:
         """Whether the name of `key` is, or once was, that of an external task."""
         name = key_name(key)
-        return name in self.by_name or name in self._buried_names
+        return name in self.by_name or name in self._retired_names
 
-    def bury_if_done(self, group: Group) -> None:
+    def retire_if_done(self, group: Group) -> None:
         """Remember a group that has no task left and is held by nobody, and drop it."""
         if group.states or group.holders or self.groups.get(group.name) is not group:
             return
         del self.groups[group.name]
-        self._buried_groups[group.name] = group
+        self._retired_groups[group.name] = group
         for name in group.names:
             if self.by_name.get(name) is group:
                 del self.by_name[name]
-            self._buried_names[name] = None
+            self._retired_names[name] = None

@@ -90,7 +90,7 @@ class Holds:
         for name in list(group.holders):
             if _compat.forget_pseudo_client(self._scheduler, name):
                 group.holders.discard(name)
-        self._registry.bury_if_done(group)
+        self._registry.retire_if_done(group)
 
     def graph_registered(self) -> None:
         """Let go what waited for a graph that the scheduler knows now."""

@@ -2,7 +2,8 @@
 
 :class:`ExternalTasks` lives in the scheduler process, is found as
 ``scheduler.extensions["external-tasks"]`` and knows nothing of simulations.  It creates the
-tasks, follows what Dask does to them through the table in :mod:`~._state`, and tells observers.
+tasks and gives Dask's events to the :class:`~.table.TaskTable`, which arrivals and failures use,
+too; observers are called with every change.
 All of its methods must be called in the scheduler's event loop.
 """
 
@@ -24,20 +25,14 @@ from ips_components.external._compat_gate import (
 )
 from ips_components.external._compat_versions import check
 from ips_components.external.arrivals import Arrivals
-from ips_components.external.changes import KINDS, Change, Changes
+from ips_components.external.changes import Changes
 from ips_components.external.failures import Failure, Failures
 from ips_components.external.groups import Group, Observer, Registry
 from ips_components.external.holds import Holds
 from ips_components.external.log import Record, SchedulingLog
 from ips_components.external.names import ExternalName, Key, check_key, key_name
-from ips_components.external.state import (
-    WAITING,
-    Event,
-    ImpossibleTransition,
-    Instruction,
-    State,
-    transition,
-)
+from ips_components.external.state import WAITING, Event, State
+from ips_components.external.table import TaskTable
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -80,11 +75,12 @@ class ExternalTasks:
         self.log = SchedulingLog()
         self.companions: dict[str, Any] = {}
         self.registry = Registry()
-        self.changes = Changes(scheduler.loop.add_callback, self.log, self._after_telling)
+        self.changes = Changes(scheduler.loop.add_callback, self.log, self._after_change)
         self._stimuli = count()
         self._holds = Holds(scheduler, self.registry, self._stimulus)
-        self.failures = Failures(self)
-        self._arrivals = Arrivals(self, early_limit)
+        self._table = TaskTable(scheduler, self.registry, self.log, self.changes)
+        self.failures = Failures(self._table)
+        self._arrivals = Arrivals(self._table, self.failures, early_limit)
         self._gate = Gate(scheduler)
         self._undo = [
             _compat.add_arrival(scheduler),
@@ -306,7 +302,7 @@ class ExternalTasks:
             return state
         if key in self._arrivals.early:
             return State.ARRIVED
-        if group is not None or self.registry.knew(key):
+        if group is not None or self.registry.was_declared(key):
             return State.FORGOTTEN
         return State.UNKNOWN
 
@@ -333,15 +329,13 @@ class ExternalTasks:
 
     def on_transition(self, key: Key, start: str, finish: str, stimulus_id: str) -> None:
         """Hook for every transition of the scheduler; returns at once for ordinary tasks."""
-        if finish == "memory" and self._arrivals.worker:
+        if finish == "memory" and self._table.worker:
             return  # an arrival, which has been noted
         group, state = self.registry.find(key)
         if group is None or state is None:
             return
         ts = self.scheduler.tasks[key]
-        if finish == "memory":
-            event = Event.IN_MEMORY
-        elif finish == "waiting":
+        if finish == "waiting":
             event = Event.WANT
         elif finish == "released":
             if _compat.is_failing(ts):
@@ -355,7 +349,7 @@ class ExternalTasks:
         else:
             logger.error("External task %r went from %s to %s", key, start, finish)
             return
-        self._apply(group, key, state, event, stimulus_id)
+        self._table.advance(group, key, event, stimulus_id)
 
     def on_update_graph(self, tasks: Iterable[Key], stimulus_id: str) -> None:
         """Hook for a new graph: note who is wanted, and let go what waited for the graph."""
@@ -363,7 +357,7 @@ class ExternalTasks:
             for key in tasks:
                 group, state = self.registry.find(key)
                 if group is not None and state is State.DECLARED:
-                    self._apply(group, key, state, Event.WANT, stimulus_id)
+                    self._table.advance(group, key, Event.WANT, stimulus_id)
         self._holds.graph_registered()
 
     def on_remove_worker(self, worker: str, stimulus_id: str) -> None:
@@ -381,36 +375,7 @@ class ExternalTasks:
         self.changes.flush()
         self._holds.restarted()
 
-    def _apply(self, group: Group, key: Key, state: State, event: Event, stimulus: str) -> None:
-        new, _ = self.move(group, key, state, event)
-        if new is state:
-            return
-        if new is State.FORGOTTEN:
-            if state is State.MEMORY:  # Dask frees and forgets in one step what nobody waits for
-                self._note(group, key, State.RELEASED, stimulus)
-            del group.states[key]
-            group.forgotten[state] += 1
-        else:
-            group.states[key] = new
-        again = new is State.WANTED and state is not State.DECLARED
-        self._note(group, key, new, stimulus, "wanted_again" if again else "")
-
-    def _note(self, group: Group, key: Key, new: State, stimulus: str, kind: str = "") -> None:
-        self.changes.add(
-            Change(group, kind or KINDS[new], str(new), [key], self._arrivals.worker, stimulus)
-        )
-
-    def move(self, group: Group, key: Key, state: State, event: Event) -> tuple[State, Instruction]:
-        """Look up the state table; what is impossible is raised with the task's story."""
-        try:
-            return transition(key, state, event)
-        except ImpossibleTransition as error:
-            story = [record.to_json() for record in self.log.story(key)]
-            story += map(str, self.scheduler.story(key))
-            text = "\n".join([f"{error}. Its story, in group {group.name}:", *story])
-            raise ImpossibleTransition(text) from None
-
-    def _after_telling(self, group: Group, kind: str, keys: list[Key], stimulus: str) -> None:
+    def _after_change(self, group: Group, kind: str, keys: list[Key], stimulus: str) -> None:
         if kind in ("lost", "wanted_again") and group.ended is not None:
             self.failures.err(group, keys, group.ended, stimulus)
         self._holds.tidy(group)
