@@ -352,7 +352,7 @@ class DeisaArrays(Mapping[str, DeisaArray]):
         for array in self._external.values():
             # The selections are promised as a whole: slices of them that the program has made
             # already, and that no graph has named yet, may have all of their chunks.
-            array.view.source.needed.clear()
+            array.source.needed.clear()
         run.sign(contract)
 
     handle_contract = share_contract = validate_contract

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from operator import index as as_index
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -22,10 +21,10 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ips_components.analysis.views import Source, View, ViewLayer
-from ips_components.errors import ContractError, SelectionError
+from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.progression import Progression, cover
-from ips_components.model.selection import Selection
+from ips_components.model.selection import ParsedKey, Selection, parse_key
 from ips_components.model.spec import OPEN_ENDED, ArraySpec
 
 if TYPE_CHECKING:
@@ -82,7 +81,21 @@ def external_arrays(
     return arrays
 
 
-class ExternalArray(da.Array):
+class _EqualToDaskArray(type):
+    """Type of `ExternalArray`, which compares equal to ``dask.array.Array``.
+
+    xarray refuses arguments whose array types differ and compares these with ``==``; an external
+    array and an ordinary dask array take the same way everywhere.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is da.Array
+
+    def __hash__(cls) -> int:
+        return hash(da.Array)
+
+
+class ExternalArray(da.Array, metaclass=_EqualToDaskArray):
     """A view of an array that a simulation will deliver: (time, \\*space), lazy.
 
     Made by `external_arrays` and by slicing. Chunks follow the boundaries of the array's chunk
@@ -90,76 +103,78 @@ class ExternalArray(da.Array):
 
     Attributes
     ----------
-    view : View
+    external_view : View
         What is selected of which array.
     spec : ArraySpec
         The array as the simulation offers it.
     """
 
-    view: View
+    external_view: View
 
     def __new__(cls, view: View) -> ExternalArray:
         graph = HighLevelGraph({view.name: ViewLayer(view)}, {view.name: set()})
         self = super().__new__(cls, graph, view.name, view.chunks, dtype=view.source.spec.dtype)
-        self.view = view
+        self.external_view = view
         return self
 
     @property
     def spec(self) -> ArraySpec:
         """The array as the simulation offers it."""
-        return self.view.source.spec
+        return self.external_view.source.spec
 
     @property
     def source(self) -> Source:
         """What this is a view of; shared by all views of the array."""
-        return self.view.source
+        return self.external_view.source
 
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions of this view."""
-        return tuple(self.spec.dims[dim] for dim in self.view.kept)
+        return tuple(self.spec.dims[dim] for dim in self.external_view.kept)
 
     @property
     def steps(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Simulation steps of the selected time indices."""
-        axis, time = self.spec.steps, self.view.selection.dims[0]
+        axis, time = self.spec.steps, self.external_view.selection.dims[0]
         return axis.start + axis.every * (time.start + time.step * np.arange(time.count))
 
     def __getitem__(self, index: Any) -> da.Array:
         items = index if isinstance(index, tuple) else (index,)
-        lengths = [self.view.selection.count[dim] for dim in self.view.kept]
-        parts = _split(items, lengths, self)
+        try:
+            parts = _push_down(items, self)
+        except GeometryError as error:
+            raise SelectionError(f"array {self.spec.name!r}: {error}") from None
         if parts is None:
             return super().__getitem__(index)
-        pushed, rest = parts
-        if any(isinstance(p, Progression) and not p.count for p in pushed):
+        parsed, rest = parts
+        if not parsed.selection.size:
             if self.spec.ragged:
                 return super().__getitem__(index)
             shape = np.broadcast_to(np.zeros(()), self.shape)[index].shape
             return da.zeros(shape, dtype=self.dtype)  # depends on nothing external
-        view = self if all(map(_is_all, pushed, lengths)) else ExternalArray(self._select(pushed))
-        if all(isinstance(item, slice) and item == slice(None) for item in rest):
+        view = self._select(parsed)
+        if all(map(_takes_all, rest)):
             return view
         return da.Array.__getitem__(view, rest)
 
-    def _select(self, pushed: Sequence[Progression | int]) -> View:
-        """Return the view that takes these positions (an integer removes the dimension)."""
-        source, selection = self.view.source, self.view.selection
-        dims = list(selection.dims)
-        kept = []
-        for dim, positions in zip(self.view.kept, pushed, strict=True):
-            if isinstance(positions, int):
-                dims[dim] = dims[dim].compose(Progression(positions, 1))
-            else:
-                dims[dim] = dims[dim].compose(positions)
-                kept.append(dim)
-        return source.view(Selection.of(dims), tuple(kept))
+    def _select(self, parsed: ParsedKey) -> ExternalArray:
+        """Return the array of these positions (an integer removes the dimension)."""
+        view = self.external_view
+        if not parsed.dropped and parsed.selection == Selection.full(
+            [view.selection.count[dim] for dim in view.kept]
+        ):
+            return self
+        dims = list(view.selection.dims)
+        for dim, positions in zip(view.kept, parsed.selection.dims, strict=True):
+            dims[dim] = dims[dim].compose(positions)
+        kept = [dim for i, dim in enumerate(view.kept) if i not in parsed.dropped]
+        return ExternalArray(view.source.view(Selection.of(dims), tuple(kept)))
 
     def to_xarray(self) -> xr.DataArray:
         """Return a DataArray with names of dimensions, steps as coordinates, and attributes."""
         import xarray as xr
 
-        coords = {self.spec.dims[0]: self.steps} if 0 in self.view.kept else {}
+        coords = {self.spec.dims[0]: self.steps} if 0 in self.external_view.kept else {}
         return xr.DataArray(
             self, dims=self.dims, coords=coords, attrs=dict(self.spec.attrs), name=self.spec.name
         )
@@ -180,12 +195,16 @@ class ExternalArray(da.Array):
         import dask.dataframe as dd
 
         spec = self.spec
-        if not spec.ragged or 1 not in self.view.kept or self.ndim - (0 in self.view.kept) > 2:
+        if (
+            not spec.ragged
+            or 1 not in self.external_view.kept
+            or self.ndim - (0 in self.external_view.kept) > 2
+        ):
             raise ContractError(
                 f"array {spec.name!r}: only a ragged array with one or no dimension besides time "
                 f"and rows makes a dataframe, got dimensions {self.dims}"
             )
-        width = self.shape[-1] if self.view.kept[-1] > 1 else 1
+        width = self.shape[-1] if self.external_view.kept[-1] > 1 else 1
         names = [str(i) for i in range(width)] if columns is None else list(columns)
         if len(names) != width:
             raise ContractError(
@@ -243,118 +262,83 @@ class OpenEndedArray:
         return window[(time, *space)]
 
 
-def _is_all(part: Progression | int, length: int) -> bool:
-    return isinstance(part, Progression) and part.count == length
+def _push_down(
+    items: Sequence[Any], array: ExternalArray
+) -> tuple[ParsedKey, tuple[Any, ...]] | None:
+    """Split an index into a basic one that is pushed down and one that is left for dask.
 
-
-def _split(
-    items: Sequence[Any], lengths: Sequence[int], array: ExternalArray
-) -> tuple[list[Progression | int], tuple[Any, ...]] | None:
-    """Split an index into what is pushed down and what is left for dask; None to push nothing.
-
-    Pushed down is one integer or progression per dimension. What is left has an entry for each
-    dimension that stays, and for each new one.
+    What is left has an entry for each dimension that stays and for each new axis. Returns None
+    for an index that dask has to apply as a whole.
     """
-    given = sum(item is not None and not isinstance(item, EllipsisType) for item in items)
-    gaps = sum(isinstance(item, EllipsisType) for item in items)
-    if gaps > 1 or given > len(lengths):
-        return None  # dask's own message is as good as any
-    if not gaps:
-        items = (*items, Ellipsis)
-    fancy = any(isinstance(item, list | np.ndarray) for item in items)
-    pushed: list[Progression | int] = []
-    rest: list[Any] = []
+    view = array.external_view
+    lengths = [view.selection.count[dim] for dim in view.kept]
+    rows = view.kept.index(1) if array.spec.ragged and 1 in view.kept else None
+    given = sum(item is not None and item is not Ellipsis for item in items)
+    beside_list = any(isinstance(item, list | np.ndarray) for item in items)
+    basic: list[Any] = []
+    rest: dict[int, Any] = {}
+    dim = 0
     for item in items:
-        dim = len(pushed)
-        if item is None:
-            rest.append(None)
-        elif isinstance(item, EllipsisType):
-            missing = len(lengths) - given
-            pushed += [Progression(0, n) for n in lengths[dim : dim + missing]]
-            rest += [slice(None)] * missing
-        elif isinstance(item, slice):
-            if _is_rows(array, dim):
-                if item != slice(None):
-                    return None
-                pushed.append(Progression(0, lengths[dim]))
-                rest.append(slice(None))
-                continue
-            positions, left = _slice(item, lengths[dim], array, dim)
-            pushed.append(positions)
-            rest.append(left)
-        elif isinstance(item, list | np.ndarray):
-            found = _fancy(item, lengths[dim], array, dim)
+        if item is None or item is Ellipsis:
+            basic.append(item)
+            dim += len(lengths) - given if item is Ellipsis else 0
+            continue
+        if dim >= len(lengths) or (dim == rows and not _takes_all(item)):
+            return None
+        if isinstance(item, list | np.ndarray):
+            found = _slice_around(item, lengths[dim], f"dimension {array.dims[dim]!r}")
             if found is None:
                 return None
-            pushed.append(found[0])
-            rest.append(found[1])
-        else:
-            try:
-                position = as_index(item)
-            except TypeError:
-                return None
-            if isinstance(item, bool) or _is_rows(array, dim):
-                return None
-            position = _position(position, lengths[dim], array, dim)
-            # With a list beside it, an integer takes part in where the result's dimension goes.
-            pushed.append(Progression(position, 1) if fancy else position)
-            if fancy:
-                rest.append(0)
-    return pushed, tuple(rest)
+            item, rest[dim] = found
+        elif isinstance(item, slice):
+            item = slice(*map(_integer, (item.start, item.stop, item.step)))
+        elif isinstance(item, bool | np.bool_) or not isinstance(item, int | np.integer):
+            return None
+        elif beside_list and -lengths[dim] <= item < lengths[dim]:
+            # An integer beside a list takes part in where the dimension of the result goes.
+            item, rest[dim] = slice(item % lengths[dim], item % lengths[dim] + 1), 0
+        basic.append(item)
+        dim += 1
+    parsed = parse_key(tuple(basic), lengths, array.dims)
+    left = []
+    for of in parsed.layout:
+        whole = slice(None, None, -1) if of in parsed.flipped else slice(None)
+        left.append(None if of is None else rest.get(of, whole))
+    return parsed, tuple(left)
 
 
-def _is_rows(array: ExternalArray, dim: int) -> bool:
-    return array.spec.ragged and array.view.kept[dim] == 1
+def _takes_all(item: Any) -> bool:
+    return isinstance(item, slice) and item == slice(None)
 
 
-def _where(array: ExternalArray, dim: int, length: int) -> str:
-    return f"array {array.spec.name!r}, dimension {array.dims[dim]!r} of size {length}"
+def _integer(bound: Any) -> Any:
+    """Return a bound of a slice; an integral float becomes an int, as in dask.array."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
-def _position(i: int, length: int, array: ExternalArray, dim: int) -> int:
-    if not -length <= i < length:
-        raise SelectionError(f"{_where(array, dim, length)}: index {i} is out of range")
-    return i % length
-
-
-def _slice(item: slice, length: int, array: ExternalArray, dim: int) -> tuple[Progression, slice]:
-    """Return the positions of a slice, ascending, and whether dask must turn them round."""
-    try:
-        positions = range(*item.indices(length))
-    except (TypeError, ValueError) as error:
-        raise SelectionError(f"{_where(array, dim, length)}: {error}") from None
-    if not positions and item.start is not None and as_index(item.start) > length:
-        # NumPy would give an empty array; here a whole analysis would silently see nothing.
-        raise SelectionError(
-            f"{_where(array, dim, length)}: slice {item.start}:{item.stop} is out of range"
-        )
-    if positions.step < 0:
-        turned = positions[::-1]
-        return Progression(turned.start, len(turned), turned.step), slice(None, None, -1)
-    return Progression(positions.start, len(positions), positions.step), slice(None)
-
-
-def _fancy(
-    item: Any, length: int, array: ExternalArray, dim: int
-) -> tuple[Progression, np.ndarray[Any, Any] | slice] | None:
-    """Return the smallest progression around the positions of a list or mask, and the rest."""
+def _slice_around(
+    item: Any, length: int, label: str
+) -> tuple[slice, np.ndarray[Any, Any] | slice] | None:
+    """Return the smallest slice around the positions of a list or mask, and what it leaves."""
     wanted = np.asarray(item)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iub" or _is_rows(array, dim):
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iub":
         return None
     if wanted.dtype.kind == "b":
         if len(wanted) != length:
-            raise SelectionError(
-                f"{_where(array, dim, length)}: a mask of length {len(wanted)} does not fit"
+            raise GeometryError(
+                f"{label} of size {length}: a mask of length {len(wanted)} does not fit"
             )
         wanted = np.flatnonzero(wanted)
     if not len(wanted):
         return None
     for extreme in (int(wanted.min()), int(wanted.max())):
-        _position(extreme, length, array, dim)
+        if not -length <= extreme < length:
+            raise GeometryError(f"index {extreme} is out of bounds for {label} with size {length}")
     wanted = np.where(wanted < 0, wanted + length, wanted)
     around = cover(Progression(int(i), 1) for i in np.unique(wanted))
     left = (wanted - around.start) // around.step
-    return around, slice(None) if np.array_equal(left, np.arange(around.count)) else left
+    whole = np.array_equal(left, np.arange(around.count))
+    return slice(around.start, around.stop, around.step), slice(None) if whole else left
 
 
 def _rows(chunk: Any, width: int) -> Any:

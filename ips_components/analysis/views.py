@@ -8,7 +8,7 @@ share the source, so that graphs built before then become right without being to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import product
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from dask._task_spec import Alias, GraphNode, Task, TaskRef
 from dask.array.chunk import getitem
-from dask.highlevelgraph import Layer
+from dask.base import clone_key
+from dask.graph_manipulation import chunks as manipulated
+from dask.highlevelgraph import Layer, MaterializedLayer
 
 from ips_components.errors import ContractError
 from ips_components.external.layer import ChunkKeys
@@ -391,6 +393,26 @@ class ViewLayer(Layer):
         culled = ViewLayer(self.view, chosen)
         culled.annotations = self.annotations
         return culled, dependencies
+
+    def clone(
+        self, keys: Set[Key], seed: Hashable, bind_to: Key | None = None
+    ) -> tuple[Layer, bool]:
+        """Return the layer under other keys; the data still come from the external chunks."""
+        tasks: dict[Key, GraphNode] = {}
+        bound = False
+        for key, task in self.items():
+            if key in keys:
+                key = clone_key(key, seed)
+                if bind_to is not None:
+                    arrived = TaskRef(task.target) if isinstance(task, Alias) else task
+                    task = Task(key, manipulated.bind, arrived, TaskRef(bind_to))
+                    bound = True
+                elif isinstance(task, Alias):
+                    task = Alias(key, task.target)
+                else:
+                    task = Task(key, task.func, *task.args, **task.kwargs)
+            tasks[key] = task
+        return MaterializedLayer(tasks), bound
 
     def __reduce__(self) -> Any:
         view, left = self.view, self.left

@@ -214,7 +214,7 @@ class Rolling:
     def _sign(self) -> None:
         source = self.array.source
         whole = Selection.full(source.layout.shape)
-        view = self.array[0:1][(slice(None), *self.region)].view
+        view = self.array[0:1][(slice(None), *self.region)].external_view
         space = view.selection
         contract = ArrayContract.agree(
             source.spec,

@@ -193,8 +193,15 @@ class ParsedKey(NamedTuple):
     """Dimensions of the result: the number of the source dimension, None for ``newaxis``."""
 
 
-def parse_key(key: Any, shape: Sequence[int]) -> ParsedKey:
+def parse_key(key: Any, shape: Sequence[int], names: Sequence[str] | None = None) -> ParsedKey:
     """Take a NumPy basic index (integers, slices, Ellipsis, newaxis) apart.
+
+    Parameters
+    ----------
+    key, shape
+        The index, and the shape of what it is applied to.
+    names
+        Names of the dimensions for error messages; by default their numbers.
 
     Examples
     --------
@@ -203,6 +210,7 @@ def parse_key(key: Any, shape: Sequence[int]) -> ParsedKey:
     [9, :4, :5:2] (0,) (2,) (1, 2)
     """
     items: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
+    labels = [f"dimension {n if names is None else repr(names[n])}" for n in range(len(shape))]
     given = sum(item is not None and not isinstance(item, EllipsisType) for item in items)
     gaps = sum(isinstance(item, EllipsisType) for item in items)
     if gaps > 1:
@@ -226,14 +234,14 @@ def parse_key(key: Any, shape: Sequence[int]) -> ParsedKey:
                 layout.append(len(dims))
                 dims.append(Progression(0, n))
         elif isinstance(item, slice):
-            progression, backwards = _parse_slice(item, shape[dim], dim)
+            progression, backwards = _parse_slice(item, shape[dim], labels[dim])
             if backwards:
                 flipped.append(dim)
             layout.append(dim)
             dims.append(progression)
         else:
             dropped.append(dim)
-            dims.append(Progression(_parse_integer(item, shape[dim], dim), 1))
+            dims.append(Progression(_parse_integer(item, shape[dim], labels[dim]), 1))
     return ParsedKey(Selection.of(dims), tuple(dropped), tuple(flipped), tuple(layout))
 
 
@@ -298,35 +306,35 @@ def _join_boxes(boxes: set[Selection]) -> set[Selection]:
     return boxes
 
 
-def _parse_slice(item: slice, length: int, dim: int) -> tuple[Progression, bool]:
+def _parse_slice(item: slice, length: int, label: str) -> tuple[Progression, bool]:
     try:
         indices = range(*item.indices(length))
     except (TypeError, ValueError) as error:
-        raise GeometryError(f"dimension {dim}: {item} is not a valid slice: {error}") from None
+        raise GeometryError(f"{label}: {item} is not a valid slice: {error}") from None
     if length == OPEN_ENDED:
         for bound in (item.start, item.stop):
             if bound is not None and as_index(bound) < 0:
-                raise GeometryError(f"dimension {dim} is open-ended: it has no end to count from")
+                raise GeometryError(f"{label} is open-ended: it has no end to count from")
     backwards = indices.step < 0
     if backwards:
         if length == OPEN_ENDED:
-            raise GeometryError(f"dimension {dim} is open-ended: it cannot be turned round")
+            raise GeometryError(f"{label} is open-ended: it cannot be turned round")
         indices = indices[::-1]
     # CPython's len() of a range is limited to ssize_t; OPEN_ENDED stays far below.
     return Progression(indices.start, len(indices), indices.step), backwards
 
 
-def _parse_integer(item: Any, length: int, dim: int) -> int:
+def _parse_integer(item: Any, length: int, label: str) -> int:
     if isinstance(item, bool):
-        raise GeometryError(f"dimension {dim}: {item} is not a basic index")
+        raise GeometryError(f"{label}: {item} is not a basic index")
     try:
         i = as_index(item)
     except TypeError:
-        raise GeometryError(f"dimension {dim}: {item!r} is not a basic index") from None
+        raise GeometryError(f"{label}: {item!r} is not a basic index") from None
     if length == OPEN_ENDED and i < 0:
-        raise GeometryError(f"dimension {dim} is open-ended: it has no end to count from")
+        raise GeometryError(f"{label} is open-ended: it has no end to count from")
     if not -length <= i < length:
-        raise GeometryError(f"index {i} is out of bounds for dimension {dim} with size {length}")
+        raise GeometryError(f"index {i} is out of bounds for {label} with size {length}")
     return i % length
 
 
