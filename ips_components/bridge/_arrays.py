@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Cells: TypeAlias = np.ndarray[Any, Any]
 Box: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
+NEVER = -(1 << 63)  # before any step
 _REMEMBERED = 4096  # chunks to which blocks that move have contributed
 
 
@@ -172,6 +173,9 @@ class Outgoing:
         self.put_shape: tuple[int, ...] | None = None
         self.own_bytes: int | None = None  # of a put, when all are of one block
         self.nth = 0  # puts in the last step
+        self.put_step = NEVER  # the newest step that was put, wanted or not
+        self.put_blocks: list[tuple[int, ...] | None] = []  # at that step, by offset
+        self.open_blocks = 0  # that are being computed in place
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
         self.skipped_blocks = self.skipped_bytes = 0
         self.delivered_blocks = self.delivered_bytes = 0
@@ -222,6 +226,34 @@ class Outgoing:
             return cells.nbytes
         inner = (max(0, n - 2 * h) for n, h in zip(cells.shape, self.halo, strict=True))
         return int(prod(inner)) * cells.itemsize
+
+    def check_step(self, step: int, offset: tuple[int, ...] | None) -> None:
+        """Refuse a step that does not follow those that were put.
+
+        Raises
+        ------
+        BridgeError
+            When the step is below one that was put, or the block was put at this step.
+        """
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
+        if step < self.put_step:
+            raise BridgeError(
+                f"{where}: its steps must rise, and step {self.put_step} was put before; a solver "
+                "that goes back says so by bridge.rewind(step)"
+            )
+        if step == self.put_step and offset in self.put_blocks:
+            raise BridgeError(
+                f"{where}: this block was put at this step before; put it once, or call "
+                "bridge.rewind(step) to replace it"
+            )
+
+    def mark_step(self, step: int, offset: tuple[int, ...] | None) -> None:
+        """Note that a block was put."""
+        if step != self.put_step:
+            self.put_step = step
+            self.put_blocks = [offset]
+        else:
+            self.put_blocks.append(offset)
 
     def place(self, placement: Placement) -> None:
         """Follow another placement."""

@@ -79,14 +79,18 @@ class Putting:
         Raises
         ------
         BridgeError
-            When dtype or shape are not what was described.
+            When dtype or shape are not what was described, when the step is below one that was
+            put, or when this block was put at this step (see `rewind`).
         DeadlineExceeded, AnalyticsLost
             When the analytics do not take data any more and the policy is to end with them.
         """
         out = self._outgoing.get(name)
         if out is None:
             out = self._find(name)
+        if step <= out.put_step:
+            out.check_step(step, offset)
         if step not in out.wanted:
+            out.mark_step(step, offset)
             out.skipped_blocks += 1
             own = out.own_bytes
             out.skipped_bytes += out.owned_bytes(block) if own is None else own
@@ -97,16 +101,19 @@ class Putting:
             self._end_step(following=step)
         short = out.shortcut
         if short is not None and offset is None and short.put(step, block):
+            out.mark_step(step, None)
             return
         t = (step - out.first) // out.every
         if out.rows is not None:
             self._put_rows(out, step, t, out.row_cells(np.asarray(block), step))
+            out.mark_step(step, None)
             return
         cells = block if type(block) is np.ndarray else np.asarray(block)
         plan = out.plan(cells, offset, step)
         if out.told is False:
             self._tell_block(out, plan)
         pieces = self._send(out, step, t, plan.at, cells, plan.size * cells.itemsize)
+        out.mark_step(step, offset)
         if plan is not out.fixed:
             out.note(t, pieces)
         elif out.short and short is None:
@@ -299,6 +306,40 @@ class Putting:
 
     # -- steps ---------------------------------------------------------------------------------
 
+    def rewind(self, step: int) -> None:
+        """Go back: the next puts of all arrays may begin at this step again.
+
+        For a solver that has rejected steps. What was sent cannot be taken back, since the
+        analysis may have used it; steps that were put and that nobody wanted can be put anew.
+
+        Parameters
+        ----------
+        step
+            The first step that will be put again.
+
+        Raises
+        ------
+        BridgeError
+            When this step or a later one of some array was sent, or a block is being computed in
+            place. Nothing has changed then.
+        """
+        self._check_open()
+        for out in self._outgoing.values():
+            where = f"rank {self.rank} cannot go back to step {step}"
+            if out.last_step is not None and out.last_step >= step:
+                raise BridgeError(
+                    f"{where}: step {out.last_step} of array {out.name!r} was sent, and the "
+                    f"analysis may have used it; go back no further than step {out.last_step + 1}"
+                )
+            if out.open_blocks:
+                raise BridgeError(
+                    f"{where}: a block of array {out.name!r} is being computed in place; leave "
+                    "its `with` first"
+                )
+        for out in self._outgoing.values():
+            out.put_step = min(out.put_step, step - 1)
+            out.put_blocks = []
+
     def _tell_block(self, out: Outgoing, plan: BlockPlan) -> None:
         """Tell where a block is whose place nobody could know before it was put."""
         if out.told is False:
@@ -389,6 +430,13 @@ class _InPlace(AbstractContextManager[Cells]):
         self._short: Shortcut | None = None
 
     def __enter__(self) -> Cells:
+        if self._step <= self._out.put_step:
+            self._out.check_step(self._step, self._offset)
+        cells = self._open()
+        self._out.open_blocks += 1
+        return cells
+
+    def _open(self) -> Cells:
         bridge, out, step = self._bridge, self._out, self._step
         short = out.shortcut
         if short is not None and self._offset is None and step in out.wanted:
@@ -423,6 +471,7 @@ class _InPlace(AbstractContextManager[Cells]):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         bridge, out, step, slot = self._bridge, self._out, self._step, self._slot
+        out.open_blocks -= 1
         if slot is None:
             if error is None:
                 bridge.put(out.name, step, self._cells, offset=self._offset)
@@ -433,6 +482,13 @@ class _InPlace(AbstractContextManager[Cells]):
         if error is not None:
             transport.unused(slot)
             return
+        if step <= out.put_step:  # others may have been put since this one was opened
+            try:
+                out.check_step(step, self._offset)
+            except BaseException:
+                transport.unused(slot)
+                raise
+        out.mark_step(step, self._offset)
         if step != bridge._step:
             bridge._end_step(following=step)
         if self._short is not None:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
@@ -320,11 +320,17 @@ class Transport(Leaving):
                     or lacking.standing is not Standing.OPEN
                 )
                 if not ready and not self._wait(deadline):
-                    who = "a receiver" if lacking is None else str(lacking.endpoint)
+                    if lacking is None:  # not slow but unreachable: what follows is the policy's
+                        ordinal = pieces[len(links)].receiver
+                        self.lost = self.lost or (
+                            f"array {out.name!r}, rank {self.rank}: receiver {ordinal} could not "
+                            f"be reached within {self.deadlines['step']:g} s"
+                        )
+                        continue
                     raise DeadlineExceeded(
-                        f"array {out.name!r}, rank {self.rank}: {who} gave no credit within "
-                        f"{self.deadlines['step']:g} s; the analysis holds its memory or has "
-                        "stopped; give workers more memory, or raise the deadline"
+                        f"array {out.name!r}, rank {self.rank}: {lacking.endpoint} gave no credit "
+                        f"within {self.deadlines['step']:g} s; the analysis holds its memory or "
+                        "has stopped; give workers more memory, or raise the deadline"
                     )
 
     def _nobody_for(self, ordinal: int) -> bool:
@@ -350,12 +356,29 @@ class Transport(Leaving):
             self.check()
             if self.quiet:
                 return None
-            if not self._wait(deadline):
+            if not self._wait(deadline) and not self._lost_while_waiting(
+                {ordinal for slot in ring.slots for ordinal, _ in slot.pending}
+            ):
                 raise DeadlineExceeded(
                     f"rank {self.rank}: no buffer came back from the receivers within "
                     f"{self.deadlines['step']:g} s; the analysis holds the data or has stopped"
                 )
         return slot
+
+    def _lost_while_waiting(self, ordinals: Iterable[int]) -> bool:
+        """Return whether one of these receivers is unreachable, and note that it is (locked).
+
+        A receiver that cannot be reached is not slow: what follows is ``on_analytics_loss``.
+        """
+        for ordinal in ordinals:
+            link = self.links.get(ordinal)
+            if link is None or link.standing is not Standing.OPEN:
+                self.lost = self.lost or (
+                    f"rank {self.rank}: receiver {ordinal} could not be reached within "
+                    f"{self.deadlines['step']:g} s"
+                )
+                return True
+        return False
 
     def _retire(self, ring: Ring) -> None:
         """Let receivers unmap slots that are used no more (the condition is held)."""
@@ -418,13 +441,24 @@ class Transport(Leaving):
         with self.changed:
             while loan.pending and not self.quiet:
                 self.check()
-                if not self._wait(deadline):
+                if not self._wait(deadline) and not self._lost_while_waiting(
+                    ordinal for ordinal, _ in loan.pending
+                ):
+                    self._withdraw(loan, links)
                     raise DeadlineExceeded(
                         f"rank {self.rank}: receivers did not take a block within "
                         f"{self.deadlines['step']:g} s"
                     )
+            if loan.pending:
+                self._withdraw(loan, links)
             taken = not loan.abandoned and not loan.pending
             return taken and (not self.epoch or self._current(stored, links))
+
+    def _withdraw(self, loan: Loan, links: Sequence[Link]) -> None:
+        """Forget borrowed memory that was not sent (locked): its owner is about to write it."""
+        for link in links:
+            link.to_send = deque(item for item in link.to_send if item.slot is not loan)
+            link.unacked = deque(item for item in link.unacked if item.slot is not loan)
 
     def _go(self, link: Link) -> None:
         """Send what is queued: at once, or by a thread if that would hold up the rank."""

@@ -33,27 +33,9 @@ from ips_components.wire import contact as contacts
 PYTHON = [sys.executable, str(Path(__file__).with_name("remote_python.py"))]
 
 
-# What the bridge in Python does not do yet; a test that passes must leave this list.
-OPEN_IN_PYTHON = {
-    "test_a_step_that_falls": "a step that falls is taken",
-    "test_a_block_is_put_once": "a block is taken twice in a step",
-    "test_rows_are_put_once": "rows are taken twice in a step",
-    "test_a_solver_goes_back": "there is no rewind",
-    "limits1": "a lost receiver is called slow where step < connect",
-}
-RACES_IN_PYTHON = {
-    "test_drop_takes": "a link is open before its first credit has come",
-}
-
-
 @pytest.fixture(params=["c", "python"])
 def language(request):
     """The bridge of the ranks."""
-    if request.param == "python":
-        for names, strict in ((OPEN_IN_PYTHON, True), (RACES_IN_PYTHON, False)):
-            for name, why in names.items():
-                if name in request.node.name:
-                    request.applymarker(pytest.mark.xfail(reason=why, strict=strict))
     return request.param
 
 

@@ -87,9 +87,7 @@ def test_a_slot_that_a_cut_connection_may_hold_is_never_written_again(tmp_path, 
 
         def cut():
             while not done.wait(rng.uniform(0.0005, 0.004)):
-                with r._lock:
-                    victims = [c for c in r._connections if c.peer is not None]
-                for connection in victims:
+                for connection in r.connections():
                     connection.shut("cut by the test")
 
         cutter = threading.Thread(target=cut)
