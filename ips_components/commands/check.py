@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ips_components.config import check_files, explain, reference
+from ips_components.config import explain, reference
 
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,7 +38,9 @@ def check(options: argparse.Namespace) -> int:
         print("ips-components check: give --config and --platform", file=sys.stderr)
         return 2
     configs = [Path(name) for name in options.config.split(",")]
-    found = check_files(configs, Path(options.platform))
+    from ips_components.ips_compat.resources import check_files_and_resources
+
+    found = check_files_and_resources(configs, Path(options.platform))
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if found.errors:

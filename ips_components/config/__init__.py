@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ips_components.config._check import check_files, check_simulation
-from ips_components.config._files import Findings, Problem
-from ips_components.config._parameters import PARAMETERS, Parameter, reference
+from ips_components.config._declare import Parameter, declared
+from ips_components.config._problems import Findings, Problem
+from ips_components.config._reference import SECTIONS, reference
 from ips_components.config._run import (
     AnalyticsConfig,
     ArrayConfig,
@@ -17,20 +18,23 @@ from ips_components.config._run import (
     SimulationConfig,
     TimeLoop,
 )
+from ips_components.config._sections import Platform
 from ips_components.errors import ConfigError
 
 __all__ = [
-    "PARAMETERS",
+    "SECTIONS",
     "AnalyticsConfig",
     "ArrayConfig",
     "Findings",
     "Parameter",
+    "Platform",
     "Problem",
     "RunConfig",
     "SimulationConfig",
     "TimeLoop",
     "check_files",
     "check_simulation",
+    "declared",
     "explain",
     "load",
     "reference",

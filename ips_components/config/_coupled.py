@@ -1,56 +1,67 @@
 """The sections of our own components: their values, and whether they fit together."""
 
+import importlib.util
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from configobj import ConfigObj, Section
 
-from ips_components.config._files import Problems, Reader, did_you_mean
-from ips_components.config._parameters import of_scope
-from ips_components.config._run import AnalyticsConfig, ArrayConfig, SimulationConfig
-from ips_components.config._sources import find_source, top_level_names
+from ips_components.config._arrays import (
+    check_array,
+    check_decomposition,
+    read_arrays,
+    simulations_of,
+)
+from ips_components.config._components import Component
+from ips_components.config._files import Reader
+from ips_components.config._functions import check_functions, check_program_files
+from ips_components.config._problems import Problems
+from ips_components.config._run import AnalyticsConfig, SimulationConfig, TimeLoop
+from ips_components.config._sections import ComponentSection, Platform
 
-
-@dataclass(slots=True)
-class Component:
-    """One component of a config file: its port, its section, and which of ours it is, if any."""
-
-    port: str
-    section: str
-    kind: str
-    values: Section
-    ours: bool = False
-
-
-def is_ours(module: str) -> bool:
-    """Whether a module belongs to this package."""
-    return module.partition(".")[0] == "ips_components"
+_NETCDF = ("netCDF4", "h5netcdf", "scipy")
 
 
 class CoupledChecker:
-    """Checks what only our components have."""
+    """Checks what only our components have.
 
-    def __init__(self, conf: ConfigObj, machine: Mapping[str, Any], problems: Problems) -> None:
+    Parameters
+    ----------
+    conf
+        The config.
+    platform
+        The platform file, None when it could not be read.
+    times
+        The time loop.
+    problems
+        Where to note what is wrong.
+    """
+
+    def __init__(
+        self, conf: ConfigObj, platform: Platform | None, times: TimeLoop, problems: Problems
+    ) -> None:
         self.conf = conf
-        self.machine = machine
+        self.platform = platform
+        self.times = times
         self.problems = problems
 
-    def simulation(self, component: Component, common: dict[str, Any]) -> SimulationConfig:
+    def simulation(self, component: Component, common: ComponentSection) -> SimulationConfig:
+        """Check the section of a simulation."""
         reader = Reader(component.section, component.values, self.problems)
-        values = reader.all(of_scope("simulation"))
         config = SimulationConfig(
             port=component.port,
             section=component.section,
-            nproc=common["NPROC"] or 0,
-            input_files=common["INPUT_FILES"] or (),
-            output_files=common["OUTPUT_FILES"] or (),
-            restart_files=common["RESTART_FILES"],
-            state_files=common["STATE_FILES"] or (),
-            bin_path=common["BIN_PATH"] or common["BIN_DIR"],
-            **{name.lower(): value for name, value in values.items()},
+            nproc=common.nproc or 0,
+            procs_per_node=common.procs_per_node,
+            cpus_per_proc=common.cpus_per_proc,
+            shared_nodes=self._shares_nodes(common),
+            input_files=common.input_files or (),
+            output_files=common.output_files or (),
+            restart_files=common.restart_files,
+            state_files=common.state_files or (),
+            bin_path=common.bin_path or common.bin_dir,
+            **reader.read(SimulationConfig),
         )
         if config.executable and shutil.which(config.program()) is None:
             self.problems.add(
@@ -60,205 +71,110 @@ class CoupledChecker:
                 f"({config.bin_path or 'empty'}) nor in PATH",
                 "give an absolute path, build it, or make it executable",
             )
+        check_program_files(config, self.problems)
         return config
 
-    def analytics(self, component: Component, common: dict[str, Any]) -> AnalyticsConfig:
-        reader = Reader(component.section, component.values, self.problems)
-        values = reader.all(of_scope("analytics"))
-        for name in ("ANALYSIS", "WORKER_PLUGINS"):
-            for each in (values[name] or "").split(","):
-                self._check_function(component.section, name, each.strip(), common["INPUT_DIR"])
-        if values["USE_SHIFTER"] and shutil.which("shifter") is None:
-            self.problems.add(
-                component.section,
+    def analytics(self, component: Component, common: ComponentSection) -> AnalyticsConfig:
+        """Check the section of an analytics."""
+        add, section = self.problems.add, component.section
+        values = Reader(section, component.values, self.problems).read(AnalyticsConfig)
+        offered = values["analysis_args"]
+        for name, arguments in (("ANALYSIS", offered), ("WORKER_PLUGINS", None)):
+            specs = values[name.lower()] or ""
+            check_functions(section, name, specs, common.input_dir, arguments, self.problems)
+        if values["use_shifter"] and shutil.which("shifter") is None:
+            add(
+                section,
                 "USE_SHIFTER",
                 "is True, but there is no command shifter in PATH",
                 "load it, put a wrapper of that name in PATH, or say USE_SHIFTER = False",
             )
-        gpus = int(self.machine.get("GPUS_PER_NODE") or 0)
-        if values["DASK_WORKER_PER_GPU"] and not gpus:
-            self.problems.add(
-                component.section,
+        gpus = self.platform.gpus_per_node if self.platform is not None else 0
+        if values["dask_worker_per_gpu"] and not gpus:
+            add(
+                section,
                 "DASK_WORKER_PER_GPU",
                 "is True, but the platform has no GPUS_PER_NODE",
                 "add GPUS_PER_NODE to the platform file",
             )
-        if values["SOURCE"]:
-            values["SOURCE"] = str(Path(common["INPUT_DIR"], values["SOURCE"]))
-            if not Path(values["SOURCE"]).exists():
-                self.problems.add(
-                    component.section,
-                    "SOURCE",
-                    f"there is no file or folder {values['SOURCE']!r}",
-                    "correct the path, or leave SOURCE out to analyse a running simulation",
-                )
-        return AnalyticsConfig(
-            port=component.port,
-            section=component.section,
-            arrays=self._arrays(component),
-            input_dir=common["INPUT_DIR"],
-            input_files=common["INPUT_FILES"] or (),
-            output_files=common["OUTPUT_FILES"] or (),
-            gpus_per_node=gpus,
-            **{name.lower(): value for name, value in values.items()},
-        )
-
-    def _check_function(self, section: str, name: str, spec: str | None, beside: str) -> None:
-        if not spec:
-            return
-        module, _, function = spec.partition(":")
-        source, problem = find_source(module, beside)
-        if problem:
-            self.problems.add(
-                section,
-                name,
-                problem,
-                f"put it in PYTHONPATH or in INPUT_DIR ({beside}); the Dask workers import it",
-            )
-            return
-        names = top_level_names(source)
-        if names is not None and function not in names:
-            self.problems.add(
-                section,
-                name,
-                f"{module} has no function {function!r}",
-                did_you_mean(function, names),
-            )
-
-    def _arrays(self, component: Component) -> tuple[ArrayConfig, ...]:
-        add = self.problems.add
-        sections = component.values.get("ARRAYS", {})
-        for name, value in component.values.items():
-            if isinstance(value, Section) and name != "ARRAYS":
-                add(
-                    component.section,
-                    name,
-                    "is a sub-section that nobody reads",
-                    did_you_mean(name, ["ARRAYS"]) or "arrays are described below [[ARRAYS]]",
-                )
-        if not isinstance(sections, Mapping):
-            add(component.section, "ARRAYS", "expected a sub-section [[ARRAYS]], got a value")
-            return ()
-        parameters = of_scope("array")
-        arrays = []
-        for name, values in sections.items():
-            where = f"{component.section}][ARRAYS][{name}"
-            if not isinstance(values, Section):
-                add(
-                    f"{component.section}][ARRAYS",
-                    name,
-                    "expected one sub-section for each array, got a value",
-                    f"[[[{name}]]]",
-                )
-                continue
-            reader = Reader(where, values, self.problems)
-            reader.unknown(parameters)
-            array = ArrayConfig(
-                name, **{key.lower(): value for key, value in reader.all(parameters).items()}
-            )
-            self._check_array(where, array)
-            arrays.append(array)
-        return tuple(arrays)
-
-    def _check_array(self, where: str, array: ArrayConfig) -> None:
-        import numpy as np
-
-        add = self.problems.add
-        try:
-            np.dtype(array.dtype)
-        except TypeError:
-            add(where, "DTYPE", f"expected a NumPy type, got {array.dtype!r}", "DTYPE = float64")
-        if array.shape is None:
-            for name in ("dims", "decomposition"):
-                if getattr(array, name):
-                    add(where, name.upper(), "is given, but SHAPE is not", "add SHAPE")
-            return
-        dimensions = len(array.shape)
-        halo = array.halo if isinstance(array.halo, tuple) else (array.halo,) * dimensions
-        for name, extents, expected in (
-            ("DIMS", array.dims, dimensions),
-            ("DECOMPOSITION", array.decomposition, dimensions),
-            ("HALO", halo, dimensions),
-            ("CHUNKS", array.chunks, dimensions + 1),
-        ):
-            if extents and len(extents) != expected:
-                time = ", time first" if name == "CHUNKS" else ""
-                add(
-                    where,
-                    name,
-                    f"expected {expected} entries{time}, since SHAPE has {dimensions} dimensions; "
-                    f"got {len(extents)}",
-                )
-
-    def coupling(
-        self,
-        components: list[Component],
-        simulations: list[SimulationConfig],
-        analytics: list[AnalyticsConfig],
-    ) -> None:
-        add = self.problems.add
-        drivers = [each for each in components if each.kind == "driver"]
-        if not drivers:
-            return
-        section = drivers[0].section
-        if drivers[0].port != "DRIVER":
-            add("PORTS", drivers[0].port, "the driver must be the port DRIVER", "[[DRIVER]]")
-        for kind, found in (("simulation", simulations), ("analytics", analytics)):
-            if not found and not (kind == "simulation" and any(each.source for each in analytics)):
-                class_name = kind.capitalize()
+        if values["source"]:
+            values["source"] = str(Path(common.input_dir, values["source"]))
+            if not Path(values["source"]).exists():
                 add(
                     section,
-                    "MODULE",
-                    f"the driver couples a simulation and an analytics, but no port has {kind}",
-                    f"add a port with MODULE = ips_components.{kind} and NAME = {class_name}",
+                    "SOURCE",
+                    f"there is no file or folder {values['source']!r}",
+                    "correct the path, or leave SOURCE out to analyse a running simulation",
                 )
-        if simulations and not isinstance(self.conf.get("TIME_LOOP"), Section):
+        if values["results_format"] == "netcdf" and not any(map(_is_installed, _NETCDF)):
             add(
-                "TIME_LOOP",
-                "",
-                "the section is missing: how many steps does the simulation have?",
-                "[TIME_LOOP] with MODE = REGULAR, START = 0, FINISH = 1, NSTEP = 100",
+                section,
+                "RESULTS_FORMAT",
+                f"netcdf needs one of the packages {', '.join(_NETCDF)}, and none is installed",
+                "pip install netCDF4, or RESULTS_FORMAT = zarr",
             )
-        for each in analytics:
-            for array in each.arrays:
-                mine = self._simulations_of(each, array, simulations)
-                self._check_decomposition(each, array, mine)
+        config = AnalyticsConfig(
+            port=component.port,
+            section=section,
+            input_dir=common.input_dir,
+            input_files=common.input_files or (),
+            output_files=common.output_files or (),
+            gpus_per_node=gpus,
+            shared_nodes=self._shares_nodes(common),
+            arrays=read_arrays(component, self.problems),
+            **values,
+        )
+        for array in config.arrays:
+            where = f"{section}][ARRAYS][{array.name}"
+            check_array(where, array, self.times.n_steps, config.n_receivers, self.problems)
+        return config
 
-    def _simulations_of(
-        self, analytics: AnalyticsConfig, array: ArrayConfig, simulations: list[SimulationConfig]
-    ) -> list[SimulationConfig]:
-        """Who may put an array; where several do, one that is described here must have one."""
-        where = f"{analytics.section}][ARRAYS][{array.name}"
-        ports = [each.port for each in simulations]
-        if array.simulation and array.simulation not in ports:
-            self.problems.add(
-                where,
-                "SIMULATION",
-                f"{array.simulation!r} is no port of a simulation",
-                did_you_mean(array.simulation, ports) or f"one of {', '.join(ports)}",
-            )
-        elif array.shape is not None and not array.simulation and len(ports) > 1:
-            self.problems.add(
-                where,
-                "SIMULATION",
-                "is missing: which of the simulations puts this array?",
-                f"SIMULATION = {ports[0]}, or another of {', '.join(ports)}",
-            )
-        return [each for each in simulations if array.simulation in ("", each.port)]
+    def _shares_nodes(self, common: ComponentSection) -> bool:
+        top = str(self.conf.get("NODE_ALLOCATION_MODE", "")).upper()
+        platform = self.platform.node_allocation_mode if self.platform is not None else "SHARED"
+        for mode in (common.node_allocation_mode, top):
+            if mode in ("SHARED", "EXCLUSIVE"):
+                return mode == "SHARED"
+        return platform == "SHARED"
 
-    def _check_decomposition(
-        self, analytics: AnalyticsConfig, array: ArrayConfig, simulations: list[SimulationConfig]
-    ) -> None:
-        if array.decomposition is None:
-            return
-        blocks = 1
-        for count in array.decomposition:
-            blocks *= count
-        if simulations and all(each.nproc not in (0, blocks) for each in simulations):
-            ranks = " or ".join(str(each.nproc) for each in simulations)
-            self.problems.add(
-                f"{analytics.section}][ARRAYS][{array.name}",
-                "DECOMPOSITION",
-                f"has {blocks} blocks, but the simulation has NPROC = {ranks}",
-                "the product of DECOMPOSITION must be NPROC",
+
+def check_coupling(
+    conf: ConfigObj,
+    components: Sequence[Component],
+    simulations: Sequence[SimulationConfig],
+    analytics: Sequence[AnalyticsConfig],
+    problems: Problems,
+) -> None:
+    """Check that the components of a coupled run fit together."""
+    add = problems.add
+    drivers = [each for each in components if each.kind == "driver"]
+    if not drivers:
+        return
+    section = drivers[0].section
+    if drivers[0].port != "DRIVER":
+        add("PORTS", drivers[0].port, "the driver must be the port DRIVER", "[[DRIVER]]")
+    for kind, found in (("simulation", simulations), ("analytics", analytics)):
+        if not found and not (kind == "simulation" and any(each.source for each in analytics)):
+            class_name = kind.capitalize()
+            add(
+                section,
+                "MODULE",
+                f"the driver couples a simulation and an analytics, but no port has {kind}",
+                f"add a port with MODULE = ips_components.{kind} and NAME = {class_name}",
             )
+    if simulations and not isinstance(conf.get("TIME_LOOP"), Section):
+        add(
+            "TIME_LOOP",
+            "",
+            "the section is missing: how many steps does the simulation have?",
+            "[TIME_LOOP] with MODE = REGULAR, START = 0, FINISH = 1, NSTEP = 100",
+        )
+    for each in analytics:
+        for array in each.arrays:
+            where = f"{each.section}][ARRAYS][{array.name}"
+            owners = simulations_of(where, array, simulations, problems)
+            check_decomposition(where, array, owners, problems)
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -1,114 +1,16 @@
-"""Config and platform files as IPS reads them, with the name of each file kept for messages."""
+"""Config and platform files as IPS reads them."""
 
-import contextlib
-import difflib
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from configobj import ConfigObj, ConfigObjError, Section
 from configobj import InterpolationError as ConfigObjInterpolationError
 
-from ips_components.config._parameters import Parameter
-from ips_components.config._run import RunConfig
+from ips_components.config._declare import Parameter, declared, name_to_field
+from ips_components.config._problems import Problems, did_you_mean
 from ips_components.config._types import Raw, as_text
-
-LOG_LEVEL = "LOG_LEVEL"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong, where, and what to do about it.
-
-    Attributes
-    ----------
-    file, section, name
-        Where it is.
-    message, remedy
-        What is wrong, and what to do about it.
-    fatal
-        Whether the run is refused for it; else it is a warning.
-    """
-
-    file: str
-    section: str
-    name: str
-    message: str
-    remedy: str = ""
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        where = " ".join(part for part in (self.section and f"[{self.section}]", self.name) if part)
-        lines = [f"{self.file}: {where}" if where else self.file, f"    {self.message}"]
-        if self.remedy:
-            lines.append(f"    remedy: {self.remedy}")
-        return "\n".join(lines)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like *name*, as a question, or ""."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f"did you mean {close[0]}?" if close else ""
-
-
-@dataclass(slots=True)
-class Problems:
-    """Collects what is wrong with one file.
-
-    Attributes
-    ----------
-    file
-        The file.
-    strict
-        Whether `add` notes errors; if not, warnings. What belongs to foreign components, and stock
-        IPS would run with, is no reason to refuse a run.
-    """
-
-    file: str
-    strict: bool = True
-    found: list[Problem] = field(default_factory=list)
-
-    def add(
-        self, section: str, name: str, message: str, remedy: str = "", fatal: bool | None = None
-    ) -> None:
-        """Note one problem: an error or a warning as *fatal* says, by default as `strict` does."""
-        fatal = self.strict if fatal is None else fatal
-        self.found.append(Problem(self.file, section, name, message, remedy, fatal))
-
-    @property
-    def errors(self) -> list[Problem]:
-        """What makes a run impossible."""
-        return [each for each in self.found if each.fatal]
-
-    @contextlib.contextmanager
-    def judged(self, strict: bool) -> Iterator[None]:
-        """Within the block, note errors or warnings."""
-        before, self.strict = self.strict, strict
-        try:
-            yield
-        finally:
-            self.strict = before
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What a check of files has found.
-
-    Attributes
-    ----------
-    errors
-        Problems because of which nothing is launched.
-    warnings
-        Problems that stock IPS would run with.
-    runs
-        One config for each file that could be read.
-    """
-
-    errors: tuple[Problem, ...] = ()
-    warnings: tuple[Problem, ...] = ()
-    runs: tuple[RunConfig, ...] = ()
 
 
 class Reader:
@@ -128,7 +30,7 @@ class Reader:
         """Names whose values come from the environment, since the file does not have them."""
 
     def raw(self, name: str) -> Raw | None:
-        """A value as IPS has it: text, or texts where there is a comma; None when not given."""
+        """Return a value as IPS has it: text, or texts where it has commas; None if not given."""
         if name not in self.values:
             return None
         try:
@@ -153,53 +55,58 @@ class Reader:
         return str(value)  # what IPS has converted already
 
     def get(self, parameter: Parameter) -> Any:
-        """The value of a parameter, its default when it is not given or wrong."""
+        """Return the value of a parameter, its default when it is not given or wrong."""
         default = None if parameter.required else parameter.default
         raw = self.raw(parameter.name)
         if raw is None:
             if parameter.required and parameter.name not in self.values:
                 self._missing(parameter)
             return default
-        optional = not parameter.required or parameter.kind.read is as_text
+        optional = not parameter.required or parameter.type.read is as_text
         if optional and raw in ("", []):
             return "" if parameter.required else default
         try:
-            return parameter.kind.read(raw)
+            return parameter.type.read(raw)
         except ValueError as error:
-            if raw in ("", []) and parameter.kind.expects.startswith("names"):
+            if raw in ("", []) and parameter.type.expects.startswith("names"):
                 return ()
             self._wrong(parameter, as_text(raw), str(error))
             return default
 
     def _wrong(self, parameter: Parameter, text: str, error: str) -> None:
-        name, kind = parameter.name, parameter.kind
+        name, type_ = parameter.name, parameter.type
         reason = f" ({error})" if "is no" in error else ""
-        message = f"expected {kind.expects}, got {text!r}{reason}"
-        remedy = f"for example {name} = {kind.example}" if kind.example else ""
+        message = f"expected {type_.expects}, got {text!r}{reason}"
+        remedy = f"for example {name} = {type_.example}" if type_.example else ""
         if name in self.exported:
             message = f"is not in this file, but exported in the environment: {message}"
             remedy = f"unset {name}, or give {name} in this file"
         # IPS itself fails with a level that the module logging does not have.
-        self.problems.add(self.section, name, message, remedy, True if name == LOG_LEVEL else None)
+        self.problems.add(
+            self.section, name, message, remedy, True if name == "LOG_LEVEL" else None
+        )
 
     def _missing(self, parameter: Parameter) -> None:
         similar = did_you_mean(parameter.name, self.values)
         remedy = f"{similar.replace('did you mean', 'is it meant by')}" if similar else ""
-        example = f" {parameter.kind.example}" if parameter.kind.example else ""
+        example = f" {parameter.type.example}" if parameter.type.example else ""
         self.problems.add(
             self.section,
             parameter.name,
-            f"is missing; expected {parameter.kind.expects}: {parameter.meaning}",
+            f"is missing; expected {parameter.type.expects}: {parameter.meaning}",
             remedy or f"add the line {parameter.name} ={example}",
             fatal=True,
         )
 
-    def all(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-        """All parameters of a scope, by name."""
-        return {name: self.get(parameter) for name, parameter in parameters.items()}
+    def read(self, section: type) -> dict[str, Any]:
+        """Return the values of all parameters that a dataclass declares, by field."""
+        return {
+            name_to_field(name): self.get(parameter)
+            for name, parameter in declared(section).items()
+        }
 
     def unknown(self, known: Iterable[str]) -> None:
-        """Note names that nobody will read."""
+        """Note names that are not read."""
         known = list(known)
         for name, value in self.values.items():
             if name in known or isinstance(value, Section):

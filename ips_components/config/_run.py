@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ips_components.config import _types as types
+from ips_components.config._declare import parameter
 from ips_components.errors import ConfigError
 
 
@@ -19,22 +21,40 @@ class TimeLoop:
     times: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayConfig:
     """What the config says about one array; without a shape, the simulation describes it."""
 
     name: str
-    shape: tuple[int, ...] | None = None
-    dtype: str = "float64"
-    dims: tuple[str, ...] = ()
-    decomposition: tuple[int, ...] | None = None
-    halo: int | tuple[int, ...] = 0
-    steps: Mapping[str, int | None] | None = None
-    chunks: Any = None
-    policy: str = "block"
-    simulation: str = ""
-    units: str = ""
-    long_name: str = ""
+    shape: tuple[int, ...] | None = parameter(
+        types.EXTENTS, "Global shape of space, without time.", None
+    )
+    dtype: str = parameter(types.TEXT, "NumPy type.", "float64")
+    dims: tuple[str, ...] = parameter(types.LIST, "Names of the dimensions of space.", ())
+    decomposition: tuple[int, ...] | None = parameter(
+        types.EXTENTS, "Blocks along each dimension of space.", None
+    )
+    halo: int | tuple[int, ...] = parameter(
+        types.WIDTHS, "Ghost cells around each block, never sent.", 0, unit="cells"
+    )
+    steps: Mapping[str, int | None] | None = parameter(
+        types.STEPS, "Steps at which it is put; [TIME_LOOP]'s by default.", None
+    )
+    chunks: Any = parameter(  # noqa: RUF009 (a field, whatever its annotation)
+        types.CHUNKS, "Chunks for the analysis.", None
+    )
+    policy: str = parameter(
+        types.choice("block", "drop"),
+        "When a worker is full: make the ranks wait, or drop the step.",
+        "block",
+    )
+    simulation: str = parameter(
+        types.TEXT,
+        "Port of the simulation that puts it, where several feed the analysis and SHAPE is given.",
+        "",
+    )
+    units: str = parameter(types.TEXT, "Physical unit.", "")
+    long_name: str = parameter(types.TEXT, "Name for figures.", "")
 
     def description(self, n_steps: int | None) -> dict[str, Any] | None:
         """Fields of an ``ArraySpec``, None when the simulation is to describe the array."""
@@ -52,22 +72,37 @@ class ArrayConfig:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationConfig:
     """One simulation component."""
 
     port: str
     section: str
-    executable: str
     nproc: int
-    args: tuple[str, ...] = ()
-    task_ppn: int = 0
-    task_cpp: int = 0
-    task_gpp: int = 0
-    omp: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
-    task_log: str = "simulation.log"
-    time_out: float = 0.0
+    executable: str = parameter(types.TEXT, "Program to run on NPROC processes.")
+    args: tuple[str, ...] = parameter(
+        types.WORDS,
+        "Its arguments; `{NSTEP}`, `{FIRST}` (0, or the steps done at a restart), `{START}`, "
+        "`{FINISH}`, `{NPROC}` and `{RUN_DIR}` are filled in.",
+        (),
+    )
+    task_ppn: int = parameter(types.NON_NEGATIVE_INT, "Processes per node; 0: the platform's.", 0)
+    task_cpp: int = parameter(types.NON_NEGATIVE_INT, "Cores per process, with srun; 0: all.", 0)
+    task_gpp: int = parameter(types.NON_NEGATIVE_INT, "GPUs per process, with srun.", 0)
+    omp: bool = parameter(types.BOOL, "Whether IPS sets OpenMP's variables, with srun.", False)
+    environment: Mapping[str, str] = parameter(
+        types.PAIRS, "Environment variables of the task.", {}
+    )
+    task_log: str = parameter(types.TEXT, "File for what the task prints.", "simulation.log")
+    time_out: float = parameter(
+        types.SECONDS,
+        "Longest run of the task; 0: as long as its steps keep coming.",
+        0.0,
+        unit="s",
+    )
+    procs_per_node: int = 0
+    cpus_per_proc: int = 0
+    shared_nodes: bool = True
     input_files: tuple[str, ...] = ()
     output_files: tuple[str, ...] = ()
     restart_files: tuple[str, ...] = ()
@@ -89,46 +124,140 @@ class SimulationConfig:
         return str(beside) if beside is not None and beside.is_file() else self.executable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyticsConfig:
     """One analytics component."""
 
     port: str
     section: str
-    analysis: str
-    analysis_args: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
+    analysis: str = parameter(
+        types.FUNCTIONS,
+        "Function from external arrays to lazy results; several share the blocks of one run.",
+    )
+    analysis_args: Mapping[str, Any] = parameter(types.ARGUMENTS, "Its keyword arguments.", {})
+    source: str = parameter(
+        types.TEXT,
+        "A stored field (Zarr, NetCDF, HDF5 or npy) to analyse instead of a simulation, which is "
+        "then not run.",
+        "",
+    )
+    dask_nodes: int = parameter(types.POSITIVE_INT, "Nodes for Dask.", 1)
+    dask_workers_per_node: int = parameter(
+        types.POSITIVE_INT,
+        "Dask workers on each of these nodes; each of them gets a part of every step.",
+        1,
+    )
+    dask_ppw: int | None = parameter(
+        types.POSITIVE_INT,
+        "Threads of each Dask worker; the platform's PROCS_PER_NODE when it is not given.",
+        None,
+    )
+    dask_worker_per_gpu: bool = parameter(
+        types.BOOL, "One Dask worker for each GPU of the nodes, bound to it.", False
+    )
+    use_shifter: bool = parameter(
+        types.BOOL, "Run scheduler, workers and analysis in a container.", False
+    )
+    results: str = parameter(
+        types.TEXT, "Path of the results; a relative one is below the run's directory.", ""
+    )
+    results_format: str = parameter(
+        types.choice("zarr", "netcdf"), "Format of the results.", "zarr"
+    )
+    overwrite: bool = parameter(
+        types.BOOL,
+        "Whether RESULTS of an earlier run are replaced; else a path that exists is refused.",
+        False,
+    )
+    memory_share: float = parameter(
+        types.SHARE,
+        "Part of a worker's memory for data that nobody has consumed yet; beyond it ranks wait.",
+        0.3,
+    )
+    replay_steps: int = parameter(
+        types.NON_NEGATIVE_INT,
+        "Steps that each rank keeps, to send again when a worker dies.",
+        2,
+        unit="steps",
+    )
+    replay_bytes: int = parameter(
+        types.NON_NEGATIVE_INT,
+        "Memory that each rank may take for that; where it is not enough, fewer steps are kept.",
+        1 << 30,
+        unit="bytes",
+    )
+    on_analytics_loss: str = parameter(
+        types.choice("continue", "abort"),
+        "Whether the simulation goes on when the analytics is lost.",
+        "continue",
+    )
+    connect_time_out: float = parameter(
+        types.TIME_OUT,
+        "Longest wait for the Dask workers, and for the simulation's first word.",
+        120.0,
+        unit="s",
+    )
+    contract_time_out: float = parameter(
+        types.TIME_OUT,
+        "Longest wait of the simulation until the graph is submitted.",
+        300.0,
+        unit="s",
+    )
+    step_time_out: float = parameter(
+        types.TIME_OUT, "Longest time without progress of any side.", 600.0, unit="s"
+    )
+    drain_time_out: float = parameter(
+        types.TIME_OUT, "Longest wait for the other side after one side has ended.", 120.0, unit="s"
+    )
+    analysis_time_out: float = parameter(
+        types.TIME_OUT,
+        "Longest time that the analysis may take after the simulation has ended.",
+        3600.0,
+        unit="s",
+    )
+    silence_time_out: float = parameter(
+        types.TIME_OUT,
+        "Longest time without a sign of life of a rank, a worker or the scheduler; a third more "
+        "for coming back.",
+        30.0,
+        unit="s",
+    )
+    teardown_time_out: float = parameter(
+        types.TIME_OUT,
+        "Longest time that worker plugins may take when their workers close, as long as they make "
+        "progress.",
+        3600.0,
+        unit="s",
+    )
+    lanes: tuple[str, ...] = parameter(
+        types.choices("shm", "tcp"), "Ways that data may take.", ("shm", "tcp")
+    )
+    security: str = parameter(
+        types.choice("none", "tls"),
+        "Whether Dask's traffic and blocks over TCP are encrypted; ranks in C or Fortran then need"
+        " a Dask worker on their node.",
+        "none",
+    )
+    live_page: bool = parameter(types.BOOL, "Whether a page shows the run live.", False)
+    task_log: bool = parameter(
+        types.BOOL,
+        "Whether external_tasks.jsonl in the run directory gets every change of state of an "
+        "external task.",
+        True,
+    )
+    progress: bool = parameter(types.BOOL, "Whether the terminal shows progress.", True)
+    figure: bool = parameter(types.BOOL, "Whether to draw a figure of the results.", True)
+    worker_plugins: str | None = parameter(
+        types.FUNCTION,
+        "Function that gets the working directory and returns worker plugins, to ride beside ours.",
+        None,
+    )
     arrays: tuple[ArrayConfig, ...] = ()
-    dask_nodes: int = 1
-    dask_workers_per_node: int = 1
-    dask_ppw: int | None = None
-    dask_worker_per_gpu: bool = False
-    use_shifter: bool = False
-    results: str = ""
-    results_format: str = "zarr"
-    overwrite: bool = False
-    memory_share: float = 0.3
-    replay_steps: int = 2
-    replay_bytes: int = 1 << 30
-    on_analytics_loss: str = "continue"
-    connect_time_out: float = 120.0
-    contract_time_out: float = 300.0
-    step_time_out: float = 600.0
-    drain_time_out: float = 120.0
-    analysis_time_out: float = 3600.0
-    silence_time_out: float = 30.0
-    teardown_time_out: float = 3600.0
-    lanes: tuple[str, ...] = ("shm", "tcp")
-    security: str = "none"
-    live_page: bool = False
-    task_log: bool = True
-    progress: bool = True
-    figure: bool = True
-    worker_plugins: str | None = None
     input_dir: str = ""
     input_files: tuple[str, ...] = ()
     output_files: tuple[str, ...] = ()
     gpus_per_node: int = 0
+    shared_nodes: bool = True
 
     @property
     def n_receivers(self) -> int:

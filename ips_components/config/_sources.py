@@ -32,13 +32,29 @@ def changes_path(source: Path) -> bool:
         return True
 
 
-def top_level_names(source: Path | None) -> set[str] | None:
-    """Names that a Python file defines; None when that cannot be known without running it."""
+def parsed(source: Path | None) -> ast.Module | None:
+    """Return the syntax tree of a Python file; None when there is no file to read.
+
+    Raises
+    ------
+    SyntaxError
+        When it is not Python.
+    """
     if source is None:
         return None
     try:
-        tree = ast.parse(source.read_text())
-    except (OSError, SyntaxError, ValueError):
+        return ast.parse(source.read_bytes(), filename=str(source))
+    except (OSError, ValueError):
+        return None
+
+
+def top_level_names(source: Path | None) -> set[str] | None:
+    """Names that a Python file defines; None when that cannot be known without running it."""
+    try:
+        tree = parsed(source)
+    except SyntaxError:
+        tree = None
+    if tree is None:
         return None
     names: set[str] = set()
     for node in ast.walk(tree):

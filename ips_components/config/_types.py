@@ -1,6 +1,6 @@
-"""The kinds of values that parameters have: what is expected, in words, and how to read it.
+"""The types of values that parameters have: what is expected, in words, and how to read it.
 
-IPS hands over text, or a list of texts where the value holds a comma. A kind turns that into a
+IPS hands over text, or a list of texts where the value holds a comma. A type turns that into a
 Python value or raises :class:`ValueError` saying what is wrong; what was expected is its own
 ``expects``.
 """
@@ -26,8 +26,8 @@ _OPERATORS: Mapping[type, Callable[[Any, Any], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of value.
+class ParameterType:
+    """One type of value.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _bounded(low: float, high: float, open_low: bool = False) -> Callable[[Raw],
     return read
 
 
-def _truth(raw: Raw) -> bool:
+def parse_bool(raw: Raw) -> bool:
     word = as_text(raw).lower()
     if word in ("true", "yes", "on", "1"):
         return True
@@ -103,7 +103,7 @@ def _truth(raw: Raw) -> bool:
     raise ValueError("neither true nor false")
 
 
-def choice(*words: str) -> Kind:
+def choice(*words: str) -> ParameterType:
     """One of several words; capital letters do not matter."""
     by_lower = {word.lower(): word for word in words}
 
@@ -113,10 +113,10 @@ def choice(*words: str) -> Kind:
         except KeyError:
             raise ValueError("none of these") from None
 
-    return Kind(f"one of {', '.join(words)}", read, words[0])
+    return ParameterType(f"one of {', '.join(words)}", read, words[0])
 
 
-def choices(*words: str) -> Kind:
+def choices(*words: str) -> ParameterType:
     """Some of several words."""
     one = choice(*words)
 
@@ -126,7 +126,7 @@ def choices(*words: str) -> Kind:
             raise ValueError("none given")
         return some
 
-    return Kind(f"one or more of {', '.join(words)}", read, ", ".join(words))
+    return ParameterType(f"one or more of {', '.join(words)}", read, ", ".join(words))
 
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -244,29 +244,31 @@ def _steps(raw: Raw) -> dict[str, int | None]:
     return {"start": start, "every": every, "count": count}
 
 
-TEXT = Kind("a text", as_text)
-LOG_LEVEL = Kind(f"one of {', '.join(_LEVELS)}, in capital letters", _log_level, "INFO")
-WORDS = Kind("words, as on a command line", lambda raw: tuple(shlex.split(as_text(raw))))
-LIST = Kind("names, separated by spaces", as_list, "a.dat b.dat")
-WHOLE = Kind("a whole number >= 0", _whole(0), "0")
-COUNT = Kind("a whole number >= 1", _whole(1), "4")
-NUMBER = Kind("a number", _number, "1.5")
-SECONDS = Kind("seconds, a number >= 0", _bounded(0.0, float("inf")), "60")
-TIME_OUT = Kind("seconds, a number > 0", _bounded(0.0, float("inf"), open_low=True), "60")
-SHARE = Kind("a number > 0 and <= 1", _bounded(0.0, 1.0, open_low=True), "0.3")
-TRUTH = Kind("True or False", _truth, "True")
-EXTENTS = Kind("whole numbers >= 1 (-1: varies), one for each dimension", _extents, "256, 256")
-WIDTHS = Kind("whole numbers >= 0, one for all or one for each dimension", _widths, "1")
-FUNCTION = Kind("package.module:function", _module_function, "my_package.analysis:mean")
-FUNCTIONS = Kind(
+TEXT = ParameterType("a text", as_text)
+LOG_LEVEL = ParameterType(f"one of {', '.join(_LEVELS)}, in capital letters", _log_level, "INFO")
+WORDS = ParameterType("words, as on a command line", lambda raw: tuple(shlex.split(as_text(raw))))
+LIST = ParameterType("names, separated by spaces", as_list, "a.dat b.dat")
+NON_NEGATIVE_INT = ParameterType("a whole number >= 0", _whole(0), "0")
+POSITIVE_INT = ParameterType("a whole number >= 1", _whole(1), "4")
+NUMBER = ParameterType("a number", _number, "1.5")
+SECONDS = ParameterType("seconds, a number >= 0", _bounded(0.0, float("inf")), "60")
+TIME_OUT = ParameterType("seconds, a number > 0", _bounded(0.0, float("inf"), open_low=True), "60")
+SHARE = ParameterType("a number > 0 and <= 1", _bounded(0.0, 1.0, open_low=True), "0.3")
+BOOL = ParameterType("True or False", parse_bool, "True")
+EXTENTS = ParameterType(
+    "whole numbers >= 1 (-1: varies), one for each dimension", _extents, "256, 256"
+)
+WIDTHS = ParameterType("whole numbers >= 0, one for all or one for each dimension", _widths, "1")
+FUNCTION = ParameterType("package.module:function", _module_function, "my_package.analysis:mean")
+FUNCTIONS = ParameterType(
     "package.module:function, or several with commas between",
     _module_functions,
     "my_package.analysis:mean",
 )
-PAIRS = Kind("NAME=value pairs, separated by spaces", _pairs, "OMP_NUM_THREADS=2")
-ARGUMENTS = Kind("name=value pairs or a JSON object", _arguments, "n_components=4")
-CHUNKS = Kind("chunks as in Dask, time first, or auto", _chunks, "1, 128, -1")
-STEPS = Kind("a number of steps, or start:stop:every", _steps, "0:1000:10")
-NUMBERS = Kind(
+PAIRS = ParameterType("NAME=value pairs, separated by spaces", _pairs, "OMP_NUM_THREADS=2")
+ARGUMENTS = ParameterType("name=value pairs or a JSON object", _arguments, "n_components=4")
+CHUNKS = ParameterType("chunks as in Dask, time first, or auto", _chunks, "1, 128, -1")
+STEPS = ParameterType("a number of steps, or start:stop:every", _steps, "0:1000:10")
+NUMBERS = ParameterType(
     "numbers, separated by spaces", lambda raw: tuple(float(word) for word in as_list(raw)), "0 1"
 )

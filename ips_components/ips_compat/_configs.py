@@ -10,6 +10,7 @@ from ips_components.config import Findings, RunConfig, check_files, check_simula
 from ips_components.errors import ConfigError
 from ips_components.ips_compat import _supervisor
 from ips_components.ips_compat._ips import ConfigurationManager
+from ips_components.ips_compat.resources import check_files_and_resources
 
 _RUNS = "_ips_components_runs"
 
@@ -24,10 +25,10 @@ def check_new_framework(supervisor: _supervisor.Supervisor) -> None:
         if being_made is not None:
             _check_simulation(framework, being_made)
     else:
-        found = check_files(
-            [Path(name) for name in manager.config_file_list],
-            Path(manager.platform_file),
-            resources=not supervisor.nodes_from_command_line,
+        # The number of nodes on the command line holds, whatever the platform file says.
+        check = check_files if supervisor.nodes_from_command_line else check_files_and_resources
+        found = check(
+            [Path(name) for name in manager.config_file_list], Path(manager.platform_file)
         )
         _warn(framework, found)
         if found.errors:

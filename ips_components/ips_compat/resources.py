@@ -2,12 +2,84 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+from ips_components.config import (
+    AnalyticsConfig,
+    Findings,
+    Platform,
+    Problem,
+    RunConfig,
+    SimulationConfig,
+    check_files,
+)
 from ips_components.ips_compat._ips import ResourceManager, resource_list
+
+
+def check_files_and_resources(configs: Sequence[Path], platform: Path) -> Findings:
+    """Check files as `ips_components.config.check_files` does, and whether all tasks will fit."""
+    found = check_files(configs, platform)
+    if found.errors or found.platform is None:
+        return found
+    problems = [each for run in found.runs for each in check_resources(run, found.platform)]
+    return replace(found, errors=tuple(problems))
+
+
+def check_resources(run: RunConfig, platform: Platform) -> list[Problem]:
+    """Return what IPS would refuse, or what would wait for ever.
+
+    The Dask workers and the simulation run at the same time; IPS gives cores to the first task and
+    lets the second one wait until they are free, which here is never.
+    """
+    allocator = Allocator.of_platform(platform)
+    if allocator is None:  # the nodes are known inside of a batch job only
+        return []
+    tasks = [
+        *((config, "DASK_NODES", workers(config, platform)) for config in run.analytics),
+        *((config, "NPROC", ranks(config)) for config in run.simulations),
+    ]
+    for config, name, request in tasks:
+        if refusal := allocator.allocate(request):
+            return [
+                Problem(
+                    run.file,
+                    config.section,
+                    name,
+                    f"{request.what} does not fit on the platform: {refusal}",
+                    "give the platform more CORES_PER_NODE (on a workstation these are slots, "
+                    "which may be more than cores) or NODES, or ask for less",
+                )
+            ]
+    return []
+
+
+def workers(config: AnalyticsConfig, platform: Platform) -> "Request":
+    """Return what IPS's ``submit_dask_tasks`` asks for."""
+    nodes = 1 if platform.mpirun == "eval" else config.dask_nodes
+    gpus = config.gpus_per_node if config.dask_worker_per_gpu else 0
+    return Request(
+        what=f"the Dask pool with DASK_NODES = {nodes}",
+        nproc=nodes * max(gpus, 1),
+        ppn=max(gpus, 1),
+        gpp=1 if gpus else 0,
+        shared=config.shared_nodes,
+    )
+
+
+def ranks(config: SimulationConfig) -> "Request":
+    """Return what the task of a simulation asks for."""
+    return Request(
+        what=f"the simulation with NPROC = {config.nproc}",
+        nproc=config.nproc,
+        ppn=config.task_ppn or config.procs_per_node,
+        cpp=config.task_cpp or config.cpus_per_proc,
+        gpp=config.task_gpp,
+        shared=config.shared_nodes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +136,17 @@ class Allocator:
         self._granted: list[Request] = []
 
     @classmethod
-    def of_platform(cls, machine: Mapping[str, Any]) -> Self | None:
+    def of_platform(cls, platform: Platform) -> Self | None:
         """Make one as IPS does from a platform file; None when the nodes cannot be known here."""
-        platform = SimpleNamespace(
-            get_platform_parameter=lambda name, silent=False: machine.get(name)
+        services = SimpleNamespace(
+            get_platform_parameter=lambda name, silent=False: getattr(platform, name.lower(), None)
         )
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                nodes, cores, sockets, max_ppn, _ = resource_list(platform, machine.get("HOST"))
+                nodes, cores, sockets, max_ppn, _ = resource_list(services, platform.host)
         except Exception:  # outside of a batch job its commands and variables are missing
             return None
-        wanted = int(machine.get("PROCS_PER_NODE") or 0) or max_ppn
+        wanted = platform.procs_per_node or max_ppn
         ppn = min(wanted, max_ppn)
         if cores % sockets:
             sockets = 1
@@ -84,8 +156,8 @@ class Allocator:
             sockets,
             max_ppn,
             ppn,
-            int(machine.get("GPUS_PER_NODE") or 0),
-            machine["NODE_ALLOCATION_MODE"] == "EXCLUSIVE",
+            platform.gpus_per_node,
+            platform.node_allocation_mode == "EXCLUSIVE",
         )
 
     def allocate(self, request: Request) -> str:

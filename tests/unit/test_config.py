@@ -1,16 +1,18 @@
 """Parameters of config files: what is read, what is refused, and how it is said."""
 
 import contextlib
-import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_components import config
-from ips_components.config import _types as kinds
-from ips_components.config._parameters import PARAMETERS, SCOPES, of_scope
+from ips_components.config import _coupled, declared
+from ips_components.config import _types as types
 from ips_components.errors import ConfigError
+from ips_components.ips_compat.resources import check_files_and_resources
+
+PARAMETERS = [each for section in config.SECTIONS for each in declared(section).values()]
 
 PLATFORM = """
 HOST =
@@ -98,7 +100,13 @@ SIMULATION_MODE = NORMAL
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Write both files, with replacements, and check them."""
-    (tmp_path / "my_analysis.py").write_text("def mean(arrays):\n    return arrays\n")
+    (tmp_path / "my_analysis.py").write_text(
+        "def mean(arrays, *, n_components=1, solver='', weights=()):\n    return arrays\n"
+        "def least(arrays, run, bound, **more):\n    return arrays\n"
+        "def empty():\n    return {}\n"
+    )
+    (tmp_path / "broken.py").write_text("def mean(arrays):\n    return arrays +\n")
+    (tmp_path / "other.py").write_text("def mean(arrays, **options):\n    return arrays\n")
     for name in ("PROCS_PER_NODE", "NODES"):
         monkeypatch.delenv(name, raising=False)
 
@@ -111,7 +119,7 @@ def files(tmp_path, monkeypatch):
                 assert old in content, f"nothing to replace: {old}"
                 content = content.replace(old, new, 1)
             path.write_text(content)
-        found = config.check_files([paths[0]], paths[1])
+        found = check_files_and_resources([paths[0]], paths[1])
         return found.errors, found.runs
 
     return check
@@ -123,6 +131,56 @@ def test_several_analyses_of_one_run(files):
     assert "my_analysis has no function 'spread'" in config.explain(problems)
     problems, _ = files(("my_analysis:mean", "my_analysis:mean, my_analysis:mean"))
     assert "package.module:function, or several with commas between" in config.explain(problems)
+
+
+def test_analyses_of_one_run_need_different_names(files):
+    problems, _ = files(("my_analysis:mean", "my_analysis:mean, other:mean"))
+    assert "my_analysis:mean and other:mean have the same name" in config.explain(problems)
+
+
+def test_a_script_is_looked_for_where_the_program_starts(files, tmp_path):
+    for script, fine in (("$PWD/none.py", False), (f"{tmp_path}/my_analysis.py", True)):
+        changes = ("/bin/sh\n", "python3\n"), ("= heat.py", f"= {script}")
+        problems, _ = files(*changes)
+        assert (not problems) == fine, config.explain(problems)
+    (tmp_path / "heat.py").touch()
+    section = "    SCRIPT =\n    MODULE = ips_components.simulation\n"
+    problems, _ = files(
+        ("/bin/sh\n", "python3\n"),
+        (f"    INPUT_FILES =\n    OUTPUT_FILES =\n{section}",
+         f"    INPUT_FILES = heat.py\n    OUTPUT_FILES =\n{section}"),
+    )  # fmt: skip
+    assert not problems, config.explain(problems)
+
+
+def test_netcdf_needs_a_package(files, monkeypatch):
+    change = "LANES = tcp", "LANES = tcp\n    RESULTS_FORMAT = netcdf"
+    assert not files(change)[0]
+    monkeypatch.setattr(_coupled, "_is_installed", lambda package: False)
+    problems, _ = files(change)
+    assert "needs one of the packages netCDF4, h5netcdf, scipy" in config.explain(problems)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "program", "said"),
+    [
+        ("srun", None, "there is no command srun in PATH"),
+        ("mpirun", "echo 'HYDRA build details:'", "is the launcher of MPICH (Hydra)"),
+        ("mpirun", "echo 'mpirun (Open MPI) 4.1.4'", ""),
+        ("mpirun", "exit 3", ""),
+    ],
+)
+def test_launchers_are_what_they_are_taken_for(
+    files, monkeypatch, tmp_path, launcher, program, said
+):
+    (tmp_path / "bin").mkdir()
+    if program:
+        (tmp_path / "bin" / launcher).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "bin" / launcher).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    problems, _ = files(platform=[("= mpiexec", f"= {launcher}")])
+    assert said in config.explain(problems)
+    assert len(problems) == bool(said)
 
 
 def two_simulations(**changes):
@@ -224,6 +282,20 @@ def test_everything_is_read(files):
         ("DIMS = y x", "DIMS = z y x", "temperature] DIMS", "expected 2 entries", ""),
         ("CHUNKS = 1, 32, -1", "CHUNKS = 32, -1", "temperature] CHUNKS", "3 entries, time", ""),
         ("= 2, 2", "= 2, 3", "temperature] DECOMPOSITION", "has 6 blocks", "product"),
+        ("[[[temperature]]]", "[[[my/field]]]", "[my/field]", "letters, digits", "rename"),
+        ("DIMS = y x", "DTYPE = object", "temperature] DTYPE", "NumPy type of fixed size", ""),
+        ("DIMS = y x", "DTYPE = floot", "temperature] DTYPE", "got 'floot'", "float64"),
+        ("DIMS = y x", "DIMS = y y", "temperature] DIMS", "('time', 'y', 'y')", ""),
+        ("DIMS = y x", "DIMS = time x", "temperature] DIMS", "that the steps make", "space"),
+        ("CHUNKS = 1, 32, -1", "CHUNKS = 1, 0, -1", "temperature] CHUNKS", "0", ""),
+        ("CHUNKS = 1, 32, -1", "CHUNKS = 1, (30, 30), -1", "temperature] CHUNKS", "64", ""),
+        ("= 2, 2", "= 128, 1", "temperature] DECOMPOSITION", "128", ""),
+        ("solver=full", "sovler=full", "[PCA] ANALYSIS_ARGS", "takes no argument", "solver?"),
+        ("my_analysis:mean", "my_analysis:least", "[PCA] ANALYSIS_ARGS", "needs the", "bound="),
+        ("my_analysis:mean", "my_analysis:empty", "[PCA] ANALYSIS", "no positional", "arrays"),
+        ("my_analysis:mean", "broken:mean", "[PCA] ANALYSIS", "broken.py, line 2: ", "correct"),
+        ("/bin/sh\n", "python\n", "[HEAT] ARGS", "'heat.py' is a relative path", "$PWD/heat.py"),
+        ("/tmp/heat\n", "/dev/null/heat\n", "SIM_ROOT", "/dev/null is no directory", ""),
         ("POLICY = drop", "POLICY = wait", "temperature] POLICY", "one of block, drop", ""),
         ("NSTEP = 200", "NSTEPS = 200", "[TIME_LOOP] NSTEPS", "is not a parameter", "NSTEP?"),
         ("NAMES = DRIVER", "NAMES = DRIVE", "[PORTS] NAMES", "has no DRIVER", ""),
@@ -359,20 +431,16 @@ def test_a_config_without_our_components_may_have_parameters_of_its_own(files):
     assert not run.simulations
 
 
-def test_every_parameter_is_known_once_per_scope_and_described():
-    for scope in SCOPES:
-        names = [each.name for each in PARAMETERS if each.scope == scope]
-        assert len(names) == len(set(names))
+def test_every_parameter_is_described():
     for each in PARAMETERS:
-        assert each.scope in SCOPES
         assert each.meaning.endswith(".")
         assert each.name.isupper()
 
 
-def test_defaults_and_examples_are_what_their_kinds_would_read():
+def test_examples_are_what_their_types_would_read():
     for each in PARAMETERS:
-        if each.kind.example:
-            each.kind.read(each.kind.example)
+        if each.type.example:
+            each.type.read(each.type.example)
 
 
 def test_reference_names_every_parameter():
@@ -382,59 +450,59 @@ def test_reference_names_every_parameter():
 
 
 def test_our_components_take_what_every_component_takes():
-    for scope, other in itertools.combinations(("component", "simulation", "analytics"), 2):
-        if scope == "component":
-            assert not set(of_scope(scope)) & set(of_scope(other))
+    sections = {section.__name__: set(declared(section)) for section in config.SECTIONS}
+    for ours in ("SimulationConfig", "AnalyticsConfig"):
+        assert not sections["ComponentSection"] & sections[ours]
 
 
 @pytest.mark.parametrize(
-    ("kind", "raw", "value"),
+    ("type_", "raw", "value"),
     [
-        (kinds.NUMBER, "1 + 2*3", 7.0),
-        (kinds.NUMBER, "-1.5e-3", -0.0015),
-        (kinds.TRUTH, "yes", True),
-        (kinds.TRUTH, "False", False),
-        (kinds.EXTENTS, ["64", "32"], (64, 32)),
-        (kinds.EXTENTS, "64x32", (64, 32)),
-        (kinds.EXTENTS, "(-1, 3)", (-1, 3)),
-        (kinds.WIDTHS, "1", 1),
-        (kinds.WIDTHS, ["1", "2"], (1, 2)),
-        (kinds.STEPS, "100", {"start": 0, "every": 1, "count": 100}),
-        (kinds.STEPS, "10::5", {"start": 10, "every": 5, "count": None}),
-        (kinds.CHUNKS, "auto", None),
-        (kinds.CHUNKS, "10", (10,)),
-        (kinds.CHUNKS, "(1, (32, 32), -1)", (1, (32, 32), -1)),
-        (kinds.ARGUMENTS, '{"a": 1, "b": [true]}', {"a": 1, "b": [True]}),
-        (kinds.ARGUMENTS, ["a=1", "b='x y'"], {"a": 1, "b": "x y"}),
-        (kinds.ARGUMENTS, ["a=[1", "2]", "b=(3", "4)"], {"a": [1, 2], "b": (3, 4)}),
-        (kinds.PAIRS, "A=1 B='two words'", {"A": "1", "B": "two words"}),
-        (kinds.LIST, ["a.dat", "b.dat"], ("a.dat", "b.dat")),
+        (types.NUMBER, "1 + 2*3", 7.0),
+        (types.NUMBER, "-1.5e-3", -0.0015),
+        (types.BOOL, "yes", True),
+        (types.BOOL, "False", False),
+        (types.EXTENTS, ["64", "32"], (64, 32)),
+        (types.EXTENTS, "64x32", (64, 32)),
+        (types.EXTENTS, "(-1, 3)", (-1, 3)),
+        (types.WIDTHS, "1", 1),
+        (types.WIDTHS, ["1", "2"], (1, 2)),
+        (types.STEPS, "100", {"start": 0, "every": 1, "count": 100}),
+        (types.STEPS, "10::5", {"start": 10, "every": 5, "count": None}),
+        (types.CHUNKS, "auto", None),
+        (types.CHUNKS, "10", (10,)),
+        (types.CHUNKS, "(1, (32, 32), -1)", (1, (32, 32), -1)),
+        (types.ARGUMENTS, '{"a": 1, "b": [true]}', {"a": 1, "b": [True]}),
+        (types.ARGUMENTS, ["a=1", "b='x y'"], {"a": 1, "b": "x y"}),
+        (types.ARGUMENTS, ["a=[1", "2]", "b=(3", "4)"], {"a": [1, 2], "b": (3, 4)}),
+        (types.PAIRS, "A=1 B='two words'", {"A": "1", "B": "two words"}),
+        (types.LIST, ["a.dat", "b.dat"], ("a.dat", "b.dat")),
     ],
 )
-def test_kinds_read(kind, raw, value):
-    assert kind.read(raw) == value
+def test_types_read(type_, raw, value):
+    assert type_.read(raw) == value
 
 
 @pytest.mark.parametrize(
-    ("kind", "raw"),
+    ("type_", "raw"),
     [
-        (kinds.NUMBER, "__import__('os')"),
-        (kinds.NUMBER, "1/0"),
-        (kinds.TIME_OUT, "0"),
-        (kinds.TIME_OUT, "nan"),
-        (kinds.SHARE, "1.5"),
-        (kinds.STEPS, "10:5"),
-        (kinds.STEPS, "1:2:3:4"),
-        (kinds.EXTENTS, "0"),
-        (kinds.ARGUMENTS, "{broken"),
+        (types.NUMBER, "__import__('os')"),
+        (types.NUMBER, "1/0"),
+        (types.TIME_OUT, "0"),
+        (types.TIME_OUT, "nan"),
+        (types.SHARE, "1.5"),
+        (types.STEPS, "10:5"),
+        (types.STEPS, "1:2:3:4"),
+        (types.EXTENTS, "0"),
+        (types.ARGUMENTS, "{broken"),
     ],
 )
-def test_kinds_refuse(kind, raw):
+def test_types_refuse(type_, raw):
     with pytest.raises(ValueError):
-        kind.read(raw)
+        type_.read(raw)
 
 
-@given(st.text(max_size=40), st.sampled_from([each.kind for each in PARAMETERS]))
-def test_no_text_breaks_a_kind(text, kind):
+@given(st.text(max_size=40), st.sampled_from([each.type for each in PARAMETERS]))
+def test_no_text_breaks_a_type(text, type_):
     with contextlib.suppress(ValueError):
-        kind.read(text)
+        type_.read(text)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ips_components import ips_compat
+from ips_components.config import Platform
 from ips_components.errors import IPSComponentsError, UnsupportedVersion
 from ips_components.ips_compat import _deadlock, guard
 from ips_components.ips_compat._launchers import write_launchers
@@ -56,18 +57,16 @@ def test_error_of_a_pool_travels():
 
 
 def _platform(**changes):
-    return {
+    values = {
         "HOST": "",
+        "MPIRUN": "mpiexec",
         "NODE_DETECTION": "manual",
         "CORES_PER_NODE": 8,
         "SOCKETS_PER_NODE": 1,
-        "NODES": 0,
-        "PROCS_PER_NODE": 0,
-        "TOTAL_PROCS": 0,
-        "GPUS_PER_NODE": 0,
         "NODE_ALLOCATION_MODE": "SHARED",
         **changes,
     }
+    return Platform(**{name.lower(): value for name, value in values.items()})
 
 
 @pytest.mark.parametrize(

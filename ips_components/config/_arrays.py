@@ -1,0 +1,171 @@
+"""The arrays that a config describes: sub-sections, and whether their numbers fit."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from configobj import Section
+
+from ips_components.config._components import Component
+from ips_components.config._declare import declared
+from ips_components.config._files import Reader
+from ips_components.config._problems import Problems, did_you_mean
+from ips_components.config._run import ArrayConfig, SimulationConfig
+from ips_components.errors import GeometryError
+
+
+def read_arrays(component: Component, problems: Problems) -> tuple[ArrayConfig, ...]:
+    """Return the arrays of an analytics' section."""
+    add = problems.add
+    sections = component.values.get("ARRAYS", {})
+    for name, value in component.values.items():
+        if isinstance(value, Section) and name != "ARRAYS":
+            add(
+                component.section,
+                name,
+                "is a sub-section that nobody reads",
+                did_you_mean(name, ["ARRAYS"]) or "arrays are described below [[ARRAYS]]",
+            )
+    if not isinstance(sections, Mapping):
+        add(component.section, "ARRAYS", "expected a sub-section [[ARRAYS]], got a value")
+        return ()
+    arrays = []
+    for name, values in sections.items():
+        where = f"{component.section}][ARRAYS][{name}"
+        if not isinstance(values, Section):
+            add(
+                f"{component.section}][ARRAYS",
+                name,
+                "expected one sub-section for each array, got a value",
+                f"[[[{name}]]]",
+            )
+            continue
+        reader = Reader(where, values, problems)
+        reader.unknown(declared(ArrayConfig))
+        arrays.append(ArrayConfig(name=name, **reader.read(ArrayConfig)))
+    return tuple(arrays)
+
+
+def check_array(
+    where: str, array: ArrayConfig, n_steps: int | None, n_receivers: int, problems: Problems
+) -> None:
+    """Check the numbers of one array by the classes that the run makes of them."""
+    from ips_components.model import ArraySpec, ChunkLayout, Decomposition, StepAxis
+
+    add = problems.add
+    before = len(problems.found)
+    _check_name_and_type(where, array, problems)
+    if array.shape is None:
+        for name in ("dims", "decomposition"):
+            if getattr(array, name):
+                add(where, name.upper(), "is given, but SHAPE is not", "add SHAPE")
+        return
+    _check_lengths(where, array, problems)
+    description = array.description(n_steps)
+    if len(problems.found) > before or description is None:
+        return
+    name = "STEPS"
+    try:
+        steps = StepAxis(**description["steps"])
+        name = "DIMS" if array.dims else "SHAPE"
+        spec = ArraySpec(
+            array.name,
+            array.dtype,
+            array.shape,
+            steps,
+            dims=array.dims,
+            ragged=description["ragged"],
+        )
+        name = "CHUNKS"
+        if not steps.open_ended:
+            ChunkLayout.from_spec(spec, array.chunks, n_receivers)
+        name = "DECOMPOSITION"
+        if array.decomposition is not None and not spec.ragged:
+            Decomposition.regular(array.shape, array.decomposition)
+    except (GeometryError, TypeError, ValueError) as error:
+        add(where, name, str(error))
+
+
+def _check_name_and_type(where: str, array: ArrayConfig, problems: Problems) -> None:
+    from ips_components.model import ArraySpec, StepAxis
+
+    for name, dtype, parameter in ((array.name, "float64", ""), ("a", array.dtype, "DTYPE")):
+        try:
+            ArraySpec(name, dtype, (1,), StepAxis(count=1))
+        except (GeometryError, TypeError) as error:
+            if parameter:
+                message, remedy = f"expected a NumPy type of fixed size, got {dtype!r}", ""
+                problems.add(where, parameter, message, remedy or "DTYPE = float64")
+            else:
+                problems.add(where, "", str(error), f"rename [[[{name}]]], and what is put")
+
+
+def _check_lengths(where: str, array: ArrayConfig, problems: Problems) -> None:
+    """Check that lists have an entry for each dimension."""
+    dimensions = len(array.shape or ())
+    halo = array.halo if isinstance(array.halo, tuple) else (array.halo,) * dimensions
+    for name, entries, expected in (
+        ("DIMS", array.dims, dimensions),
+        ("DECOMPOSITION", array.decomposition, dimensions),
+        ("HALO", halo, dimensions),
+        ("CHUNKS", array.chunks, dimensions + 1),
+    ):
+        if entries and len(entries) != expected:
+            time = ", time first" if name == "CHUNKS" else ""
+            problems.add(
+                where,
+                name,
+                f"expected {expected} entries{time}, since SHAPE has {dimensions} dimensions; "
+                f"got {len(entries)}",
+            )
+    if "time" in array.dims:
+        problems.add(
+            where,
+            "DIMS",
+            "has 'time', which is the name of the dimension that the steps make",
+            "leave it out: DIMS names the dimensions of space",
+        )
+
+
+def simulations_of(
+    where: str,
+    array: ArrayConfig,
+    simulations: Sequence[SimulationConfig],
+    problems: Problems,
+) -> list[SimulationConfig]:
+    """Return who may put an array; where several do, one that is described here must have one."""
+    ports = [each.port for each in simulations]
+    if array.simulation and array.simulation not in ports:
+        problems.add(
+            where,
+            "SIMULATION",
+            f"{array.simulation!r} is no port of a simulation",
+            did_you_mean(array.simulation, ports) or f"one of {', '.join(ports)}",
+        )
+    elif array.shape is not None and not array.simulation and len(ports) > 1:
+        problems.add(
+            where,
+            "SIMULATION",
+            "is missing: which of the simulations puts this array?",
+            f"SIMULATION = {ports[0]}, or another of {', '.join(ports)}",
+        )
+    return [each for each in simulations if array.simulation in ("", each.port)]
+
+
+def check_decomposition(
+    where: str,
+    array: ArrayConfig,
+    simulations: Sequence[SimulationConfig],
+    problems: Problems,
+) -> None:
+    """Check that each rank has a block."""
+    if array.decomposition is None:
+        return
+    blocks = math.prod(array.decomposition)
+    if simulations and all(each.nproc not in (0, blocks) for each in simulations):
+        ranks = " or ".join(str(each.nproc) for each in simulations)
+        problems.add(
+            where,
+            "DECOMPOSITION",
+            f"has {blocks} blocks, but the simulation has NPROC = {ranks}",
+            "the product of DECOMPOSITION must be NPROC",
+        )
