@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import ips_components
 from ips_components.errors import AnalysisFailed, IPSComponentsError
@@ -56,10 +57,8 @@ def location(error: BaseException) -> str:
         return f"{error.filename}, line {error.lineno}"
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
-        filename = frame.f_code.co_filename
-        if filename.startswith("<"):  # a traceback that was pickled, or generated code
-            filename = frame.f_globals.get("__file__", filename)
-        if not _is_library(filename):
+        filename = _filename(frame)
+        if filename and not _is_library(filename):
             where = f"{filename}, line {line}, in {frame.f_code.co_name}"
     return where
 
@@ -74,9 +73,19 @@ def message(error: BaseException) -> str:
 
 def details(error: BaseException) -> str:
     """Return the traceback; its last line has the class and the message."""
-    text = "".join(traceback.format_exception(error)).rstrip()
+    described = traceback.TracebackException(type(error), error, error.__traceback__)
+    for number, (frame, line) in enumerate(traceback.walk_tb(error.__traceback__)):
+        if number < len(described.stack) and (filename := _filename(frame)):
+            described.stack[number] = traceback.FrameSummary(filename, line, frame.f_code.co_name)
+    text = "".join(described.format()).rstrip()
     last = f"{type(error).__name__}: {message(error)}"
     return text if text.endswith(message(error)) else f"{text}\n{last}"
+
+
+def _filename(frame: FrameType) -> str:
+    """Return the file of a frame; tracebacks that were pickled have it in the globals only."""
+    filename = frame.f_code.co_filename
+    return str(frame.f_globals.get("__file__", "")) if filename.startswith("<") else filename
 
 
 def _is_library(filename: str) -> bool:

@@ -88,6 +88,7 @@ class ResultStore:
         self._layouts: dict[str, GroupLayout] = {}
         self._renamed: dict[str, dict[str, str]] = {}
         self._dims: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._order: dict[str, int] = {}
 
     # -- before step 0 -----------------------------------------------------------------
 
@@ -148,6 +149,7 @@ class ResultStore:
             self._layout(group).expect(name, value.dims if isinstance(value, xr.DataArray) else ())
         gathered: dict[str, Any] = {}
         stored: dict[str, Any] = {}
+        self._order = {path: number for number, path in enumerate(named)}
         for path, value in named.items():
             if self.format == "zarr" and _nbytes(value) > GATHER_LIMIT:
                 stored[path] = self._write_by_workers(path, value)
@@ -213,12 +215,17 @@ class ResultStore:
                     described[path] = _describe(variable)
                     if path in self._renamed:
                         described[path]["renamed"] = self._renamed[path]
-        return described
+        return dict(sorted(described.items(), key=lambda each: self._place(each[0])))
 
     # -- internals ---------------------------------------------------------------------
 
     def _layout(self, group: str) -> GroupLayout:
         return self._layouts.setdefault(group, GroupLayout())
+
+    def _place(self, path: str) -> tuple[int, str]:
+        """Return a key that sorts variables as the analysis has returned them."""
+        above = [path[:end] for end in range(len(path), 0, -1) if path[:end] in self._order]
+        return (self._order[above[0]] if above else len(self._order)), path
 
     def _written_groups(self) -> list[str]:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -117,6 +118,7 @@ class Run:
         self._constants: dict[str, Any] = {}
         self._stored: set[str] = set()
         self._with_windows = False
+        self._aborted = False
         self._store = ResultStore(
             settings.results, settings.results_format, {"run": settings.run}, settings.overwrite
         )
@@ -236,8 +238,7 @@ class Run:
             failure = portable(error)
             logger.error("Run %s: the analysis failed\n%s", self.settings.run, cause)
             with contextlib.suppress(Exception):  # the first error must not be hidden
-                for coordinator in self._coordinators.values():
-                    coordinator.abort(cause)
+                self._abort(cause)
             if failure is error:
                 raise
         raise failure  # outside of the handler, so that it has no context of an unknown class
@@ -262,6 +263,13 @@ class Run:
         if committed and returned is not None:
             self._add(*take_out(returned))
         return self._finish()
+
+    def _abort(self, cause: str) -> None:
+        """Fail the runs of all simulations, once: what fails afterwards is a consequence."""
+        if not self._aborted:
+            self._aborted = True
+            for coordinator in self._coordinators.values():
+                coordinator.abort(cause)
 
     def _analyse(self, function: Callable[..., Any]) -> Any:
         """Call one analysis function with what it asks for."""
@@ -334,8 +342,7 @@ class Run:
             errors |= dict.fromkeys(names, error.with_traceback(future.traceback()))
             if not isinstance(error, ExternalTaskError | SimulationLost):
                 cause = f"result {names[0]!r}: {type(error).__name__}: {message(error)}"
-                for coordinator in self._coordinators.values():
-                    coordinator.abort(f"{details(error)}\n{cause}")
+                self._abort(f"{details(error)}\n{cause}")
         # In the order of the analysis, so that names of dimensions do not depend on timing.
         values = {name: values[name] for name in self._futures if name in values}
         outcome = self._keep({**values, **self._constants}, errors)
@@ -356,10 +363,15 @@ class Run:
         except ResultsUnwritten as error:
             errors |= dict.fromkeys(error.results, error)
         self._store.finish()
+        variables = self._store.summary()
+        for name, variable in variables.items():
+            if missing := variable.get("missing"):
+                size = math.prod(variable["shape"])
+                logger.warning("Result %r: %d of %d values are missing (NaN)", name, missing, size)
         return {
             "results": str(self._store.path),
             "checkpoint": checkpoint,
-            "variables": self._store.summary() if not errors else {},
+            "variables": variables,
             "contract": self.contract.table() if self.contract else [],
         }
 

@@ -15,7 +15,7 @@ from ips_components.report._series import (
     everything_up_to,
     rates,
 )
-from ips_components.report._svg import Axis, Canvas, frame, thin
+from ips_components.report._svg import Axis, Canvas, frame, thin, tick
 
 #: Drawn width in px of each version; the style sheet shows the one that fits the window.
 WIDTHS = {"wide": 1000, "medium": 660, "narrow": 350}
@@ -64,6 +64,7 @@ def charts(record: Mapping[str, Any]) -> list[Chart]:
     """Every figure that the record has data for, in the order of the report."""
     times = _times(record)
     drawn = [
+        _phases(record),
         _timeline(record, times),
         _throughput(record, times),
         _memory(record, _times(record, whole=True)),
@@ -73,6 +74,39 @@ def charts(record: Mapping[str, Any]) -> list[Chart]:
 
 
 # -- the figures ----------------------------------------------------------------------------
+
+
+def _phases(record: Mapping[str, Any]) -> Chart | None:
+    """The whole run from its start to its end, as one bar of three parts."""
+    steps = [step for step in record["steps"] if step["complete"] is not None]
+    started, ended = record["started"], record["ended"]
+    if not steps or started is None or ended is None:
+        return None
+    first = min(max(min(s["first_put"] or end_of(s) for s in steps), started), ended)
+    last = min(max(max(end_of(step) for step in steps), first), ended)
+    parts = [("skipped", "start-up", started, first), ("sim", "steps", first, last)]
+    parts.append(("ana", "end", last, ended))
+    times = Times(started, started, max(ended, started + 1e-3), *time_scale(ended - started))
+
+    def draw(width: float) -> Canvas:
+        canvas = Canvas(width, 0, "Start-up, steps and end of the run")
+        entries = [(cls, f"{name} {duration(b - a)}") for cls, name, a, b in parts]
+        x = times.axis(width)
+        lane = canvas.legend(LEFT, 14, entries) + 18
+        for cls, _, begin, end in parts:
+            a, b = x.at(times.of(begin)), x.at(times.of(end))
+            canvas.rect(a, lane, max(b - a, 1.0), LANE, cls)
+        for value in x.ticks(int(width / 90)):
+            canvas.text(x.at(value), lane + LANE + 17, tick(value), "tick", "middle")
+        canvas.text(x.stop, lane + LANE + 34, times.label, "axis", "end")
+        canvas.height = lane + LANE + 42
+        return canvas
+
+    caption = (
+        "Start-up: the Dask pool and the ranks are started, the contract is made. Steps: from the "
+        "first put to the last complete step. End: what is left of the analysis, results, figure."
+    )
+    return _chart("phases", "The whole run", caption, draw)
 
 
 def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
@@ -130,7 +164,7 @@ def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:
         "all ranks have put everything (blue) and the analytics have used it up (green); the wider "
         "the shaded band, the further the analytics are behind."
     )
-    return _chart("timeline", "Timeline", caption + _cut(record, times), draw)
+    return _chart("timeline", "Timeline", caption, draw)
 
 
 def _throughput(record: Mapping[str, Any], times: Times | None) -> Chart | None:
@@ -336,15 +370,3 @@ def _times(record: Mapping[str, Any], *, whole: bool = False) -> Times | None:
     if high - low <= 0:
         high = low + 1.0
     return Times(origin, low, high, *time_scale(high - low))
-
-
-def _cut(record: Mapping[str, Any], times: Times) -> str:
-    """Tell what the time axis leaves out."""
-    parts = []
-    if record["started"] is not None and times.low - record["started"] > 0:
-        parts.append(f"the first {duration(times.low - record['started'])}")
-    if record["ended"] is not None and record["ended"] - times.high > 0:
-        parts.append(f"the last {duration(record['ended'] - times.high)}")
-    if not parts:
-        return ""
-    return f" Start-up and end ({' and '.join(parts)} of the run) are not drawn."

@@ -105,12 +105,7 @@ class Facts:
         within = f" in {duration(self.active)}" if self.active else ""
         said = [f"{ranks} put {plural(self.steps, 'step')}{within}."]
         if self.bytes["produced"]:
-            said.append(
-                f"Of {size(self.bytes['produced'])} produced, {size(self.bytes['delivered'])} "
-                f"({percent(self.share('delivered'))}) went to the analytics; "
-                f"{size(self.bytes['skipped'])} ({percent(self.share('skipped'))}) never left "
-                "the ranks, because the analysis did not need it."
-            )
+            said.append(self._way_of_the_data())
         for entry, why in (("dropped", "by policy"), ("lost", "on the way")):
             if self.bytes[entry] or self.blocks[entry]:
                 said.append(f"{size(self.bytes[entry])} were {entry} {why}.")
@@ -121,6 +116,24 @@ class Facts:
         elif self.waited is not None:
             said.append("No rank ever waited for the analytics.")
         return said
+
+    def _way_of_the_data(self) -> str:
+        produced, delivered, skipped = (
+            self.bytes[entry] for entry in ("produced", "delivered", "skipped")
+        )
+        if delivered == produced:
+            return f"All {size(produced)} that they produced went to the analytics."
+        text = (
+            f"Of the {size(produced)} that they produced, {size(delivered)} "
+            f"({percent(self.share('delivered'))}) went to the analytics"
+        )
+        if skipped:
+            text += (
+                f"; the analysis did not need the other {size(skipped)}, which stayed in the ranks"
+                if (delivered + skipped == produced)
+                else f", and {size(skipped)} that the analysis did not need stayed in the ranks"
+            )
+        return text + "."
 
     def short_cause(self) -> str:
         """The cause in one line; of a traceback the line that names the error."""

@@ -166,6 +166,8 @@ RECORD = Entry(
                             "units": TEXT,
                             "min": NUMBER,
                             "max": NUMBER,
+                            "missing": COUNT,
+                            "renamed": ANY,
                             "values": ANY,
                         }
                     )

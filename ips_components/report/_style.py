@@ -63,6 +63,18 @@ def label(variable: xr.DataArray, fallback: str = "value") -> str:
     return f"{words(variable, fallback)} ({units})" if units else words(variable, fallback)
 
 
+def axis_label(variable: xr.DataArray, dim: str) -> str:
+    """Name of a dimension as the analysis has it, or its coordinate's ``long_name``, and units."""
+    where = coordinate(variable, dim)
+    name, units = str(where.attrs.get("long_name") or dim), units_of(where)
+    return f"{name} ({units})" if units else name
+
+
+def sequential(index: int, count: int) -> Any:
+    """Colour of one of many lines in order; the palest colours are left out."""
+    return colormaps["viridis"](0.92 * index / max(count - 1, 1))
+
+
 def coordinate(variable: xr.DataArray, dim: str) -> xr.DataArray:
     """The coordinate of a dimension, or its indices where it has none."""
     if dim in variable.coords:

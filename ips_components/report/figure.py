@@ -16,6 +16,7 @@ component              bars
 time, or 1-D space     a line
 time and 1-D space     a map of space against time
 none                   a number
+none or 1-D, many      one panel of results whose names differ by a number
 =====================  ==========================================================
 """
 
@@ -35,6 +36,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ips_components.report import _style as style
+from ips_components.report._alike import NUMBER, prepare
 from ips_components.report._style import Roles
 
 logger = logging.getLogger(__name__)
@@ -45,9 +47,11 @@ PANELS = 3  # of different variables, in a row
 MAP_CELLS = 600  # along an edge of a map; more would not show on paper
 LINE_POINTS = 4000
 LINES = 6
+MAX_PANELS = 24  # maps and curves; the others are named below them
 ROUNDING = 1e-9  # by which sums of shares may miss 0 and 1
 LEGEND_SHARE = 0.55  # of the height of the lines, above them
 TITLE_LETTERS = 28  # in a line above a panel
+TEXT_LETTERS = 95  # in a line of the figure's width
 DECADES = 6  # of a logarithmic scale; below is rounding
 
 
@@ -106,11 +110,13 @@ def compose(results: xr.Dataset, title: str | None = None) -> Figure:
 def _rows(results: xr.Dataset) -> list[Row]:
     """Sort the variables into rows: fields first, then components, maps, curves, numbers."""
     snapshots, components, maps, curves, numbers = [], [], [], [], []
-    for variable in results.data_vars.values():
+    for variable in prepare(results).values():
         roles = Roles.of(variable)
         n_space, other = len(roles.space), (roles.time is not None) + (roles.component is not None)
         if variable.dtype.kind not in "biuf" or variable.size == 0:
             logger.info("%s is not drawn: %s, shape %s", *_story(variable))
+        elif NUMBER in variable.dims:
+            curves.append(variable)
         elif variable.ndim == 0 or variable.size == 1:
             numbers.append(variable)
         elif n_space in (2, 3) and other == 0:
@@ -126,7 +132,10 @@ def _rows(results: xr.Dataset) -> list[Row]:
     rows = [_series(variable, signed=False, shares=None) for variable in snapshots]
     rows += [_series(variable, signed=True, shares=shares) for variable in components]
     panels = maps + curves
+    panels, others = panels[:MAX_PANELS], panels[MAX_PANELS:]
     rows += [_panel_row(panels[i : i + PANELS]) for i in range(0, len(panels), PANELS)]
+    if others:
+        rows.append(_text_row(f"{len(others)} more: {', '.join(map(style.words, others))}"))
     if numbers or not rows:
         rows.append(_number_row(numbers))
     return rows
@@ -214,6 +223,8 @@ def _plane(variable: xr.DataArray) -> xr.DataArray:
 
 
 def _is_map(variable: xr.DataArray) -> bool:
+    if NUMBER in variable.dims:
+        return False
     roles = Roles.of(variable)
     return len(roles.space) >= 2 or (roles.time is not None and len(roles.space) == 1)
 
@@ -257,8 +268,8 @@ def _draw_map(ax: Any, plane: xr.DataArray, cmap: Any, norm: Any) -> Any:
     style.plain_axes(ax)
     ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    ax.set_xlabel(style.label(style.coordinate(plane, columns)), fontsize=8.5, color=style.INK)
-    ax.set_ylabel(style.label(style.coordinate(plane, rows)), fontsize=8.5, color=style.INK)
+    ax.set_xlabel(style.axis_label(plane, columns), fontsize=8.5, color=style.INK)
+    ax.set_ylabel(style.axis_label(plane, rows), fontsize=8.5, color=style.INK)
     return image
 
 
@@ -289,13 +300,15 @@ def _thinned(variable: xr.DataArray) -> xr.DataArray:
 def _draw_curves(ax: Any, variable: xr.DataArray) -> None:
     roles = Roles.of(variable)
     style.plain_axes(ax, grid=True)
-    along = roles.time or (roles.space[0] if roles.space else None)
-    if along is None:
+    along = roles.time or next((dim for dim in roles.space if dim != NUMBER), None)
+    if NUMBER in variable.dims:
+        along_label = _draw_numbered(ax, variable, along or roles.component)
+    elif along is None:
         _draw_bars(ax, variable)
         along_label = str(roles.component)
     else:
         _draw_lines(ax, variable, along, roles.component)
-        along_label = style.label(style.coordinate(variable, along))
+        along_label = style.axis_label(variable, along)
     ax.set_xlabel(along_label, fontsize=8.5, color=style.INK)
     ax.set_ylabel(style.units_of(variable), fontsize=8.5, color=style.INK)
     _scale_values(ax, variable)
@@ -333,6 +346,29 @@ def _draw_lines(ax: Any, variable: xr.DataArray, along: str, component: str | No
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
+def _draw_numbered(ax: Any, variable: xr.DataArray, along: str | None) -> str:
+    """Draw numbers over their number, or a line of each number's colour; the axis' label."""
+    numbers = variable.coords[NUMBER].values
+    if along is None:
+        few = {"marker": "o", "markersize": 3} if len(numbers) <= 24 else {}
+        ax.plot(numbers, variable.values, color=style.LINE_COLOURS[0], linewidth=1.4, **few)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        return NUMBER
+    where = style.coordinate(variable, along).values
+    named = {0, len(numbers) // 2, len(numbers) - 1}
+    for k, values in enumerate(variable.transpose(NUMBER, along).values):
+        ax.plot(
+            where,
+            values,
+            color=style.sequential(k, len(numbers)),
+            linewidth=1.0,
+            label=str(numbers[k]) if k in named else f"_{numbers[k]}",
+        )
+    legend = ax.legend(fontsize=8, loc="best")
+    legend.get_frame().set(edgecolor="none", alpha=0.8)
+    return style.axis_label(variable, along)
+
+
 def _scale_values(ax: Any, variable: xr.DataArray) -> None:
     """Shares from 0 %, a logarithm for positive values over many decades."""
     low, high = style.extremes(np.asarray(variable.values, dtype=float))
@@ -357,9 +393,15 @@ def _number_row(variables: Sequence[xr.DataArray]) -> Row:
     for variable in variables:
         units = style.units_of(variable)
         lines.append(f"{style.words(variable)} = {variable.values.item():.6g} {units}".rstrip())
-    text = "\n".join(lines) or "The results hold nothing that can be drawn."
+    return _text_row("\n".join(lines) or "The results hold nothing that can be drawn.")
+
+
+def _text_row(text: str) -> Row:
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, TEXT_LETTERS)]
 
     def draw(strip: SubFigure) -> None:
-        strip.text(0.05, 0.5, text, fontsize=10, color=style.INK, va="center", linespacing=1.5)
+        strip.text(
+            0.05, 0.5, "\n".join(lines), fontsize=10, color=style.INK, va="center", linespacing=1.5
+        )
 
     return Row(0.5 + 0.24 * len(lines), draw)

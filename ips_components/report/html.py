@@ -78,10 +78,8 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
         entries=LEDGER_ENTRIES,
         hosts=_hosts(checked),
         states=[(name, k, STATES.get(name, "")) for name, k in checked["states"].items() if k],
-        faults=[
-            {**fault, "after": _after(checked, fault["t"]), "short": last_line(fault["cause"])}
-            for fault in checked["faults"]
-        ],
+        faults=_faults(checked),
+        title=_title(checked),
         figures=[_figure(name, Path(run_dir)) for name in checked["figures"]],
         css=_resource("report.css"),
         made_by=__version__,
@@ -91,6 +89,38 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
         breakable=_breakable,
         values_of=_values_of,
     )
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """What ran: the name of the simulation in the config, else the run id."""
+    return str(record["config"].get("SIM_NAME") or record["run"])
+
+
+def _faults(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each fault once, in order, with a count and all that it happened to."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, fault in enumerate(record["faults"], 1):
+        short = last_line(fault["cause"])
+        # Names of ranks and chunks differ where one cause has many consequences.
+        # An analysis that fails is reported by its run and by its component.
+        analysis = fault["who"] == "analysis"
+        same = "" if analysis else re.sub(r"\d+", "#", short), fault["what"]
+        entry = merged.setdefault(
+            same,
+            {
+                **fault,
+                "after": _after(record, fault["t"]),
+                "short": short,
+                "numbers": [],
+                "parties": [],
+            },
+        )
+        entry["numbers"].append(number)
+        if fault["who"] not in entry["parties"]:
+            entry["parties"].append(fault["who"])
+        if "\n" in fault["cause"] and "\n" not in entry["cause"]:
+            entry["cause"] = fault["cause"]  # with the traceback
+    return list(merged.values())
 
 
 @cache
@@ -214,7 +244,13 @@ def _show(value: Any) -> str:
 
 
 def _values_of(variable: Mapping[str, Any]) -> str:
-    """All values of a small result, the range of a large one."""
+    """All values of a small result, the range of a large one; how many are missing."""
+    if missing := variable["missing"]:
+        return f"{_present_values_of(variable)}, {numbers.count(missing)} missing"
+    return _present_values_of(variable)
+
+
+def _present_values_of(variable: Mapping[str, Any]) -> str:
     values = variable["values"]
     if not isinstance(values, list) and values is not None:
         return _show(values)

@@ -261,3 +261,46 @@ def test_the_legend_of_modes_along_space_lies_above_their_lines():
     axes = axes_titled(compose(xr.Dataset({"modes": (("component", "x"), modes)})), "modes")
     low, high = axes.get_ylim()
     assert (1.0 - low) / (high - low) < 0.7
+
+
+# ---- many results that are alike -------------------------------------------------------------
+
+
+def test_many_alike_curves_share_a_panel_in_the_order_of_their_numbers():
+    time = np.arange(6)
+    data = {
+        f"probe_{n}": (("time",), n + time * 1.0, {"units": "K"}) for n in (*range(2, 50), 0, 1)
+    }
+    figure = compose(xr.Dataset({**data, "total": ("time", time * 2.0)}, {"time": time}))
+    assert panels(figure) == [("probe 0 to 49", "time", "K"), ("total", "time", "")]
+    lines = axes_titled(figure, "probe 0 to 49").get_lines()
+    assert [line.get_ydata()[0] for line in lines] == list(range(50))
+
+
+def test_many_alike_numbers_are_a_curve():
+    figure = compose(xr.Dataset({f"mean_{n}": ((), n**2.0) for n in range(12)}))
+    (line,) = axes_titled(figure, "mean 0 to 11").get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(12))
+    np.testing.assert_array_equal(line.get_ydata(), np.arange(12) ** 2)
+
+
+def test_curves_over_other_coordinates_keep_their_panels():
+    data = {f"p_{n}": xr.DataArray([1.0, 2.0], dims=f"x{n}") for n in range(6)}
+    assert len(panels(compose(xr.Dataset(data)))) == 6
+
+
+def test_an_inherited_long_name_is_no_title():
+    attrs = {"long_name": "temperature of the plate", "units": "K"}
+    data = {name: (("time",), [1.0, 2.0], attrs) for name in ("largest", "least")}
+    assert [title for title, *_ in panels(compose(xr.Dataset(data)))] == ["largest", "least"]
+
+
+def test_axes_are_called_by_their_dims():
+    assert panels(compose(xr.Dataset({"v": (("bin_edge",), [1.0, 2.0])})))[0][1] == "bin_edge"
+
+
+def test_panels_beyond_a_page_are_named():
+    data = {f"v{chr(65 + n)}": (("time",), [1.0, 2.0]) for n in range(26)}
+    figure = compose(xr.Dataset(data))
+    assert len(panels(figure)) == 24
+    assert any("2 more: vY, vZ" in text.get_text() for sub in figure.subfigs for text in sub.texts)

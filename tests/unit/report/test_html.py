@@ -85,8 +85,8 @@ def test_a_good_run_shows_verdict_numbers_and_figures():
     assert "800 MiB (25 %) went to the analytics" in page.text
     assert "The account closes" in page.text
     assert "Explained variance: 84.1 %, 10.2 %, 2.1 %; together 96.4 %" in page.text
-    assert page.tags["svg"] == 4 * 3  # four figures, each for three widths
-    for name in ("timeline", "throughput", "memory", "waiting"):
+    assert page.tags["svg"] == 5 * 3  # five figures, each for three widths
+    for name in ("phases", "timeline", "throughput", "memory", "waiting"):
         assert f'id="chart-{name}"' in text
     for label in ("resident memory, MiB", "delivered to the analytics, MiB/s"):
         assert label in page.text
@@ -232,3 +232,58 @@ def test_a_replay_shows_its_source_and_nothing_of_a_simulation():
     assert "Nothing else is read." in page.text
     for word in ("Ledger", "Timeline", "Exit status", "Produced"):
         assert word not in page.text
+
+
+def test_the_title_says_what_ran():
+    record = run_records.ok_record()
+    record = {**record, "run": "20261126-x", "config": {**record["config"], "SIM_NAME": "plate"}}
+    text = render(record)
+    assert "<title>plate succeeded (20261126-x)</title>" in text
+    assert "<h1>plate</h1>" in text
+    assert "Run 20261126-x, started" in Page(text).text
+    assert record["comment"] in text
+
+
+def test_alike_faults_are_listed_once_with_a_count():
+    lost = [
+        {"t": 10.0 + n, "who": f"rank {n}", "what": "lost", "cause": f"reset by port {9000 + n}"}
+        for n in range(6)
+    ]
+    failed = [
+        {"t": 20.0, "who": "analysis", "what": "failed", "cause": "Traceback\nValueError: x"},
+        {"t": 21.0, "who": "analysis", "what": "failed", "cause": "ValueError: x; at a.py, line 1"},
+    ]
+    record = {**run_records.ok_record(), "status": "failed", "faults": lost + failed}
+    page = Page(render(record))
+    assert page.text.count("reset by port") == 1 + 1  # in the list and as the first cause
+    assert "rank 0, rank 1, rank 2, rank 3 and 2 more lost" in page.text
+    assert "6 times" in page.text and "2 times" in page.text
+    assert page.text.count("ValueError: x") == 1
+
+
+def test_no_sentence_explains_what_did_not_happen():
+    record = run_records.ok_record()
+    for account in record["ledger"]["arrays"].values():
+        for unit in ("bytes", "blocks"):
+            account[unit] |= {"delivered": account[unit]["produced"], "skipped": 0}
+    text = Page(render(record)).text
+    assert "that they produced went to the analytics." in text
+    assert "stayed in the ranks" not in text.split("Contract")[0]
+
+
+def test_start_up_and_end_are_drawn():
+    record = run_records.ok_record()
+    (phases,) = [chart for chart in charts(record) if chart.name == "phases"]
+    assert "start-up" in phases.svg and "end" in phases.svg
+    assert "not drawn" not in "".join(chart.caption for chart in charts(record))
+
+
+def test_colours_follow_the_reader_and_missing_values_are_counted():
+    record = run_records.ok_record()
+    record["results"]["variables"]["mean"]["missing"] = 12
+    text = render(record)
+    assert "prefers-color-scheme: dark" in text
+    assert "0 to 41.7, 12 missing" in Page(text).text
+    # Every colour is a variable, or would stay as it is in the dark.
+    style = text.split("<style>")[1].split("</style>")[0].partition("* { box-sizing")[2]
+    assert not re.findall(r"(?:fill|stroke|color): #", style)
