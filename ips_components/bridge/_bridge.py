@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ips_components.bridge._arrays import Array, Outgoing
@@ -24,6 +24,7 @@ from ips_components.errors import (
     RunStopped,
 )
 from ips_components.model.contract import Contract
+from ips_components.model.spec import ArraySpec
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
@@ -92,6 +93,9 @@ class Bridge(Putting):
     "Independent" calls may be made by any rank at any time, in any order of arrays within a step;
     steps must rise. One thread of a rank at a time may use a bridge.
 
+    A simulation may be launched many times in one run. `first_step` is the step at which this
+    launch goes on, the same on every rank; 0 in the first one.
+
     Examples
     --------
     ::
@@ -131,6 +135,10 @@ class Bridge(Putting):
         if not isinstance(message, m.ContractIs):
             raise ContractError("rank 0 broadcast something that is not a contract")
         self._contract = Contract.from_bytes(message.contract)
+        self.first_step, self._launch = message.first_step, message.launch
+        self._many = bool(message.launch_flags & m.ContractIs.MANY_LAUNCHES)
+        if message.launch_flags & m.ContractIs.RENUMBER:
+            self._shift = message.first_step
         contact_now = contacts.Contact(
             self._contact.run,
             self._contact.token,
@@ -174,6 +182,12 @@ class Bridge(Putting):
             transport.close()
         return contact.to_bytes(), framing.pack(contract)
 
+    def _as_agreed(self, described: ArraySpec, agreed: ArraySpec) -> ArraySpec:
+        """Return a description with the run's steps, where launches may describe only their own."""
+        if not self._many or described.steps.every != agreed.steps.every:
+            return described
+        return replace(described, steps=agreed.steps)
+
     def _prepare(self, described: dict[str, Array]) -> dict[str, Outgoing]:
         transport = self._transport
         outgoing: dict[str, Outgoing] = {}
@@ -185,7 +199,7 @@ class Bridge(Putting):
                     f"the analysis wants array {name!r}, this simulation describes "
                     f"{sorted(described)}: rename one of them"
                 )
-            if one is not None and one.spec != contract.spec:
+            if one is not None and self._as_agreed(one.spec, contract.spec) != contract.spec:
                 raise ContractError(
                     f"array {name!r} is described in code as {one.spec}, but the contract has "
                     f"{contract.spec}: describe it in one place only"
@@ -250,6 +264,8 @@ class Bridge(Putting):
         With a `default` nothing is raised unless the run shall end with its analysis.
         """
         self._check_open()
+        if step is not None:
+            step += self._shift
 
         def of_rank_0() -> Any:
             transport = self._transport
@@ -362,10 +378,7 @@ class Bridge(Putting):
         there to send its chunks to another one.
         """
         transport = self._transport
-        last = max(
-            (o.last_step for o in self._outgoing.values() if o.last_step is not None), default=-1
-        )
-        bye = m.Bye(last, int(status != "ok"), self._counters(), reason)
+        bye = m.Bye(self._newest, int(status != "ok"), self._counters(), reason)
         deadline = time.monotonic() + transport.deadlines["connect"]
         while not transport.quiet or transport.any_open():
             transport.say_bye(bye)

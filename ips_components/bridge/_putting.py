@@ -33,6 +33,9 @@ class Putting:
 
     rank: int
     size: int
+    first_step: int
+    _launch: int
+    _shift: int  # from the caller's steps to those of the run
     _transport: Transport
     _outgoing: dict[str, Outgoing]
     _agreed: list[Outgoing]
@@ -45,6 +48,8 @@ class Putting:
 
     def _begin(self) -> None:
         """Set the counters to their beginning."""
+        self.first_step = self._launch = self._shift = 0
+        self._newest = -1
         self._step: int | None = None
         self._step_waited: deque[tuple[int, float]] = deque(maxlen=4096)
         self._step_began_waited = 0
@@ -84,6 +89,12 @@ class Putting:
         DeadlineExceeded, AnalyticsLost
             When the analytics do not take data any more and the policy is to end with them.
         """
+        step += self._shift
+        self._newest = step
+        self._put(name, step, block, offset)
+
+    def _put(self, name: str, step: int, block: Cells, offset: tuple[int, ...] | None) -> None:
+        """Offer a block of a step of the run."""
         out = self._outgoing.get(name)
         if out is None:
             out = self._find(name)
@@ -302,6 +313,8 @@ class Putting:
             out = self._find(name)
         if out.dtype is None or (out.spec is not None and out.spec.ragged):
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
+        step += self._shift
+        self._newest = step
         return _InPlace(self, out, step, offset)
 
     # -- steps ---------------------------------------------------------------------------------
@@ -349,6 +362,8 @@ class Putting:
 
     def _end_step(self, following: int | None = None) -> None:
         """End the present step, if any; when another follows, it tells so with its first piece."""
+        if following is not None and following < self.first_step:
+            raise BridgeError(self._too_early(following))
         step, self._step = self._step, following
         if step is None:
             return
@@ -373,10 +388,19 @@ class Putting:
     def step_end(self, step: int) -> None:
         """Say that this rank has put all of a step; the next step's first put implies it."""
         self._check_open()
+        step += self._shift
+        self._newest = max(self._newest, step)
         if self._step is None:
             self._step = step
         if self._step == step:
             self._end_step()
+
+    def _too_early(self, step: int) -> str:
+        return (
+            f"step {step} was put, but launch {self._launch} goes on at step {self.first_step} "
+            "(bridge.first_step); count from there, or say RENUMBER = True in the simulation's "
+            "section of the config if the program counts from 0 at every launch"
+        )
 
     def _find(self, name: str) -> Outgoing:
         out = self._outgoing.get(name)
@@ -474,7 +498,7 @@ class _InPlace(AbstractContextManager[Cells]):
         out.open_blocks -= 1
         if slot is None:
             if error is None:
-                bridge.put(out.name, step, self._cells, offset=self._offset)
+                bridge._put(out.name, step, self._cells, self._offset)
             key = (out.name, self._cells.shape, self._cells.dtype)
             bridge._scratch.setdefault(key, []).append(self._cells)
             return

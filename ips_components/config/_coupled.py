@@ -63,6 +63,14 @@ class CoupledChecker:
             bin_path=common.bin_path or common.bin_dir,
             **reader.read(SimulationConfig),
         )
+        if config.renumber and config.steps_per_launch is None:
+            self.problems.add(
+                component.section,
+                "RENUMBER",
+                "is True, but nothing says how many steps a launch has: the next launch would not "
+                "know where it goes on if the last step of one is not wanted by the analysis",
+                "add STEPS_PER_LAUNCH",
+            )
         if config.executable and shutil.which(config.program()) is None:
             self.problems.add(
                 component.section,

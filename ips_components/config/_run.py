@@ -20,6 +20,11 @@ class TimeLoop:
     n_steps: int | None = None
     times: tuple[float, ...] = ()
 
+    @property
+    def intervals(self) -> int | None:
+        """Steps that a driver of the usual form takes: one from each time to the next."""
+        return len(self.times) - 1 if self.times else self.n_steps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayConfig:
@@ -83,7 +88,8 @@ class SimulationConfig:
     args: tuple[str, ...] = parameter(
         types.WORDS,
         "Its arguments; `{NSTEP}`, `{FIRST}` (0, or the steps done at a restart), `{START}`, "
-        "`{FINISH}`, `{NPROC}` and `{RUN_DIR}` are filled in.",
+        "`{FINISH}`, `{NPROC}`, `{RUN_DIR}`, `{LAUNCH}` (0, 1, ...) and `{TIME}` (of the driver's "
+        "call) are filled in. In a later launch `{FIRST}` is the step at which it goes on.",
         (),
     )
     task_ppn: int = parameter(types.NON_NEGATIVE_INT, "Processes per node; 0: the platform's.", 0)
@@ -105,6 +111,27 @@ class SimulationConfig:
     shared_nodes: bool = True
     input_files: tuple[str, ...] = ()
     output_files: tuple[str, ...] = ()
+    steps_per_launch: int | None = parameter(
+        types.POSITIVE_INT,
+        "Steps that each launch puts, under a driver that launches the program many times.",
+        None,
+    )
+    renumber: bool = parameter(
+        types.BOOL,
+        "Whether the program counts its steps from 0 at every launch; the bridge adds the step at "
+        "which the launch goes on.",
+        False,
+    )
+    on_launch_failure: str = parameter(
+        types.choice("fail", "retry"),
+        "Whether a launch that fails ends the run, or is launched again from the same step.",
+        "fail",
+    )
+    retries: int = parameter(
+        types.POSITIVE_INT,
+        "How often one launch is launched again, with ON_LAUNCH_FAILURE = retry.",
+        1,
+    )
     restart_files: tuple[str, ...] = ()
     state_files: tuple[str, ...] = ()
     bin_path: str = ""
@@ -238,6 +265,12 @@ class AnalyticsConfig:
         " a Dask worker on their node.",
         "none",
     )
+    wait: bool = parameter(
+        types.BOOL,
+        "Whether each step of a driver's time loop waits until all that depends only on data put "
+        "until then is computed.",
+        False,
+    )
     live_page: bool = parameter(types.BOOL, "Whether a page shows the run live.", False)
     task_log: bool = parameter(
         types.BOOL,
@@ -305,7 +338,29 @@ class RunConfig:
     @property
     def n_steps(self) -> int | None:
         """Steps that the simulation puts; None where nobody knows."""
-        return self.times.n_steps if self.attended else None
+        if self.attended:
+            return self.times.n_steps
+        totals = {self.steps_of(each) for each in self.simulations}
+        return totals.pop() if len(totals) == 1 else None
+
+    def steps_of(self, simulation: SimulationConfig) -> int | None:
+        """Steps of a simulation in the whole run; None where nobody knows."""
+        if self.attended:
+            return self.times.n_steps
+        per_launch, launches = simulation.steps_per_launch, self.times.intervals
+        return None if per_launch is None or launches is None else per_launch * launches
+
+    def launches_of(self, simulation: SimulationConfig) -> dict[str, Any]:
+        """What the coordinator must know of a simulation that is launched many times."""
+        if self.attended:
+            return {}
+        return {
+            "many": True,
+            "steps": simulation.steps_per_launch,
+            "count": self.times.intervals,
+            "renumber": simulation.renumber,
+            "retry": simulation.on_launch_failure == "retry",
+        }
 
     def checkpoint_time(self) -> float:
         """Time stamp of the checkpoint to restart from: the number of steps that were done.

@@ -5,15 +5,17 @@ Each ``_call_<method>`` answers ``client.scheduler.external_run(method=..., run=
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tornado.ioloop import PeriodicCallback
 
+from ips_components.coordination import launches
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.live_page import open_live_page
 from ips_components.coordination.task_counts import task_counts
-from ips_components.errors import ContractError
+from ips_components.errors import ContractError, DeadlineExceeded
 from ips_components.model.contract import ArrayContract, Contract
 
 
@@ -22,6 +24,9 @@ class Calls:
 
     scheduler: Any
     tasks: Any
+    _tell: Callable[..., None]
+    _fail: Callable[..., None]
+    _simulation_over: Callable[[CoordinatedRun], None]
     _lookout: PeriodicCallback
 
     async def _call_open(self, run: CoordinatedRun, settings: dict[str, Any]) -> dict[str, Any]:
@@ -52,12 +57,19 @@ class Calls:
         return [run.state.endpoints[ordinal] for ordinal in sorted(run.workers.values())]
 
     async def _call_described(self, run: CoordinatedRun, timeout: float) -> list[dict[str, Any]]:
+        await self._first_launch(run)
         return await run.until(
             lambda: run.state.described or self._raise_if_failed(run),
             timeout,
             "rank 0 of the simulation to describe its arrays (neither the config nor "
             "the simulation has done so)",
         )
+
+    async def _first_launch(self, run: CoordinatedRun) -> None:
+        """Wait until the workflow launches the simulation, which may be long after the start."""
+        while run.settings.get("launches") and not (run.launches or run.closed):
+            self._raise_if_failed(run)
+            await run.changed.wait()
 
     async def _call_contract(self, run: CoordinatedRun, blob: bytes, ahead: bool = False) -> int:
         """Declare the external tasks of a contract.  Idempotent for the same contract.
@@ -143,6 +155,53 @@ class Calls:
     async def _call_check(self, run: CoordinatedRun) -> None:
         self._raise_if_failed(run)
 
+    async def _call_begin_launch(self, run: CoordinatedRun, size: int) -> tuple[int, int]:
+        """Another launch begins; its number, and the step at which it goes on."""
+        record = launches.begin(run, size)
+        run.notify()
+        run.expecting = set(run.workers)
+        self._tell(run, record.message(run.settings.get("launches", {})))
+        await run.until(
+            lambda: not run.expecting,
+            run.settings["deadlines"]["connect"],
+            f"the workers {', '.join(sorted(run.expecting))} to expect launch {record.number}",
+        )
+        return record.number, record.first_step
+
+    async def _call_end_launch(
+        self, run: CoordinatedRun, launch: int, ok: bool, again: bool = False
+    ) -> None:
+        """The program of a launch has ended; with `ok` all of its ranks have closed by now.
+
+        With `again`, one that has failed is launched again.
+        """
+        if ok and run.state.phase not in ("ended", "failed"):
+            # Goodbyes travel through other processes than the program's exit status.
+            with contextlib.suppress(DeadlineExceeded):
+                await run.until(
+                    lambda: run.idle or run.state.phase == "failed" or not run.state.ranks,
+                    run.settings["deadlines"]["drain"],
+                    "the ranks to close their bridges",
+                )
+        wrong = launches.end(run, launch, ok)
+        if wrong:
+            self._fail(run, "simulation", "ended wrongly", wrong)
+            raise ContractError(wrong)
+        if not ok and not again:
+            self._fail(run, "simulation", "failed", f"launch {launch} failed")
+        run.notify()
+
+    async def _call_end_simulation(self, run: CoordinatedRun) -> None:
+        """Nothing will be launched any more; idempotent."""
+        if run.closed or not run.settings.get("launches"):
+            return
+        run.closed = True
+        if not run.launches:
+            self._fail(run, "simulation", "was never launched", "no launch has begun in this run")
+        elif run.state.phase not in ("ended", "failed"):
+            self._simulation_over(run)
+        run.notify()
+
     async def _call_results_done(
         self, run: CoordinatedRun, outcome: dict[str, Any] | None = None
     ) -> None:
@@ -189,7 +248,14 @@ class Calls:
         if run.settings.get("task_log"):
             self.tasks.log.flush()
         rows = await self._call_terms(run)
-        return {**run.state.record(), "states": self._states(run), "contract": {"arrays": rows}}
+        launched = [record.to_json() for record in run.launches]
+        more = {"launches": launched} if launched else {}
+        return {
+            **run.state.record(),
+            **more,
+            "states": self._states(run),
+            "contract": {"arrays": rows},
+        }
 
     def progress(self, name: str) -> dict[str, Any]:
         """How far a run is, for the terminal and the live page."""
@@ -197,6 +263,9 @@ class Calls:
         return {
             **run.state.progress(),
             "joining": self._are_joining(run),
+            "launch": run.launches[-1].number if run.launches else None,
+            "lost": dict(run.state.lost_ranks),
+            "fatal": None if run.state.fatal is None else run.state.fatal.to_json(),
             "n_steps": run.settings.get("n_steps"),
             "tasks": task_counts(self.scheduler),
             "states": self._states(run),

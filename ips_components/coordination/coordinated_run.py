@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.run_state import RunState
@@ -14,6 +14,9 @@ from ips_components.errors import DeadlineExceeded
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
+
+if TYPE_CHECKING:
+    from ips_components.coordination.launches import LaunchRecord
 
 
 class CoordinatedRun:
@@ -42,10 +45,19 @@ class CoordinatedRun:
         self.shared: dict[int, Placement] = {}  # by array: what newcomers have been given
         self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None
+        self.launches: list[LaunchRecord] = []  # where the simulation is launched many times
+        self.expecting: set[str] = set()  # workers that do not expect the newest launch yet
+        self.idle = False  # the ranks of the newest launch have closed their bridges
+        self.closed = False  # the workflow launches nothing any more
 
     def agree(self, contract: Contract, blob: bytes = b"") -> None:
         """Set the contract, and beside it the binary form that ranks and workers get."""
         self.contract, self.blob = contract, blob or contract.to_bytes()
+
+    @property
+    def between_launches(self) -> bool:
+        """Whether more launches may come when the ranks have closed their bridges."""
+        return bool(self.settings.get("launches")) and not self.closed
 
     @property
     def has_tasks(self) -> bool:

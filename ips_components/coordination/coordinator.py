@@ -23,6 +23,7 @@ from tornado.ioloop import PeriodicCallback
 
 from ips_components.coordination.calls import Calls
 from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.launches import whole_axis
 from ips_components.coordination.placement import Replanning
 from ips_components.coordination.step_report import StepReport
 from ips_components.coordination.watchdog import INTERVAL, missing_ranks, patience, silent_workers
@@ -117,6 +118,8 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
             self._tell_contract(run, [worker])
             if run.state.phase == "running":
                 self._share(run, ordinal)
+        if run.launches:
+            self._tell(run, run.launches[-1].message(run.settings["launches"]), [worker])
         if run.state.phase in ("ended", "failed"):
             self._tell(run, {"action": "let_leave"}, [worker])
 
@@ -124,7 +127,11 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
         self, run: CoordinatedRun, worker: str, arrays: list[dict[str, Any]]
     ) -> None:
         if run.state.described is None:
-            run.state.described = arrays
+            launches = run.settings.get("launches", {})
+            try:
+                run.state.described = [whole_axis(array, launches) for array in arrays]
+            except ContractError as error:
+                self._fail(run, "simulation", "contradicts its config", str(error), policy="abort")
 
     def _event_hello(
         self, run: CoordinatedRun, worker: str, rank: int, info: Mapping[str, Any]
@@ -165,8 +172,11 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
     def _event_bye(
         self, run: CoordinatedRun, worker: str, rank: int, info: Mapping[str, Any]
     ) -> None:
-        run.state.bye(rank, info["status"], info["counters"])
+        run.state.bye(rank, info["status"], info["counters"], info.get("last_step", -1))
         if info["status"] != "ok":
+            if self._is_retried(run):
+                run.state.fault(f"rank {rank}", "ended with an error", info["reason"])
+                return
             self._fail(run, f"rank {rank}", "ended with an error", info["reason"])
         elif run.state.phase in ("ended", "failed"):
             self._tell(run, {"action": "let_leave"})
@@ -174,8 +184,16 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
             self._simulation_over(run)
 
     def _event_lost(self, run: CoordinatedRun, worker: str, rank: int, why: str) -> None:
-        if run.state.rank_lost(rank, why):
+        if run.state.rank_lost(rank, why) and not self._is_retried(run):
             self._fail(run, f"rank {rank}", "lost", why)
+
+    def _is_retried(self, run: CoordinatedRun) -> bool:
+        """Whether a launch that fails is launched again, so that its ranks may die."""
+        return bool(run.settings.get("launches", {}).get("retry")) and run.between_launches
+
+    def _event_launch_expected(self, run: CoordinatedRun, worker: str, launch: int) -> None:
+        if run.launches and run.launches[-1].number == launch:
+            run.expecting.discard(worker)
 
     def _event_missing(
         self, run: CoordinatedRun, worker: str, array: int, chunk: int, rank: int, why: str
@@ -205,6 +223,7 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
         for run in self.runs.values():
             ordinal = run.workers.pop(worker, None)
+            run.expecting.discard(worker)
             if ordinal is None or run.state.phase in ("ended", "failed"):
                 continue
             run.state.fault(f"worker {worker}", "lost", "left the Dask cluster")
@@ -245,13 +264,23 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
         elif kind == "released":
             self._note_analysed(run, keys)
         elif kind in ("lost", "wanted_again"):
-            if run.state.phase in ("ended", "failed"):
-                self._give_up(run, keys)
-            else:
-                self._ask_again(run, keys)
+            gone = keys
+            if run.state.phase not in ("ended", "failed"):
+                gone = [key for key in keys if self._is_of_earlier_launch(run, key)]
+                self._ask_again(run, [key for key in keys if key not in gone])
+            if gone:
+                self._give_up(run, gone)
         run.notify()
 
     # -- internals ---------------------------------------------------------------------
+
+    def _is_of_earlier_launch(self, run: CoordinatedRun, key: Any) -> bool:
+        """Whether a chunk has steps of a launch whose ranks are not there any more."""
+        if not run.launches:
+            return False
+        array = next(array for array in self._contract(run).arrays if array.name == key[0])
+        first = array.spec.steps.step(array.layout.bounds(0, key[1])[0])
+        return run.idle or first < run.launches[-1].first_step
 
     def _run(self, run: str) -> CoordinatedRun:
         if not isinstance(run, str) or not 0 < len(run) <= 200:
@@ -321,6 +350,12 @@ class RunCoordinator(Calls, Replanning, SchedulerPlugin):
         if not run.flushed or run.state.phase in ("ended", "failed"):
             return
         if in_time and self._still_to_come(run):
+            return
+        if run.between_launches:  # their data are here: these ranks may go, others will come
+            if not run.idle:
+                run.idle = True
+                self._tell(run, {"action": "let_leave"})
+                run.notify()
             return
         ending = run.state.ending(run.settings.get("n_steps"))
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending

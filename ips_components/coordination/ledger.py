@@ -60,6 +60,8 @@ class Ledger:
         self._counts = np.zeros((0, 0, len(UNITS), len(ENTRIES)), np.int64)
         self._final = np.zeros(0, bool)  # ranks that have said goodbye
         self._dead = np.zeros(0, bool)  # ranks that will not
+        #: Of the ranks of earlier launches together, by array, unit and entry.
+        self._before = np.zeros((0, len(UNITS), len(ENTRIES)), np.int64)
         self.declare(arrays)
 
     def declare(self, arrays: Iterable[str]) -> None:
@@ -67,6 +69,22 @@ class Ledger:
         for name in arrays:
             self._columns.setdefault(name, len(self._columns))
         self._grow(0)
+
+    def begin_launch(self) -> None:
+        """Take the accounts of the present ranks together: others follow, with new counters."""
+        self._before = self._totals()
+        self._counts = np.zeros((0, len(self._columns), *self._counts.shape[2:]), np.int64)
+        self._final = np.zeros(0, bool)
+        self._dead = np.zeros(0, bool)
+
+    def _totals(self) -> NDArray[np.int64]:
+        now: NDArray[np.int64] = self._counts.sum(axis=0)
+        now[: len(self._before)] += self._before
+        return now
+
+    def launch_to_json(self) -> dict[str, Any]:
+        """The accounts of the ranks of the newest launch."""
+        return {name: a.to_json() for name, a in self._accounts(self._counts.sum(axis=0)).items()}
 
     def update(self, rank: int, counters: Mapping[str, Any], *, final: bool = False) -> None:
         """Take the newest cumulative counters of one rank; see :meth:`update_all`.
@@ -155,15 +173,18 @@ class Ledger:
 
     def accounts(self) -> dict[str, Account]:
         """The sum over all ranks, by array."""
-        totals = self._counts.sum(axis=0).tolist()
+        return self._accounts(self._totals())
+
+    def _accounts(self, totals: NDArray[np.int64]) -> dict[str, Account]:
+        rows = totals.tolist()
         return {
-            name: Account(*(dict(zip(ENTRIES, each, strict=True)) for each in totals[column]))
+            name: Account(*(dict(zip(ENTRIES, each, strict=True)) for each in rows[column]))
             for name, column in self._columns.items()
         }
 
     def total(self, entry: str, unit: str = "bytes") -> int:
         """One entry, summed over ranks and arrays."""
-        return int(self._counts[:, :, UNITS.index(unit), ENTRIES.index(entry)].sum())
+        return int(self._totals()[:, UNITS.index(unit), ENTRIES.index(entry)].sum())
 
     def imbalances(self) -> list[str]:
         """One sentence for each array and unit that does not add up."""

@@ -69,7 +69,9 @@ class RunState:
         self.ledger = Ledger()
         self.steps = Steps()
         self.newest_step: int | None = None
-        self._waited = np.zeros(0)  # seconds by rank, in the whole run
+        self._waited = np.zeros(0)  # seconds by rank, in the newest launch
+        self._waited_before = np.zeros(0)  # in earlier launches
+        self.last_put: int | None = None  # newest step that ranks of this launch have put
         self.samples: deque[dict[str, Any]] = deque()
         self.faults: list[Fault] = []  # the first and the last ones
         self.faults_left_out = 0
@@ -85,6 +87,21 @@ class RunState:
         self.ranks.setdefault(rank, {}).update(
             {key: info[key] for key in ("host", "pid", "lane") if key in info}
         )
+
+    def begin_launch(self, size: int) -> None:
+        """Expect the ranks of another launch; the accounts of those before stay."""
+        self._waited_before = np.array(self.waited)
+        self._waited = np.zeros(0)
+        self.ledger.begin_launch()
+        self.steps.begin_launch()
+        self.n_ranks, self.first_hello, self.last_put = size, None, None
+        self.ranks.clear()
+        self.byes.clear()
+        self.lost_ranks.clear()
+
+    def launch_accounts(self) -> dict[str, Any]:
+        """The accounts of the newest launch alone."""
+        return self.ledger.launch_to_json()
 
     def step_end(self, rank: int, step: int, waited: float, counters: Mapping[str, Any]) -> None:
         """A rank has put everything of ``step``; ``waited`` is its total so far in seconds."""
@@ -113,8 +130,10 @@ class RunState:
         if (completed := self.steps.put(step, ranks, since, self.n_ranks, now)) is not None:
             completed.delivered = self.ledger.total("delivered")
 
-    def bye(self, rank: int, status: str, counters: Mapping[str, Any]) -> None:
+    def bye(self, rank: int, status: str, counters: Mapping[str, Any], last_step: int = -1) -> None:
         self.byes[rank] = status
+        if last_step >= 0:
+            self.last_put = max(last_step, self.last_put or 0)
         self.ledger.update(rank, counters, final=True)
 
     def rank_lost(self, rank: int, why: str) -> bool:
@@ -178,7 +197,11 @@ class RunState:
     @property
     def waited(self) -> list[float]:
         """Seconds that each rank has waited so far, up to the last one that said so."""
-        seconds: list[float] = self._waited.tolist()
+        size = max(len(self._waited), len(self._waited_before))
+        before = np.pad(self._waited_before, (0, size - len(self._waited_before)))
+        seconds: list[float] = (
+            before + np.pad(self._waited, (0, size - len(self._waited)))
+        ).tolist()
         return seconds
 
     def ending(self, n_steps: int | None) -> str:

@@ -83,6 +83,11 @@ class RunSettings:
         File with the state of the analysis to go on from; empty for a new start.
     simulation
         Port of the simulation, for messages.
+    launches
+        Empty: the simulation is launched once. Else its launches put into the same arrays one
+        after the other: ``steps`` (of each, None when they differ), ``renumber`` (ranks count from
+        0 at every launch), ``retry`` (one that fails is launched again), ``count`` (how many there
+        will be, None when nobody knows).
     partners
         Settings of further runs, as dicts: those of the other simulations that feed this
         analysis. Each has a run id, a token, receivers and ranks of its own.
@@ -112,6 +117,7 @@ class RunSettings:
     security: str = "none"
     checkpoint: str = ""
     simulation: str = "the simulation"
+    launches: Mapping[str, Any] = field(default_factory=dict)
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

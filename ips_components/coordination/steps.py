@@ -126,6 +126,12 @@ class Steps(Mapping[int, Step]):
         self.complete += 1
         return entry
 
+    def begin_launch(self) -> None:
+        """Forget which ranks have put a step that is not complete: others will put it."""
+        for entry in self._kept.values():
+            if entry.complete is None:
+                entry.ranks = None
+
     def note_analysed(self, step: int, now: float) -> None:
         """All consumers of some chunk of the step are done."""
         entry = self._kept.get(step)

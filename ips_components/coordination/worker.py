@@ -159,7 +159,7 @@ class _Session:
         facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
         settings = {
             name: getattr(self.settings, name)
-            for name in ("deadlines", "on_analytics_loss", "n_steps")
+            for name in ("deadlines", "on_analytics_loss", "n_steps", "launches")
         }
         endpoint = {**asdict(self.receiver.endpoint), **facts}
         self._send("open", endpoint=endpoint, settings=settings)
@@ -192,6 +192,11 @@ class _Session:
             self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
             self.receiver.set_horizon(dict(horizon))
         self.receiver.set_contract(self.contract, self._peers)
+
+    def on_launch(self, size: int, launch: int, first_step: int, flags: int) -> None:
+        """Expect the ranks of another launch, and report that this worker does."""
+        self.receiver.begin_launch(size, launch, first_step, flags)
+        self._send("launch_expected", launch=launch)
 
     def on_horizon(self, array: int, rows: int) -> None:
         self.receiver.set_horizon({array: rows})

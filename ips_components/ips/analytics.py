@@ -182,6 +182,13 @@ class Analytics(Component):
         if state["state"] == FAILED and not self._attended:
             raise AnalyticsFailed(state["cause"])
 
+    def abandon(self, timestamp: float = 0.0, *, cause: str, **keywords: Any) -> None:
+        """Fail the run from outside, and write its record."""
+        if self._pool is None or self._records.read(RUN).get("state") != OPEN:
+            return
+        self._keep_coordinator_record(self._pool)
+        self._fail(AnalyticsFailed(cause))
+
     def terminate_pool(self) -> None:
         """End the pool when its result was not taken."""
         if self._pool is not None:
@@ -243,7 +250,6 @@ class Analytics(Component):
 
     def _follow(self, pool: AnalyticsPool) -> None:
         """Show how far the run is, and fail it when nothing more can be expected."""
-        from ips_components import analysis
         from ips_components.report import Progress, contract_table
 
         config, running = pool.config, pool.running
@@ -289,14 +295,21 @@ class Analytics(Component):
                 events.end(together(watch.state for watch in watches), failed=True)
                 raise
             finally:
-                with suppress(Exception):  # a pool that is lost knows nothing any more
-                    records = {
-                        port: analysis.run_record(running.client, run, within=_ANSWER)
-                        for port, run in pool.runs.items()
-                    }
-                    whole = one_record(records)
-                    self._records.write(COORDINATOR, whole)
-                    fatal = whole["fatal"] or {}
-                    if fatal.get("who") == "analysis":
-                        self.services.error("the analysis failed\n%s", fatal["cause"])
+                self._keep_coordinator_record(pool)
                 pool.withdraw()
+
+    def _keep_coordinator_record(self, pool: AnalyticsPool) -> None:
+        """Keep what the coordinator knows, for the record of the run."""
+        from ips_components import analysis
+
+        with suppress(Exception):  # a pool that is lost knows nothing any more
+            client = pool.running.client
+            records = {
+                port: analysis.run_record(client, run, within=_ANSWER)
+                for port, run in pool.runs.items()
+            }
+            whole = one_record(records)
+            self._records.write(COORDINATOR, whole)
+            fatal = whole["fatal"] or {}
+            if fatal.get("who") == "analysis":
+                self.services.error("the analysis failed\n%s", fatal["cause"])

@@ -167,15 +167,16 @@ class AnalyticsPool:
         """Settings of the run; those of further simulations are its partners."""
         config = self.config
         if len(self.runs) < 2:
-            return self._settings_of(self.run, config.arrays)
+            return self._settings_of(self.run, config.arrays, **self._launched(0))
         first, *others = [
             self._settings_of(
                 run,
                 tuple(each for each in config.arrays if each.simulation in ("", port)),
                 simulation=port,
                 memory_share=config.memory_share / len(self.runs),
+                **self._launched(number),
             )
-            for port, run in self.runs.items()
+            for number, (port, run) in enumerate(self.runs.items())
         ]
         return replace(first, partners=tuple(each.to_dict() for each in others))
 
@@ -183,7 +184,7 @@ class AnalyticsPool:
         from ips_components.coordination import RunSettings
         from ips_components.wire.contact import new_token
 
-        config, n_steps = self.config, self.run_config.n_steps
+        config, n_steps = self.config, changes.get("n_steps", self.run_config.n_steps)
         described = [array.description(n_steps) for array in mine]
         arrays = tuple(each for each in described if each is not None)
         suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
@@ -203,15 +204,22 @@ class AnalyticsPool:
             overwrite=config.overwrite,
             run_dir=str(self.run_dir),
             task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
-            n_steps=n_steps,
             deadlines=config.deadlines,
             on_analytics_loss=config.on_analytics_loss,
             replay_steps=config.replay_steps,
             lanes=config.lanes,
             security=config.security,
             checkpoint=self._state,
-            **{"memory_share": config.memory_share, **changes},
+            **{"memory_share": config.memory_share, "n_steps": n_steps, **changes},
         )
+
+    def _launched(self, number: int) -> dict[str, Any]:
+        """Settings of one simulation: its steps, and whether it is launched many times."""
+        run = self.run_config
+        if not run.coupled_ports:
+            return {}
+        simulation = run.coupled_ports[number]
+        return {"n_steps": run.steps_of(simulation), "launches": run.launches_of(simulation)}
 
     def _prepare_environment(self) -> None:
         """Let the workers find the analysis beside the config; this process is our own."""

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ips_components.errors import IPSComponentsError
 from ips_components.ips.coupling import OPEN, RUN, Records, launches_of
 from ips_components.wire.contact import ENVIRONMENT, Certificates
 
+_ABANDON = 60.0
 _KEPT = 500
 """Launches of which the record has the facts, the newest ones."""
 
@@ -96,6 +97,11 @@ class Launches:
         return self._client
 
     @property
+    def component(self) -> Any:
+        """Config of the component."""
+        return next(each for each in self.config.coupled_ports if each.port == self.port)
+
+    @property
     def coordinated(self) -> str:
         """Id of this component's run with the coordinator."""
         return str(self._run["runs"][self.port])
@@ -163,7 +169,7 @@ class Launches:
         self._write()
         return launch
 
-    def end(self, launch: Launch, error: BaseException | None, **facts: Any) -> None:
+    def end(self, launch: Launch, error: Exception | None, again: bool = False) -> None:
         """End a launch: its task has ended, well or not.
 
         Parameters
@@ -172,16 +178,62 @@ class Launches:
             What `begin` returned.
         error
             Why it did not end well.
-        **facts
-            ``executable``, ``exit_status``, ``log``, ...
+        again
+            Whether the same will be launched again.
         """
+        if launch.run and self._record["many"] and error is None:
+            try:
+                self._call("end_launch", launch=launch.number, ok=True)
+            except Exception as wrong:
+                if not self._goes_on_alone():
+                    error = wrong
+        self._note_end(launch, error)
+        if error is None or not (launch.run and self._record["many"]):
+            return
+        with suppress(Exception):  # the first error is the one to see
+            self._call("end_launch", launch=launch.number, ok=False, again=again)
+        if not again:
+            self._abandon(ips_compat.describe(error))
+            raise error
+
+    def _note_end(self, launch: Launch, error: Exception | None) -> None:
         cause = "" if error is None else ips_compat.describe(error)
-        launch.facts.update(facts, ended=time.time(), ok=error is None, cause=cause)
-        if launch.run and self._record["many"]:
-            with suppress(Exception) if error else nullcontext():
-                self._call("end_launch", launch=launch.number, ok=error is None)
+        launch.facts.update(ended=time.time(), ok=error is None, cause=cause)
         self._record.update(state="ended", ok=error is None, cause=cause)
         self._write()
+
+    def _abandon(self, cause: str) -> None:
+        """Have the analytics write the record of a run that has failed, if it is not busy."""
+        analytics = self.config.analytics[0]
+        with suppress(Exception):
+            port = self._services.get_port(analytics.port)
+            call = self._services.call_nonblocking(port, "abandon", 0.0, cause=cause)
+            if ips_compat.wait_first(self._services, [call], _ABANDON) is not None:
+                ips_compat.answer(self._services, call)
+
+    def _goes_on_alone(self) -> bool:
+        """Whether the simulation goes on although the analysis is lost."""
+        return self.config.analytics[0].on_analytics_loss == "continue"
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], str]]:
+        """Show how far the run is; yields a function that returns why a task must be ended, or "".
+
+        Only where the driver does not watch the run itself.
+        """
+        if not self._run or not self._record["many"]:
+            yield lambda: ""
+            return
+        from ips_components.ips.watch import LaunchWatch
+
+        with LaunchWatch(
+            self.client,
+            self.coordinated,
+            lambda: self._record,
+            self.config.analytics[0],
+            retried=self.config.launches_of(self.component)["retry"],
+        ) as watch:
+            yield watch.hopeless
 
     def finalize(self) -> None:
         """End the simulation: nothing will be launched any more."""

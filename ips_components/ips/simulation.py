@@ -65,13 +65,22 @@ class Simulation(Component):
         state_files = self._state_files(config)
         if state_files:  # as the other components have left them
             self.services.stage_state(state_files)
-        launch = self._of_this_component(run, config).begin(config.nproc, timestamp, attended)
-        try:
-            facts = self._launch(config, run, launch, timestamp)
-        except Exception as error:
-            self._of_this_component(run, config).end(launch, error)
-            raise
-        self._of_this_component(run, config).end(launch, None)
+        launches = self._of_this_component(run, config)
+        retries = 0 if attended or config.on_launch_failure == "fail" else config.retries
+        for left in range(retries, -1, -1):
+            launch = launches.begin(config.nproc, timestamp, attended)
+            try:
+                facts = self._launch(config, run, launch, timestamp)
+            except Exception as error:
+                launches.end(launch, error, again=left > 0)
+                if not left:
+                    raise
+                self.services.warning(
+                    "launch %d failed, and is launched again: %s", launch.number, error
+                )
+                continue
+            launches.end(launch, None)
+            break
         if config.output_files:
             self.services.stage_output_files(
                 timestamp, list(config.output_files), save_plasma_state=bool(state_files)
@@ -161,14 +170,17 @@ class Simulation(Component):
         """Wait for the task; end it when the driver says so or its time is over."""
         assert self._launches is not None
         started = time.monotonic()
-        while (status := self.services.wait_task_nonblocking(task)) is None:
-            why = ""
-            if config.time_out and time.monotonic() - started > config.time_out:
-                why = f"it ran for more than TIME_OUT = {config.time_out:g} s"
-            elif coupled and (abort := self._launches.records.read(ABORT)):
-                why = abort["cause"]
-            if why:
-                self.services.kill_task(task)
-                raise SimulationFailed(f"the simulation was ended: {why}{last_lines(log)}")
-            time.sleep(_LOOK)
+        with self._launches.watched() as hopeless:
+            while (status := self.services.wait_task_nonblocking(task)) is None:
+                why = ""
+                if config.time_out and time.monotonic() - started > config.time_out:
+                    why = f"it ran for more than TIME_OUT = {config.time_out:g} s"
+                elif coupled and (abort := self._launches.records.read(ABORT)):
+                    why = abort["cause"]
+                elif coupled:
+                    why = hopeless()
+                if why:
+                    self.services.kill_task(task)
+                    raise SimulationFailed(f"the simulation was ended: {why}{last_lines(log)}")
+                time.sleep(_LOOK)
         return int(status)

@@ -8,6 +8,7 @@ from ips_components.config import AnalyticsConfig
 from ips_components.errors import AnalyticsLost
 
 ASK = 1.0
+_LEAVE = 10.0
 
 
 class Watch:
@@ -100,7 +101,9 @@ class Watch:
         """Why nothing more can be expected of the simulation, or ""."""
         launched = self.launched()
         still = now - self._moved
-        if launched.get("state") == "ended":
+        if launched.get("state") == "ended" and self._more_may_come(launched):
+            self._moved = now
+        elif launched.get("state") == "ended":
             self._simulation_ended = self._simulation_ended or now
             if not launched["ok"] and now - self._simulation_ended > 2 * ASK:
                 return str(launched["cause"])
@@ -123,6 +126,10 @@ class Watch:
                 )
         return ""
 
+    def _more_may_come(self, launched: Mapping[str, Any]) -> bool:
+        """Whether the program was ended well and may be launched again."""
+        return bool(launched.get("many")) and bool(launched["ok"]) and not launched.get("finalized")
+
 
 def end_together(watches: Mapping[str, Watch]) -> None:
     """Where one of several runs has failed, let the others fail, too.
@@ -137,3 +144,64 @@ def end_together(watches: Mapping[str, Watch]) -> None:
     for port, watch in watches.items() if failed else ():
         if port not in failed and watch.state.get("phase") != "ended":
             watch.fail("simulation", f"{failed[0]} failed, and ON_ANALYTICS_LOSS = abort")
+
+
+class LaunchWatch:
+    """Watches one launch from the component that has launched it; a context manager.
+
+    Parameters
+    ----------
+    client, run, launched, config
+        As of `Watch`.
+    retried
+        Whether a launch that fails is launched again.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        run: str,
+        launched: Callable[[], Mapping[str, Any]],
+        config: AnalyticsConfig,
+        retried: bool,
+    ) -> None:
+        from ips_components.report import Progress
+
+        self._watch = Watch(client, run, launched, config)
+        self._retried = retried
+        self._progress = Progress(quiet=not config.progress)
+        self._failed = 0.0
+
+    def __enter__(self) -> "LaunchWatch":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def hopeless(self) -> str:
+        """Return why the task must be ended, "" while it may go on."""
+        config, watch = self._watch.config, self._watch
+        try:
+            watch.look()
+        except AnalyticsLost as error:
+            return str(error) if config.on_analytics_loss == "abort" else ""
+        state = watch.state
+        self._progress.update(state)
+        cause = self._cause(state)
+        if not cause:
+            return ""
+        # The ranks have been told, and end by themselves unless they wait for one that is gone.
+        self._failed = self._failed or time.monotonic()
+        return cause if time.monotonic() - self._failed > _LEAVE else ""
+
+    def _cause(self, state: Mapping[str, Any]) -> str:
+        fatal = state.get("fatal")
+        if fatal is not None:
+            own = fatal["who"] == "simulation" or fatal["who"].startswith("rank")
+            if own or self._watch.config.on_analytics_loss == "abort":
+                return f"{fatal['who']} {fatal['what']}: {fatal['cause']}"
+        elif self._retried and state.get("lost"):
+            rank, why = next(iter(state["lost"].items()))
+            return f"rank {rank} lost: {why}"
+        return ""

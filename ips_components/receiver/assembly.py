@@ -378,6 +378,32 @@ class ChunkAssembler:
         self._released(0)
         return True
 
+    def begin_launch(self, size: int, first_step: int) -> None:
+        """Expect another launch of the simulation, which goes on at a step.
+
+        Parts of that step and of later ones that an earlier launch sent are forgotten, where their
+        chunk is not complete: the launch sends them again.
+        """
+        with self._lock:
+            self._size = size
+            for array in self._arrays:
+                for partial in array.open.values():
+                    self._forget_from(array, partial, first_step)
+
+    def _forget_from(self, array: ArrayAdmission, partial: PartialChunk, step: int) -> None:
+        axis = array.contract.spec.steps
+        times = array.contract.chunk_selection(partial.chunk).dims[0]
+        if array.contract.spec.ragged:
+            if axis.step(times.start) >= step:
+                partial.missing += len(partial.rows)
+                partial.rows.clear()
+            return
+        for box in list(partial.committed):
+            if axis.step(times.start + box[0][0] * times.step) >= step:
+                partial.committed.discard(box)
+                partial.coverage.withdraw(box)
+                partial.missing += prod(count for _, count, _ in box)
+
     def row(self, ordinal: int, chunk: int) -> int:
         """Return the row of a chunk."""
         return chunk // self._array(ordinal).n_space

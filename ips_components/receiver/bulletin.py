@@ -24,6 +24,8 @@ class Bulletin:
         self.digest = NO_DIGEST
         self.size: int | None = None  # ranks of the simulation, when it is known
         self.contract_frame = b""
+        self.launch = (0, 0, 0)  # first step, number, flags of `ContractIs`
+        self._contract: m.ContractIs | None = None
         self._placement: m.PlacementIs | None = None
         self._feedback: list[m.Feedback] = []
         self._notices: list[m.Message] = []  # faults and the stop
@@ -36,7 +38,7 @@ class Bulletin:
     def add(self, message: m.Message) -> bytes:
         """Keep a message for those who come later; return its frame."""
         if isinstance(message, m.ContractIs):
-            self.digest = message.digest
+            self.digest, self._contract = message.digest, message
             self.contract_frame = pack(message)
             return self.contract_frame
         if isinstance(message, m.PlacementIs):
@@ -47,6 +49,13 @@ class Bulletin:
         else:
             self._notices.append(message)
         return pack(message)
+
+    def begin_launch(self, size: int, launch: tuple[int, int, int]) -> None:
+        """Expect the ranks of another launch, which get the same contract."""
+        self.size, self.launch = size, launch
+        if self._contract is not None:
+            known = self._contract
+            self.add(m.ContractIs(known.digest, known.contract, known.endpoints, *launch))
 
     def refusal(self, hello: m.Hello) -> str | None:
         """Return why a rank cannot take part, if it cannot."""

@@ -181,6 +181,23 @@ class PeerTable:
             self.bulletin.size = size
             return True
 
+    def begin_launch(
+        self, size: int, launch: tuple[int, int, int], hold_byes: bool
+    ) -> list[Connection]:
+        """Expect the ranks of another launch; return the connections of those before."""
+        with self._lock:
+            ended = list(self._current.values())
+            for peer in self._peers.values():
+                peer.left = True
+                with peer.lock:
+                    peer.generation += 1  # nothing of these connections is taken any more
+            self._peers.clear()
+            self._current.clear()
+            self._leaving.clear()
+            self._may_leave = not hold_byes
+            self.bulletin.begin_launch(size, launch)
+        return ended
+
     # -- the end of ranks ----------------------------------------------------------------------
 
     def leave(self, connection: Connection) -> None:

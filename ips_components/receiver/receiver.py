@@ -197,6 +197,7 @@ class Receiver:
             failed=sink.fault,
         )
         self._threads = ConnectionThreads()
+        self._hold_byes = hold_byes
         if not hold_byes:
             self._peers.release_ranks()
         self._listener = Listener(
@@ -235,7 +236,12 @@ class Receiver:
             self._assembler.set_contract(contract, self.ordinal, bulletin.size)
             self._credit.admit()  # so that a rank that comes with the contract finds credit
         self._peers.publish(
-            m.ContractIs(digest, contract.to_bytes(), tuple(endpoints) or (self.endpoint,))
+            m.ContractIs(
+                digest,
+                contract.to_bytes(),
+                tuple(endpoints) or (self.endpoint,),
+                *self._peers.bulletin.launch,
+            )
         )
         self._pump()
         for connection in self._peers.all():
@@ -247,6 +253,27 @@ class Receiver:
         if self._peers.set_size(size):
             self._assembler.set_size(size)
             self._pump()
+
+    def begin_launch(self, size: int, launch: int, first_step: int, flags: int = 0) -> None:
+        """Expect the ranks of another launch of the simulation, which put into the same arrays.
+
+        Parameters
+        ----------
+        size
+            Number of ranks. Those of earlier launches are not expected any more.
+        launch
+            Number of the launch.
+        first_step
+            Step at which it goes on. What an earlier launch sent of this step and later ones, and
+            no chunk was completed with, is forgotten.
+        flags
+            As in `ContractIs`.
+        """
+        ended = self._peers.begin_launch(size, (first_step, launch, flags), self._hold_byes)
+        for connection in ended:
+            connection.shut("another launch has begun")
+        self._assembler.begin_launch(size, first_step)
+        self._pump()
 
     def set_placement(
         self,

@@ -10,6 +10,7 @@ from ips_components.wire._record import Record
 from ips_components.wire.contact import Endpoint, pack_endpoints, parse_endpoints
 
 _CONTRACT = struct.Struct("<32sII")
+_LAUNCH = struct.Struct("<qII")
 _PLACEMENT = struct.Struct("<II")
 _OWNERS = struct.Struct("<IIII")
 _FEEDBACK = struct.Struct("<qBBHI")
@@ -39,29 +40,45 @@ class Welcome(Fixed):
 
 
 class ContractIs(Message):
-    """The contract of the run, with the endpoints that it names by ordinal."""
+    """The contract of the run, with the endpoints that it names by ordinal, for one launch.
+
+    ``first_step`` is the step at which the launch goes on; ``launch_flags`` say whether other
+    launches put into the same arrays, and whether ranks count from 0 at every launch.
+    """
 
     digest: bytes
     contract: bytes
     endpoints: tuple[Endpoint, ...] = ()
+    first_step: int = 0
+    launch: int = 0
+    launch_flags: int = 0
 
     OP: ClassVar[int] = 33
     MAX_BODY: ClassVar[int] = 256 << 20
+    MANY_LAUNCHES: ClassVar[int] = 1
+    RENUMBER: ClassVar[int] = 2
 
     def pack(self) -> bytes:
         endpoints = pack_endpoints(self.endpoints)
         head = _CONTRACT.pack(self.digest, len(endpoints), len(self.contract))
-        return head + endpoints + self.contract
+        launch = _LAUNCH.pack(self.first_step, self.launch, self.launch_flags)
+        return head + endpoints + self.contract + launch
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
         digest, first, second = _CONTRACT.unpack_from(body)
         start = _CONTRACT.size
-        need(body, start + first + second)
+        end = start + first + second
+        need(body, end)
+        launched = len(body) >= end + _LAUNCH.size
+        first_step, launch, flags = _LAUNCH.unpack_from(body, end) if launched else (0, 0, 0)
         return cls(
             digest=digest,
-            contract=bytes(body[start + first : start + first + second]),
+            contract=bytes(body[start + first : end]),
             endpoints=parse_endpoints(body[start : start + first]),
+            first_step=first_step,
+            launch=launch,
+            launch_flags=flags,
         )
 
 

@@ -132,7 +132,8 @@ def body_words(name, f):
         case "Welcome":
             return words(f["last_seq"], f["ordinal"], f["heartbeat_ms"], f["silence_ms"])
         case "ContractIs":
-            return [f["digest"], f["contract"], *receivers_words(f["endpoints"])]
+            launch = words(f["first_step"], f["launch"], f["launch_flags"])
+            return [f["digest"], f["contract"], *launch, *receivers_words(f["endpoints"])]
         case "Credit":
             return words(f["rows"])
         case "Resend":

@@ -214,6 +214,7 @@ static void do_frame(void)
         break;
     case OP_CONTRACT:
         hex(m.digest, DIGEST_BYTES), hex(m.contract, m.contract_length);
+        show(m.step), show(m.ordinal), show(m.launch_flags);
         show_receivers(m.receivers, m.receivers_length);
         break;
     case OP_CREDIT:

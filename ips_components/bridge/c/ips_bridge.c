@@ -109,6 +109,11 @@ static void give(void *to, size_t room, const void *from, size_t size)
     memcpy(to, from, room < size ? room : size);
 }
 
+int64_t ips_bridge_first_step(const ips_bridge *b)
+{
+    return b ? b->first_step : 0;
+}
+
 int ips_bridge_receive_sized(ips_bridge *b, const char *name, int64_t step, double timeout,
                              ips_bridge_value *value, size_t size)
 {
@@ -121,11 +126,13 @@ int ips_bridge_receive_sized(ips_bridge *b, const char *name, int64_t step, doub
                          "the analysis talks to rank 0 only: receive there, and broadcast");
     deadline = (int64_t)((timeout < 0 ? b->contact.step : timeout < 1e8 ? timeout : 1e8) * 1e9);
     deadline += ipsb_now();
+    if (step < INT64_MAX - b->shift)
+        step += b->shift;
     ipsb_progress(&b->links, 0);
     for (;;) {
         const feedback *f = ipsb_feedback(b, name, step, timeout != 0 && step != INT64_MAX);
         if (f) {
-            ips_bridge_value found = {f->step,  f->kind,  f->ndim, f->shape,
+            ips_bridge_value found = {f->step - b->shift, f->kind,  f->ndim, f->shape,
                                       f->count, f->bytes, f->data};
             give(value, size, &found, sizeof found);
             return IPS_BRIDGE_OK;

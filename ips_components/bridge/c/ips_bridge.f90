@@ -25,6 +25,7 @@ module ips_bridge
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
     public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
+    public :: bridge_first_step
     public :: bridge_step_end, bridge_progress, bridge_wait, bridge_receive, bridge_should_stop
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
     public :: bridge_close, bridge_free, bridge_error, bridge_lost
@@ -148,6 +149,11 @@ module ips_bridge
             character(kind=c_char), intent(in) :: array(*)
             integer(c_int64_t), value :: step
         end function c_wants
+
+        integer(c_int64_t) function c_first_step(handle) bind(C, name='ips_bridge_first_step')
+            import :: c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+        end function c_first_step
 
         integer(c_int) function c_rewind(handle, step) bind(C, name='ips_bridge_rewind')
             import :: c_int, c_int64_t, c_ptr
@@ -443,6 +449,13 @@ contains
     end function bridge_wants
 
     ! Go back to a step: refused once something of it, or of a later one, was sent.
+    ! The step at which this launch of the program goes on; 0 in the first one.
+    integer function bridge_first_step(self)
+        type(bridge), intent(in) :: self
+
+        bridge_first_step = int(c_first_step(self%handle))
+    end function bridge_first_step
+
     subroutine bridge_rewind(self, step, status)
         type(bridge), intent(in) :: self
         integer, intent(in) :: step

@@ -228,6 +228,10 @@ IPS_BRIDGE_API int ips_bridge_publish_block(ips_bridge *bridge, const char *arra
 IPS_BRIDGE_API int ips_bridge_discard_block(ips_bridge *bridge, const char *array,
                                             const void *cells);
 
+/* The step at which this launch of the program goes on, the same on every rank after join; 0 in the
+ * first launch, and where the program is launched once. */
+IPS_BRIDGE_API int64_t ips_bridge_first_step(const ips_bridge *bridge);
+
 /* Go back: the next put is of this step or a later one, which replaces what was put since then. For
  * solvers that repeat steps. Refused, with IPS_BRIDGE_USAGE, when this rank has sent something of
  * such a step, since the analysis may have used it. Every rank goes back alike. */

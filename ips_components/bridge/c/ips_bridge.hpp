@@ -479,6 +479,9 @@ public:
 
     void step_end(std::int64_t step) { check(ips_bridge_step_end(state_->bridge, step)); }
     void progress() { check(ips_bridge_progress(state_->bridge)); }
+    /* Step at which this launch of the program goes on; 0 in the first one. */
+    std::int64_t first_step() const { return ips_bridge_first_step(state_->bridge); }
+
     void rewind(std::int64_t step) { check(ips_bridge_rewind(state_->bridge, step)); }
 
     // Wait until receivers have taken all that was put; false when they have not in time.

@@ -55,6 +55,7 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
             return ipsb_fail(b, IPS_BRIDGE_USAGE,
                              "array %s cannot be acquired: its last block is not published yet",
                              a->name);
+    step += b->shift;
     if ((code = ipsb_check_step(b, a, NULL, step)))
         return code;
     o = calloc(1, sizeof *o);
@@ -150,7 +151,8 @@ int ips_bridge_array_publish(ips_bridge_array *a, const void *cells)
     if (o->slot)
         code = publish_slot(a->bridge, a, o);
     else
-        code = ips_bridge_array_put_block(a, o->step, o->scratch, o->only ? NULL : o->offset,
+        code = ips_bridge_array_put_block(a, o->step - a->bridge->shift, o->scratch,
+                                          o->only ? NULL : o->offset,
                                           o->only ? NULL : o->count, NULL);
     close_open_block(a, o);
     return code;

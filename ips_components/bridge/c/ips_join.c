@@ -267,6 +267,10 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     if (wrong)
         return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "the receiver sent %s", wrong);
     memcpy(b->self.digest, m.digest, DIGEST_BYTES);
+    b->first_step = m.step;
+    b->launch = m.ordinal;
+    b->many_launches = m.launch_flags & LAUNCH_MANY;
+    b->shift = m.launch_flags & LAUNCH_RENUMBER ? m.step : 0;
     wrong = ipsb_contract_parse(&b->contract, m.contract, m.contract_length);
     if (wrong)
         return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "%s", wrong);

@@ -189,6 +189,14 @@ static int send_cells(ips_bridge *b, const put_request *o, const uint8_t *cells,
 /* Refuse a step that does not follow those that were put. */
 int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step)
 {
+    if (step < b->first_step)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: launch %lu goes on at step %lld "
+                         "(ips_bridge_first_step); count from there, or say RENUMBER = True in the "
+                         "simulation's section of the config if the program counts from 0 at every "
+                         "launch",
+                         a->name, (long long)step, b->self.rank, (unsigned long)b->launch,
+                         (long long)b->first_step);
     if (a->any_put && step < a->put_step)
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
                          "put of array %s at step %lld on rank %d: its steps must rise, and step "
@@ -243,6 +251,7 @@ int ips_bridge_step_end(ips_bridge *b, int64_t step)
         return IPS_BRIDGE_USAGE;
     if (!b->joined || b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is not open");
+    step += b->shift;
     if (!b->in_step) {
         b->in_step = true;
         b->step = step;
@@ -256,7 +265,7 @@ int ips_bridge_step_end(ips_bridge *b, int64_t step)
 int ips_bridge_array_wants(const ips_bridge_array *a, int64_t step)
 {
     return a && a->bridge->joined && !a->bridge->closed && a->contract && !ipsb_is_detached(a->bridge) &&
-           ipsb_is_wanted(a, step);
+           ipsb_is_wanted(a, step + a->bridge->shift);
 }
 
 int ips_bridge_wants(ips_bridge *b, const char *name, int64_t step)
@@ -270,6 +279,7 @@ int ips_bridge_rewind(ips_bridge *b, int64_t step)
         return IPS_BRIDGE_USAGE;
     if (!b->joined || b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is not open");
+    step += b->shift;
     for (size_t i = 0; i < b->n_arrays; i++) {
         const array *a = b->arrays[i];
         if (a->any_step && a->last_step >= step)
@@ -377,8 +387,9 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
     int64_t own[MAX_NDIM], total;
     array *a = NULL;
     put_request o = {0};
-    int code = named ? begin(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
     ips_bridge *b = named ? named->bridge : NULL;
+    step += b ? b->shift : 0;
+    int code = named ? begin(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
     if (code || !a) {
         if (!code && named->ndim >= 0 && !named->ragged)
             named->bytes[SKIPPED] += (uint64_t)ipsb_bytes_of(named, extent ? extent : named->count);
@@ -427,6 +438,7 @@ int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void 
     if (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells))
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
                          (long long)rows);
+    step += b->shift;
     code = begin(named, step, true, &a);
     if (code || !a) {
         if (!code && named->ragged) {

@@ -31,6 +31,9 @@ struct ips_bridge {
     char fault_text[512];
     feedback *feedback;
     size_t n_feedback;
+    int64_t first_step, shift; /* of this launch; from the program's steps to those of the run */
+    uint32_t launch;
+    bool many_launches;
     bool in_step;
     int64_t step;
     uint64_t waited_ns;

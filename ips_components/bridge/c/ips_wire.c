@@ -314,6 +314,12 @@ static const char *parse_contract(message *out, const uint8_t *body, size_t leng
         return "a contract that is cut short";
     out->receivers = body + 40;
     out->contract = body + 40 + out->receivers_length;
+    size_t end = 40 + out->receivers_length + out->contract_length;
+    if (length - end >= 16) {
+        out->step = (int64_t)get64(body + end);
+        out->ordinal = get32(body + end + 8);
+        out->launch_flags = get32(body + end + 12);
+    }
     return endpoints_end(out->receivers, out->receivers_length)
                ? NULL
                : "a contract with damaged receivers";

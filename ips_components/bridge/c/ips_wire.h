@@ -60,16 +60,20 @@ typedef struct header {
     uint64_t data;
 } header;
 
+enum { LAUNCH_MANY = 1, LAUNCH_RENUMBER = 2 };
+
 /* A message from a receiver. Pointers lead into its body; lengths are checked. */
 typedef struct message {
     header head;
     uint64_t number; /* Welcome: last seq, Credit: rows, Resend: chunk, Ack: seq, Fault: policy */
-    uint32_t ordinal, heartbeat, silence;       /* Welcome */
+    uint32_t ordinal;                           /* Welcome; ContractIs: number of the launch */
+    uint32_t heartbeat, silence;                /* Welcome */
+    uint32_t launch_flags;                      /* ContractIs: LAUNCH_MANY, LAUNCH_RENUMBER */
     const uint8_t *digest, *contract, *list;    /* ContractIs; Release, Placement: entries */
     size_t contract_length, list_length;        /* Release: number of seqs, Placement: of entries */
     const uint8_t *receivers;                   /* packed endpoints */
     size_t receivers_length;
-    int64_t step;                               /* Feedback */
+    int64_t step;                               /* Feedback; ContractIs: first of the launch */
     uint8_t kind, ndim;
     const uint8_t *shape, *data;
     size_t data_length;

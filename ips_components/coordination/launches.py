@@ -1,0 +1,186 @@
+"""The launches of a run: a simulation whose program is started many times, for one graph.
+
+A bridge that closes ends a launch. The simulation ends when the workflow says so
+(``end_simulation``). Without launches in its settings a run has one, which ends the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.errors import ContractError
+from ips_components.wire.messages import ContractIs
+
+
+class LaunchRecord:
+    """One launch, as the record of the run shows it."""
+
+    def __init__(self, number: int, first_step: int, size: int, now: float) -> None:
+        self.number = number
+        self.first_step = first_step
+        self.size = size
+        self.began = now
+        self.last_step: int | None = None
+        self.ok: bool | None = None
+        self.ended: float | None = None
+        self.accounts: dict[str, Any] = {}
+
+    def message(self, launches: Mapping[str, Any]) -> dict[str, Any]:
+        """What workers are sent, so that they expect its ranks."""
+        return {
+            "action": "launch",
+            "size": self.size,
+            "launch": self.number,
+            "first_step": self.first_step,
+            "flags": flags_of(launches),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "launch": self.number,
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "ranks": self.size,
+            "began": self.began,
+            "ended": self.ended,
+            "ok": self.ok,
+            "ledger": self.accounts,
+        }
+
+
+def flags_of(launches: Mapping[str, Any]) -> int:
+    """Return the flags of `ContractIs` for a run's settings about launches."""
+    if not launches:
+        return 0
+    return ContractIs.MANY_LAUNCHES | (ContractIs.RENUMBER if launches.get("renumber") else 0)
+
+
+def whole_axis(array: Mapping[str, Any], launches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of an array with the steps of all launches.
+
+    Parameters
+    ----------
+    array
+        As the simulation describes it: with the steps of the whole run, of none, or of one launch.
+    launches
+        Settings of the run about launches.
+
+    Raises
+    ------
+    ContractError
+        When the array contradicts STEPS_PER_LAUNCH.
+    """
+    per_launch, total = launches.get("steps"), launches.get("count")
+    steps = dict(array.get("steps") or {})
+    count, every = steps.get("count"), int(steps.get("every") or 1)
+    if not launches or per_launch is None or count is None:
+        return dict(array)
+    published = -(-per_launch // every)
+    if count == published and per_launch % every == 0:  # the steps of one launch
+        count = None if total is None else published * total
+        return {**array, "steps": {**steps, "start": 0, "count": count}}
+    if (count * every) % per_launch:
+        raise ContractError(
+            f"array {array['name']!r} is described with {count} steps, which is neither "
+            f"STEPS_PER_LAUNCH = {per_launch} nor a multiple of it; describe the steps of one "
+            "launch, of all of them, or none"
+        )
+    return dict(array)
+
+
+def begin(run: CoordinatedRun, size: int) -> LaunchRecord:
+    """Begin a launch of `size` ranks; the ranks of the one before are not expected any more.
+
+    Raises
+    ------
+    ContractError
+        When the run has ended, or cannot take ranks of another number.
+    """
+    state = run.state
+    if state.phase == "ended" or (state.fatal is not None and not _goes_on(run)):
+        why = "has ended" if state.fatal is None else f"has failed: {state.fatal.cause}"
+        raise ContractError(f"run {state.run} {why}; nothing can be launched any more")
+    before = run.launches[-1] if run.launches else None
+    if before is not None and before.ok is None:
+        raise ContractError(
+            f"run {state.run}: launch {before.number} is still under way; a simulation is "
+            "launched again only when its program has ended"
+        )
+    if run.contract is not None and before is not None and before.size != size:
+        ragged = [array.spec.name for array in run.contract.arrays if array.spec.ragged]
+        if ragged:
+            raise ContractError(
+                f"array {ragged[0]!r} is ragged: every launch must have as many ranks as the "
+                f"first, {before.size}, got {size}"
+            )
+    if before is None:
+        number = first = 0
+    elif before.ok:
+        number, first = before.number + 1, next_step(run)
+    else:  # the same again: what had been delivered stays
+        number, first = before.number, before.first_step
+    record = LaunchRecord(number, first, size, state.clock())
+    run.launches.append(record)
+    state.begin_launch(size)
+    run.joined.clear()
+    run.blocks.clear()
+    run.flushing.clear()
+    run.flushed = run.idle = False
+    return record
+
+
+def _goes_on(run: CoordinatedRun) -> bool:
+    """Whether the simulation goes on alone, since only the analysis has failed."""
+    fatal = run.state.fatal
+    continues = run.settings.get("on_analytics_loss") == "continue"
+    return (
+        continues
+        and fatal is not None
+        and fatal.who not in ("simulation",)
+        and not (fatal.who.startswith("rank"))
+    )
+
+
+def next_step(run: CoordinatedRun) -> int:
+    """Return the step at which the next launch goes on."""
+    per_launch = run.settings.get("launches", {}).get("steps")
+    done = [launch for launch in run.launches if launch.ok]
+    if per_launch is not None:
+        return len(done) * int(per_launch)
+    last = [launch.last_step for launch in done if launch.last_step is not None]
+    return max(last, default=-1) + 1
+
+
+def end(run: CoordinatedRun, launch: int, ok: bool) -> str:
+    """End a launch; return what is wrong with it, "" if nothing is."""
+    record = run.launches[-1]
+    if record.number != launch or record.ok is not None:
+        raise ContractError(f"run {run.state.run}: launch {launch} is not under way")
+    state = run.state
+    record.ended, record.last_step = state.clock(), state.last_put
+    settings = run.settings.get("launches", {})
+    per_launch, wrong = settings.get("steps"), ""
+    missing = [rank for rank in range(record.size) if rank not in state.byes]
+    if ok and not state.ranks:
+        wrong = f"launch {launch} ended without a word: does its program open a bridge?"
+    elif ok and missing:
+        wrong = (
+            f"launch {launch} ended well, but rank {missing[0]} and {len(missing) - 1} others of "
+            f"{record.size} did not close their bridges"
+        )
+    elif ok and per_launch is not None and record.last_step != record.first_step + per_launch - 1:
+        wrong = (
+            f"launch {launch} began at step {record.first_step} and ended at step "
+            f"{record.last_step}, expected {record.first_step + per_launch - 1} "
+            f"(STEPS_PER_LAUNCH = {per_launch})"
+        )
+    if not ok:
+        for rank in missing:
+            state.rank_lost(rank, f"launch {launch} failed")
+    if state.phase == "failed":
+        wrong = ""  # it has a cause already
+    record.ok = ok and not wrong
+    record.accounts = state.launch_accounts()
+    return wrong

@@ -1,0 +1,86 @@
+"""Coupled runs under drivers that know nothing of coupling: real ``ips.py``, MPI ranks, workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from workflows import BIN, PARTS, Workflow
+
+pytestmark = pytest.mark.course
+
+CELLS = 12
+ANALYTICS = {
+    "NAME": "Analytics",
+    "MODULE": "ips_components.analytics",
+    "ANALYSIS": "loop_analysis:series",
+    "DASK_PPW": 1,
+    "DASK_WORKERS_PER_NODE": 2,
+    "FIGURE": False,
+}
+
+
+def simulation(name: str, arguments: str, nproc: int = 2, **more) -> dict:
+    return {
+        "NAME": "Simulation",
+        "MODULE": "ips_components.simulation",
+        "SUB_CLASS": name,
+        "NPROC": nproc,
+        "EXECUTABLE": BIN / "python",
+        "ARGS": f"{PARTS}/counting.py {name} {CELLS} {arguments}",
+        **more,
+    }
+
+
+def loop(directory: Path, launches: int, components: dict, **driver) -> Workflow:
+    return Workflow(
+        directory,
+        {"DRIVER": {"NAME": "GenericDriver", "MODULE": "generic_driver", **driver}, **components},
+        platform={"MPIRUN": "mpiexec"},
+        time_loop={"MODE": "REGULAR", "START": 0, "FINISH": launches, "NSTEP": launches},
+    )
+
+
+def record_of(flow: Workflow) -> dict:
+    (run,) = flow.root.glob("run_*")
+    return json.loads((run / "run.json").read_text())
+
+
+def results(flow: Workflow) -> xr.Dataset:
+    (run,) = flow.root.glob("run_*")
+    with xr.open_zarr(run / "results.zarr", consolidated=False) as dataset:
+        return dataset.load()
+
+
+def check(flow: Workflow, name: str, n_steps: int) -> None:
+    expected = 100.0 * CELLS * np.arange(n_steps) + np.arange(CELLS).sum()
+    found = results(flow)
+    np.testing.assert_array_equal(found[f"{name}_series"], expected)
+    assert float(found[f"{name}_total"]) == expected.sum()
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("order", "how"),
+    [
+        ("simulation first", "call"),
+        ("analytics first", "nonblocking"),
+        ("analytics first", "together"),
+    ],
+)
+def test_every_launch_puts_into_the_same_arrays(tmp_path, leaves_nothing, order, how):
+    components = {"SIM": simulation("field", "4 --total 12"), "ANALYTICS": ANALYTICS}
+    if order == "analytics first":
+        components = dict(reversed(components.items()))
+    flow = loop(tmp_path, 3, components, CALL=how)
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 12)
+    record = record_of(flow)
+    assert record["status"] == "ok"
+    assert record["ledger"]["closed"]
+    assert [launch["first_step"] for launch in record["launches"]] == [0, 4, 8]
+    assert [launch["ok"] for launch in record["simulation"]["launches"]] == [True] * 3
