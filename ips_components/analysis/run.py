@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import dask.array as da
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, as_completed, get_client, worker_client
 
@@ -25,6 +26,7 @@ from ips_components.analysis.contract import contracts_from_graph, submit
 from ips_components.analysis.coordinator_client import Coordinator, RemoteCoordinator
 from ips_components.analysis.failures import details, message, portable
 from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.provenance import provenance
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.views import ViewLayer
@@ -147,7 +149,12 @@ class Run:
         results, state = take_out(returned)
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; commit was called before")
-        gathered, stored = self._store.plan(name_results(results))
+        named = name_results(results)
+        for name, each in named.items():
+            if isinstance(each, da.Array):
+                found = provenance(each)
+                self._store.name_dims(name, found.dims, found.units)
+        gathered, stored = self._store.plan(named)
         gathered |= state
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}

@@ -164,6 +164,19 @@ def test_results_that_share_a_key_are_all_written(run):
     assert found["f"]["shape"] == [5]
 
 
+def plain(arrays):
+    t = arrays["t"]
+    return {"mean": t.mean(axis=0), "series": t.max(axis=(1, 2)), "later": t[2:].mean(axis=1)}
+
+
+def test_plain_results_have_the_dimensions_of_their_source(run):
+    found = run(plain)["variables"]
+    assert found["mean"]["dims"] == ["y", "x"]
+    assert found["series"]["dims"] == ["time"]
+    # Another extent of time: a dimension of its own.
+    assert found["later"]["dims"] == ["later_time", "x"]
+
+
 def writes_itself(arrays, path):
     lazy = arrays["t"].to_xarray().mean("time").to_dataset(name="m")
     task = lazy.to_zarr(path, compute=False, consolidated=False)
