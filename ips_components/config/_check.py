@@ -150,6 +150,7 @@ class Checker:
             simulations=() if any(each.source for each in analytics) else tuple(simulations),
             analytics=tuple(analytics),
             oversubscribe=bool(self.machine.platform and self.machine.platform.oversubscribe),
+            attended=any(component.kind == "driver" for component in components),
         )
 
     def _check_top(self, top: TopLevel) -> None:

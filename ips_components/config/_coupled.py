@@ -67,8 +67,7 @@ class CoupledChecker:
             self.problems.add(
                 component.section,
                 "RENUMBER",
-                "is True, but nothing says how many steps a launch has: the next launch would not "
-                "know where it goes on if the last step of one is not wanted by the analysis",
+                "is True, but nothing says how many steps each launch puts",
                 "add STEPS_PER_LAUNCH",
             )
         if config.executable and shutil.which(config.program()) is None:

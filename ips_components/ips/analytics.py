@@ -90,7 +90,12 @@ class Analytics(Component):
         pool = self._pool = AnalyticsPool(
             self.services, config, run_config, run, run_dir, self._state
         )
-        self._known: dict[str, Any] = {"run": run, "run_dir": str(run_dir), "pool": pool.address}
+        self._known: dict[str, Any] = {
+            "port": config.port,
+            "run": run,
+            "run_dir": str(run_dir),
+            "pool": pool.address,
+        }
         try:
             pool.start()
         except Exception as error:

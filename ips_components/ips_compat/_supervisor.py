@@ -9,6 +9,7 @@ the end of the process.
 
 import atexit
 import contextlib
+import json
 import multiprocessing
 import os
 import secrets
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,6 +39,9 @@ from ips_components.ips_compat._ips import (
 )
 from ips_components.ips_compat._queues import PollingQueue
 from ips_components.ips_compat._text import describe
+
+RUN_RECORD = "IPS_COMPONENTS_RECORD_RUN"
+"""Parameter of a simulation in which its analytics keeps the state of the coupled run."""
 
 WAIT_ANY = "ips_components_wait_any"
 """Name of the service that answers when the first of several calls has ended."""
@@ -126,6 +130,7 @@ class Supervisor:
         def firm_terminate_sim(sim_name: str) -> None:
             simulation = framework.config_manager.sim_map[sim_name]
             self._note_deaths()
+            self._note_open_run(simulation.sim_conf)
             self._end_processes(simulation.process_list)
             self._forget_messages(simulation.all_comps)
             terminate_sim(sim_name)
@@ -319,6 +324,23 @@ class Supervisor:
         if self._is_due(message):
             return None
         raise BlockedMessage(message, f"***none of calls {calls} finished")
+
+    def _note_open_run(self, config: Mapping[str, Any]) -> None:
+        """Fail a workflow whose coupled run was opened, and never ended by its analytics."""
+        text = config.get(RUN_RECORD)
+        record = json.loads(text) if text else {}
+        if record.get("state") == "open" and not self.fatal:
+            port = record.get("port", "the analytics")
+            self.fatal.append(
+                Failure(
+                    "",
+                    "",
+                    IPSComponentsError(
+                        f"finalize of {port} was never called: the driver must call it after the "
+                        "last step; it waits for the analysis and writes results and record"
+                    ),
+                )
+            )
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -84,3 +84,74 @@ def test_every_launch_puts_into_the_same_arrays(tmp_path, leaves_nothing, order,
     assert record["ledger"]["closed"]
     assert [launch["first_step"] for launch in record["launches"]] == [0, 4, 8]
     assert [launch["ok"] for launch in record["simulation"]["launches"]] == [True] * 3
+
+
+@pytest.mark.timeout(200)
+def test_a_code_that_counts_from_zero_runs_unchanged(tmp_path, leaves_nothing):
+    """Its array is described with the steps of one launch; the number of ranks may change."""
+    components = {
+        "SIM": simulation(
+            "field", "4 --total 4 --from-zero", nproc=3, RENUMBER=True, STEPS_PER_LAUNCH=4
+        ),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 3, components)
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 12)
+
+
+@pytest.mark.timeout(200)
+def test_a_launch_that_dies_is_launched_again(tmp_path, leaves_nothing):
+    """Rank 0 is killed in the second launch, when it has put two of four steps."""
+    arguments = "4 --total 12 --launch {LAUNCH} --first {FIRST} --die 1:2"
+    components = {
+        "SIM": simulation("field", arguments, ON_LAUNCH_FAILURE="retry", RETRIES=2),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 3, components)
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 12)
+    record = record_of(flow)
+    launches = record["launches"]
+    assert [(launch["launch"], launch["ok"]) for launch in launches] == [
+        (0, True),
+        (1, False),
+        (1, True),
+        (2, True),
+    ]
+    assert record["ledger"]["closed"]
+    delivered = [launch["ledger"]["field"]["blocks"]["delivered"] for launch in launches]
+    assert delivered[2:] == [8, 8]
+    assert delivered[0] == 8
+
+
+@pytest.mark.timeout(200)
+def test_a_launch_that_dies_fails_the_run(tmp_path, leaves_nothing):
+    components = {
+        "SIM": simulation("field", "4 --total 12 --launch {LAUNCH} --die 1:2"),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 3, components)
+    ended = flow.run(150)
+    assert ended.status == 1
+    record = record_of(flow)
+    assert record["status"] == "failed"
+    assert "simulation" in record["cause"]
+
+
+@pytest.mark.parametrize(
+    ("skip", "cause"),
+    [
+        ("ANALYTICS.init", "SIM.step was called before ANALYTICS.init"),
+        ("ANALYTICS.finalize", "finalize of ANALYTICS was never called"),
+    ],
+)
+@pytest.mark.timeout(200)
+def test_calls_that_the_driver_forgets(tmp_path, leaves_nothing, skip, cause):
+    components = {"SIM": simulation("field", "4 --total 4"), "ANALYTICS": ANALYTICS}
+    flow = loop(tmp_path, 1, components, SKIP=skip)
+    ended = flow.run(150)
+    assert ended.status == 1, ended.output
+    assert cause in ended.last_lines
