@@ -40,7 +40,7 @@ GATHER_LIMIT = 256 * 2**20
 
 FORMATS = ("zarr", "netcdf")
 _OWNER = "run"
-_NETCDF_BACKENDS = ("netCDF4", "h5netcdf")
+_NETCDF_BACKENDS = ("netCDF4", "h5netcdf", "scipy")
 
 
 class ResultsUnwritten(ContractError):
@@ -105,7 +105,7 @@ class ResultStore:
         """
         if self.format == "netcdf" and not any(map(find_spec, _NETCDF_BACKENDS)):
             raise ConfigError(
-                "RESULTS_FORMAT = netcdf needs the package netCDF4 or h5netcdf, and neither is "
+                "RESULTS_FORMAT = netcdf needs the package netCDF4, h5netcdf or scipy, and none is "
                 "installed where the analysis runs; pip install netCDF4, or RESULTS_FORMAT = zarr"
             )
         if self.path.exists() and self._owner() != self.attrs.get(_OWNER, ""):

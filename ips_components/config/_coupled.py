@@ -1,6 +1,7 @@
 """The sections of our own components: their values, and whether they fit together."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,7 @@ class CoupledChecker:
                 f"netcdf needs one of the packages {', '.join(_NETCDF)}, and none is installed",
                 "pip install netCDF4, or RESULTS_FORMAT = zarr",
             )
+        self._check_results(section, Path(values["results"]), values["overwrite"])
         config = AnalyticsConfig(
             port=component.port,
             section=section,
@@ -135,6 +137,26 @@ class CoupledChecker:
             where = f"{section}][ARRAYS][{array.name}"
             check_array(where, array, self.times.n_steps, config.n_receivers, self.problems)
         return config
+
+    def _check_results(self, section: str, path: Path, overwrite: bool) -> None:
+        """Check a path outside of the run's own directory, which is always new."""
+        if not path.is_absolute():
+            return
+        if path.exists() and not overwrite:
+            self.problems.add(
+                section,
+                "RESULTS",
+                f"{str(path)!r} exists already",
+                "remove it, give another path, or set OVERWRITE = True",
+            )
+        above = next(each for each in path.parents if each.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            self.problems.add(
+                section,
+                "RESULTS",
+                f"nothing can be written to {str(above)!r}",
+                "give a path in a folder that can be written from the Dask workers",
+            )
 
     def _shares_nodes(self, common: ComponentSection) -> bool:
         top = str(self.conf.get("NODE_ALLOCATION_MODE", "")).upper()

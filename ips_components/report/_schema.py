@@ -1,4 +1,8 @@
-"""The schema of the run record, as a table, and the forty lines that check against it."""
+"""The schema of the run record, as a table, and the forty lines that check against it.
+
+jsonschema was tried in its place: it does not fill in defaults, which is most of the work here,
+needs a compiled dependency, and adds 80 ms to the end of a run.
+"""
 
 from __future__ import annotations
 

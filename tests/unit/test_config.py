@@ -161,6 +161,23 @@ def test_netcdf_needs_a_package(files, monkeypatch):
     assert "needs one of the packages netCDF4, h5netcdf, scipy" in config.explain(problems)
 
 
+def test_results_of_an_earlier_run_are_found_before_the_run(files, tmp_path):
+    kept = tmp_path / "kept.zarr"
+    change = "LANES = tcp", f"LANES = tcp\n    RESULTS = {kept}"
+    assert not files(change)[0]
+    kept.mkdir()
+    problems, _ = files(change)
+    assert f"'{kept}' exists already" in config.explain(problems)
+    overwrite = "LANES = tcp", f"LANES = tcp\n    RESULTS = {kept}\n    OVERWRITE = True"
+    assert not files(overwrite)[0]
+
+
+def test_a_folder_for_results_that_cannot_be_written_is_found_before_the_run(files, tmp_path):
+    (tmp_path / "file").touch()
+    problems, _ = files(("LANES = tcp", f"LANES = tcp\n    RESULTS = {tmp_path}/file/r.zarr"))
+    assert f"nothing can be written to '{tmp_path}/file'" in config.explain(problems)
+
+
 @pytest.mark.parametrize(
     ("launcher", "program", "said"),
     [
