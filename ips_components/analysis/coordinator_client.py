@@ -50,6 +50,12 @@ class Coordinator(Protocol):
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a value to the simulation."""
 
+    def publish(self, step: int, values: bytes) -> None:
+        """Give values to the workflow while the run goes on."""
+
+    def awaits(self, keys: list[Any]) -> None:
+        """Report the results of which the analysis waits for the first."""
+
     def stop(self, reason: str) -> None:
         """End the simulation early and cleanly."""
 
@@ -117,6 +123,14 @@ class RemoteCoordinator:
     def send(self, message: Mapping[str, Any]) -> None:
         """See `Coordinator`."""
         self._call("feedback", message=message)
+
+    def publish(self, step: int, values: bytes) -> None:
+        """See `Coordinator`."""
+        self._call("publish", step=step, values=values)
+
+    def awaits(self, keys: list[Any]) -> None:
+        """See `Coordinator`."""
+        self._call("awaits", keys=keys)
 
     def stop(self, reason: str) -> None:
         """See `Coordinator`."""

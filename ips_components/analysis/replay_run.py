@@ -123,6 +123,12 @@ class StoredField:
         """See `Coordinator`."""
         logger.info("Replay: %r for step %s has no listener", message["name"], message["step"])
 
+    def publish(self, step: int, values: bytes) -> None:
+        """See `Coordinator`: no workflow waits for them."""
+
+    def awaits(self, keys: list[Any]) -> None:
+        """See `Coordinator`."""
+
     def stop(self, reason: str) -> None:
         """See `Coordinator`."""
         logger.info("Replay: there is no simulation to stop (%s)", reason)

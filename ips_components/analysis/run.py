@@ -10,14 +10,16 @@ import contextlib
 import inspect
 import logging
 import math
+import pickle
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import dask.array as da
+from dask import is_dask_collection
 from dask.highlevelgraph import HighLevelGraph
-from distributed import Client, as_completed, get_client, worker_client
+from distributed import Client, Future, as_completed, get_client, worker_client
 
 from ips_components.analysis.arrays import ExternalArray, external_arrays
 from ips_components.analysis.checkpoint import load, save, take_out
@@ -138,6 +140,33 @@ class Run:
         for coordinator in self._coordinators.values():
             coordinator.stop(reason)
 
+    def publish(self, values: Mapping[str, Any], step: int, time: float | None = None) -> None:
+        """Make values available to the other components of the workflow while the run goes on.
+
+        The analytics writes them to its OUTPUT_FILES and STATE_FILES at its next ``step``.
+
+        Parameters
+        ----------
+        values
+            By name: numbers, arrays, or xarray's DataArrays; computed, and of one shape per name.
+        step
+            Simulation step that they are of.
+        time
+            Physical time, the coordinate of the file; the step when it is not given.
+        """
+        lazy = [name for name, value in values.items() if is_dask_collection(value)]
+        if lazy:
+            raise ContractError(
+                f"run.publish: {lazy[0]!r} is lazy; publish what is computed: the values of "
+                "run.rolling(...).map or of run.completed()"
+            )
+        self._own.publish(int(step), pickle.dumps((time, dict(values))))
+
+    def awaits(self, futures: Iterable[Any]) -> None:
+        """Report the results of which the analysis waits for the first, where steps wait for it."""
+        if self.settings.launches:
+            self._own.awaits([each.key for each in futures if isinstance(each, Future)])
+
     def commit(self, returned: Any) -> None:
         """Derive the contract from these lazy results, sign it and submit the whole graph.
 
@@ -188,10 +217,17 @@ class Run:
         ExternalTaskError, SimulationLost, Exception
             What made a result fail.
         """
-        for names, future in self._as_completed():
-            value = future.result()
-            for name in names:
-                yield name, value
+        left = {future.key: future for future in self._futures.values()}
+        self.awaits(left.values())
+        try:
+            for names, future in self._as_completed():
+                value = future.result()
+                for name in names:
+                    yield name, value
+                del left[future.key]
+                self.awaits(left.values())
+        finally:
+            self.awaits([])
 
     def rolling(self, array: Any, size: int, **options: Any) -> Rolling:
         """Return windows of `size` consecutive steps; see :class:`~.windows.Rolling`."""

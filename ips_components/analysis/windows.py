@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ class WindowRun(Protocol):
 
     def raise_if_failed(self) -> None:
         """Raise the run's first fault, if it has failed."""
+
+    def awaits(self, futures: Sequence[Any]) -> None:
+        """Report the results of which the analysis waits for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class Rolling:
                 break
             window = pending.popleft()
             try:
+                self.run.awaits([window.output])
                 (value,) = self.run.client.gather([window.output])
                 _raise_if_erred(window.state)
             except SimulationLost:
@@ -178,6 +182,7 @@ class Rolling:
             if not pending or (window.index + 1) % max(1, self.ahead // 2) == 0:
                 self._release((window.index + 1) * self.stride)
             yield Window(window.index, self._steps(window.index), value)
+        self.run.awaits([])
 
     def _submit(
         self, update: Callable[[Any, Any], tuple[Any, Any]], state: Any, index: int

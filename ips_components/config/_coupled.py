@@ -125,6 +125,7 @@ class CoupledChecker:
         config = AnalyticsConfig(
             port=component.port,
             section=section,
+            state_files=common.state_files or (),
             input_dir=common.input_dir,
             input_files=common.input_files or (),
             output_files=common.output_files or (),

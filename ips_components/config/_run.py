@@ -265,6 +265,7 @@ class AnalyticsConfig:
         " a Dask worker on their node.",
         "none",
     )
+    state_files: tuple[str, ...] = ()
     wait: bool = parameter(
         types.BOOL,
         "Whether each step of a driver's time loop waits until all that depends only on data put "

@@ -5,7 +5,9 @@ Each ``_call_<method>`` answers ``client.scheduler.external_run(method=..., run=
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,9 +16,12 @@ from tornado.ioloop import PeriodicCallback
 from ips_components.coordination import launches
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.live_page import open_live_page
+from ips_components.coordination.published import is_quiet
 from ips_components.coordination.task_counts import task_counts
 from ips_components.errors import ContractError, DeadlineExceeded
 from ips_components.model.contract import ArrayContract, Contract
+
+_POLL = 0.05
 
 
 class Calls:
@@ -201,6 +206,30 @@ class Calls:
         elif run.state.phase not in ("ended", "failed"):
             self._simulation_over(run)
         run.notify()
+
+    async def _call_publish(self, run: CoordinatedRun, step: int, values: bytes) -> None:
+        """Keep values of the analysis until the workflow takes them."""
+        run.published.add(step, values)
+
+    async def _call_published(self, run: CoordinatedRun) -> list[tuple[int, bytes]]:
+        """Return what was published since the last call."""
+        return run.published.take()
+
+    async def _call_awaits(self, run: CoordinatedRun, keys: list[Any]) -> None:
+        """The analysis waits for one of these results."""
+        run.awaited = keys
+
+    async def _call_quiet(self, run: CoordinatedRun, timeout: float) -> None:
+        """Wait until all that depends only on data which have come is computed."""
+        deadline = time.monotonic() + timeout
+        while not is_quiet(self.scheduler, run.awaited):
+            self._raise_if_failed(run)
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"run {run.state.run}: what depends on the data put until now was not computed "
+                    f"within {timeout:g} s (STEP_TIME_OUT)"
+                )
+            await asyncio.sleep(_POLL)  # Dask has no signal for a scheduler without work
 
     async def _call_results_done(
         self, run: CoordinatedRun, outcome: dict[str, Any] | None = None

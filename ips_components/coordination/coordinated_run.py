@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ips_components.coordination.live_page import LivePage
+from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.settings import DEADLINES
 from ips_components.errors import DeadlineExceeded
@@ -48,6 +49,8 @@ class CoordinatedRun:
         self.launches: list[LaunchRecord] = []  # where the simulation is launched many times
         self.expecting: set[str] = set()  # workers that do not expect the newest launch yet
         self.idle = False  # the ranks of the newest launch have closed their bridges
+        self.published = Published()
+        self.awaited: list[Any] = []  # keys of the results that the analysis waits for next
         self.closed = False  # the workflow launches nothing any more
 
     def agree(self, contract: Contract, blob: bytes = b"") -> None:

@@ -31,6 +31,7 @@ from ips_components.ips.coupling import (
 from ips_components.ips.events import TOPIC as PROGRESS_TOPIC
 from ips_components.ips.events import ProgressEvents
 from ips_components.ips.multi_simulation import one_record, together
+from ips_components.ips.published import to_dataset, write_files
 from ips_components.ips.watch import ASK, Watch, end_together
 
 ips_compat.install()
@@ -129,8 +130,57 @@ class Analytics(Component):
             self.services.save_restart_files(timestamp, [FILE])
 
     def step(self, timestamp: float = 0.0, **keywords: Any) -> None:
-        """Return at once: the analysis goes on beside the next launches."""
-        self._open_pool("step")
+        """Write what the analysis has published since the last call.
+
+        It is written to the NetCDF files of OUTPUT_FILES and STATE_FILES, and the state updated.
+        With ``WAIT = True`` first wait until all that depends only on data put until now is
+        computed; else return at once, and the analysis goes on beside the next launch.
+
+        Raises
+        ------
+        AnalyticsFailed
+            When the run has failed, unless the simulation is to go on without its analysis.
+        """
+        pool = self._open_pool("step")
+        config = pool.config
+        if config.source or self._attended:
+            return
+        try:
+            published = self._published(pool)
+        except Exception as error:
+            if config.on_analytics_loss == "continue":
+                self.services.warning("nothing of the analysis is written: %s", error)
+                return
+            raise
+        self._write_published(pool, published, timestamp)
+
+    def _write_published(
+        self, pool: AnalyticsPool, published: list[tuple[int, bytes]], timestamp: Any
+    ) -> None:
+        """Write published values to the files that the section lists."""
+        config = pool.config
+        files = [f for f in (*config.output_files, *config.state_files) if f.endswith(".nc")]
+        if not published or not files:
+            return
+        dataset = to_dataset(published, timestamp, pool.run)
+        write_files(dataset, Path(self.services.get_working_dir()), list(dict.fromkeys(files)))
+        if config.output_files:
+            self.services.stage_output_files(
+                timestamp, list(config.output_files), save_plasma_state=False
+            )
+        if config.state_files:
+            self.services.update_state(list(config.state_files))
+
+    def _published(self, pool: AnalyticsPool) -> list[tuple[int, bytes]]:
+        """Return what the analysis has published since the last call; wait for it if asked to."""
+        from ips_components.analysis.coordinator_client import call
+
+        client, limit = pool.running.client, pool.config.step_time_out
+        if pool.config.wait:
+            for run in pool.runs.values():
+                call(client, "quiet", run, timeout=limit, within=limit + _ANSWER)
+        found: list[tuple[int, bytes]] = call(client, "published", pool.run, within=limit)
+        return found
 
     def watch(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
         """Follow the run to its end: all data have come, and the analysis has its results.
@@ -153,6 +203,8 @@ class Analytics(Component):
             self._records.write(COORDINATOR, {"ledger": {"closed": True}})
         else:
             self._follow(pool)
+            with suppress(OSError):  # a pool that is lost has failed its tasks, which is said below
+                self._write_published(pool, self._published(pool), timestamp)
         self._outcome = pool.result()
         self._new_state = self._outcome.get("checkpoint", "")
         if config.output_files:

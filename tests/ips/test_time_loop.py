@@ -87,6 +87,45 @@ def test_every_launch_puts_into_the_same_arrays(tmp_path, leaves_nothing, order,
 
 
 @pytest.mark.timeout(200)
+def test_results_come_back_during_the_loop(tmp_path, leaves_nothing):
+    """Each launch sees in the state what the analysis has found in the launches before it."""
+    seen = "--read-state means.nc"
+    components = {
+        "INIT": {
+            "NAME": "StateInit",
+            "MODULE": "generic_driver",
+            "INPUT_FILES": "means.nc",
+            "INPUT_DIR": tmp_path,
+        },
+        "SIM": simulation("field", f"4 {seen}", STEPS_PER_LAUNCH=4),
+        "ANALYTICS": {
+            **ANALYTICS,
+            "SUB_CLASS": "analytics",
+            "ANALYSIS": "loop_analysis:windows",
+            "WAIT": True,
+            "OUTPUT_FILES": "means.nc",
+            "STATE_FILES": "means.nc",
+        },
+    }
+    flow = loop(tmp_path, 3, components)
+    flow.top = {"STATE_FILES": "means.nc", "STATE_WORK_DIR": tmp_path / "run" / "state"}
+    xr.Dataset({"mean": ("time", [0.0])}, {"step": ("time", [-1])}).to_netcdf(tmp_path / "means.nc")
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    (work,) = flow.root.glob("work/*field*")
+    assert [(work / f"seen_{launch}").read_text().strip() for launch in range(3)] == [
+        "-1 0.0",
+        "3 305.5",
+        "7 705.5",
+    ]
+    for time, steps in ((1.0, range(4)), (2.0, range(4, 8)), (3.0, range(8, 12))):
+        (file,) = flow.root.glob(f"simulation_results/{time}/components/*Analytics*/means.nc")
+        with xr.open_dataset(file) as found:
+            np.testing.assert_array_equal(found["step"], list(steps))
+            np.testing.assert_array_equal(found["mean"], 100.0 * np.array(steps) + 5.5)
+
+
+@pytest.mark.timeout(200)
 def test_a_code_that_counts_from_zero_runs_unchanged(tmp_path, leaves_nothing):
     """Its array is described with the steps of one launch; the number of ranks may change."""
     components = {

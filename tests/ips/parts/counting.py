@@ -25,8 +25,14 @@ parser.add_argument("--total", type=int)
 parser.add_argument("--launch", type=int, default=0)
 parser.add_argument("--die", default="")
 parser.add_argument("--first", type=int)
+parser.add_argument("--read-state", default="")
 options = parser.parse_args()
 comm = MPI.COMM_WORLD
+if options.read_state and comm.rank == 0:
+    import xarray as xr
+
+    with xr.open_dataset(options.read_state) as state:
+        words = f"{int(state['step'][-1])} {float(state['mean'][-1])}"
 edges = [options.cells * rank // comm.size for rank in range(comm.size + 1)]
 mine = np.arange(edges[comm.rank], edges[comm.rank + 1])
 steps = range(options.total) if options.total is not None else None
@@ -40,6 +46,8 @@ marker = Path(f"died_{options.launch}")
 alive = marker.exists()
 with Bridge(comm=comm, arrays=[array]) as bridge:
     first = bridge.first_step
+    if options.read_state and comm.rank == 0:
+        Path(f"seen_{first // options.steps}").write_text(words)
     if options.first is not None and options.first != first:
         raise SystemExit(f"FIRST is {options.first}, the bridge says {first}")
     for count in range(options.steps):
