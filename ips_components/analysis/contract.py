@@ -28,6 +28,7 @@ from dask.utils import ensure_dict
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
 from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.streaming import stream_reductions
 from ips_components.analysis.views import Index, View, ViewLayer
 from ips_components.errors import ContractError
 from ips_components.external._compat import gc_paused
@@ -150,7 +151,9 @@ def contracts_from_graph(
     return {run: Contract(run, tuple(mine)) for run, mine in agreed.items()}
 
 
-def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[str, Future]:
+def submit(
+    client: Client, results: Mapping[str, Any], *, streaming: bool = True, **options: Any
+) -> dict[str, Future]:
     """Submit lazy results, after the contract was made; better than ``client.compute`` by itself.
 
     Cuts and aliases of external chunks go into the tasks that use them, which saves a task per
@@ -163,6 +166,8 @@ def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[s
         Client of the cluster.
     results
         Dask collections by name.
+    streaming
+        Make chains with a running state of the reductions over time, see `stream_reductions`.
     **options
         For ``client.compute``.
 
@@ -173,7 +178,8 @@ def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[s
     """
     kinds: dict[Any, list[str]] = defaultdict(list)
     futures: dict[str, Future] = {}
-    with dask.config.set(array_optimize=optimize), gc_paused():
+    optimizer = optimize if streaming else optimize_as_trees
+    with dask.config.set(array_optimize=optimizer), gc_paused():
         for name, result in results.items():
             kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
         for names in kinds.values():
@@ -182,11 +188,25 @@ def submit(client: Client, results: Mapping[str, Any], **options: Any) -> dict[s
     return {name: futures[name] for name in results}
 
 
-def optimize(graph: Any, keys: Any, **options: Any) -> Any:
+def optimize_as_trees(graph: Any, keys: Any, **options: Any) -> Any:
+    """Optimise as `optimize` does, with reductions over time left as trees."""
+    return optimize(graph, keys, streaming=False, **options)
+
+
+def optimize(graph: Any, keys: Any, *, streaming: bool = True, **options: Any) -> Any:
     """Optimise a graph of arrays as dask.array does, without a task to cut each external chunk.
 
     A function for Dask's configuration value ``array_optimize``.
+
+    Parameters
+    ----------
+    graph, keys, **options
+        As for ``dask.array.optimize``.
+    streaming
+        Make chains of reductions over time, see `stream_reductions`.
     """
+    if isinstance(graph, HighLevelGraph) and streaming:
+        graph = stream_reductions(graph)
     layers = graph.layers.values() if isinstance(graph, HighLevelGraph) else ()
     views = {layer.name for layer in layers if isinstance(layer, ViewLayer) and not layer.is_whole}
     if not views or dask.config.get("optimization.fuse.active") is False:

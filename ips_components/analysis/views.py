@@ -151,6 +151,12 @@ class View:
         """Whether this is the whole array: its chunks are the external ones, by the same keys."""
         return self.name == self.source.name
 
+    @property
+    def dtype(self) -> str:
+        """Type of a cell; empty for an array whose rows differ from step to step."""
+        spec = self.source.spec
+        return "" if spec.ragged else np.dtype(spec.dtype).str
+
     def resolve(self) -> Resolved:
         """Return how to cut the view out of the external chunks.
 
@@ -174,7 +180,7 @@ class View:
                     )
                 )
             cuts = tuple(self._cuts(dim, source.contract) for dim in range(len(cuts)))
-        resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts)
+        resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts, self.dtype)
         source.resolved[self.name] = resolved
         _forget_oldest(source.resolved)
         return resolved
@@ -220,6 +226,8 @@ class Resolved:
     grid: tuple[Sequence[int], ...]
     cuts: tuple[Cuts | None, ...]
     """Per dimension of the source: the cut of each chunk along it, None for everything."""
+    dtype: str = ""
+    """Type of a cell; empty for an array whose rows differ from step to step."""
 
     def target(self, index: Index) -> Key:
         """Return the external key that a chunk of the view is cut out of."""
@@ -418,7 +426,7 @@ class ViewLayer(Layer):
         view, left = self.view, self.left
         if isinstance(view, View):
             if left is not None and not left:
-                view = Resolved(view.name, view.source.name, view.kept, view.grid, ())
+                view = Resolved(view.name, view.source.name, view.kept, view.grid, (), view.dtype)
             else:
                 view = view.resolve()
         if left is not None and len(left) == prod(self.numblocks):
