@@ -360,7 +360,9 @@ class Run:
     def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
         """Submit graphs to the scheduler; return a future for each result, by name."""
         return submit(
-            self.client, {name: self._own.with_sources(each) for name, each in lazy.items()}
+            self.client,
+            {name: self._own.with_sources(each) for name, each in lazy.items()},
+            streaming=self.settings.streaming_reductions,
         )
 
     def _as_completed(self) -> Iterator[tuple[list[str], Any]]:

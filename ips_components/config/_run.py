@@ -213,6 +213,12 @@ class AnalyticsConfig:
         1 << 30,
         unit="bytes",
     )
+    streaming_reductions: bool = parameter(
+        types.BOOL,
+        "Whether reductions over time of external arrays keep one running state per chunk in "
+        "space; else Dask's trees of partial results.",
+        True,
+    )
     on_analytics_loss: str = parameter(
         types.choice("continue", "abort"),
         "Whether the simulation goes on when the analytics is lost.",

@@ -60,6 +60,8 @@ class RunSettings:
         Path of the results, and ``"zarr"`` or ``"netcdf"``.
     overwrite
         Whether results of an earlier run at this path may be replaced.
+    streaming_reductions
+        Whether reductions over time keep a running state instead of a tree of partial results.
     run_dir
         Directory of the run's own files.
     task_log
@@ -106,6 +108,7 @@ class RunSettings:
     results: str = "results.zarr"
     results_format: str = "zarr"
     overwrite: bool = False
+    streaming_reductions: bool = True
     run_dir: str = "."
     task_log: str = ""
     n_steps: int | None = None

@@ -202,6 +202,7 @@ class AnalyticsPool:
             results=str(self.run_dir / (config.results or f"results{suffix}")),
             results_format=config.results_format,
             overwrite=config.overwrite,
+            streaming_reductions=config.streaming_reductions,
             run_dir=str(self.run_dir),
             task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
             deadlines=config.deadlines,
