@@ -37,9 +37,11 @@ def c_lines(folder: Path) -> Iterator[str]:
         yield "This version has no bridge for C or Fortran."
         return
     parts = (
-        ("ips_bridge.h", "c", "C and C++"),
+        ("ips_bridge.h", "c", "C"),
         ("ips_bridge_mpi.h", "c", "The broadcast, for programs with MPI"),
+        ("ips_bridge.hpp", "cpp", "C++17"),
         ("ips_bridge.f90", "fortran", "Fortran"),
+        ("ips_bridge_mpi.f90", "fortran", "Fortran with MPI"),
     )
     for name, language, title in parts:
         path = folder / name
