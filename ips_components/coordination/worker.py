@@ -22,6 +22,7 @@ from ips_components.coordination.coordinator import STREAM_OP, RunCoordinator
 from ips_components.coordination.loading import load_analysis
 from ips_components.coordination.settings import RunSettings
 from ips_components.coordination.step_report import StepTally
+from ips_components.coordination.task_exits import refuse_exits
 from ips_components.coordination.watchdog import GRACE
 from ips_components.errors import ConfigError
 from ips_components.external.worker_plugin import ExternalDataPlugin
@@ -65,6 +66,7 @@ class RunWorker:
         self._session = _Session(RunSettings.from_dict(self.settings), worker, external)
         sessions[self._session.run] = self._session
         worker.stream_handlers[STREAM_OP] = _Dispatcher(sessions)
+        refuse_exits(worker)
         await asyncio.to_thread(_import_early, self._session.settings.analysis)
         self._session.open()
 

@@ -16,7 +16,13 @@ from distributed import Client, LocalCluster
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.bridge import Array, Bridge
 from ips_components.coordination import RunSettings, run_plugin
-from ips_components.errors import AnalyticsLost, ConfigError, ContractError, RunStopped
+from ips_components.errors import (
+    AnalysisFailed,
+    AnalyticsLost,
+    ConfigError,
+    ContractError,
+    RunStopped,
+)
 from ips_components.model.keys import array_name
 from ips_components.wire.contact import Contact, Endpoint, write
 
@@ -320,6 +326,23 @@ def test_arrays_of_the_config_with_its_process_grid_and_halo(coupled):
     future.result(30)
     with xr.open_zarr(results, consolidated=False) as dataset:
         np.testing.assert_allclose(dataset["mean"], FIELD.mean(axis=0), rtol=1e-13)
+
+
+def exiting(arrays):
+    def leave(block):
+        if block.size:  # Dask calls it with an empty block to learn the result's type
+            raise SystemExit("no input")
+        return block
+
+    return {"bad": da.map_blocks(leave, arrays["temperature"], dtype=float).sum()}
+
+
+def test_a_task_that_exits_fails_and_its_worker_stays(cluster, coupled):
+    workers = set(cluster.scheduler_info(n_workers=-1)["workers"])
+    _, future, _, _ = coupled("exiting", simulate)
+    with pytest.raises(AnalysisFailed, match=r"a task called sys\.exit\('no input'\)"):
+        future.result(30)
+    assert set(cluster.scheduler_info(n_workers=-1)["workers"]) == workers
 
 
 # -- open-ended runs -----------------------------------------------------------------------
