@@ -27,6 +27,11 @@ class ComputeGuard:
     sources : iterable of Source
         Of the external arrays.
 
+    Attributes
+    ----------
+    committed : bool
+        Whether there is a contract, for the message.
+
     Notes
     -----
     Dask's configuration is shared by all threads of a process; what other threads compute, and
@@ -37,6 +42,7 @@ class ComputeGuard:
         self._names = {source.name: source.spec.name for source in sources}
         self._thread = threading.get_ident()
         self._setting: Any = None
+        self.committed = False
 
     def __enter__(self) -> ComputeGuard:
         self._previous = dask.config.get("scheduler", None)
@@ -47,13 +53,19 @@ class ComputeGuard:
         self.lift()
 
     def lift(self) -> None:
-        """Allow computing: the contract is made."""
+        """Allow computing: windows have chunks of their own, which are held."""
         setting, self._setting = self._setting, None
         if setting is not None:
             setting.__exit__(None, None, None)
 
     def _get(self, graph: Any, keys: Any, **options: Any) -> Any:
         if threading.get_ident() == self._thread and (name := self._external(graph, keys)):
+            if self.committed:
+                raise ContractError(
+                    f"the analysis computes with array {name!r} after run.commit, when chunks that "
+                    "no committed result needs are freed; pass what you need to run.commit and "
+                    "take it from run.completed"
+                )
             raise ContractError(
                 f"the analysis computes with array {name!r}, but nothing can be computed here: the "
                 "data do not exist before the simulation starts, which waits for this analysis. "

@@ -24,6 +24,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from ips_components.analysis.result_encoding import plain_attrs, storable
 from ips_components.analysis.result_layout import GroupLayout, as_array
 from ips_components.analysis.result_values import NamedResults, expand, group_of, name_results
 from ips_components.errors import ConfigError, ContractError, IPSComponentsError
@@ -292,7 +293,7 @@ class ResultStore:
         """Return an array that can be written into its group."""
         group, name = group_of(path)
         dims, units = self._dims.get(path, ((), ""))
-        array = _storable(as_array(name, value, dims, units), self.format)
+        array = storable(as_array(name, value, dims, units))
         array, renamed = self._layout(group).place(name, array)
         if renamed:
             self._renamed[path] = renamed
@@ -315,7 +316,7 @@ class ResultStore:
         )
 
     def _attrs_of(self, group: str) -> dict[Any, Any]:
-        attrs = _plain_attrs(self._groups.get(group, {}))
+        attrs = plain_attrs(self._groups.get(group, {}))
         return attrs if group else {**attrs, **self.attrs}
 
     def _write_zarr(self, arrays: Mapping[str, xr.DataArray]) -> dict[str, Exception]:
@@ -379,73 +380,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(onsolidated metadata|Zarr V3|Zarr format 3)")
         yield
-
-
-# -- values that a file can hold -----------------------------------------------------------
-
-
-def _storable(array: xr.DataArray, format: str) -> xr.DataArray:
-    """Return an array without masks, and with attributes that a file can hold."""
-    array = _without_mask(array).drop_encoding()
-    array.attrs = _plain_attrs(array.attrs)
-    if array.dtype.kind == "O":
-        raise ContractError(
-            f"result {array.name!r} holds objects, which cannot be stored; return numbers or text"
-        )
-    for coord in array.coords.values():
-        coord.attrs = _plain_attrs(coord.attrs)
-    return array
-
-
-def _without_mask(array: xr.DataArray) -> xr.DataArray:
-    """Return an array with missing values in place of a mask: NaN, or ``_FillValue``."""
-    data = array.variable._data
-    lazy = dask.is_dask_collection(data)
-    if not isinstance(data._meta if lazy else data, np.ma.MaskedArray):
-        return array
-    fill = _fill_value(data)
-    if array.dtype.kind == "b":
-        data = data.astype("int8")
-    filled = da.ma.filled(data, fill) if lazy else np.ma.filled(data, fill)
-    array = array.copy(data=filled)
-    if array.dtype.kind in "iu":
-        array.attrs["_FillValue"] = array.dtype.type(fill)
-    return array
-
-
-def _fill_value(data: Any) -> Any:
-    """Return a value for masked cells that no other cell has."""
-    if data.dtype.kind in "fc":
-        return np.nan
-    if data.dtype.kind in "mM":
-        return data.dtype.type("NaT")
-    if data.dtype.kind == "b":
-        return -1
-    limits = np.iinfo(data.dtype)
-    candidates = [limits.max, limits.min] if data.dtype.kind == "u" else [limits.min, limits.max]
-    if not dask.is_dask_collection(data):
-        values = data.compressed()
-        candidates = [each for each in candidates if not (values == each).any()] or candidates
-    return candidates[0]
-
-
-def _plain_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return attributes as text and numbers; what is neither becomes text, None is left out."""
-    plain: dict[Any, Any] = {}
-    for name, value in attrs.items():
-        if isinstance(value, bool | np.bool_):
-            value = int(value)
-        elif isinstance(value, np.generic) and name != "_FillValue":
-            value = value.item()
-        elif isinstance(value, np.ndarray):
-            value = value.tolist()
-        if value is None:
-            continue
-        flat = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(item, str | int | float | np.generic) for item in flat):
-            value = str(value)
-        plain[str(name)] = value
-    return plain
 
 
 def _nbytes(value: Any) -> float:

@@ -267,8 +267,10 @@ class Run:
             logger.info("Contract: %s", row)
         for run, coordinator in self._coordinators.items():
             coordinator.sign(contracts[run].to_bytes(), ahead=ahead)
-        if self._guard is not None:
+        if self._guard is not None and self._with_windows:
             self._guard.lift()
+        elif self._guard is not None:
+            self._guard.committed = True
 
     # -- for run_analysis --------------------------------------------------------------
 

@@ -120,6 +120,17 @@ def test_results_over_freed_chunks_are_refused(run):
         run(returns_too_late)
 
 
+def computes_too_late(arrays, run):
+    first = arrays["t"][0].mean()
+    run.commit({"first": first})
+    return {"second": float(first)}
+
+
+def test_computing_over_freed_chunks_is_refused(run):
+    with pytest.raises(ContractError, match=r"computes with array 't' after run\.commit"):
+        run(computes_too_late)
+
+
 # -- what is no result ---------------------------------------------------------------------
 
 
