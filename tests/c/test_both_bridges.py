@@ -331,6 +331,25 @@ def test_chunks_that_stay_on_many_receivers_starve_no_rank(start, sinks, tmp_pat
         right(contract, *made)
 
 
+def test_a_chunk_that_moves_between_receivers_that_keep_it_starves_no_rank(
+    start, sinks, tmp_path, language, lane, request
+):
+    if (language, lane) == ("python", "shm"):
+        why = "the bound of what receivers hold is per receiver, not the ring's"
+        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
+    spec = spec_of(shape=(64, 64), count=40)  # one piece is the whole chunk: its slot may be kept
+    made = sinks(5)
+    contract = agree(spec, receivers=5, chunks=(1, 64, 64))
+    contract = replace_placement(contract, Placement(0, 5, tuple(range(5))))
+    with coupling(tmp_path, made, contract, deadlines={"step": 5.0}) as (contact, _):
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(40):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        assert all(len(sink.chunks) == 8 for sink in made)
+        right(contract, *made)
+
+
 def test_blocks_whose_order_changes_drain(start, sinks, tmp_path):
     spec = spec_of(shape=(64, 64), count=12)
     made = sinks(2)

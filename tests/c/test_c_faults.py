@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,29 @@ def test_connections_cut_again_and_again_lose_and_double_nothing(start, sinks, t
         assert (delivered(contract.arrays[0], sink.chunks) == expected(contract.arrays[0])).all()
         assert set(sink.counts.values()) == {1}
         assert sink.byes[0].counters[0].blocks == (30, 0, 30, 0, 0)
+
+
+@pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
+def test_receiver_named_by_its_host(start, sinks, tmp_path, host):
+    spec = spec_of(count=3)
+    (sink,) = sinks()
+    contract = agree(spec)
+    limits = {"connect": 1.0}
+    with coupling(tmp_path, [sink], contract, deadlines=limits) as (path, (receiver,)):
+        known = contacts.read(path)
+        named = changed(receiver.endpoint, host=host)
+        receiver.set_contract(contract, (named,))
+        path.unlink()
+        contacts.write(path, contacts.Contact(RUN, known.token, (named,), known.deadlines))
+        if host != "localhost":
+            with pytest.raises(RankError, match="could be reached"):
+                joined(start, path, tmp_path, spec, "tcp")
+            return
+        rank = joined(start, path, tmp_path, spec, "tcp")
+        for step in range(3):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        assert (delivered(contract.arrays[0], sink.chunks) == expected(contract.arrays[0])).all()
 
 
 def test_rank_that_computes_for_long_is_not_taken_for_dead(start, sinks, tmp_path):

@@ -44,6 +44,7 @@ void ipsb_array_free(array *a)
     for (size_t r = 0; r < a->n_rings; r++) {
         for (uint32_t i = 0; i < a->rings[r].n; i++)
             ipsb_slot_free(a->rings[r].slots[i]);
+        free(a->rings[r].holders);
         free(a->rings[r].slots);
     }
     for (int i = 0; i < PLANS; i++)

@@ -73,7 +73,8 @@ static void fill(peer *k)
                 if (failed)
                     return;
                 k->out_fd = s->fd;
-                ipsb_pack_slot(&k->out, s->number, s->ring, s->size, s->length, s->spare);
+                ipsb_pack_slot(&k->out, s->number, s->ring, s->size, s->length,
+                                s->length - ipsb_may_hold(s->holders, k->index));
             }
         }
         ipsb_pop(&k->queue);

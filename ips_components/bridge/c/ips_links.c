@@ -17,6 +17,34 @@
 
 static const int64_t MS = 1000000, SECOND = 1000000000;
 
+/* Replace the name of a host by its address: asking for a name may wait, so it is done once, when a
+ * call adds the link that may wait anyway, and again only if that failed. */
+static int resolve(peer *k)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *found = NULL;
+    char address[NI_MAXHOST], *copied;
+    int failed = getaddrinfo(k->at.host, NULL, &hints, &found);
+    if (!failed) {
+        freeaddrinfo(found);
+        return 0;
+    }
+    hints.ai_flags = 0;
+    failed = getaddrinfo(k->at.host, NULL, &hints, &found);
+    if (failed)
+        return failed;
+    failed = getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address, NULL, 0,
+                         NI_NUMERICHOST);
+    freeaddrinfo(found);
+    if (failed)
+        return failed;
+    copied = malloc(strlen(address) + 1);
+    if (!copied)
+        return EAI_MEMORY;
+    free(k->at.host);
+    k->at.host = strcpy(copied, address);
+    return 0;
+}
+
 peer *ipsb_link_add(links *l, const endpoint *at)
 {
     const identity *self = l->self;
@@ -29,6 +57,8 @@ peer *ipsb_link_add(links *l, const endpoint *at)
         return NULL;
     }
     l->items = more;
+    if (l->lanes & LANE_TCP && !l->contact->tls)
+        (void)resolve(k); /* dialling says why it failed */
     k->local = at->boot[0] && !strcmp(at->boot, self->boot) && !strcmp(at->hostname, self->hostname);
     return l->items[l->n++] = k;
 }
@@ -139,13 +169,9 @@ static void dial_tcp(links *l, peer *k)
         return;
     }
     snprintf(port, sizeof port, "%u", k->at.port);
-    if (getaddrinfo(k->at.host, port, &hints, &found)) { /* not a number: ask for the name */
-        hints.ai_flags = 0;
-        int why = getaddrinfo(k->at.host, port, &hints, &found);
-        if (why) {
-            ipsb_link_broken(k, "%s", gai_strerror(why));
-            return;
-        }
+    if ((error = resolve(k)) || (error = getaddrinfo(k->at.host, port, &hints, &found))) {
+        ipsb_link_broken(k, "%s", gai_strerror(error));
+        return;
     }
     for (struct addrinfo *at = found; at; at = at->ai_next) {
         k->fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

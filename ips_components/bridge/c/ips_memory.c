@@ -87,6 +87,17 @@ void ipsb_slot_free(slot *s)
     free(s);
 }
 
+uint32_t ipsb_may_hold(holders *h, uint32_t link)
+{
+    for (uint32_t i = 0; i < h->n; i++)
+        if (h->links[i] == link)
+            return h->each;
+    if ((h->n + 1) * h->each > HELD)
+        return 0;
+    h->links[h->n++] = link;
+    return h->each;
+}
+
 void ipsb_slot_clear(slot *s)
 {
     s->n_stored = s->n_numbers = 0;

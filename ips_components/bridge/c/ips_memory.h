@@ -14,9 +14,21 @@ typedef struct stored {
     size_t numbers; /* in the slot's numbers: 3 * ndim for dst, then ndim strides */
 } stored;
 
+/* Which receivers may keep slots of a ring as chunks: together never more than HELD of them, so that
+ * the rank always gets a slot back, however many receivers its blocks go to. */
+enum { HELD = 2 };
+typedef struct holders {
+    uint32_t each, n;     /* slots that each may keep; receivers that may */
+    uint32_t links[HELD]; /* their links */
+} holders;
+
+/* Slots of the ring that the receiver of a link may keep; the first links to ask get all. */
+uint32_t ipsb_may_hold(holders *h, uint32_t link);
+
 /* Some memory; with a descriptor when receivers on this machine may map it. */
 typedef struct slot {
-    uint32_t number, ring, length, spare; /* the ring has `length` slots; receivers leave `spare` */
+    uint32_t number, ring, length; /* the ring has `length` slots */
+    holders *holders;              /* the ring's */
     uint64_t used;                        /* turn of the ring in which it was handed out last */
     size_t size;
     uint8_t *memory;
@@ -44,6 +56,7 @@ bool ipsb_slot_store(slot *s, uint32_t array, int64_t t, const piece *p, int ndi
 /* The slots of one block: the free one that was used longest ago is the next one. */
 typedef struct ring {
     slot **slots;
+    holders *holders;
     uint32_t number, length, n;
     uint64_t turn;
     size_t refused; /* bytes that were too many for another slot; 0: none were */

@@ -4,6 +4,14 @@
 
 #include "ips_slots.h"
 
+static bool has_one_owner(const agreement *c)
+{
+    for (uint32_t i = 1; i < c->n_owners; i++)
+        if (c->owners[i] != c->owners[0])
+            return false;
+    return true;
+}
+
 /* The n-th block of an array in a step, put or begun, has the n-th ring. */
 ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
 {
@@ -18,8 +26,13 @@ ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
         a->rings = more;
         a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + NEEDED};
         a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
-        if (!a->rings[nth].slots)
+        a->rings[nth].holders = calloc(1, sizeof(holders));
+        if (!a->rings[nth].slots || !a->rings[nth].holders) {
+            free(a->rings[nth].slots);
+            free(a->rings[nth].holders);
             return NULL;
+        }
+        a->rings[nth].holders->each = has_one_owner(a->contract) ? HELD : 1;
         a->n_rings = nth + 1;
     }
     return &a->rings[nth];
@@ -47,7 +60,7 @@ static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
         b->n_shared += s->fd >= 0;
         s->ring = r->number;
         s->length = r->length;
-        s->spare = r->length - 2;
+        s->holders = r->holders;
     }
     return s;
 }
