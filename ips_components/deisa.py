@@ -29,6 +29,7 @@ Workflows", SC-W 2023).
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import runpy
@@ -189,6 +190,7 @@ class DeisaClient:
     def __init__(self, deisa: Deisa, client: Any) -> None:
         self._deisa = deisa
         self._client = client
+        self._released: set[Any] = set()  # keys of chunks that no later graph may need
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -201,23 +203,31 @@ class DeisaClient:
         collections
             One dask collection, or a list of them.
         release : bool
-            This is the last graph that needs the simulation's data: from now on a chunk is freed
-            as soon as its last consumer is done. Without it, all of what was selected stays in
-            memory, for graphs to come.
+            This is the last graph that needs these chunks of the simulation's data: each is freed
+            as soon as its last consumer is done. Other chunks stay in memory, for graphs to come.
         *args, **options
             For ``Client.persist``.
+
+        Raises
+        ------
+        ContractError
+            If the graph needs a chunk that an earlier graph has released.
         """
         self._sign()
+        chunks = self._chunks_of(collections)
         persisted = self._client.persist(collections, *args, **options)
         if release:
             from distributed import futures_of
 
-            self._let_go([future.key for future in futures_of(persisted)])
+            self._committed([future.key for future in futures_of(persisted)], hold=True)
+            self._call("release", keys=sorted(chunks))
+            self._released |= chunks
         return persisted
 
     def compute(self, collections: Any, *args: Any, **options: Any) -> Any:
         """Start computing; a future of each result."""
         self._sign()
+        self._chunks_of(collections)
         return self._client.compute(collections, *args, **options)
 
     def shutdown(self) -> None:
@@ -230,7 +240,7 @@ class DeisaClient:
         from ips_components.analysis import wait_for_end
 
         if self._deisa.run.contract is not None:
-            self._let_go([])
+            self._committed([])
             wait_for_end(self._client, self._deisa.run.settings.run, self._deisa.timeout)
         self._deisa.close()
         self._client.shutdown()
@@ -245,12 +255,36 @@ class DeisaClient:
         if arrays is not None and any(array.views for array in arrays.arrays.values()):
             arrays.validate_contract()
 
-    def _let_go(self, keys: list[Any]) -> None:
+    def _chunks_of(self, collections: Any) -> set[Any]:
+        """Return the keys of the external chunks that a graph needs."""
+        from ips_components.analysis.needed_chunks import needed_chunks
+        from ips_components.model.keys import chunk_key
+
+        arrays = self._deisa._arrays
+        if arrays is None:
+            return set()
+        sources = [array.source for array in arrays._external.values()]
+        found = set()
+        for collection in collections if isinstance(collections, list | tuple) else [collections]:
+            with contextlib.suppress(ContractError):  # it needs no data of the simulation
+                for view, indices in needed_chunks(collection, sources).items():
+                    name = view.source.name
+                    found |= {chunk_key(name, view.base_index(index)) for index in indices}
+        if gone := found & self._released:
+            raise ContractError(
+                f"{len(gone)} chunks of this graph, {sorted(gone)[0]} first, were released by an "
+                "earlier persist(..., release=True): release with the last graph that needs them"
+            )
+        return found
+
+    def _committed(self, keys: list[Any], hold: bool = False) -> None:
+        """Wait until the scheduler knows the graph; the ranks may begin."""
+        self._call("committed", keys=keys, timeout=self._deisa.timeout, hold=hold)
+
+    def _call(self, method: str, **arguments: Any) -> None:
         from ips_components.analysis.coordinator_client import call
 
-        deisa = self._deisa
-        run = deisa.run.settings.run
-        call(self._client, "committed", run, keys=keys, timeout=deisa.timeout)
+        call(self._client, method, self._deisa.run.settings.run, **arguments)
 
 
 class DeisaArray:

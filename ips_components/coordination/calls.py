@@ -157,6 +157,10 @@ class Calls:
         keys, _ = _keys_between(self._contract(run).arrays[array], first, stop)
         self.tasks.let_go_keys(keys)
 
+    async def _call_release(self, run: CoordinatedRun, keys: list[Any]) -> None:
+        """Leave single chunks to the graphs that need them."""
+        self.tasks.let_go_keys([tuple(key) for key in keys])
+
     async def _call_check(self, run: CoordinatedRun) -> None:
         self._raise_if_failed(run)
 

@@ -127,6 +127,30 @@ def test_the_program_of_principal_components(cluster):
     np.testing.assert_allclose(numbers(said, "singular values"), pca.singular_values_, rtol=1e-6)
 
 
+EVERY_STEP = """
+from ips_components.deisa import Deisa
+from ips_components.errors import ContractError
+
+deisa = Deisa("scheduler.json", "config.yml")
+client = deisa.get_client()
+gt = deisa.get_deisa_arrays()["global_t"][...]
+sums = [client.persist(gt[step].sum(), release=True) for step in range(gt.shape[0])]
+print("sums:", *(client.compute(each).result() for each in sums))
+try:
+    client.persist(gt[3].mean())
+except ContractError as error:
+    print("refused:", error)
+client.shutdown()
+"""
+
+
+def test_every_step_is_released_by_itself(cluster):
+    (cluster / "every_step.py").write_text(EVERY_STEP)
+    said = couple(cluster, "every_step.py")
+    np.testing.assert_allclose(numbers(said, "sums"), field().sum(axis=(1, 2)), rtol=1e-10)
+    assert "were released by an earlier persist" in said
+
+
 @pytest.mark.timeout(300)
 def test_the_same_program_under_ips(tmp_path, leaves_nothing):
     workspace = Workspace(tmp_path)
