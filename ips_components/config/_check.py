@@ -127,7 +127,7 @@ class Checker:
             self.problems,
         )
         coupled = CoupledChecker(self.conf, self.machine.platform, times, self.problems)
-        simulations, analytics = [], []
+        simulations, analytics, foreign = [], [], []
         for component in components:
             with self.problems.judged(component.ours):
                 common = checker.check(component)
@@ -135,7 +135,9 @@ class Checker:
                     simulations.append(coupled.simulation(component, common))
                 elif component.kind == "analytics":
                     analytics.append(coupled.analytics(component, common))
-        check_coupling(self.conf, components, simulations, analytics, self.problems)
+                elif common.coupled:
+                    foreign.append(coupled.foreign(component, common))
+        check_coupling(self.conf, components, [*simulations, *foreign], analytics, self.problems)
         return RunConfig(
             file=str(self.source.path),
             sim_name=top.sim_name or "",
@@ -150,6 +152,7 @@ class Checker:
             simulations=() if any(each.source for each in analytics) else tuple(simulations),
             analytics=tuple(analytics),
             oversubscribe=bool(self.machine.platform and self.machine.platform.oversubscribe),
+            coupled=() if any(each.source for each in analytics) else tuple(foreign),
             attended=any(component.kind == "driver" for component in components),
         )
 

@@ -19,7 +19,7 @@ from ips_components.config._files import Reader
 from ips_components.config._functions import check_functions, check_program_files
 from ips_components.config._problems import Problems
 from ips_components.config._run import AnalyticsConfig, SimulationConfig, TimeLoop
-from ips_components.config._sections import ComponentSection, Platform
+from ips_components.config._sections import ComponentSection, LaunchSection, Platform
 
 _NETCDF = ("netCDF4", "h5netcdf", "scipy")
 
@@ -81,6 +81,18 @@ class CoupledChecker:
             )
         check_program_files(config, self.problems)
         return config
+
+    def foreign(self, component: Component, common: ComponentSection) -> SimulationConfig:
+        """Check the section of a component that is none of ours, and whose tasks put data."""
+        values = Reader(component.section, component.values, self.problems).read(LaunchSection)
+        return SimulationConfig(
+            port=component.port,
+            section=component.section,
+            nproc=common.nproc or 0,
+            executable="",
+            steps_per_launch=values["steps_per_launch"],
+            renumber=values["renumber"],
+        )
 
     def analytics(self, component: Component, common: ComponentSection) -> AnalyticsConfig:
         """Check the section of an analytics."""
@@ -178,7 +190,20 @@ def check_coupling(
     """Check that the components of a coupled run fit together."""
     add = problems.add
     drivers = [each for each in components if each.kind == "driver"]
+    if not analytics:
+        for each in components:
+            if str(each.values.get("COUPLED", "")).lower() == "true":
+                add(
+                    each.section,
+                    "COUPLED",
+                    "is True, but no port has an analytics that would get its data",
+                    "add a port with MODULE = ips_components.analytics and NAME = Analytics, or "
+                    "leave COUPLED out",
+                )
     if not drivers:
+        if len(simulations) > 1:
+            for each in analytics:
+                _check_described(each, simulations, problems)
         return
     section = drivers[0].section
     if drivers[0].port != "DRIVER":
@@ -204,6 +229,23 @@ def check_coupling(
             where = f"{each.section}][ARRAYS][{array.name}"
             owners = simulations_of(where, array, simulations, problems)
             check_decomposition(where, array, owners, problems)
+
+
+def _check_described(
+    analytics: AnalyticsConfig, simulations: Sequence[SimulationConfig], problems: Problems
+) -> None:
+    """Check that the graph can be built before the first of several simulations is launched."""
+    described = {array.simulation for array in analytics.arrays if array.shape is not None}
+    for simulation in simulations:
+        if simulation.port not in described:
+            problems.add(
+                analytics.section,
+                "ARRAYS",
+                f"no array of {simulation.port} is described: where several simulations are "
+                "launched one after the other, the first one would wait for the graph, and the "
+                "graph for the description of an array by a program that is not launched yet",
+                f"[[ARRAYS]] with [[[name]]], SHAPE, DTYPE and SIMULATION = {simulation.port}",
+            )
 
 
 def _is_installed(package: str) -> bool:

@@ -333,6 +333,8 @@ class RunConfig:
     times: TimeLoop = TimeLoop()
     simulations: tuple[SimulationConfig, ...] = ()
     analytics: tuple[AnalyticsConfig, ...] = ()
+    coupled: tuple[SimulationConfig, ...] = ()
+    """Components that are none of ours, and whose tasks put data (COUPLED = True)."""
     oversubscribe: bool = False
     attended: bool = True
     """Whether the driver is the one of this package: it launches every simulation once."""
@@ -340,14 +342,14 @@ class RunConfig:
     @property
     def coupled_ports(self) -> tuple[SimulationConfig, ...]:
         """The components whose tasks put data into the run."""
-        return self.simulations
+        return (*self.simulations, *self.coupled)
 
     @property
     def n_steps(self) -> int | None:
         """Steps that the simulation puts; None where nobody knows."""
         if self.attended:
             return self.times.n_steps
-        totals = {self.steps_of(each) for each in self.simulations}
+        totals = {self.steps_of(each) for each in self.coupled_ports}
         return totals.pop() if len(totals) == 1 else None
 
     def steps_of(self, simulation: SimulationConfig) -> int | None:

@@ -70,6 +70,11 @@ class ComponentSection:
     data_files: tuple[str, ...] = parameter(types.LIST, "Further files of the component.", ())
     state_files: tuple[str, ...] = parameter(types.LIST, "Files of the plasma state.", ())
     restart_files: tuple[str, ...] = parameter(types.LIST, "Files that a checkpoint must keep.", ())
+    coupled: bool = parameter(
+        types.BOOL,
+        "Whether tasks of a component that is none of ours put data into the run of the analytics.",
+        False,
+    )
     log_level: str = parameter(types.LOG_LEVEL, "What this component logs.", "")
     procs_per_node: int = parameter(
         types.NON_NEGATIVE_INT, "Processes per node; 0: the platform's.", 0
@@ -79,6 +84,16 @@ class ComponentSection:
     )
     node_allocation_mode: str = parameter(
         types.choice("SHARED", "EXCLUSIVE"), "Whether its tasks share nodes with others.", ""
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSection:
+    """What a section with COUPLED = True says about its launches."""
+
+    steps_per_launch: int | None = parameter(types.POSITIVE_INT, "Steps that each task puts.", None)
+    renumber: bool = parameter(
+        types.BOOL, "Whether the program counts its steps from 0 at every launch.", False
     )
 
 

@@ -15,6 +15,7 @@ from ipsframework import Component
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig
 from ips_components.errors import IPSComponentsError
+from ips_components.ips import coupled_component
 from ips_components.ips.analytics_pool import AnalyticsPool
 from ips_components.ips.conclusion import Conclusion
 from ips_components.ips.coupling import (
@@ -36,7 +37,7 @@ from ips_components.ips.watch import ASK, Watch, end_together
 
 ips_compat.install()
 
-__all__ = ["PROGRESS_TOPIC", "Analytics"]
+__all__ = ["PROGRESS_TOPIC", "Analytics", "coupled_component"]
 
 _GOODBYE = 0.1
 _ANSWER = 5.0

@@ -60,7 +60,7 @@ class Conclusion:
 
         records = Records(self.services)
         coordinator = records.read(COORDINATOR)
-        simulations = self.config.simulations
+        simulations = self.config.coupled_ports
         launches = {each.port: records.read(launches_of(each.port)) for each in simulations}
         cause = None if error is None else in_short(ips_compat.describe(error))
         if isinstance(error, SystemExit):
@@ -96,7 +96,7 @@ class Conclusion:
         self, coordinator: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Any]:
         """The parts of the record about who ran where."""
-        simulations = self.config.simulations
+        simulations = self.config.coupled_ports
         if not simulations:
             return {"simulation": {"source": self.config.analytics[0].source}}
         parts = [_facts(each, launches[each.port], coordinator) for each in simulations]

@@ -169,7 +169,13 @@ class Launches:
         self._write()
         return launch
 
-    def end(self, launch: Launch, error: Exception | None, again: bool = False) -> None:
+    def end(
+        self,
+        launch: Launch,
+        error: Exception | None,
+        again: bool = False,
+        raises: bool = True,
+    ) -> None:
         """End a launch: its task has ended, well or not.
 
         Parameters
@@ -180,6 +186,8 @@ class Launches:
             Why it did not end well.
         again
             Whether the same will be launched again.
+        raises
+            Whether to raise what is wrong with the launch.
         """
         if launch.run and self._record["many"] and error is None:
             try:
@@ -194,7 +202,8 @@ class Launches:
             self._call("end_launch", launch=launch.number, ok=False, again=again)
         if not again:
             self._abandon(ips_compat.describe(error))
-            raise error
+            if raises:
+                raise error
 
     def _note_end(self, launch: Launch, error: Exception | None) -> None:
         cause = "" if error is None else ips_compat.describe(error)

@@ -4,6 +4,7 @@ Every task goes through :mod:`~ips_components.ips_compat.guard`; an answer that 
 reaches the framework as a failure that says so, instead of getting lost in a queue.
 """
 
+import importlib
 import multiprocessing
 import os
 import shlex
@@ -11,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -116,6 +118,57 @@ def _open_log(services: ServicesProxy, keywords: Mapping[str, Any], name: str) -
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class CoupledTask:
+    """A task that puts data: its environment, and what is called with its exit status."""
+
+    environment: Mapping[str, str]
+    ended: Callable[[int], None]
+
+
+class _ReportedProcess:
+    """A task's process which reports its end once, to whatever looks for it."""
+
+    def __init__(self, process: Any, ended: Callable[[int], None]) -> None:
+        self._process = process
+        self._ended: Callable[[int], None] | None = ended
+
+    def poll(self) -> int | None:
+        return self._report(self._process.poll())
+
+    def wait(self, *args: Any, **keywords: Any) -> int | None:
+        return self._report(self._process.wait(*args, **keywords))
+
+    def _report(self, status: int | None) -> int | None:
+        ended = self._ended
+        if status is not None and ended is not None:
+            self._ended = None
+            ended(status)
+        return status
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
+_COUPLED_COMPONENT = "ips_components.ips.coupled_component"
+_begin_coupled: list[Callable[[Any, int, str], CoupledTask | None]] = []
+
+
+def couple_tasks(begin: Callable[[Any, int, str], CoupledTask | None]) -> None:
+    """Call a function before each task: with services, ranks and command line of the task."""
+    _begin_coupled[:] = [begin]
+
+
+def _coupled_task(services: ServicesProxy, nproc: int, command: str) -> CoupledTask | None:
+    """Begin a launch where the section of the component says COUPLED = True."""
+    section = getattr(services.component_ref, "config", None) or {}
+    if str(section.get("COUPLED", "")).lower() not in ("true", "1", "yes", "on"):
+        return None
+    if not _begin_coupled:  # the component was started before the analytics was imported
+        importlib.import_module(_COUPLED_COMPONENT)
+    return _begin_coupled[0](services, nproc, command)
+
+
 def _launch_task(
     services: ServicesProxy,
     nproc: int,
@@ -133,6 +186,7 @@ def _launch_task(
     _prepare_slurm(working_dir)
     output, error = (_open_log(services, keywords, name) for name in ("logfile", "errfile"))
     path = services.binary_fullpath_cache.get(binary, binary)
+    coupled = _coupled_task(services, nproc, command)
     services.debug("Launching command : %s", command)
     try:
         sys.stdout.flush()
@@ -140,7 +194,7 @@ def _launch_task(
         process = launch_guarded(
             command_line(command, str(path), [str(each) for each in args]),
             working_dir,
-            {**os.environ, **(env_update or {})},
+            {**os.environ, **(env_update or {}), **(coupled.environment if coupled else {})},
             output_fd,
             error.fileno() if error else output_fd,
         )
@@ -152,7 +206,7 @@ def _launch_task(
             if file is not None:
                 file.close()
     services.task_map[task_id] = RunningTask(
-        process,
+        _ReportedProcess(process, coupled.ended) if coupled else process,
         time.time(),
         keywords.get("timeout", 1.0e9),
         nproc,

@@ -194,3 +194,38 @@ def test_calls_that_the_driver_forgets(tmp_path, leaves_nothing, skip, cause):
     ended = flow.run(150)
     assert ended.status == 1, ended.output
     assert cause in ended.last_lines
+
+
+@pytest.mark.timeout(200)
+def test_a_foreign_component_takes_part_with_one_line(tmp_path, leaves_nothing):
+    """Two of them, one launched at every time and one at every third, feed one analysis."""
+
+    def own(name: str, steps: int, **more) -> dict:
+        return {
+            "NAME": "OwnPhysics",
+            "MODULE": "generic_driver",
+            "SUB_CLASS": name,
+            "NPROC": 2,
+            "PROGRAM": BIN / "python",
+            "COUPLED": True,
+            "OPTIONS": f"{PARTS}/counting.py {name} {CELLS} {steps} --undescribed",
+            **more,
+        }
+
+    components = {
+        "TRANSPORT": own("field", 1),
+        "HEATING": own("heat", 3, EVERY=3),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 6, components)
+    flow.write()
+    with flow.config_file.open("a") as file:
+        file.write("[[ARRAYS]]\n")
+        for name, port in (("field", "TRANSPORT"), ("heat", "HEATING")):
+            file.write(f"[[[{name}]]]\nSHAPE = {CELLS},\nSIMULATION = {port}\nSTEPS = 0:6\n")
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 6)
+    check(flow, "heat", 6)
+    counts = [len(part["launches"]) for part in record_of(flow)["simulations"]]
+    assert counts == [6, 2]

@@ -25,6 +25,7 @@ parser.add_argument("--total", type=int)
 parser.add_argument("--launch", type=int, default=0)
 parser.add_argument("--die", default="")
 parser.add_argument("--first", type=int)
+parser.add_argument("--undescribed", action="store_true")
 parser.add_argument("--read-state", default="")
 options = parser.parse_args()
 comm = MPI.COMM_WORLD
@@ -44,7 +45,7 @@ array = Array(
 )
 marker = Path(f"died_{options.launch}")
 alive = marker.exists()
-with Bridge(comm=comm, arrays=[array]) as bridge:
+with Bridge(comm=comm, arrays=None if options.undescribed else [array]) as bridge:
     first = bridge.first_step
     if options.read_state and comm.rank == 0:
         Path(f"seen_{first // options.steps}").write_text(words)

@@ -63,3 +63,23 @@ class StateInit(Component):
 
     def finalize(self, timestamp=0.0):
         pass
+
+
+class OwnPhysics(Component):
+    """A physics component that has never heard of coupling: it launches its own task."""
+
+    def init(self, timestamp=0.0):
+        pass
+
+    def step(self, timestamp=0.0):
+        every = int(getattr(self, "EVERY", 1))
+        if int(float(timestamp)) % every:
+            return
+        cwd = self.services.get_working_dir()
+        task = self.services.launch_task(self.NPROC, cwd, self.PROGRAM, *self.OPTIONS.split(),
+                                         logfile="own.log")  # fmt: skip
+        if self.services.wait_task(task) != 0:
+            raise RuntimeError("the task failed")
+
+    def finalize(self, timestamp=0.0):
+        pass
