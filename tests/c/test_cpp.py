@@ -297,6 +297,24 @@ def test_ranks_of_a_communicator(built, sinks, tmp_path):
     coupled_ranks(program, sinks, tmp_path)
 
 
+@pytest.mark.skipif(not (mpi("mpicxx") and mpi("mpiexec")), reason="needs MPI for C++")
+def test_the_heat_example_has_the_bits_of_the_one_in_python(sinks, tmp_path):
+    make = ["make", "-s", "-f", HEAT2D / "Makefile", "cpp", f"OUT={tmp_path}"]
+    run(*make, f"MPICXX={mpi('mpicxx')}", f"MPICC={mpi('mpicc')}", "CXXFLAGS=-O2 -Wall -Werror")
+    options = ["--nx", 33, "--ny", 10, "--steps", 30, "--every", 4]
+    alike = ["--initial", "sine", "--source", "none", "--boundary", 0, 0, 0, 0]
+    field, script = tmp_path / "field.npy", HEAT2D / "heat2d.py"
+    python = [mpi("mpiexec"), "-n", 2, sys.executable, script, "--no-coupling"]
+    run(*python, "--posthoc", field, *options, *alike)
+    spec = ArraySpec("temperature", "<f8", (10, 33), StepAxis(0, 4, 8), ("y", "x"), {"units": "K"})
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec, chunks=(1, 10, 33))) as (contact, _):
+        environment = {**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)}
+        run(mpi("mpiexec"), "-n", 4, tmp_path / "heat2d_cpp", *options, env=environment)
+        found = np.concatenate([sink.chunks[0, step] for step in range(8)])
+        assert found.tobytes() == np.load(field).tobytes()
+
+
 HEAT2D = Path(__file__).parents[2] / "examples" / "heat2d"
 
 
