@@ -20,6 +20,7 @@ from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from ips_components.analysis.derived import SlicedFirst
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.model.layout import ChunkLayout
@@ -81,21 +82,7 @@ def external_arrays(
     return arrays
 
 
-class _EqualToDaskArray(type):
-    """Type of `ExternalArray`, which compares equal to ``dask.array.Array``.
-
-    xarray refuses arguments whose array types differ and compares these with ``==``; an external
-    array and an ordinary dask array take the same way everywhere.
-    """
-
-    def __eq__(cls, other: object) -> bool:
-        return other is cls or other is da.Array
-
-    def __hash__(cls) -> int:
-        return hash(da.Array)
-
-
-class ExternalArray(da.Array, metaclass=_EqualToDaskArray):
+class ExternalArray(SlicedFirst):
     """A view of an array that a simulation will deliver: (time, \\*space), lazy.
 
     Made by `external_arrays` and by slicing. Chunks follow the boundaries of the array's chunk
@@ -139,6 +126,8 @@ class ExternalArray(da.Array, metaclass=_EqualToDaskArray):
         return axis.start + axis.every * (time.start + time.step * np.arange(time.count))
 
     def __getitem__(self, index: Any) -> da.Array:
+        if self.name != self.external_view.name:
+            return super().__getitem__(index)  # something was assigned to a part of the array
         items = index if isinstance(index, tuple) else (index,)
         try:
             parts = _push_down(items, self)

@@ -71,7 +71,8 @@ def stream_reductions(graph: HighLevelGraph) -> HighLevelGraph:
         source = graph.layers[view]
         assert isinstance(source, ViewLayer)
         needs = tuple(sorted({need for _, statistic, _ in outputs for need in statistic.needs}))
-        chain = f"running-{tokenize(view, needs)}"
+        # Two graphs with other outputs must not share a state, which each changes in place.
+        chain = f"running-{tokenize(view, needs, sorted(name for name, _, _ in outputs))}"
         layers[chain] = MaterializedLayer(_chain(chain, source, needs))
         dependencies[chain] = {view}
         last = source.numblocks[0] - 1
