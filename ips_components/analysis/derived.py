@@ -93,7 +93,8 @@ class SlicedFirst(da.Array, metaclass=EqualToDaskArray):
         if function is np.transpose and args and args[0] is self:
             axes = args[1] if len(args) > 1 else kwargs.get("axes")
             return self.transpose() if axes is None else self.transpose(axes)
-        return super().__array_function__(function, types, args, kwargs)
+        ordinary = [da.Array if issubclass(each, SlicedFirst) else each for each in types]
+        return super().__array_function__(function, ordinary, args, kwargs)
 
 
 class DerivedArray(SlicedFirst):

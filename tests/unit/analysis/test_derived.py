@@ -123,6 +123,18 @@ def test_what_was_assigned_to_is_not_sliced_from_the_source(make):
     np.testing.assert_allclose(value, expected[1:4, 3])
 
 
+def test_numpy_functions_take_external_and_derived_arrays_together():
+    def analysis(a):
+        x = a["t"]
+        y = x * 2
+        assert np.result_type(x, y) == np.dtype("f8")
+        return np.stack([x, y])[:, 3, 2], np.concatenate([y, x])[5]
+
+    values, _, _ = couple(lambda a: list(analysis(a)), SPEC)
+    np.testing.assert_allclose(values[0], np.stack([FIELD, FIELD * 2])[:, 3, 2])
+    np.testing.assert_allclose(values[1], FIELD[5] * 2)
+
+
 def test_other_indices_are_left_to_dask():
     value, _, _ = couple(lambda a: (a["t"] * 2)[:, [3, 1], 2], SPEC)
     np.testing.assert_allclose(value, (FIELD * 2)[:, [3, 1], 2])
