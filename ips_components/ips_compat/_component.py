@@ -4,219 +4,16 @@ Every task goes through :mod:`~ips_components.ips_compat.guard`; an answer that 
 reaches the framework as a failure that says so, instead of getting lost in a queue.
 """
 
-import importlib
 import multiprocessing
 import os
-import shlex
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, NoReturn
 
-from ips_components.ips_compat import guard
-from ips_components.ips_compat._ips import Component, RunningTask, ServicesProxy, TaskPool
+from ips_components.ips_compat import _launch, guard
+from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
 from ips_components.ips_compat._queues import PickleCheckedQueue
-from ips_components.ips_compat._tasks import launch_guarded
-
-GUARD = Path(guard.__file__).resolve()
-
-DIRECTORY = ".ips_components"
-"""Where scripts and logs of ours are, below the working directory of a component."""
-
-_TASK_EPILOG = "SLURM_TASK_EPILOG"
-"""What srun reads as its option ``--task-epilog``."""
-
-_CLOCKS_DIFFER = 60.0
-_EPILOG = """\
-#!/bin/sh
-# Written by ips_components: Slurm runs this on the node after each task, also after one that it
-# has killed together with its guard. Shared memory that nobody maps any more is removed.
-for each in {patterns}; do
-    if [ -O "$each" ]; then
-        exec {sweep}
-    fi
-done
-"""
-
-
-def guard_command(*options: str) -> list[str]:
-    """Beginning of a command line that runs what follows under a guard."""
-    return [sys.executable, "-I", "-S", str(GUARD), *options, "--"]
-
-
-def write_epilog(directory: Path, since: float) -> Path:
-    """Write the script for the end of a task of Slurm.
-
-    Parameters
-    ----------
-    directory
-        A directory that all nodes of the job can see; made if need be.
-    since
-        Shared memory that is older, in seconds since the epoch, is none of ours.
-    """
-    *python, _ = guard_command("--sweep", f"{since:.0f}")
-    script = directory / "task-epilog"
-    directory.mkdir(parents=True, exist_ok=True)
-    draft = script.with_suffix(f".{os.getpid()}.draft")
-    patterns = " ".join(f"/dev/shm/{name}*" for name in guard.SEGMENTS)
-    draft.write_text(_EPILOG.format(patterns=patterns, sweep=shlex.join(python)))
-    draft.chmod(0o755)
-    draft.replace(script)
-    return script
-
-
-def _prepare_slurm(working_dir: str) -> None:
-    """Have Slurm tidy up after tasks that it kills with their guards; a user's epilog stays."""
-    if "SLURM_JOB_ID" in os.environ and _TASK_EPILOG not in os.environ:
-        since = time.time() - _CLOCKS_DIFFER
-        os.environ[_TASK_EPILOG] = str(write_epilog(Path(working_dir, DIRECTORY), since))
-
-
-class UnsplitPath(str):
-    """Path of an executable with spaces in it, which IPS would split there."""
-
-    __slots__ = ()
-
-    def split(self, *_: Any) -> list[str]:  # type: ignore[override]
-        """Return the whole of it."""
-        return [self]
-
-
-def unsplit(binary: Any) -> Any:
-    """Return what IPS does not split where a path, not a command line, is given."""
-    if isinstance(binary, str) and len(binary.split()) > 1 and os.access(binary, os.X_OK):
-        return UnsplitPath(binary)
-    return binary
-
-
-def command_line(command: str, binary: str, args: Sequence[str]) -> list[str]:
-    """Return the words of a command of IPS, which is one text with spaces between words.
-
-    Examples
-    --------
-    >>> command_line("mpiexec -n 2 /my dir/a.out x  y", "/my dir/a.out", ["x", "", "y"])
-    ['mpiexec', '-n', '2', '/my dir/a.out', 'x', '', 'y']
-    """
-    for end in (" ".join([binary, *args]), f"{binary} "):
-        if command.endswith(end):
-            return [*command[: -len(end)].split(), binary, *args]
-    return command.split()
-
-
-def _open_log(services: ServicesProxy, keywords: Mapping[str, Any], name: str) -> Any:
-    """Open a file for output of a task, as IPS does; None when there is none."""
-    path = keywords.get(name)
-    try:
-        return Path(path).open("w") if path else None
-    except OSError:
-        services.exception("Error opening %s %s of a task: using its standard output", name, path)
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class CoupledTask:
-    """A task that puts data: its environment, and what is called with its exit status."""
-
-    environment: Mapping[str, str]
-    ended: Callable[[int], None]
-
-
-class _ReportedProcess:
-    """A task's process which reports its end once, to whatever looks for it."""
-
-    def __init__(self, process: Any, ended: Callable[[int], None]) -> None:
-        self._process = process
-        self._ended: Callable[[int], None] | None = ended
-
-    def poll(self) -> int | None:
-        return self._report(self._process.poll())
-
-    def wait(self, *args: Any, **keywords: Any) -> int | None:
-        return self._report(self._process.wait(*args, **keywords))
-
-    def _report(self, status: int | None) -> int | None:
-        ended = self._ended
-        if status is not None and ended is not None:
-            self._ended = None
-            ended(status)
-        return status
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._process, name)
-
-
-_COUPLED_COMPONENT = "ips_components.ips.coupled_component"
-_begin_coupled: list[Callable[[Any, int, str], CoupledTask | None]] = []
-
-
-def couple_tasks(begin: Callable[[Any, int, str], CoupledTask | None]) -> None:
-    """Call a function before each task: with services, ranks and command line of the task."""
-    _begin_coupled[:] = [begin]
-
-
-def _coupled_task(services: ServicesProxy, nproc: int, command: str) -> CoupledTask | None:
-    """Begin a launch where the section of the component says COUPLED = True."""
-    section = getattr(services.component_ref, "config", None) or {}
-    if str(section.get("COUPLED", "")).lower() not in ("true", "1", "yes", "on"):
-        return None
-    if not _begin_coupled:  # the component was started before the analytics was imported
-        importlib.import_module(_COUPLED_COMPONENT)
-    return _begin_coupled[0](services, nproc, command)
-
-
-def _launch_task(
-    services: ServicesProxy,
-    nproc: int,
-    working_dir: str,
-    task_id: int,
-    command: str,
-    cores_allocated: int,
-    env_update: Mapping[str, str] | None,
-    tag: str,
-    keywords: Mapping[str, Any],
-    binary: str,
-    args: Sequence[str],
-) -> int:
-    """Launch a task under a guard; otherwise as IPS does."""
-    _prepare_slurm(working_dir)
-    output, error = (_open_log(services, keywords, name) for name in ("logfile", "errfile"))
-    path = services.binary_fullpath_cache.get(binary, binary)
-    coupled = _coupled_task(services, nproc, command)
-    services.debug("Launching command : %s", command)
-    try:
-        sys.stdout.flush()
-        output_fd = (output or sys.stdout).fileno()
-        process = launch_guarded(
-            command_line(command, str(path), [str(each) for each in args]),
-            working_dir,
-            {**os.environ, **(env_update or {}), **(coupled.environment if coupled else {})},
-            output_fd,
-            error.fileno() if error else output_fd,
-        )
-    except Exception:
-        services.exception("Error executing command : %s", command)
-        raise
-    finally:
-        for file in (output, error):
-            if file is not None:
-                file.close()
-    services.task_map[task_id] = RunningTask(
-        _ReportedProcess(process, coupled.ended) if coupled else process,
-        time.time(),
-        keywords.get("timeout", 1.0e9),
-        nproc,
-        cores_allocated,
-        command,
-        binary,
-        args,
-    )
-    return task_id
-
 
 terminating = threading.Event()
 """Set in a component's process that was asked to end: the framework answers no more."""
@@ -271,14 +68,14 @@ def install() -> None:
         *args: Any,
         **keywords: Any,
     ) -> int:
-        return int(launch(self, nproc, working_dir, unsplit(binary), *args, **keywords))
+        return int(launch(self, nproc, working_dir, _launch.unsplit(binary), *args, **keywords))
 
     @wraps(add_task)
     def add_unsplit_task(
         self: TaskPool, task_name: str, nproc: int, working_dir: str, binary: Any, *args: Any,
         **keywords: Any,
     ) -> None:  # fmt: skip
-        add_task(self, task_name, nproc, working_dir, unsplit(binary), *args, **keywords)
+        add_task(self, task_name, nproc, working_dir, _launch.unsplit(binary), *args, **keywords)
 
     @wraps(send_event)
     def _send_monitor_event(
@@ -291,5 +88,5 @@ def install() -> None:
     Component.terminate = terminate_component
     ServicesProxy._send_monitor_event = _send_monitor_event
     ServicesProxy.launch_task = launch_task
-    ServicesProxy._launch_task = _launch_task
+    ServicesProxy._launch_task = _launch.launch_task
     TaskPool.add_task = add_unsplit_task

@@ -14,7 +14,7 @@ from pathlib import Path
 import dask
 
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._component import DIRECTORY, guard_command
+from ips_components.ips_compat._launch import DIRECTORY, guard_command
 
 _SCRIPT = """\
 #!/bin/sh

@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import _deadlock, guard
-from ips_components.ips_compat._component import GUARD
 from ips_components.ips_compat._ips import (
     BlockedMessage,
     Framework,
@@ -37,6 +36,7 @@ from ips_components.ips_compat._ips import (
     ServiceResponse,
     framework_main,
 )
+from ips_components.ips_compat._launch import GUARD
 from ips_components.ips_compat._queues import PollingQueue
 from ips_components.ips_compat._text import describe
 

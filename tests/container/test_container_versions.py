@@ -13,8 +13,8 @@ import pytest
 from container_image import OTHER
 from distributed import Client
 
-from ips_components.container import check_versions
 from ips_components.errors import UnsupportedVersion
+from ips_components.ips_compat.container import check_versions
 
 # Dask's own warning counts every difference, also that of 3.11.7 and 3.11.2.
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")

@@ -14,7 +14,7 @@ import pytest
 from shared_memory import mapped, owned, waste_that_stays
 from slurm_cluster import wait_for
 
-from ips_components.ips_compat._component import write_epilog
+from ips_components.ips_compat._launch import write_epilog
 
 _HOLDS = """\
 import mmap, multiprocessing, os, signal, sys, time

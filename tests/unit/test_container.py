@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ips_components.container import check_versions, mismatches
 from ips_components.errors import UnsupportedVersion
+from ips_components.ips_compat.container import check_versions, mismatches
 
 
 def report(**changed: str | None) -> dict[str, dict[str, str | None]]:

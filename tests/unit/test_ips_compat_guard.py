@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._component import write_epilog
+from ips_components.ips_compat._launch import write_epilog
 
 SCRIPT = [sys.executable, "-I", "-S", guard.__file__]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import _tasks, guard
-from ips_components.ips_compat._component import command_line, unsplit
+from ips_components.ips_compat._launch import command_line, unsplit
 
 
 @pytest.fixture

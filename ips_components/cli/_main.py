@@ -13,10 +13,10 @@ from ips_components import __version__
 from ips_components.errors import IPSComponentsError
 
 MODULES = (
-    "ips_components.commands.check",
-    "ips_components.commands.new",
-    "ips_components.commands.replay",
-    "ips_components.commands.version",
+    "ips_components.cli.check",
+    "ips_components.cli.new",
+    "ips_components.cli.replay",
+    "ips_components.cli.version",
     "ips_components.report.commands",
 )
 """Where subcommands come from."""
@@ -49,7 +49,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (IPSComponentsError, OSError) as error:
         print(f"ips-components {arguments.command}: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

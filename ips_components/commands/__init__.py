@@ -1,1 +1,0 @@
-"""Subcommands of ``ips-components``, one module each; see :mod:`ips_components.cli`."""
