@@ -337,6 +337,7 @@ class Putting:
             place. Nothing has changed then.
         """
         self._check_open()
+        step += self._shift
         for out in self._outgoing.values():
             where = f"rank {self.rank} cannot go back to step {step}"
             if out.last_step is not None and out.last_step >= step:
