@@ -313,7 +313,7 @@ class Least:
     def leave(self, name: str, step: int) -> None:
         frame, _ = self.arrays[name]
         with self.lock:
-            self.sock.sendall(frame.pack(self.seq, step, step, 0))
+            self.sock.sendall(frame.pack(self.seq, step, step, 0, self.seq))
 
 
 def rank_of_wake(name: str, pace: float, n: int, least: bool, gate: Any, out: Any) -> None:

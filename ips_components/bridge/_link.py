@@ -22,6 +22,7 @@ from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, 
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
+from ips_components.wire.leases import Lease, SlotEvent
 from ips_components.wire.protocol import Connection as State
 
 if TYPE_CHECKING:
@@ -69,9 +70,8 @@ class Link:
         self.to_send: deque[Item] = deque()
         self.unacked: deque[Item] = deque()
         self.seq = 0
-        self.in_slots: dict[
-            int, Slot | Loan
-        ] = {}  # numbered pieces that the receiver may still read
+        self.in_slots: dict[int, Slot | Loan] = {}  # uses: pieces by number
+        self.leases: dict[Lease, int] = {}  # of this connection, with the piece's number
         self.admitted: dict[int, int] = {}
         self.welcome: set[tuple[int, int]] = set()
         self.wanted: dict[int, int] = {}
@@ -123,11 +123,6 @@ class Link:
                 self.unacked.clear()
                 self.to_send.extendleft(reversed(again))
                 transport.reconcile(self, {item.seq for item in self.to_send})
-                for item in again:
-                    # The connection before may have made a chunk of the slot, and can no longer
-                    # give it back: it is sent from once more, and never written again.
-                    if item.slot is not None and item.slot.fd >= 0:
-                        item.slot.abandoned = True
                 self.left = False
                 self.standing = Standing.OPEN
             transport.opened(self, early)
@@ -217,9 +212,30 @@ class Link:
     def queue(self, slot: Slot | Loan, stored: Stored) -> None:
         """Queue a piece (the transport's lock is held)."""
         seq = self.number()
-        slot.pending.add((self.ordinal, seq))
+        slot.use((self.ordinal, seq))
         self.in_slots[seq] = slot
         self.to_send.append(Item(b"", seq, slot, stored))
+
+    def _grant(self, items: Sequence[Item]) -> dict[int, int]:
+        """Lease the slots of what is about to be sent: generations by number (lock held)."""
+        granted: dict[int, int] = {}
+        if self.lane == "shm":
+            for item in items:
+                stored = item.stored
+                if stored is not None and stored.place.frame is not None:
+                    slot = cast(Slot, item.slot)
+                    generation = granted[item.seq] = slot.lease()
+                    self.leases[slot.number, generation] = item.seq
+        return granted
+
+    def lose_leases(self) -> None:
+        """Retire the slots leased to a connection that has ended (the lock is held).
+
+        Its receiver may read them for as long as it likes, and cannot return them any more.
+        """
+        for seq in self.leases.values():
+            cast(Slot, self.in_slots[seq]).move(SlotEvent.LEASE_LOST)
+        self.leases.clear()
 
     def say(self, message: bytes) -> None:
         """Send what is packed (``send_lock`` is held); a failure breaks the link."""
@@ -259,15 +275,16 @@ class Link:
                     for item in items:
                         if item.seq:
                             self.unacked.append(item)
+                    granted = self._grant(items)
                 try:
-                    self._send(sock, items)
+                    self._send(sock, items, granted)
                 except OSError as error:
                     self.transport.broken(self, sock, f"sending failed: {error}")
                     return
                 if not self.to_send:  # whoever adds to it now pumps for himself
                     return
 
-    def _send(self, sock: Socket, items: Sequence[Item]) -> None:
+    def _send(self, sock: Socket, items: Sequence[Item], granted: dict[int, int]) -> None:
         """Send items in order, small ones together."""
         self.said = time.monotonic()
         frames: list[bytes] = []
@@ -277,12 +294,14 @@ class Link:
                 frames.append(item.message)
                 continue
             piece, place = stored.piece, stored.place
-            if place.frame is not None and self.lane == "shm":  # read where it lies
+            generation = granted.get(item.seq)
+            if place.frame is not None and generation is not None:  # read where it lies
                 if slot.number not in self.announced:
                     sock.sendall(b"".join(frames))
                     frames.clear()
                     self._announce(sock, slot)
-                frames.append(place.frame.pack(item.seq, piece.chunk, stored.t, piece.dst[0][0]))
+                start = piece.dst[0][0]
+                frames.append(place.frame.pack(item.seq, piece.chunk, stored.t, start, generation))
                 continue
             cells = place.cells
             frames.append(
@@ -361,10 +380,19 @@ class Link:
             item = self.unacked.popleft()
             if item.slot is None or item.stored is None:
                 continue
-            # What lies in a slot that the receiver maps is released in so many words.
+            # The use of a leased slot ends when its lease is returned.
             if item.stored.place.frame is None or self.lane != "shm":
                 self.in_slots.pop(item.seq, None)
-                item.slot.pending.discard((self.ordinal, item.seq))
+                item.slot.done((self.ordinal, item.seq))
+
+    def released(self, leases: Sequence[Lease], seq: int) -> None:
+        """Take leases back; whatever was sent before such a piece, up to ``seq``, was taken too."""
+        for lease in leases:
+            number = self.leases.pop(lease, None)
+            if number is not None:
+                self.in_slots.pop(number).done((self.ordinal, number))
+                seq = max(seq, number)
+        self.taken(seq)
 
 
 def _bytes_of(cells: Cells) -> memoryview:

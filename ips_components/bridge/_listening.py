@@ -56,6 +56,7 @@ class Listening:
                 return
             self._forget(sock)
             link.sock = None
+            link.lose_leases()
             link.why = why
             if self.closed or link.ordinal in self.said_bye:
                 link.standing = Standing.GONE
@@ -100,6 +101,8 @@ class Listening:
                 raise ConnectionResetError("closed by the receiver")
             link.heard = time.monotonic()
             with self.changed:
+                if link.sock is not sock:  # what an ended connection says counts no more
+                    return
                 for message in link.decoder.feed(received):
                     link.state.received(message)
                     self._take(link, message)
@@ -114,8 +117,7 @@ class Listening:
         if isinstance(message, m.Ack):
             link.taken(message.seq)
         elif isinstance(message, m.Release):
-            self._released(link, message.seqs)
-            link.taken(max(message.seqs, default=0))
+            link.released(message.leases, message.seq)
         elif isinstance(message, m.Credit):
             link.admitted[message.array] = max(message.rows, link.admitted.get(message.array, 0))
             link.wanted.pop(message.array, None)
@@ -143,12 +145,6 @@ class Listening:
 
     def _has_credit(self, link: Link, array: int, chunk: int) -> bool:
         return chunk // self.outgoing[array].n_space < link.admitted.get(array, 0)
-
-    def _released(self, link: Link, seqs: Sequence[int]) -> None:
-        for seq in seqs:
-            slot = link.in_slots.pop(seq, None)
-            if slot is not None:
-                slot.pending.discard((link.ordinal, seq))
 
     def _resend(self, link: Link, message: m.Resend) -> None:
         """Send a chunk's pieces from the slots that still hold them."""
@@ -207,16 +203,17 @@ class Listening:
     def reconcile(self, link: Link, unsent: set[int]) -> None:
         """Forget what was sent before a link broke, except what will be sent again.
 
-        The receiver may still read such slots, and can no longer tell when it is done: they are
-        not written again (the condition is held).
+        The condition is held, and the leases of the connection that ended are lost already.
         """
         for seq in [seq for seq in link.in_slots if seq not in unsent]:
             slot = link.in_slots.pop(seq)
-            slot.pending.discard((link.ordinal, seq))
-            slot.abandoned |= slot.fd >= 0 or isinstance(slot, Loan)
+            slot.done((link.ordinal, seq))
+            if isinstance(slot, Loan):
+                slot.abandoned = True
 
     def _abandon(self, link: Link) -> None:
-        """Let a receiver's slots be: it may live on and read them."""
+        """Give up what a receiver was to be sent."""
+        link.lose_leases()
         self.reconcile(link, set())
         link.unacked.clear()
         link.to_send.clear()

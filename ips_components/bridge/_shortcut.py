@@ -9,12 +9,14 @@ import numpy as np
 from ips_components.bridge._link import Item, Link, Standing
 from ips_components.bridge._slots import Ring, Slot, Stored
 from ips_components.model.pieces import BlockPlan, Piece
+from ips_components.wire.leases import SlotState
 
 if TYPE_CHECKING:
     from ips_components.bridge._arrays import Cells, Outgoing
     from ips_components.bridge._putting import Putting
 
 _OPEN = Standing.OPEN
+_FREE, _WRITING, _SENT = SlotState.FREE, SlotState.WRITING, SlotState.SENT
 _new = tuple.__new__  # makes a named tuple without a call of Python's
 
 
@@ -102,16 +104,14 @@ class Shortcut:
             slot = slots[0]
             places = slot.places
             if (
-                slot.pending
-                or slot.busy
-                or slot.abandoned
+                slot.state is not _FREE
                 or len(places) != 1
                 or places[0].src is not self._src
                 or (slot.whole is not None) is not in_place
             ):
                 return None
             slots.append(slots.pop(0))
-            slot.busy = True
+            slot.state = _WRITING  # SlotEvent.TAKE
             slot.stored = ()
         return slot, link
 
@@ -138,12 +138,14 @@ class Shortcut:
                 ):
                     seq = link.seq = link.seq + 1
                     slot.stored = (stored,)
-                    slot.busy = False
-                    slot.pending.add((ordinal, seq))
+                    slot.state = _SENT  # SlotEvent.PUBLISH, and USE
+                    slot.uses.add((ordinal, seq))
+                    generation = slot.lease()
                     link.in_slots[seq] = slot
+                    link.leases[slot.number, generation] = seq
                     link.unacked.append(_new(Item, (b"", seq, slot, stored)))
                     out.last_step = step
-                    message = frame.pack(seq, chunk, t, 0)
+                    message = frame.pack(seq, chunk, t, 0, generation)
                     riding, home = transport.riding, transport._home
                     if riding and link is home:
                         message = b"".join((*riding, message))

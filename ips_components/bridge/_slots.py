@@ -23,6 +23,7 @@ from ips_components.errors import BridgeError
 from ips_components.model.pieces import Piece
 from ips_components.wire import mapping
 from ips_components.wire.framing import SlotFrame
+from ips_components.wire.leases import SlotEvent, SlotLife, SlotState, Use
 
 CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
@@ -69,21 +70,17 @@ class Stored(NamedTuple):
     place: Place
 
 
-class Slot:
+class Slot(SlotLife):
     """Some memory; with a descriptor when receivers on this machine may map it.
 
-    ``pending`` holds what still reads it: (link, number) of sent pieces. ``busy`` says that the
-    rank itself writes it now. ``places`` are those of the last step's pieces, one after the other,
-    or parts of the ``whole`` block when it was computed in place.
+    Its `SlotLife` states who may read or write it. ``places`` are those of the last step's pieces,
+    one after the other, or parts of the ``whole`` block when it was computed in place.
     """
 
     __slots__ = (
-        "abandoned",
-        "busy",
         "fd",
         "memory",
         "number",
-        "pending",
         "places",
         "ring",
         "size",
@@ -92,6 +89,7 @@ class Slot:
     )
 
     def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
+        super().__init__()
         self.ring = ring
         self.size = slot_size(nbytes)
         self.number = next(_numbers)
@@ -110,12 +108,9 @@ class Slot:
             self.memory = mapping.private(self.size)
         # Touch every page now: the first step must not pay for it.
         np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
-        self.pending: set[tuple[int, int]] = set()
         self.stored: Sequence[Stored] = ()
         self.places: list[Place] = []
         self.whole: np.ndarray[Any, Any] | None = None
-        self.busy = False
-        self.abandoned = False
 
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Return the slot's memory as a block that is computed in place."""
@@ -171,14 +166,22 @@ class Slot:
 class Loan:
     """The caller's own memory, sent while the caller waits: no copy, and nothing to replay."""
 
-    __slots__ = ("abandoned", "fd", "number", "pending", "size")
+    __slots__ = ("abandoned", "fd", "number", "size", "uses")
 
     def __init__(self, nbytes: int) -> None:
         self.size = nbytes
         self.number = next(_numbers)
         self.fd = -1
-        self.pending: set[tuple[int, int]] = set()
+        self.uses: set[Use] = set()
         self.abandoned = False
+
+    def use(self, use: Use) -> None:
+        """Add a piece that is to be sent."""
+        self.uses.add(use)
+
+    def done(self, use: Use) -> None:
+        """End a use."""
+        self.uses.discard(use)
 
 
 class ReplayMemory:
@@ -233,23 +236,29 @@ class Ring:
         return self.replay + 1
 
     def next(self, nbytes: int) -> Slot | None:
-        """Return the free slot that was used longest ago, grown if need be; None: none is free."""
+        """Return the slot that is written next, marked so; None: none is free.
+
+        It is the free slot that was used longest ago, or a new one.
+        """
         slots = self.slots
         while len(slots) >= self.length or not self._may_grow(nbytes):
             for slot in slots:
-                if not slot.pending and not slot.busy:
+                if slot.discardable:
                     break
             else:
                 return None
             slots.remove(slot)
-            if not slot.abandoned and slot.size >= nbytes:
+            if slot.state is SlotState.FREE and slot.size >= nbytes:
                 slots.append(slot)
+                slot.move(SlotEvent.TAKE)
+                slot.stored = ()
                 return slot
             slot.close()
             self.retired.append(slot.number)
             self.refused = math.inf
         slot = Slot(nbytes, self.shared, self)
         slots.append(slot)
+        slot.move(SlotEvent.TAKE)
         return slot
 
     def _may_grow(self, nbytes: int) -> bool:
@@ -264,6 +273,7 @@ class Ring:
 
     def unused(self, slot: Slot) -> None:
         """Take back a slot that was not written: it is the next one again."""
+        slot.move(SlotEvent.CANCEL)
         self.slots.remove(slot)
         self.slots.insert(0, slot)
 
@@ -272,7 +282,7 @@ class Ring:
         return [
             (slot, stored)
             for slot in self.slots
-            if not slot.busy
+            if slot.state is not SlotState.WRITING
             for stored in slot.stored
             if stored.array == array and stored.piece.chunk == chunk
         ]

@@ -31,6 +31,7 @@ from ips_components.model.pieces import Piece
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
+from ips_components.wire.leases import SlotEvent
 
 Find: TypeAlias = Callable[[int], Sequence[Piece]]
 """Returns what a block gives at a time index."""
@@ -205,6 +206,7 @@ class Transport(Leaving):
             if link.sock is not None:
                 self._forget(link.sock)
                 link.sock = None
+            link.lose_leases()
             link.standing = Standing.NEW
 
     # -- sending -------------------------------------------------------------------------------
@@ -343,8 +345,6 @@ class Transport(Leaving):
             slot = ring.next(nbytes)
             if slot is None and (slot := self._slot_in_time(ring, nbytes)) is None:
                 return None
-            slot.busy = True
-            slot.stored = ()
             if ring.retired:
                 self._retire(ring)
         return slot
@@ -357,7 +357,7 @@ class Transport(Leaving):
             if self.quiet:
                 return None
             if not self._wait(deadline) and not self._lost_while_waiting(
-                {ordinal for slot in ring.slots for ordinal, _ in slot.pending}
+                {ordinal for slot in ring.slots for ordinal, _ in slot.uses}
             ):
                 raise DeadlineExceeded(
                     f"rank {self.rank}: no buffer came back from the receivers within "
@@ -400,7 +400,7 @@ class Transport(Leaving):
             if self.epoch and not self._current(stored, links):
                 return False
             slot.stored = stored
-            slot.busy = False
+            slot.move(SlotEvent.PUBLISH)
             out.last_step = step
             home = self._home
             if home is not None:
@@ -439,19 +439,19 @@ class Transport(Leaving):
                 link.pump()
         deadline = time.monotonic() + self.deadlines["step"]
         with self.changed:
-            while loan.pending and not self.quiet:
+            while loan.uses and not self.quiet:
                 self.check()
                 if not self._wait(deadline) and not self._lost_while_waiting(
-                    ordinal for ordinal, _ in loan.pending
+                    ordinal for ordinal, _ in loan.uses
                 ):
                     self._withdraw(loan, links)
                     raise DeadlineExceeded(
                         f"rank {self.rank}: receivers did not take a block within "
                         f"{self.deadlines['step']:g} s"
                     )
-            if loan.pending:
+            if loan.uses:
                 self._withdraw(loan, links)
-            taken = not loan.abandoned and not loan.pending
+            taken = not loan.abandoned and not loan.uses
             return taken and (not self.epoch or self._current(stored, links))
 
     def _withdraw(self, loan: Loan, links: Sequence[Link]) -> None:
@@ -504,5 +504,4 @@ class Transport(Leaving):
     def unused(self, slot: Slot) -> None:
         """Take back a slot that was not published; it is the next one again."""
         with self.changed:
-            slot.busy = False
             slot.ring.unused(slot)

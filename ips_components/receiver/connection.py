@@ -497,7 +497,7 @@ class Connection:
                 self._check_current(peer)
                 complete = self.delivery.adopt_slot(piece, cells)
             if complete is not None:
-                self._acks.hold(slot.ring, piece.seq, cells)
+                self._acks.hold(slot.ring, (piece.slot, piece.generation), cells)
                 del cells
                 self.delivery.deliver(complete)
                 return
@@ -514,7 +514,7 @@ class Connection:
                 self.delivery.abandon(claim)
                 raise
         # Only now: the rank may write into the slot as soon as it is released.
-        self._acks.release(piece.seq)
+        self._acks.release((piece.slot, piece.generation))
 
     def _commit(self, peer: Peer, claim: Claim) -> None:
         with peer.lock:

@@ -15,6 +15,7 @@ from ips_components.errors import ProtocolError
 from ips_components.receiver.buffers import on_last_view
 from ips_components.wire import mapping
 from ips_components.wire import messages as m
+from ips_components.wire.leases import Lease
 
 MAX_SLOTS = 4096
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
@@ -99,8 +100,8 @@ class Acknowledgements:
         self._soon = soon
         self._lock = threading.Lock()
         self._held: Counter[int] = Counter()  # slots in use as chunks, by ring
-        self._returned: deque[tuple[int, int]] = deque()  # ring and number
-        self._releasable: deque[int] = deque()
+        self._returned: deque[tuple[int, Lease]] = deque()  # with its ring
+        self._releasable: deque[Lease] = deque()
         self.owed = 0
 
     def note(self) -> None:
@@ -117,22 +118,22 @@ class Acknowledgements:
             self._collect()
             return self._held[slot.ring] + slot.spare < slot.length
 
-    def hold(self, ring: int, seq: int, cells: np.ndarray[Any, Any]) -> None:
+    def hold(self, ring: int, lease: Lease, cells: np.ndarray[Any, Any]) -> None:
         """Keep a slot until its cells are read no more."""
         with self._lock:
             self._held[ring] += 1
         returned, soon = self._returned, self._soon
 
         def gone() -> None:  # in any thread, at any moment: no lock
-            returned.append((ring, seq))
+            returned.append((ring, lease))
             soon()
 
         on_last_view(cells, gone)
 
-    def release(self, seq: int) -> None:
+    def release(self, lease: Lease) -> None:
         """Give a slot back with the next answer: its cells were copied."""
         with self._lock:
-            self._releasable.append(seq)
+            self._releasable.append(lease)
 
     def take(self, last_seq: int) -> list[m.Message]:
         """Return the answer that is due, if one is."""
@@ -143,15 +144,12 @@ class Acknowledgements:
             self.owed = 0
             done = tuple(self._releasable)
             self._releasable.clear()
-        frames: list[m.Message] = [m.Release(done)] if done else []
-        if not done or done[-1] < last_seq:
-            frames.append(m.Ack(last_seq))
-        return frames
+        return [m.Release(done, last_seq) if done else m.Ack(last_seq)]
 
     def _collect(self) -> None:
         """Account for slots that are no chunks any more (the lock is held)."""
         while self._returned:
-            ring, seq = self._returned.popleft()
+            ring, lease = self._returned.popleft()
             self._held[ring] -= 1
-            self._releasable.append(seq)
+            self._releasable.append(lease)
             self.owed += 1

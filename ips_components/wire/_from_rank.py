@@ -21,8 +21,8 @@ from ips_components.wire._parts import (
 
 _HELLO = struct.Struct("<32s64s32sIIQQII")
 HELLO_BYTES = _HELLO.size
-_PIECE = struct.Struct("<QQIIQII")
-_MOVING = struct.Struct("<QQ")  # what changes from step to step: chunk and time
+_PIECE = struct.Struct("<QQIIIIQ")
+_MOVING = struct.Struct("<QQI")  # what changes from step to step: chunk, time and generation
 _AXIS = struct.Struct("<QQQ")
 _STEP_END = struct.Struct("<qQII")
 _BLOCKS = struct.Struct("<II")
@@ -96,6 +96,7 @@ class Piece(Message):
     slot: int = NO_SLOT
     slot_offset: int = 0
     strides: tuple[int, ...] = ()
+    generation: int = 0
     seq: int = 0
     flags: int = 0
 
@@ -112,7 +113,15 @@ class Piece(Message):
     def pack(self) -> bytes:
         ndim = len(self.dst)
         parts = [
-            _PIECE.pack(self.chunk, self.t, self.block, self.slot, self.slot_offset, ndim, 0),
+            _PIECE.pack(
+                self.chunk,
+                self.t,
+                self.generation,
+                self.block,
+                self.slot,
+                ndim,
+                self.slot_offset,
+            ),
             *(_AXIS.pack(*axis) for axis in self.dst),
         ]
         if self.slot != NO_SLOT:
@@ -121,7 +130,7 @@ class Piece(Message):
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
-        chunk, t = _MOVING.unpack_from(body)
+        chunk, t, generation = _MOVING.unpack_from(body)
         rest = bytes(body[_MOVING.size :])
         known = _KNOWN.get(rest)
         if known is None:
@@ -130,12 +139,12 @@ class Piece(Message):
                 _KNOWN.clear()
             _KNOWN[rest] = known
         dst, block, slot, slot_offset, strides = known
-        return cls.made((0, chunk, t, dst, block, slot, slot_offset, strides, 0, 0))
+        return cls.made((0, chunk, t, dst, block, slot, slot_offset, strides, generation, 0, 0))
 
 
 def _where(body: memoryview) -> tuple[Axes, int, int, int, tuple[int, ...]]:
     """Return a piece's place in its chunk, its block, and slot, offset and strides."""
-    _, _, block, slot, slot_offset, ndim, _ = _PIECE.unpack_from(body)
+    _, _, _, block, slot, ndim, slot_offset = _PIECE.unpack_from(body)
     if not 1 <= ndim <= MAX_NDIM:
         raise ProtocolError(f"a piece must have 1 to {MAX_NDIM} dimensions, got {ndim}")
     numbers = struct.unpack_from(f"<{3 * ndim}Q", body, _PIECE.size)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from ips_components.wire._parts import Fixed, Message, Text, need
 from ips_components.wire._record import Record
 from ips_components.wire.contact import Endpoint, pack_endpoints, parse_endpoints
+from ips_components.wire.leases import Lease
 
 _CONTRACT = struct.Struct("<32sII")
 _LAUNCH = struct.Struct("<qII")
@@ -117,19 +118,23 @@ class Ack(Fixed):
 
 
 class Release(Message):
-    """The pieces with these numbers are read no more: their slots may be written."""
+    """These leases have ended: nothing reads the pieces any more. Also an `Ack` of ``seq``."""
 
-    seqs: tuple[int, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    seq: int = 0
 
     OP: ClassVar[int] = 37
     MAX_BODY: ClassVar[int] = 1 << 20
+    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("seq",)
 
     def pack(self) -> bytes:
-        return struct.pack(f"<{len(self.seqs)}Q", *self.seqs)
+        numbers = [number for lease in self.leases for number in lease]
+        return struct.pack(f"<{len(numbers)}I", *numbers)
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
-        return cls(struct.unpack_from(f"<{len(body) // 8}Q", body))
+        numbers = struct.unpack_from(f"<{len(body) // 8 * 2}I", body)
+        return cls.made((tuple(zip(numbers[0::2], numbers[1::2], strict=True)), 0))
 
 
 class Owners(Record):

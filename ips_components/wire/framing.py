@@ -67,28 +67,29 @@ def pack_piece(
     slot_offset: int = 0,
     strides: tuple[int, ...] = (),
     flags: int = 0,
+    generation: int = 0,
 ) -> bytes:
     """Return the frame of a `Piece`, as `pack` does, in a single step: the rank's quick path."""
     shared = slot != NO_SLOT
     layout = _PIECES.get((len(dst), shared))
     if layout is None:
         numbers = f"{3 * len(dst)}Q" + (f"{len(dst)}q" if shared else "")
-        layout = _PIECES[len(dst), shared] = struct.Struct(f"{HEADER.format}QQIIQII{numbers}")
+        layout = _PIECES[len(dst), shared] = struct.Struct(f"{HEADER.format}QQIIIIQ{numbers}")
     body = layout.size - HEADER_BYTES
     head = (MAGIC, VERSION, Piece.OP, flags, seq, body, array, data)
-    place = (chunk, t, 0, slot, slot_offset, len(dst), 0)
+    place = (chunk, t, generation, 0, slot, len(dst), slot_offset)
     return layout.pack(*head, *place, *(n for axis in dst for n in axis), *strides)
 
 
 class SlotFrame:
-    """The frame of a `Piece` in a slot: from step to step only its number and its time change.
+    """The frame of a `Piece` in a slot: from step to step number, time and lease change.
 
     Examples
     --------
     >>> dst = ((0, 1, 1), (2, 3, 1))
     >>> frame = SlotFrame(5, dst, slot=7, slot_offset=64, strides=(0, 8))
-    >>> again = pack_piece(5, 21, 9, 3, ((1, 1, 1), (2, 3, 1)), 0, 7, 64, (0, 8))
-    >>> frame.pack(seq=21, chunk=9, t=3, start=1) == again
+    >>> again = pack_piece(5, 21, 9, 3, ((1, 1, 1), (2, 3, 1)), 0, 7, 64, (0, 8), 0, 6)
+    >>> frame.pack(seq=21, chunk=9, t=3, start=1, generation=6) == again
     True
     """
 
@@ -98,13 +99,13 @@ class SlotFrame:
         self, array: int, dst: Axes, slot: int, slot_offset: int, strides: tuple[int, ...]
     ) -> None:
         frame = pack_piece(array, 0, 0, 0, dst, 0, slot, slot_offset, strides)
-        self._parts = frame[:8], frame[16:32], frame[48:72], frame[80:]
-        self._layout = struct.Struct(f"<8sQ16sQQ24sQ{len(self._parts[3])}s")
+        self._parts = frame[:8], frame[16:32], frame[52:72], frame[80:]
+        self._layout = struct.Struct(f"<8sQ16sQQI20sQ{len(self._parts[3])}s")
 
-    def pack(self, seq: int, chunk: int, t: int, start: int) -> bytes:
+    def pack(self, seq: int, chunk: int, t: int, start: int, generation: int) -> bytes:
         """Return the frame of a piece whose part of the chunk begins at time ``start``."""
         head, size, slot, rest = self._parts
-        return self._layout.pack(head, seq, size, chunk, t, slot, start, rest)
+        return self._layout.pack(head, seq, size, chunk, t, generation, slot, start, rest)
 
 
 _STEP_ENDS: dict[int, struct.Struct] = {}

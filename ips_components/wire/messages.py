@@ -14,7 +14,8 @@ offset type  field    meaning
 5      u8    op       code of the message, see below
 6      u16   flags    `Hello`: 1 = asks for the contract; `Welcome`: 1 = contract is there;
                       `Piece`: 1 = the rank waits for the answer
-8      u64   seq      `Piece`, `Rows`, `Dropped`: 1, 2, 3, ... per rank and receiver; else 0
+8      u64   seq      `Piece`, `Rows`, `Dropped`: 1, 2, 3, ... per rank and receiver; `Release`:
+                      number up to which all messages were taken; else 0
 16     u32   body     bytes of the body
 20     u32   array    ordinal of the array in the contract, where the message is about one
 24     u64   data     bytes of raw cells after the body (`Piece` only, else 0)
@@ -28,9 +29,9 @@ message    op body
 Hello      1  token 32s, run 64s (UTF-8, NUL padded), contract digest 32s (zeros: unknown),
               rank u32, size u32, pid u64, session u64, placement epoch u32,
               heartbeat u32 (ms; 0: none promised), info (JSON text to the end)
-Piece      2  chunk u64, t u64, block u32, slot u32 (0xFFFFFFFF: cells follow as data),
-              slot offset u64, ndim u32, zero u32, ndim x (start u64, count u64, step u64)
-              and, in a slot, ndim x stride i64 (bytes)
+Piece      2  chunk u64, t u64, generation u32 (of the lease of the slot), block u32,
+              slot u32 (0xFFFFFFFF: cells follow as data), ndim u32, slot offset u64,
+              ndim x (start u64, count u64, step u64) and, in a slot, ndim x stride i64 (bytes)
 Rows       3  chunk u64, t u64, rows u64 (0: the rank has no row of this ragged chunk)
 StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (11 u64: array ordinal,
               then produced, skipped, delivered, dropped, lost as blocks, then as bytes)
@@ -58,7 +59,7 @@ ContractIs 33 digest 32s, endpoints length u32, contract length u32, endpoints, 
 Credit     34 chunk rows u64: pieces of chunk rows below it are welcome
 Resend     35 chunk u64: send your part of it (again)
 Ack        36 seq u64: all messages up to it were taken
-Release    37 n x seq u64: the slots of these pieces are no longer read
+Release    37 n x (slot u32, generation u32): these leases have ended, see `leases`
 Placement  38 epoch u32, n u32, n x (array u32, epoch u32, period u32, length u32,
               length x owner u32), endpoints (to the end)
 Feedback   39 step i64, kind u8, ndim u8, name length u16, data length u32, ndim x u64,

@@ -397,7 +397,7 @@ def talk(endpoint):
         m.Resend(9, 5),
         m.Ack(1),
         m.Ack(2**40),
-        m.Release((1, 2, 2, 2**63)),
+        m.Release(((1, 2), (2, 2), (2**32 - 1, 1))),
         m.Release(()),
         m.PlacementIs(2, owners, (endpoint,)),
         m.PlacementIs(3, (m.Owners(0, 1, 2, (0,)),), (endpoint,)),

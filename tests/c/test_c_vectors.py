@@ -141,7 +141,7 @@ def body_words(name, f):
         case "Ack":
             return words(f["seq"])
         case "Release":
-            return words(f["seqs"])
+            return words(f["leases"])
         case "PlacementIs":
             found = words(f["epoch"])
             for one in f["owners"]:
@@ -191,7 +191,7 @@ def pack_words(name, f):
             ]
         case "Piece":
             found = words(f["array"], f["seq"], f["chunk"], f["t"], len(f["dst"]), f["dst"])
-            return found + words(f["slot"], f["slot_offset"], f["strides"])
+            return found + words(f["slot"], f["slot_offset"], f["generation"], f["strides"])
         case "Rows":
             return words(f["array"], f["seq"], f["chunk"], f["t"], f["rows"])
         case "StepEnd":

@@ -224,7 +224,7 @@ static void do_frame(void)
         break;
     case OP_RELEASE:
         for (size_t i = 0; i < m.list_length; i++)
-            show(get_i64(m.list + 8 * i));
+            show(get32(m.list + 8 * i)), show(get32(m.list + 8 * i + 4));
         break;
     case OP_PLACEMENT: {
         const uint8_t *at = m.list;
@@ -298,9 +298,10 @@ static void do_pack(void)
             dst[i] = number();
         uint32_t slot = (uint32_t)number();
         uint64_t offset = (uint64_t)number();
+        uint32_t generation = (uint32_t)number();
         for (int i = 0; i < ndim && slot != NO_SLOT; i++)
             strides[i] = number();
-        ipsb_pack_piece(&out, array, seq, chunk, t, ndim, dst, 0, slot, offset,
+        ipsb_pack_piece(&out, array, seq, chunk, t, ndim, dst, 0, slot, generation, offset,
                         slot == NO_SLOT ? NULL : strides);
     } else if (op == OP_ROWS) {
         uint32_t array = (uint32_t)number();

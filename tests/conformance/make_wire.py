@@ -39,7 +39,17 @@ EXAMPLES: tuple[m.Message, ...] = (
         flags=m.Hello.WANTS_CONTRACT,
     ),
     m.Piece(array=1, chunk=70, t=9, dst=DST, seq=5),
-    m.Piece(array=1, chunk=70, t=9, dst=DST, slot=7, slot_offset=64, strides=(0, 80, -8), seq=6),
+    m.Piece(
+        array=1,
+        chunk=70,
+        t=9,
+        dst=DST,
+        slot=7,
+        slot_offset=64,
+        strides=(0, 80, -8),
+        generation=3,
+        seq=6,
+    ),
     m.Rows(array=1, chunk=7, t=3, rows=0, seq=8),
     m.StepEnd(step=-1, waited_ns=123456789, counters=COUNTERS),
     m.Want(array=1, row=12),
@@ -62,7 +72,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Credit(array=1, rows=16),
     m.Resend(array=1, chunk=25),
     m.Ack(seq=17),
-    m.Release(seqs=(15, 16, 17)),
+    m.Release(leases=((7, 3), (8, 1), (7, 4)), seq=17),
     m.PlacementIs(epoch=4, owners=(m.Owners(1, 4, 2, (0, 3, 3, 0)),), endpoints=ENDPOINTS),
     values.encode("gain", 12, 0.25),
     values.encode("steps", 12, [1, "two", None]),
@@ -77,7 +87,7 @@ EXAMPLES: tuple[m.Message, ...] = (
 def _damaged() -> list[dict[str, str]]:
     piece = bytearray(framing.pack(EXAMPLES[1]))
     ndim = bytearray(piece)
-    ndim[framing.HEADER_BYTES + 32] = 200
+    ndim[framing.HEADER_BYTES + 28] = 200
     release = framing.HEADER.pack(framing.MAGIC, m.VERSION, m.PlacementIs.OP, 0, 0, 16, 0, 0)
     return [
         {"why": "magic", "frame": (b"XPSc" + piece[4:]).hex()},

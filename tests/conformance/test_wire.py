@@ -58,8 +58,11 @@ def test_refused_vector_is_refused(vector):
 def test_pack_piece_is_the_same_as_pack():
     plain = m.Piece(2, 70, 9, ((1, 1, 1), (4, 8, 2)), seq=5)
     assert framing.pack_piece(2, 5, 70, 9, plain.dst, 64) == framing.pack(plain, 64)
-    slot = m.Piece(2, 70, 9, plain.dst, slot=3, slot_offset=64, strides=(0, -8), seq=5)
-    assert framing.pack_piece(2, 5, 70, 9, plain.dst, 0, 3, 64, (0, -8)) == framing.pack(slot)
+    slot = m.Piece(
+        2, 70, 9, plain.dst, slot=3, slot_offset=64, strides=(0, -8), generation=4, seq=5
+    )
+    frame = framing.pack_piece(2, 5, 70, 9, plain.dst, 0, 3, 64, (0, -8), generation=4)
+    assert frame == framing.pack(slot)
 
 
 def test_pack_step_end_is_the_same_as_pack():

@@ -101,15 +101,11 @@ static bool on_resend(ips_bridge *b, peer *k, const message *m)
 
 static bool on_release(peer *k, const message *m)
 {
-    uint64_t last = 0;
-    for (size_t i = 0; i < m->list_length; i++) {
-        uint64_t seq = get64(m->list + 8 * i);
-        last = seq > last ? seq : last;
-    }
-    if (!ipsb_on_ack(k, last))
+    if (!ipsb_on_ack(k, m->head.seq))
         return false;
     for (size_t i = 0; i < m->list_length; i++)
-        ipsb_on_release(k, get64(m->list + 8 * i));
+        if (!ipsb_on_release(k, get32(m->list + 8 * i), get32(m->list + 8 * i + 4)))
+            return false;
     return true;
 }
 

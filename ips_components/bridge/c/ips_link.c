@@ -79,21 +79,29 @@ bool ipsb_enqueue_frame(peer *k, buffer *frame, bool numbered)
     return enqueue(k, entry);
 }
 
-/* Give a slot back; `for_ever`: the receiver may go on reading it and cannot say when it is done. */
-static void drop_item(item *entry, bool for_ever)
+/* End the use of a slot. */
+static void drop_item(item *entry)
 {
-    slot *s = entry->slot;
-    if (s) {
-        s->pending--;
-        s->abandoned |= for_ever && s->fd >= 0;
-    }
+    if (entry->slot)
+        entry->slot->pending--;
     free(entry);
 }
 
-static void drop_all(items *list, bool for_ever)
+static void drop_all(items *list)
 {
     for (item *entry = ipsb_pop(list); entry; entry = ipsb_pop(list))
-        drop_item(entry, for_ever);
+        drop_item(entry);
+}
+
+/* Retire the slots leased to a connection that has ended: its receiver may go on reading them and
+ * cannot return them any more. */
+static void lose_leases(items *list)
+{
+    for (item *entry = list->first; entry; entry = entry->next)
+        if (entry->leased) {
+            entry->slot->retired = true;
+            entry->leased = false;
+        }
 }
 
 bool ipsb_on_ack(peer *k, uint64_t seq)
@@ -104,19 +112,31 @@ bool ipsb_on_ack(peer *k, uint64_t seq)
     }
     while (k->unacked.first && k->unacked.first->seq <= seq) {
         item *entry = ipsb_pop(&k->unacked);
-        if (entry->slot && k->shm && entry->slot->fd >= 0)
+        if (entry->leased)
             ipsb_push(&k->held, entry);
         else
-            drop_item(entry, false);
+            drop_item(entry);
     }
     return true;
 }
 
-void ipsb_on_release(peer *k, uint64_t seq)
+static bool is_lease(const item *entry, uint32_t slot, uint32_t generation)
+{
+    return entry->leased && entry->generation == generation && entry->slot->number == slot;
+}
+
+bool ipsb_on_release(peer *k, uint32_t slot, uint32_t generation)
 {
     item *before = NULL;
+    /* What was sent before a piece whose lease comes back was taken as well. */
+    for (const item *entry = k->unacked.first; entry; entry = entry->next)
+        if (is_lease(entry, slot, generation)) {
+            if (!ipsb_on_ack(k, entry->seq))
+                return false;
+            break;
+        }
     for (item *entry = k->held.first; entry; before = entry, entry = entry->next) {
-        if (entry->seq != seq)
+        if (!is_lease(entry, slot, generation))
             continue;
         if (before)
             before->next = entry->next;
@@ -124,9 +144,10 @@ void ipsb_on_release(peer *k, uint64_t seq)
             k->held.first = entry->next;
         if (k->held.last == entry)
             k->held.last = before;
-        drop_item(entry, false);
-        return;
+        drop_item(entry);
+        return true;
     }
+    return true;
 }
 
 bool ipsb_on_welcome(peer *k, uint64_t last_seq)
@@ -138,15 +159,11 @@ bool ipsb_on_welcome(peer *k, uint64_t last_seq)
     }
     for (item *entry = ipsb_pop(&k->unacked); entry; entry = ipsb_pop(&k->unacked)) {
         if (entry->seq > last_seq) {
-            /* The connection before may have made a chunk of the slot, and can no longer give it
-             * back: it is sent from once more, and never written again. */
-            if (entry->slot && entry->slot->fd >= 0)
-                entry->slot->abandoned = true;
             ipsb_push(&again, entry);
         } else
-            drop_item(entry, true);
+            drop_item(entry);
     }
-    drop_all(&k->held, true);
+    drop_all(&k->held);
     if (again.first) {
         for (item *entry = again.first; entry; entry = entry->next)
             k->n_queue++;
@@ -228,15 +245,17 @@ static void disconnect(peer *k)
     k->fd = k->out_fd = -1;
     k->in.length = k->out.length = k->out_at = 0;
     k->bulk = NULL;
+    lose_leases(&k->unacked);
+    lose_leases(&k->held);
     k->generation++;
 }
 
 void ipsb_link_end(peer *k)
 {
     disconnect(k);
-    drop_all(&k->queue, false);
-    drop_all(&k->unacked, true);
-    drop_all(&k->held, true);
+    drop_all(&k->queue);
+    drop_all(&k->unacked);
+    drop_all(&k->held);
     k->n_queue = 0;
     k->state = LINK_CLOSED;
 }

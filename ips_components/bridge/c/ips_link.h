@@ -19,6 +19,8 @@ typedef struct item {
     struct item *next;
     uint64_t seq;
     slot *slot; /* a piece's; NULL: `frame` is sent */
+    bool leased; /* the connection has a lease of the slot */
+    uint32_t generation;
     size_t piece, length;
     uint8_t frame[];
 } item;
@@ -88,7 +90,8 @@ item *ipsb_pop(items *list);
 bool ipsb_is_queued(const items *list, const slot *s, size_t piece);
 /* The receiver took all numbers up to one; false when it cannot have. */
 bool ipsb_on_ack(peer *k, uint64_t seq);
-void ipsb_on_release(peer *k, uint64_t seq);      /* a slot's piece is read no more */
+/* A lease was returned; false when it cannot be. */
+bool ipsb_on_release(peer *k, uint32_t slot, uint32_t generation);
 bool ipsb_on_welcome(peer *k, uint64_t last_seq); /* the hello was accepted */
 bool ipsb_is_requested(const peer *k, uint32_t array, int64_t chunk);
 

@@ -86,11 +86,13 @@ static void fill(peer *k)
             const int64_t *dst = s->numbers + cells->numbers, *strides = dst + 3 * cells->ndim;
             uint64_t chunk = (uint64_t)cells->chunk, t = (uint64_t)cells->t;
             if (k->shm && s->fd >= 0) {
+                entry->leased = true;
+                entry->generation = ++s->generation;
                 ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst, 0,
-                                s->number, cells->offset, strides);
+                                s->number, entry->generation, cells->offset, strides);
             } else {
                 ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst,
-                                cells->bytes, NO_SLOT, 0, NULL);
+                                cells->bytes, NO_SLOT, 0, 0, NULL);
                 k->bulk = entry;
                 k->bulk_at = 0;
             }

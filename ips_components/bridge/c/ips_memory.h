@@ -35,7 +35,8 @@ typedef struct slot {
     int fd;
     size_t pending; /* sent pieces that still read it */
     bool busy;      /* the program writes it now */
-    bool abandoned; /* some receiver may read it for ever: never written again */
+    bool retired;   /* a connection ended that had a lease of it: never written again */
+    uint32_t generation; /* number of leases so far */
     stored *stored;
     size_t n_stored, room_stored;
     int64_t *numbers;

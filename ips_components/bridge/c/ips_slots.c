@@ -115,7 +115,7 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
         if (at == r->n)
             return NULL;
         s = r->slots[at];
-        if (!s->abandoned && s->size >= bytes) {
+        if (!s->retired && s->size >= bytes) {
             s->used = ++r->turn;
             return s;
         }

@@ -54,8 +54,8 @@ void ipsb_pack_hello(buffer *out, const hello *h)
 }
 
 void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,
-                     const int64_t *dst, uint64_t data, uint32_t slot, uint64_t slot_offset,
-                     const int64_t *strides)
+                     const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
+                     uint64_t slot_offset, const int64_t *strides)
 {
     size_t body = 40 + (size_t)ndim * (strides ? 32 : 24);
     uint8_t *p = frame(out, OP_PIECE, 0, seq, array, body, data);
@@ -63,9 +63,10 @@ void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, 
         return;
     set64(p, chunk);
     set64(p + 8, t);
-    set32(p + 20, slot);
-    set64(p + 24, slot_offset);
-    set32(p + 32, (uint32_t)ndim);
+    set32(p + 16, generation);
+    set32(p + 24, slot);
+    set32(p + 28, (uint32_t)ndim);
+    set64(p + 32, slot_offset);
     p += 40;
     for (int i = 0; i < 3 * ndim; i++, p += 8)
         set64(p, (uint64_t)dst[i]);

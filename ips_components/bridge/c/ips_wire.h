@@ -6,7 +6,7 @@
 
 enum {
     HEADER_BYTES = 32,
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     TOKEN_BYTES = 32,
     DIGEST_BYTES = 32,
     RUN_BYTES = 64,
@@ -70,7 +70,7 @@ typedef struct message {
     uint32_t heartbeat, silence;                /* Welcome */
     uint32_t launch_flags;                      /* ContractIs: LAUNCH_MANY, LAUNCH_RENUMBER */
     const uint8_t *digest, *contract, *list;    /* ContractIs; Release, Placement: entries */
-    size_t contract_length, list_length;        /* Release: number of seqs, Placement: of entries */
+    size_t contract_length, list_length;        /* Release: number of leases, Placement: of entries */
     const uint8_t *receivers;                   /* packed endpoints */
     size_t receivers_length;
     int64_t step;                               /* Feedback; ContractIs: first of the launch */
@@ -100,8 +100,8 @@ typedef struct hello {
 void ipsb_pack_hello(buffer *out, const hello *h);
 /* dst: 3 numbers per dimension; strides: one per dimension, in a slot only (else NULL). */
 void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,
-                     const int64_t *dst, uint64_t data, uint32_t slot, uint64_t slot_offset,
-                     const int64_t *strides);
+                     const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
+                     uint64_t slot_offset, const int64_t *strides);
 void ipsb_pack_rows(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t,
                     uint64_t rows);
 void ipsb_pack_step_end(buffer *out, int64_t step, uint64_t waited_ns, const uint64_t *counters,

@@ -50,7 +50,7 @@ def all_given_back(bridge):
         assert transport.changed.wait_for(
             lambda: (
                 not any(
-                    slot.pending
+                    slot.uses
                     for rings in transport.rings.values()
                     for ring in rings
                     for slot in ring.slots

@@ -1,0 +1,125 @@
+"""Whatever happens to connections, no slot is written while a receiver can read it."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ips_components.bridge._link import Item, Link, Standing
+from ips_components.bridge._slots import Place, ReplayMemory, Ring, Stored
+from ips_components.model.pieces import Piece
+from ips_components.wire.contact import Endpoint
+from ips_components.wire.leases import SlotEvent, SlotState
+
+
+class LeasesOfARing(RuleBasedStateMachine):
+    """A rank with one ring and one link, against a receiver that may keep what it was sent.
+
+    The link is the real one; only its socket is replaced by lists. ``readers`` are the leases that
+    some connection, open or ended, still reads, with the step that lies in the slot.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.ring = Ring(1, False, ReplayMemory(1 << 30))
+        self.link = Link(None, Endpoint(0, "host", 1))
+        self.link.lane = "shm"
+        self.step = 0
+        self.content = {}  # slot -> step that was written last
+        self.connection = 0
+        self.readers = []  # (connection, slot, generation, step)
+        self.taken_up_to = 0
+
+    def _use(self, slot):
+        piece = Piece(self.step, 0, (), ((0, 1, 1),), 1)
+        self.link.queue(slot, Stored(0, self.step, piece, Place((), None, 0, frame=object())))
+
+    @rule()
+    def write(self):
+        slot = self.ring.next(1)
+        if slot is None:
+            return
+        self.step += 1
+        reads = [r for r in self.readers if r[1] is slot]
+        assert not reads, f"slot {slot.number} is written while {reads} read it"
+        self.content[slot.number] = self.step
+        slot.move(SlotEvent.PUBLISH)
+        self._use(slot)
+
+    @rule()
+    def write_and_cancel(self):
+        slot = self.ring.next(1)
+        if slot is not None:
+            self.ring.unused(slot)
+
+    @precondition(lambda self: self.link.to_send)
+    @rule(n=st.integers(1, 3))
+    def send(self, n):
+        items = [self.link.to_send.popleft() for _ in range(min(n, len(self.link.to_send)))]
+        self.link.unacked.extend(items)
+        for seq, generation in self.link._grant(items).items():
+            slot = self.link.in_slots[seq]
+            step = self.content[slot.number]
+            self.readers.append((self.connection, slot, generation, step, seq))
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data())
+    def stop_reading(self, data):
+        """The receiver copied a piece, or the analysis dropped a chunk."""
+        reader = data.draw(st.sampled_from(self.readers))
+        self.readers.remove(reader)
+        connection, slot, generation, _, seq = reader
+        if connection == self.connection:
+            self.link.released(((slot.number, generation),), 0)
+        self.taken_up_to = max(self.taken_up_to, seq)
+
+    @precondition(lambda self: self.link.unacked)
+    @rule(data=st.data())
+    def acknowledge(self, data):
+        item = data.draw(st.sampled_from(list(self.link.unacked)))
+        self.taken_up_to = max(self.taken_up_to, item.seq)
+        self.link.taken(item.seq)
+
+    @rule(heard=st.integers(0, 3))
+    def reconnect(self, heard):
+        """The connection ends; the new welcome may know less than was read."""
+        link = self.link
+        link.lose_leases()
+        self.connection += 1
+        known = max(0, self.taken_up_to - heard)
+        again = [item for item in link.unacked if item.seq > known]
+        link.unacked.clear()
+        link.to_send.extendleft(reversed(again))
+        unsent = {item.seq for item in link.to_send}
+        for seq in [seq for seq in link.in_slots if seq not in unsent]:
+            link.in_slots.pop(seq).done((0, seq))
+
+    @rule(data=st.data())
+    def resend(self, data):
+        """A chunk is asked for again."""
+        slots = [slot for slot in self.ring.slots if slot.state is not SlotState.WRITING]
+        slots = [slot for slot in slots if slot.number in self.content]
+        if slots:
+            self._use(data.draw(st.sampled_from(slots)))
+
+    @invariant()
+    def what_is_read_is_what_was_sent(self):
+        for _, slot, _, step, _ in self.readers:
+            assert self.content[slot.number] == step
+
+    @invariant()
+    def a_leased_slot_is_never_free(self):
+        for _, slot, _, _, _ in self.readers:
+            assert slot.state in (SlotState.SENT, SlotState.RETIRED)
+
+    @invariant()
+    def a_slot_is_free_when_nothing_uses_it(self):
+        for slot in self.ring.slots:
+            assert slot.state is not SlotState.SENT or slot.uses
+        assert self.link.standing is Standing.NEW
+        assert all(isinstance(item, Item) for item in self.link.to_send)
+
+    def teardown(self):
+        for slot in self.ring.slots:
+            slot.close()
+
+
+TestLeases = LeasesOfARing.TestCase
