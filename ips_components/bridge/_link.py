@@ -328,7 +328,8 @@ class Link:
         """Give the receiver a slot's descriptor."""
         self.announced.add(slot.number)
         ring = cast(Slot, slot).ring
-        head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, ring.spare))
+        spare = ring.spare_for(self.ordinal)
+        head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, spare))
         fds = array.array("i", [slot.fd])
         cast(socket.socket, sock).sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 

@@ -189,6 +189,10 @@ class Listening:
                     link.sock = None
                 link.standing = Standing.GONE
                 del self.links[ordinal]
+                for rings in self.rings.values():
+                    for ring in rings:
+                        if ring.keeper == ordinal:
+                            ring.keeper = None
         # Those who now own what our slots hold will ask for it: be there.
         for array, rings in self.rings.items():
             out = self.outgoing[array]

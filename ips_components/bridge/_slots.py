@@ -219,7 +219,17 @@ class Ring:
         What this ring and the others may take for replay.
     """
 
-    __slots__ = ("length", "memory", "number", "refused", "replay", "retired", "shared", "slots")
+    __slots__ = (
+        "keeper",
+        "length",
+        "memory",
+        "number",
+        "refused",
+        "replay",
+        "retired",
+        "shared",
+        "slots",
+    )
 
     def __init__(self, replay: int, shared: bool, memory: ReplayMemory) -> None:
         self.replay, self.shared, self.memory = replay, shared, memory
@@ -228,12 +238,18 @@ class Ring:
         self.retired: list[int] = []  # numbers of slots that receivers may unmap
         self.refused = math.inf  # bytes that were too many for another slot
         self.length = replay + _NEEDED  # number of slots at most
+        self.keeper: int | None = None  # the receiver that may keep slots as chunks
         memory.rings.append(self)
 
-    @property
-    def spare(self) -> int:
-        """Number of slots that receivers must not keep."""
-        return self.replay + 1
+    def spare_for(self, receiver: int) -> int:
+        """Return the number of slots that a receiver must leave free.
+
+        The bound on what receivers may keep is that of the ring, whichever of them keep it: the
+        first one may keep two slots, the others copy what they want to keep.
+        """
+        if self.keeper is None:
+            self.keeper = receiver
+        return self.replay + 1 if self.keeper == receiver else self.length
 
     def next(self, nbytes: int) -> Slot | None:
         """Return the slot that is written next, marked so; None: none is free.

@@ -331,12 +331,7 @@ def test_chunks_that_stay_on_many_receivers_starve_no_rank(start, sinks, tmp_pat
         right(contract, *made)
 
 
-def test_a_chunk_that_moves_between_receivers_that_keep_it_starves_no_rank(
-    start, sinks, tmp_path, language, lane, request
-):
-    if (language, lane) == ("python", "shm"):
-        why = "the bound of what receivers hold is per receiver, not the ring's"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
+def test_a_chunk_that_moves_between_receivers_that_keep_it_starves_no_rank(start, sinks, tmp_path):
     spec = spec_of(shape=(64, 64), count=40)  # one piece is the whole chunk: its slot may be kept
     made = sinks(5)
     contract = agree(spec, receivers=5, chunks=(1, 64, 64))
