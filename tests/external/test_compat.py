@@ -65,6 +65,6 @@ OURS = sorted(
 @pytest.mark.parametrize("module", OURS)
 def test_private_names_of_dask_are_touched_in_one_place_only(module):
     source = (PACKAGE / module).read_text()
-    foreign = re.findall(r"(?:scheduler|worker|client|ts|cs|state|future)\._[a-z]\w+", source)
+    foreign = re.findall(r"\b(?:scheduler|worker|client|ts|cs|state|future)\._[a-z]\w+", source)
     own = {"self._scheduler"}
     assert [name for name in foreign if f"self.{name}" not in own] == []
