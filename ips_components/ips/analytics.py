@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ class Analytics(Component):
         self._records = Records(self.services)
         self._attended = attended
         self._started = time.time()
-        run_config = ips_compat.run_config(self.services)
+        # A driver that is derived from ours is not known from the config, but says so here.
+        run_config = replace(ips_compat.run_config(self.services), attended=attended)
         run = new_run_id()
         run_dir = run_directory(run_config.sim_root, run)
         if config.input_files:

@@ -4,6 +4,7 @@ In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAM
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Driver(Component):
     # --- beginning ------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        config: RunConfig = ips_compat.run_config(self.services)
+        config: RunConfig = replace(ips_compat.run_config(self.services), attended=True)
         self._run_config = config
         # A replay of a stored field has no simulation.
         self._simulations = {each.port: each for each in config.simulations}
