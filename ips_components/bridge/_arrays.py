@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -61,6 +62,13 @@ class Array:
         The number of rows varies from rank to rank and step to step.
     grid
         Process grid of the regular decomposition, ranks in C order; None: as MPI_Dims_create.
+    fill_value
+        What masked cells become when a masked array is put. None: masked arrays are refused.
+
+    Raises
+    ------
+    BridgeError
+        When a number of cells, a position or a step is not a whole number.
 
     Examples
     --------
@@ -79,6 +87,27 @@ class Array:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = False
     grid: tuple[int, ...] | None = None
+    fill_value: Any = None
+
+    def __post_init__(self) -> None:
+        # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
+        whole = partial(_whole_numbers, self.name)
+        changes: dict[str, Any] = {"shape": whole("shape", self.shape)}
+        for name in ("offset", "grid"):
+            if (value := getattr(self, name)) is not None:
+                changes[name] = whole(name, value)
+        if np.ndim(self.halo):
+            changes["halo"] = whole("halo", self.halo)
+        else:
+            (changes["halo"],) = whole("halo", (self.halo,))
+        if self.blocks is not None:
+            changes["blocks"] = [
+                (whole("blocks", offset), whole("blocks", extent)) for offset, extent in self.blocks
+            ]
+        if not isinstance(self.steps, StepAxis | range | None):
+            (changes["steps"],) = whole("steps", (self.steps,))
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
 
     @property
     def spec(self) -> ArraySpec:
@@ -91,7 +120,9 @@ class Array:
         elif isinstance(steps, StepAxis):
             axis = steps
         else:
-            axis = StepAxis(count=int(steps))
+            axis = StepAxis(count=steps)
+        count = None if axis.count is None else int(axis.count)
+        axis = StepAxis(int(axis.start), int(axis.every), count)
         return ArraySpec(
             self.name,
             np.dtype(self.dtype).str,
@@ -115,6 +146,28 @@ class Array:
             "attrs": dict(spec.attrs),
             "ragged": spec.ragged,
         }
+
+
+def _whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:
+    """Return numbers as Python's integers.
+
+    Raises
+    ------
+    BridgeError
+        If one of them is not a whole number.
+    """
+    numbers = []
+    for value in values:
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None or number != value:
+            raise BridgeError(
+                f"array {array!r}: {what} must be whole numbers, got {value!r} in {values!r}"
+            )
+        numbers.append(number)
+    return tuple(numbers)
 
 
 class Outgoing:
@@ -145,6 +198,7 @@ class Outgoing:
         self.contract = contract
         self.ordinal = ordinal
         self.rank = rank
+        self.fill_value = None if described is None else described.fill_value
         spec: ArraySpec | None = None
         if contract is not None:
             spec = contract.spec
@@ -220,8 +274,29 @@ class Outgoing:
             )
         return list(decomposition.blocks[rank])
 
-    def owned_bytes(self, cells: Cells) -> int:
+    def cells(self, block: Any, step: int) -> Cells:
+        """Return what is put as a plain array.
+
+        Raises
+        ------
+        BridgeError
+            When cells are masked and the array has no ``fill_value``.
+        """
+        if type(block) is np.ndarray:
+            return block
+        if isinstance(block, np.ma.MaskedArray):
+            if self.fill_value is None and np.any(block.mask):
+                raise BridgeError(
+                    f"put of array {self.name!r} at step {step} on rank {self.rank}: "
+                    f"{np.count_nonzero(block.mask)} cells are masked, and a mask does not travel; "
+                    "describe the array with fill_value=..., or fill the block"
+                )
+            return np.asarray(block.filled(self.fill_value))
+        return np.asarray(block)
+
+    def owned_bytes(self, block: Any) -> int:
         """Return the bytes of what is put, without halo."""
+        cells = np.asarray(block)
         if len(self.halo) != cells.ndim:
             return cells.nbytes
         inner = (max(0, n - 2 * h) for n, h in zip(cells.shape, self.halo, strict=True))

@@ -125,6 +125,13 @@ class Bridge(Putting):
         self._pid = os.getpid()
         self._begin()
         described = {array.name: array for array in arrays or ()}
+        if len(described) < len(arrays or ()):
+            names = [array.name for array in arrays or ()]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise BridgeError(
+                f"array {twice[0]!r} is described more than once: an array has one description, "
+                "which may name several blocks"
+            )
         hosts = to_rank_0(comm, _whereabouts(described.values()))
         found, frame = from_rank_0(
             comm, lambda: self._open(contact, list(described.values()), hosts or [])
@@ -411,8 +418,8 @@ class Bridge(Putting):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self.close()
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.close()  # a program that exits with status 0 has ended well
             return
         with contextlib.suppress(Exception):  # the body's error is the one to see
             self.close("aborted", f"{type(error).__name__}: {error}")

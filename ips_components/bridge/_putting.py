@@ -116,10 +116,10 @@ class Putting:
             return
         t = (step - out.first) // out.every
         if out.rows is not None:
-            self._put_rows(out, step, t, out.row_cells(np.asarray(block), step))
+            self._put_rows(out, step, t, out.row_cells(out.cells(block, step), step))
             out.mark_step(step, None)
             return
-        cells = block if type(block) is np.ndarray else np.asarray(block)
+        cells = out.cells(block, step)
         plan = out.plan(cells, offset, step)
         if out.told is False:
             self._tell_block(out, plan)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import nan, prod
 from typing import Any
 
 import numpy as np
@@ -145,11 +145,13 @@ class ArraySpec:
                 f"shape {shape} (and time), each once"
             )
         try:
-            json.dumps(dict(self.attrs))
-        except TypeError as error:
+            attrs = _plain({str(name): value for name, value in self.attrs.items()})
+            json.dumps(attrs)
+        except (TypeError, ValueError) as error:
             raise GeometryError(
                 f"array {self.name!r}: attrs must be JSON values: {error}"
             ) from None
+        object.__setattr__(self, "attrs", attrs)
         object.__setattr__(self, "dtype", dtype.str)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dims", dims)
@@ -173,3 +175,18 @@ class ArraySpec:
     def step_bytes(self) -> int | None:
         """Bytes of one step of the whole field; None for a ragged array."""
         return None if self.ragged else prod(self.shape) * self.itemsize
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON gives it back: of NumPy's and sequences, Python's numbers and lists.
+
+    NaN is always the same object, so that values which travelled compare equal to those that did
+    not: a container takes an object to be equal to itself.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return nan if isinstance(value, float) and value != value else value
