@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from distributed import Client
 
-from ips_components.coordination.coordinator import RPC
+from ips_components.coordination.messages import RPC
 from ips_components.coordination.settings import RunSettings
 from ips_components.errors import DeadlineExceeded
 

@@ -11,7 +11,7 @@ from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.settings import DEADLINES
-from ips_components.errors import DeadlineExceeded
+from ips_components.errors import ContractError, DeadlineExceeded, SimulationLost
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
@@ -21,29 +21,51 @@ if TYPE_CHECKING:
 
 
 class CoordinatedRun:
-    """A run's state, with what the scheduler process adds: awaiting and addresses."""
+    """The data of one run in the scheduler process; the services of the coordinator act on it.
+
+    Only the scheduler's event loop touches it, so that it needs no lock.
+
+    =============================================== ==========================================
+    field                                           written by
+    =============================================== ==========================================
+    ``workers``, ``blocks``, ``asked``, ``joined``  `Membership`
+    ``contract``, ``blob``, ``ahead``, ``horizon``  `AnalysisCalls`; ``contract`` by `Placer`, too
+    ``epoch``, ``again``, ``cells``, ``shared``     `Placer`
+    ``graph_keys``, ``results``, ``outcome``        `AnalysisCalls`
+    ``flushing``, ``flushed``, ``departing``        `Ending`
+    ``launches``, ``expecting``, ``closed``         `WorkflowCalls`, through `launches`
+    ``published``, ``awaited``                      `AnalysisCalls`
+    ``state``                                       each service, through its methods
+    =============================================== ==========================================
+    """
 
     def __init__(self, run: str) -> None:
         self.state = RunState(run)
         self.changed = asyncio.Event()
-        self.workers: dict[str, int] = {}  # address -> receiver ordinal, living ones
+        self.plugin = ""  # worker plugin that opens the receivers
+        self.workers: dict[str, int] = {}  # address -> receiver ordinal, open ones
         self.contract: Contract | None = None
         self.blob = b""
         self.epoch = 0
         self.blocks: dict[str, dict[int, tuple[Block, ...]]] = {}  # array -> rank -> blocks
         self.graph_keys: set[Any] | None = None
         self.flushing: set[str] = set()
-        self.flushed = False  # all ranks have said goodbye, and all that was on its way is there
+        self.flushed = False  # all ranks have closed, and the workers have announced everything
+        self.flush_until = 0.0  # chunks that ranks have put are awaited until then
+        self.analysis_over = False  # it has its results, or has failed
+        self.departing: set[str] = set()  # workers to whose receivers ranks may be connected
+        self.retired = False  # its receivers are closed
         self.again: set[Any] = set()  # keys of chunks that ranks were asked to send again
         self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
         self.outcome: dict[str, Any] | None = None  # of the analysis
         self.asked = self.answered = False  # the ranks ask for the contract; they have got it
+        self.asked_at = self.answered_at = 0.0  # when, in seconds since the epoch
         self.joined: set[int] = set()  # ranks that have the contract
         self.hosts: list[Any] = []  # by rank: host, blocks by array
         self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
         self.horizon: dict[int, int] = {}
-        self.shared: dict[int, Placement] = {}  # by array: what newcomers have been given
+        self.shared: dict[int, Placement] = {}  # by array: what new receivers have been given
         self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None
         self.launches: list[LaunchRecord] = []  # where the simulation is launched many times
@@ -63,13 +85,35 @@ class CoordinatedRun:
         return bool(self.settings.get("launches")) and not self.closed
 
     @property
+    def agreed(self) -> Contract:
+        """The contract; ContractError if there is none yet."""
+        if self.contract is None:
+            raise ContractError(f"run {self.state.run} has no contract yet")
+        return self.contract
+
+    def open_endpoints(self) -> list[dict[str, Any]]:
+        """Return the endpoints of the open receivers."""
+        return [self.state.endpoints[ordinal] for ordinal in sorted(self.workers.values())]
+
+    def raise_if_failed(self) -> None:
+        """Raise the run's first fault, if it has failed."""
+        fault = self.state.fatal
+        if fault is not None:
+            raise SimulationLost(f"{fault.who} {fault.what}: {fault.cause}")
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended or failed."""
+        return self.state.phase in ("ended", "failed")
+
+    @property
     def has_tasks(self) -> bool:
         """Whether the contract names anything; of one simulation of several, it may be nothing."""
         return self.contract is not None and bool(self.contract.arrays)
 
     @property
     def holder(self) -> str:
-        """The pseudo-client that holds the results, whoever asked for them may die."""
+        """The pseudo-client that holds the results, so that they outlive the analysis task."""
         return f"external-results-{self.state.run}"
 
     def notify(self) -> None:
@@ -77,7 +121,7 @@ class CoordinatedRun:
         self.changed = asyncio.Event()
 
     async def until(self, predicate: Callable[[], Any], timeout: float, awaited: str) -> Any:
-        """Wait until `predicate` holds; DeadlineExceeded says who was `awaited`."""
+        """Wait until `predicate` holds; DeadlineExceeded says what was `awaited`."""
         deadline = time.monotonic() + timeout
         while not (value := predicate()):
             remaining = deadline - time.monotonic()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.messages import ExpectLaunch
 from ips_components.errors import ContractError
 from ips_components.wire.messages import ContractIs
 
@@ -27,15 +28,9 @@ class LaunchRecord:
         self.ended: float | None = None
         self.accounts: dict[str, Any] = {}
 
-    def message(self, launches: Mapping[str, Any]) -> dict[str, Any]:
+    def message(self, launches: Mapping[str, Any]) -> ExpectLaunch:
         """What workers are sent, so that they expect its ranks."""
-        return {
-            "action": "launch",
-            "size": self.size,
-            "launch": self.number,
-            "first_step": self.first_step,
-            "flags": flags_of(launches),
-        }
+        return ExpectLaunch(self.size, self.number, self.first_step, flags_of(launches))
 
     def to_json(self) -> dict[str, Any]:
         return {

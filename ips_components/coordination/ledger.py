@@ -136,7 +136,7 @@ class Ledger:
             produced = counts[:, :, _BLOCKS, _PRODUCED].sum(axis=1)
             fresh &= produced >= self._counts[ranks][:, :, _BLOCKS, _PRODUCED].sum(axis=1)
         ranks, counts = ranks[fresh], counts[fresh]
-        columns = [self._columns[name] for name in names]
+        columns = np.array([self._columns[name] for name in names], np.intp)
         self._counts[ranks] = 0
         self._counts[np.ix_(ranks, columns)] = counts
         if final:

@@ -2,7 +2,7 @@
 
 Dask's own HTTP server listens on every interface of the scheduler's node and asks nobody for a
 name. This page therefore has a server of its own, on the loopback interface unless told
-otherwise, and answers only to who knows the token in its address. It uses the event loop and the
+otherwise, and answers only requests with the token in their address. It uses the event loop and the
 HTTP library (Tornado) that the scheduler runs on already, costs nothing while nobody looks, and is
 off unless somebody opens it.
 """
@@ -40,7 +40,7 @@ class LivePage:
     Attributes
     ----------
     url : str
-        Address with the token in it; who has it may look.
+        Address with the token in it, which gives access.
     """
 
     def __init__(self, server: HTTPServer, url: str) -> None:
@@ -110,7 +110,7 @@ def open_live_page(
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     page = LivePage(server, f"http://{shown}:{bound}/{token}/")
-    logger.info("Live page of run %s: %s", run, page.url)
+    logger.info("Live page of run %s: http://%s:%d/ (token in the contact file)", run, shown, bound)
     return page
 
 
@@ -161,14 +161,14 @@ def _dashboard(scheduler: Any) -> str | None:
         return None
     host = scheduler.address.partition("://")[2].rpartition(":")[0] or "127.0.0.1"
     try:
-        return str(format_dashboard_link(host, server.port))
+        return str(format_dashboard_link(host, server.port))  # type: ignore[no-untyped-call]
     except KeyError as error:
         logger.debug("The link to Dask's dashboard needs a variable that is not set: %s", error)
         return None
 
 
 class _Handler(RequestHandler):
-    """Checks the token; who does not know it learns nothing, not even that there is a run."""
+    """Checks the token; without it, the answer does not even say that there is a run."""
 
     def initialize(self, view: Any, token: str) -> None:
         self.view = view

@@ -28,8 +28,8 @@ def load_analysis(name: str) -> Callable[..., Any]:
             f"ANALYSIS = {name}: no module {error.name!r}; it must be importable by the Dask "
             "workers (installed, or in PYTHONPATH)"
         ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
+    function: Callable[..., Any] | None = getattr(module, function_name, None)
+    if function is None or not callable(function):
         offered = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
         close = difflib.get_close_matches(function_name, offered, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -12,25 +12,35 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.messages import RequestResend, SetContract, SetPlacement
+from ips_components.coordination.outbox import Outbox
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition, dims_create
 from ips_components.model.placement import affinity, place, replace, share, switch
 
-#: Seconds within which every rank has heard of a new placement, most likely.
+#: Seconds within which every rank has received a new placement, as a rule.
 SHARE_DELAY = 0.5
 #: Rows of chunks beyond the newest known step that ranks may have sent already.
 LOOK_AHEAD = 64
 
 
-class Replanning:
-    """The part of a `RunCoordinator` that places chunks; the runs belong to the coordinator."""
+class Placer:
+    """Owns the placement of the chunks of runs, and sends contract and placements.
 
-    tasks: Any
+    Parameters
+    ----------
+    tasks : ExternalTasks
+    outbox : Outbox
+    """
 
-    def _answer(self, run: CoordinatedRun) -> None:
-        """Give the contract to those who ask for it, placed near the blocks where it matters."""
-        contract = self._contract(run)
+    def __init__(self, tasks: Any, outbox: Outbox) -> None:
+        self._tasks = tasks
+        self._outbox = outbox
+
+    def answer(self, run: CoordinatedRun) -> None:
+        """Send the contract to the receivers, placed near the blocks where that matters."""
+        contract = run.agreed
         hosts = self._hostnames(run)
         if self._count_cells(run, hosts):
             placements = {
@@ -40,8 +50,33 @@ class Replanning:
             run.agree(contract.with_placements(placements))
         elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
             self._place_again(run)  # a worker has died since the contract was made
-        run.answered = True
-        self._tell_contract(run)
+        run.answered, run.answered_at = True, run.state.clock()
+        self.send_contract(run)
+
+    def send_contract(self, run: CoordinatedRun, workers: Iterable[str] | None = None) -> None:
+        """Send the contract to some workers, or to all."""
+        for worker in list(run.workers) if workers is None else workers:
+            action = SetContract(
+                ordinal=run.workers[worker],
+                blob=run.blob,
+                endpoints=run.open_endpoints(),
+                horizon=list(run.horizon.items()) if run.ahead else None,
+                size=run.state.n_ranks,
+            )
+            self._outbox.send(run, action, [worker])
+
+    def request_resend(self, run: CoordinatedRun, keys: Iterable[Any]) -> None:
+        """Ask the ranks for chunks that were lost with their worker, or are wanted again."""
+        contract = run.agreed
+        ordinals = {array.name: i for i, array in enumerate(contract.arrays)}
+        chunks = []
+        for name, *index in keys:
+            ordinal = ordinals[name]
+            chunks.append((ordinal, contract.arrays[ordinal].layout.ravel(index)))
+        resend = self._by_owner(run, chunks)
+        for worker, ordinal in run.workers.items():
+            if ordinal in resend:
+                self._outbox.send(run, RequestResend(resend[ordinal]), [worker])
 
     def _hostnames(self, run: CoordinatedRun) -> dict[int, str]:
         return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
@@ -51,7 +86,7 @@ class Replanning:
         if len(set(hosts.values())) < 2 or not run.hosts:
             return False
         if not run.cells:
-            arrays = self._contract(run).arrays
+            arrays = run.agreed.arrays
             run.cells = {array.spec.name: self._cells(run, array) for array in arrays}
         return True
 
@@ -72,15 +107,13 @@ class Replanning:
             blocks.setdefault(host, []).extend(mine)
         return affinity(array.layout, array.wanted, blocks)
 
-    def _replan(self, run: CoordinatedRun) -> None:
+    def replan(self, run: CoordinatedRun) -> None:
         """Give the chunks of a lost receiver to the others, and ask for what was on its way."""
-        before = self._contract(run)
+        before = run.agreed
         awaited = [self._awaited(run, ordinal) for ordinal in range(len(before.arrays))]
         self._place_again(run)
         lost, rows, skip = [], [], []
-        for ordinal, (array, now) in enumerate(
-            zip(before.arrays, self._contract(run).arrays, strict=True)
-        ):
+        for ordinal, (array, now) in enumerate(zip(before.arrays, run.agreed.arrays, strict=True)):
             beyond = self._may_be_sent(run, ordinal)
             since = min(awaited[ordinal], default=beyond * array.layout.n_space)
             since //= array.layout.n_space
@@ -93,15 +126,15 @@ class Replanning:
                     lost.append((ordinal, chunk))
                 else:
                     skip.append((ordinal, chunk))
-        self._tell_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
+        self._send_placement(run, lost, skip, dict.fromkeys(run.workers.values(), rows))
 
-    def _share(self, run: CoordinatedRun, newcomer: int) -> None:
+    def share(self, run: CoordinatedRun, newcomer: int) -> None:
         """Give a receiver that has joined its share, of steps that no rank has begun.
 
         What has been begun stays where it is. If a rank is quicker than expected, what it has sent
         elsewhere is sent again.
         """
-        contract = self._contract(run)
+        contract = run.agreed
         hosts = self._hostnames(run)
         self._count_cells(run, hosts)
         placements, overtaken, rows = {}, [], []
@@ -131,9 +164,9 @@ class Replanning:
         # The others go on from where they are.
         others = [(ordinal, 0, beyond) for ordinal, _, beyond in rows]
         each = {o: rows if o == newcomer else others for o in run.workers.values()}
-        self._tell_placement(run, overtaken, [], each)
+        self._send_placement(run, overtaken, [], each)
 
-    def _tell_placement(
+    def _send_placement(
         self,
         run: CoordinatedRun,
         again: Iterable[tuple[int, int]],
@@ -141,7 +174,7 @@ class Replanning:
         rows: Mapping[int, list[tuple[int, int, int]]],
     ) -> None:
         run.epoch += 1
-        contract = self._contract(run)
+        contract = run.agreed
         resend = self._by_owner(run, again)
         done: dict[int, list[tuple[int, int]]] = {}
         for ordinal, chunk in skip:
@@ -149,20 +182,19 @@ class Replanning:
                 (ordinal, chunk)
             )
         for worker, ordinal in run.workers.items():
-            message = {
-                "action": "placement",
-                "epoch": run.epoch,
-                "blob": run.blob,
-                "endpoints": self._endpoints(run),
-                "resend": resend.get(ordinal, []),
-                "rows": rows[ordinal],
-                "skip": done.get(ordinal, []),
-            }
-            self._tell(run, message, [worker])
+            action = SetPlacement(
+                epoch=run.epoch,
+                blob=run.blob,
+                endpoints=run.open_endpoints(),
+                resend=resend.get(ordinal, []),
+                rows=rows[ordinal],
+                skip=done.get(ordinal, []),
+            )
+            self._outbox.send(run, action, [worker])
 
     def _place_again(self, run: CoordinatedRun) -> None:
         """Place all chunks on the receivers that live, moving as few as possible."""
-        contract = self._contract(run)
+        contract = run.agreed
         hosts = self._hostnames(run)
         placements = {
             array.spec.name: replace(array.placement, list(hosts), **_nearness(run, array, hosts))
@@ -174,12 +206,12 @@ class Replanning:
     def _awaited(self, run: CoordinatedRun, ordinal: int) -> list[int]:
         """Chunks of an array that are to come, up to a little beyond the newest known step.
 
-        A rank tells of a step when it begins the next one: some have sent more than is known.
-        What was lost with a worker is to come again, from whoever was asked for it.
+        A rank reports a step when it begins the next one: some have sent more than is known.
+        What was lost with a worker is to come again, from the receiver that was asked for it.
         """
-        array = self._contract(run).arrays[ordinal]
+        array = run.agreed.arrays[ordinal]
         last = self._may_be_sent(run, ordinal)
-        keys = self.tasks.waiting(run.state.run)
+        keys = self._tasks.waiting(run.state.run)
         return sorted(
             array.layout.ravel(index)
             for name, *index in keys
@@ -187,7 +219,7 @@ class Replanning:
         )
 
     def _newest_row(self, run: CoordinatedRun, array: ArrayContract) -> int:
-        """The last row of chunks of which a rank has told."""
+        """Return the last row of chunks that a rank has reported."""
         axis, newest = array.spec.steps, run.state.newest_step
         newest = axis.start if newest is None else newest
         index = min(max(0, newest - axis.start) // axis.every, axis.length - 1)
@@ -196,16 +228,16 @@ class Replanning:
     def _may_be_sent(self, run: CoordinatedRun, ordinal: int) -> int:
         """Rows of chunks below this one are those that ranks may have begun to send.
 
-        What is declared ahead bounds them: nobody has sent what is not declared yet.
+        What is declared ahead bounds them: no rank has sent what is not declared yet.
         """
-        array = self._contract(run).arrays[ordinal]
+        array = run.agreed.arrays[ordinal]
         newest = self._newest_row(run, array)
         ahead = max(LOOK_AHEAD, self._rows_within(run, newest, 4 * SHARE_DELAY))
         end = run.horizon.get(ordinal, 0) if run.ahead else array.layout.numblocks[0]
         return min(newest + 1 + ahead, end)
 
     def _rows_within(self, run: CoordinatedRun, newest: int, seconds: float) -> int:
-        """How many rows the ranks begin in some time, if they go on as before."""
+        """Number of rows that the ranks begin in some time, if they go on as before."""
         state = run.state
         began = state.steps[min(state.steps)].first_put if state.steps else state.clock()
         return int(newest * seconds / max(state.clock() - began, seconds))
@@ -214,7 +246,7 @@ class Replanning:
         self, run: CoordinatedRun, chunks: Iterable[tuple[int, int]]
     ) -> dict[int, list[tuple[int, int]]]:
         """Sort (array, chunk) by the receiver that they belong to now."""
-        contract = self._contract(run)
+        contract = run.agreed
         owners: dict[int, list[tuple[int, int]]] = {}
         for ordinal, chunk in chunks:
             run.again.add(contract.arrays[ordinal].key(chunk))
@@ -226,5 +258,5 @@ class Replanning:
 def _nearness(
     run: CoordinatedRun, array: ArrayContract, hosts: Mapping[int, str]
 ) -> dict[str, Any]:
-    """What a placement is told of where the receivers and an array's cells are."""
+    """Return what a placement needs to know of the hosts of receivers and cells."""
     return {"needed": array.needed_space, "hosts": hosts, "cells": run.cells.get(array.spec.name)}

@@ -64,6 +64,7 @@ class RunState:
         self.first_hello: float | None = None
         self.ranks: dict[int, dict[str, Any]] = {}
         self.byes: dict[int, str] = {}
+        self._last_steps: dict[int, int] = {}
         self.lost_ranks: dict[int, str] = {}
         self.described: list[dict[str, Any]] | None = None
         self.ledger = Ledger()
@@ -97,6 +98,7 @@ class RunState:
         self.n_ranks, self.first_hello, self.last_put = size, None, None
         self.ranks.clear()
         self.byes.clear()
+        self._last_steps.clear()
         self.lost_ranks.clear()
 
     def launch_accounts(self) -> dict[str, Any]:
@@ -132,12 +134,13 @@ class RunState:
 
     def bye(self, rank: int, status: str, counters: Mapping[str, Any], last_step: int = -1) -> None:
         self.byes[rank] = status
+        self._last_steps[rank] = last_step
         if last_step >= 0:
             self.last_put = max(last_step, self.last_put or 0)
         self.ledger.update(rank, counters, final=True)
 
     def rank_lost(self, rank: int, why: str) -> bool:
-        """Note the death of a rank; False when it is no news or the rank had said goodbye."""
+        """Note the death of a rank; False when it is known or the rank had said goodbye."""
         if rank in self.byes or rank in self.lost_ranks:
             return False
         self.lost_ranks[rank] = why
@@ -182,12 +185,16 @@ class RunState:
         return self.n_ranks is not None and len(self.byes) + len(self.lost_ranks) >= self.n_ranks
 
     @property
-    def simulation_clean(self) -> bool:
-        return (
-            self.simulation_over
-            and all(status == "ok" for status in self.byes.values())
-            and (not self.lost_ranks)
-        )
+    def missing_goodbyes(self) -> list[int]:
+        """Ranks that have not closed their bridge, whether they are lost or still there."""
+        return [rank for rank in range(self.n_ranks or 0) if rank not in self.byes]
+
+    @property
+    def last_common_step(self) -> int | None:
+        """The last step that every rank has put, once all have closed; None before."""
+        if self.n_ranks is None or self.missing_goodbyes:
+            return None
+        return min((self._last_steps[rank] for rank in range(self.n_ranks)), default=None)
 
     @property
     def steps_done(self) -> int:
@@ -234,6 +241,11 @@ class RunState:
         """The newest sample of every worker that has sent one, by address."""
         return {sample["worker"]: sample for sample in self.samples if "worker" in sample}
 
+    def _account(self) -> dict[str, Any]:
+        """The ledger; it is closed only when every rank has closed its bridge, too."""
+        account = self.ledger.to_json()
+        return {**account, "closed": account["closed"] and not self.missing_goodbyes}
+
     def record(self) -> dict[str, Any]:
         """The coordinator's part of ``run.json``."""
         return {
@@ -244,7 +256,7 @@ class RunState:
             "workers": [self.endpoints[o] for o in sorted(self.endpoints)],
             "ranks": [{"rank": rank, **self.ranks[rank]} for rank in sorted(self.ranks)],
             "byes": {str(rank): status for rank, status in sorted(self.byes.items())},
-            "ledger": self.ledger.to_json(),
+            "ledger": self._account(),
             "steps": self.steps.to_json(),
             "step_counts": self.steps.counts(),
             "waited": {"per_rank": self.waited},

@@ -69,6 +69,8 @@ class RunSettings:
         a line of JSON; empty for none.
     n_steps
         Number of simulation steps, None when it is not known.
+    n_ranks
+        Number of ranks that the simulation is launched with, None when it is not known.
     deadlines
         Seconds by name; see `DEADLINES`.
     on_analytics_loss
@@ -112,6 +114,7 @@ class RunSettings:
     run_dir: str = "."
     task_log: str = ""
     n_steps: int | None = None
+    n_ranks: int | None = None
     deadlines: Mapping[str, float] = field(default_factory=dict)
     on_analytics_loss: str = "continue"
     replay_steps: int = 2

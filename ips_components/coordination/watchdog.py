@@ -18,8 +18,8 @@ INTERVAL = 0.5
 GRACE = 1 / 3
 
 
-def patience(deadlines: Mapping[str, float]) -> float:
-    """Seconds without a sign of life after which a peer is given up."""
+def liveness_limit(deadlines: Mapping[str, float]) -> float:
+    """Return the seconds without a sign of life after which a peer is given up."""
     return deadlines["silence"] * (1 + GRACE)
 
 
@@ -45,8 +45,13 @@ def silent_workers(
     return silent
 
 
-def missing_ranks(state: RunState, limit: float, now: float) -> list[int]:
-    """Return the ranks that have said no hello, `limit` seconds after the first one has."""
-    if state.n_ranks is None or state.first_hello is None or now - state.first_hello <= limit:
+def missing_ranks(state: RunState, answered: float, limit: float, now: float) -> list[int]:
+    """Return the ranks that have said no hello, `limit` seconds after they could.
+
+    Ranks other than 0 connect when they have the contract, which was sent at `answered`.
+    """
+    if state.n_ranks is None or state.first_hello is None:
+        return []
+    if now - max(state.first_hello, answered) <= limit:
         return []
     return [rank for rank in range(state.n_ranks) if rank not in state.ranks]

@@ -1,8 +1,8 @@
 """A worker's part in a run: opens the receiver, and translates between it and Dask.
 
 The receiver works in threads and knows no Dask; the coordinator sits behind the worker's
-stream to the scheduler, which only the event loop may touch.  This module is the hinge:
-every callback of the receiver hops onto the loop, every action of the coordinator goes to
+stream to the scheduler, which only the event loop may touch.  This module connects the two:
+every callback of the receiver continues on the loop, every action of the coordinator goes to
 the receiver.
 """
 
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ips_components.coordination.coordinator import STREAM_OP, RunCoordinator
+from ips_components.coordination import messages as m
+from ips_components.coordination.coordinator import RunCoordinator
 from ips_components.coordination.loading import load_analysis
 from ips_components.coordination.settings import RunSettings
 from ips_components.coordination.step_report import StepTally
@@ -43,29 +44,36 @@ logger = logging.getLogger(__name__)
 #: Seconds between two reports of memory and credits, and between two batches of steps.
 SAMPLE_INTERVAL = 1.0
 STEP_INTERVAL = 0.1
+#: Seconds between two looks whether everything is announced.
+FLUSH_INTERVAL = 0.02
 #: Name in ``worker.extensions`` under which a worker keeps its runs.
 EXTENSION = "external-runs"
 
 
 class RunWorker:
-    """Companion of :class:`~._worker_plugin.ExternalDataPlugin` for one run.
+    """Companion of `ExternalDataPlugin` for one run.
 
     Parameters
     ----------
     settings : mapping
-        The :class:`~._settings.RunSettings` of the run, as a dict; it travels pickled from
-        the IPS component to every worker.
+        The `RunSettings` of the run, as a dict; it travels pickled from the IPS component to
+        every worker.
+    plugin : str
+        Name of the worker plugin, by which the scheduler closes the receivers at the end.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], plugin: str = "") -> None:
         self.settings = dict(settings)
-        self._session: _Session | None = None
+        self.plugin = plugin
+        self._session: WorkerSession | None = None
 
     async def setup(self, worker: Worker, external: ExternalWorker) -> None:
         sessions = worker.extensions.setdefault(EXTENSION, {})
-        self._session = _Session(RunSettings.from_dict(self.settings), worker, external)
+        self._session = WorkerSession(
+            RunSettings.from_dict(self.settings), worker, external, self.plugin
+        )
         sessions[self._session.run] = self._session
-        worker.stream_handlers[STREAM_OP] = _Dispatcher(sessions)
+        worker.stream_handlers[m.STREAM_OP] = _Dispatcher(sessions)
         refuse_exits(worker)
         await asyncio.to_thread(_import_early, self._session.settings.analysis)
         self._session.open()
@@ -86,18 +94,19 @@ def run_plugin(settings: RunSettings) -> ExternalDataPlugin:
         Each of its partners, the runs of other simulations, gets receivers of its own.
     """
     own = {**settings.to_dict(), "partners": ()}
+    name = f"external-data-{settings.run}"
     return ExternalDataPlugin(
-        [RunWorker(each) for each in (own, *settings.partners)],
+        [RunWorker(each, name) for each in (own, *settings.partners)],
         [f"{RunCoordinator.__module__}:{RunCoordinator.__qualname__}"],
-        name=f"external-data-{settings.run}",
+        name=name,
     )
 
 
 def _import_early(analysis: str) -> None:
     """Import the analysis before there is work: Dask unpickles tasks on the event loop.
 
-    A worker that imported NumPy's kin there, seconds long, would hear no rank meanwhile.  What is
-    wrong with the analysis, the analysis task itself will say.
+    A worker that imported large packages there would not serve its ranks for seconds.  What is
+    wrong with the analysis, the analysis task itself reports.
     """
     for each in analysis.replace(",", " ").split():
         with contextlib.suppress(Exception):
@@ -107,7 +116,7 @@ def _import_early(analysis: str) -> None:
 class _Dispatcher:
     """Stream handler that finds the session of a message's run."""
 
-    def __init__(self, sessions: Mapping[str, _Session]) -> None:
+    def __init__(self, sessions: Mapping[str, WorkerSession]) -> None:
         self.sessions = sessions
 
     def __call__(self, run: str, action: str, **arguments: Any) -> None:
@@ -115,17 +124,20 @@ class _Dispatcher:
         if session is None:
             return
         try:
-            getattr(session, f"on_{action}")(**arguments)
+            session.act(m.parse_action(action, arguments))
         except Exception as error:
             # An exception here would cut the worker off from its scheduler.
             logger.exception("Run %s: cannot do %r", run, action)
             session.fault(f"cannot do {action!r}: {error!r}")
 
 
-class _Session:
+class WorkerSession:
     """One run on one worker; the sink of its receiver."""
 
-    def __init__(self, settings: RunSettings, worker: Worker, external: ExternalWorker) -> None:
+    def __init__(
+        self, settings: RunSettings, worker: Worker, external: ExternalWorker, plugin: str = ""
+    ) -> None:
+        self.plugin = plugin
         self.run = settings.run
         self.settings = settings
         self.worker = worker
@@ -161,10 +173,10 @@ class _Session:
         facts = {"nthreads": self.worker.state.nthreads, "memory_limit": limit}
         settings = {
             name: getattr(self.settings, name)
-            for name in ("deadlines", "on_analytics_loss", "n_steps", "launches")
+            for name in ("deadlines", "on_analytics_loss", "n_steps", "n_ranks", "launches")
         }
         endpoint = {**asdict(self.receiver.endpoint), **facts}
-        self._send("open", endpoint=endpoint, settings=settings)
+        self._send(m.ReceiverOpened(endpoint, settings, self.plugin))
         self._later("sample", SAMPLE_INTERVAL, self._sample)
 
     async def close(self) -> None:
@@ -176,108 +188,107 @@ class _Session:
 
     # -- actions of the coordinator: event loop ----------------------------------------
 
-    def on_contract(
-        self,
-        ordinal: int,
-        blob: bytes,
-        endpoints: list[dict[str, Any]],
-        horizon: list[Any] | None = None,
-        size: int | None = None,
-    ) -> None:
-        self.contract = Contract.from_bytes(blob)
+    def act(self, action: m.Action) -> None:
+        """Carry out an action of the coordinator."""
+        receiver = self.receiver
+        match action:
+            case m.SetContract():
+                self._set_contract(action)
+            case m.ExpectLaunch(size, launch, first_step, flags):
+                receiver.begin_launch(size, launch, first_step, flags)
+                self._send(m.LaunchExpected(launch))
+            case m.SetHorizon():
+                receiver.set_horizon({action.array: action.rows})
+            case m.SetPlacement():
+                self._set_placement(action)
+            case m.RequestResend():
+                receiver.set_placement({}, self._peers, [tuple(each) for each in action.chunks])
+            case m.SendFeedback():
+                shape = tuple(action.message["shape"])
+                feedback = Feedback(**{**action.message, "shape": shape})
+                receiver.feedback(feedback.name, decode(feedback), feedback.step)
+            case m.SendFault():
+                receiver.fault(action.text, action.policy or self.settings.on_analytics_loss)
+            case m.SendStop():
+                receiver.stop(action.reason)
+            case m.ReleaseRanks():
+                receiver.release_ranks()
+            case m.Flush():
+                self._flush()
+            case m.Retire():
+                self._retire(self._loop.time() + action.within)
+            case _:
+                raise ValueError(f"no handler for {action!r}")
+
+    def _set_contract(self, action: m.SetContract) -> None:
+        self.contract = Contract.from_bytes(action.blob)
         self._names = [array.spec.name for array in self.contract.arrays]
-        self._peers = _endpoints(endpoints)
-        self.receiver.ordinal = ordinal
-        if size is not None:
-            self.receiver.set_size(size)
-        if horizon is not None:
+        self._peers = _endpoints(action.endpoints)
+        self.receiver.ordinal = action.ordinal
+        if action.size is not None:
+            self.receiver.set_size(action.size)
+        if action.horizon is not None:
             self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
-            self.receiver.set_horizon(dict(horizon))
+            self.receiver.set_horizon(dict(action.horizon))
         self.receiver.set_contract(self.contract, self._peers)
 
-    def on_launch(self, size: int, launch: int, first_step: int, flags: int) -> None:
-        """Expect the ranks of another launch, and report that this worker does."""
-        self.receiver.begin_launch(size, launch, first_step, flags)
-        self._send("launch_expected", launch=launch)
-
-    def on_horizon(self, array: int, rows: int) -> None:
-        self.receiver.set_horizon({array: rows})
-
-    def on_placement(
-        self,
-        epoch: int,
-        blob: bytes,
-        endpoints: list[dict[str, Any]],
-        resend: list[Any],
-        rows: list[Any],
-        skip: list[Any],
-    ) -> None:
-        self.contract = Contract.from_bytes(blob)
+    def _set_placement(self, action: m.SetPlacement) -> None:
+        self.contract = Contract.from_bytes(action.blob)
         placements = {i: array.placement for i, array in enumerate(self.contract.arrays)}
-        self._peers = _endpoints(endpoints)
+        self._peers = _endpoints(action.endpoints)
         self.receiver.set_placement(
             placements,
             self._peers,
-            [tuple(each) for each in resend],
-            epoch=epoch,
-            rows={array: (since, beyond) for array, since, beyond in rows},
-            skip=[tuple(each) for each in skip],
+            [tuple(each) for each in action.resend],
+            epoch=action.epoch,
+            rows={array: (since, beyond) for array, since, beyond in action.rows},
+            skip=[tuple(each) for each in action.skip],
         )
 
-    def on_resend(self, chunks: list[Any]) -> None:
-        self.receiver.set_placement({}, self._peers, [tuple(each) for each in chunks])
-
-    def on_feedback(self, message: dict[str, Any]) -> None:
-        feedback = Feedback(**{**message, "shape": tuple(message["shape"])})
-        self.receiver.feedback(feedback.name, decode(feedback), feedback.step)
-
-    def on_fault(self, text: str, policy: str | None = None) -> None:
-        self.receiver.fault(text, policy or self.settings.on_analytics_loss)
-
-    def on_stop(self, reason: str) -> None:
-        self.receiver.stop(reason)
-
-    def on_let_leave(self) -> None:
-        self.receiver.release_ranks()
-
-    def on_flush(self) -> None:
+    def _flush(self) -> None:
         """Answer once everything that the receiver has handed over is announced."""
         if self.external.pending:
-            self._later("flush", 0.02, self.on_flush)
+            self._later("flush", FLUSH_INTERVAL, self._flush)
             return
         self._flush_steps()
-        self._send("flushed")
+        self._send(m.Flushed())
+
+    def _retire(self, deadline: float) -> None:
+        """Answer once no rank is connected, or at the deadline."""
+        if self.receiver.statistics().ranks and self._loop.time() < deadline:
+            self._later("retire", STEP_INTERVAL, lambda: self._retire(deadline))
+            return
+        self._send(m.RanksLeft())
 
     # -- the sink: receiver threads ----------------------------------------------------
 
     def hello(self, info: HelloInfo) -> None:
         self._from_thread(
-            "hello",
-            rank=info.rank,
-            info={
-                "size": info.size,
-                "host": info.host,
-                "pid": info.pid,
-                "lane": info.lane,
-                "asks": info.asks,
-                "blocks": _plain(info.blocks),
-                "hosts": [[host, _plain(blocks)] for host, blocks in info.hosts],
-            },
+            m.RankHello(
+                rank=info.rank,
+                size=info.size,
+                host=info.host,
+                pid=info.pid,
+                lane=info.lane,
+                asks=info.asks,
+                blocks=_plain(info.blocks),
+                hosts=[[host, _plain(blocks)] for host, blocks in info.hosts],
+            )
         )
 
     def described(self, arrays: list[dict[str, Any]]) -> None:
-        self._from_thread("described", arrays=arrays)
+        self._from_thread(m.ArraysDescribed(arrays))
 
     def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
         assert self.contract is not None
         self.external.deliver({self.contract.arrays[array].key(chunk): value})
 
     def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
-        self._from_thread("missing", array=array, chunk=chunk, rank=rank, why=why)
+        self._from_thread(m.ChunkMissing(array, chunk, rank, why))
 
     def blocks(self, rank: int, array: int, blocks: Boxes) -> None:
         name = self._names[array]
-        self._from_thread("blocks", rank=rank, name=name, blocks=_plain({name: blocks})[name])
+        self._from_thread(m.RankBlocks(rank, name, _plain({name: blocks})[name]))
 
     def step_end(self, rank: int, info: StepInfo) -> None:
         # Steps travel in batches: one message per worker and interval, however many ranks.
@@ -285,22 +296,21 @@ class _Session:
             self._on_loop(self._later, "steps", STEP_INTERVAL, self._flush_steps)
 
     def bye(self, rank: int, info: ByeInfo) -> None:
-        self._last_words(
-            "bye",
-            rank=rank,
-            info={
-                "status": info.status,
-                "reason": info.reason,
-                "last_step": info.last_step,
-                "counters": self._counters(info.counters),
-            },
+        self._after_steps(
+            m.RankBye(
+                rank=rank,
+                status=info.status,
+                reason=info.reason,
+                last_step=info.last_step,
+                counters=self._counters(info.counters),
+            )
         )
 
     def lost(self, rank: int, why: str) -> None:
-        self._last_words("lost", rank=rank, why=why)
+        self._after_steps(m.RankLost(rank, why))
 
     def fault(self, text: str) -> None:
-        self._from_thread("note", text=text)
+        self._from_thread(m.ReceiverNote(text))
 
     def _on_pressure(self, nbytes: int) -> None:
         """Ranks wait for credit and nothing moves: let Dask spill, if it can.
@@ -335,7 +345,7 @@ class _Session:
     def _flush_steps(self) -> None:
         report = self._tally.take(self._names)
         if report is not None:
-            self._send("steps", report=report.to_message())
+            self._send(m.StepsEnded(report.to_message()))
 
     def _sample(self) -> None:
         statistics = self.receiver.statistics()
@@ -347,7 +357,7 @@ class _Session:
         }
         if sample != self._last:
             self._last = sample
-            self._send("sample", sample=sample)
+            self._send(m.Sample(sample))
         self._later("sample", SAMPLE_INTERVAL, self._sample)
 
     def _later(self, name: str, delay: float, function: Callable[[], None]) -> None:
@@ -360,20 +370,21 @@ class _Session:
         if name not in self._timers:
             self._timers[name] = self._loop.call_later(delay, fire)
 
-    def _send(self, event: str, **info: Any) -> None:
-        self.worker.batched_send({"op": STREAM_OP, "event": event, "run": self.run, **info})
+    def _send(self, event: m.Event) -> None:
+        message = {"op": m.STREAM_OP, "event": event.NAME, "run": self.run, **event.to_plain()}
+        self.worker.batched_send(message)
 
-    def _from_thread(self, event: str, **info: Any) -> None:
-        self._on_loop(lambda: self._send(event, **info))
+    def _from_thread(self, event: m.Event) -> None:
+        self._on_loop(self._send, event)
 
-    def _last_words(self, event: str, **info: Any) -> None:
-        """Tell of the end of a rank, after the steps that it has ended."""
+    def _after_steps(self, event: m.Event) -> None:
+        """Report the end of a rank, after the steps that it has ended."""
 
-        def tell() -> None:
+        def send() -> None:
             self._flush_steps()
-            self._send(event, **info)
+            self._send(event)
 
-        self._on_loop(tell)
+        self._on_loop(send)
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         try:

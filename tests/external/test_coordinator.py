@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from ips_components.coordination import coordinator as coordinator_module
 from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.settings import DEADLINES
 from ips_components.coordination.step_report import StepTally
+from ips_components.errors import ContractError, ProtocolError
 from ips_components.external.names import ExternalName
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -28,17 +31,24 @@ class Tasks:
     def __init__(self) -> None:
         self.scheduler = SimpleNamespace(
             handlers={},
+            worker_plugins={},
+            unregister_worker_plugin=None,
+            workers={},
             stream_handlers={},
             stream_comms={"a": Stream(), "b": Stream()},
             tasks={},
             clients={},
             add_plugin=lambda plugin, name: None,
             client_desires_keys=lambda keys, client: None,
-            loop=SimpleNamespace(call_later=lambda *args: self.later.append(args)),
+            loop=SimpleNamespace(
+                call_later=lambda *args: self.later.append(args),
+                add_callback=lambda *args, **kwargs: self.callbacks.append((args, kwargs)),
+            ),
         )
         self.let_go_of: list[str] = []
         self.later: list[tuple] = []
-        self.there = False
+        self.callbacks: list[tuple] = []
+        self.there = self.count_waiting = False
         self.declared: set = set()
         self.lost: set = set()
 
@@ -53,7 +63,7 @@ class Tasks:
         self.let_go_of.append(group)
 
     def fail_remaining(self, group, failure) -> int:
-        return 0
+        return len(self.waiting(group)) if self.count_waiting else 0
 
     def counts(self, group) -> dict:
         return {}
@@ -80,9 +90,9 @@ def open_receiver(coordinator, worker, hostname) -> None:
 
 
 def hello(coordinator, rank, size=4, asks=False, hosts=()) -> None:
-    info = {"size": size, "host": "h", "pid": 1, "lane": "tcp"}
+    info = {"size": size, "host": "h", "pid": rank, "lane": "tcp"}
     info |= {"asks": asks, "blocks": {}, "hosts": [list(each) for each in hosts]}
-    coordinator.event("a", "hello", "r", rank=rank, info=info)
+    coordinator.event("a", "hello", "r", rank=rank, **info)
 
 
 def told(coordinator, worker, action):
@@ -254,13 +264,13 @@ def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
     assert coordinator.runs["r"].state.phase == "failed"
 
 
-def say_goodbye(coordinator, *ranks) -> None:
-    info = {"status": "ok", "reason": "", "last_step": 3, "counters": {}}
+def say_goodbye(coordinator, *ranks, counters=()) -> None:
+    info = {"status": "ok", "reason": "", "last_step": 3, "counters": dict(counters)}
     for rank in ranks:
         tally = StepTally()
         tally.add(rank, StepInfo(3, 0.0, ()))
         coordinator.event("a", "steps", "r", report=tally.take(["t"]).to_message())
-        coordinator.event("a", "bye", "r", rank=rank, info=info)
+        coordinator.event("a", "bye", "r", rank=rank, **info)
 
 
 def test_ranks_leave_when_all_have_said_goodbye_and_nothing_is_on_its_way(coordinator):
@@ -272,9 +282,9 @@ def test_ranks_leave_when_all_have_said_goodbye_and_nothing_is_on_its_way(coordi
     assert not told(coordinator, "a", "flush")
     say_goodbye(coordinator, 1)
     assert told(coordinator, "a", "flush")
-    assert not told(coordinator, "a", "let_leave")
+    assert not told(coordinator, "a", "release_ranks")
     coordinator.event("a", "flushed", "r")
-    assert told(coordinator, "a", "let_leave")
+    assert told(coordinator, "a", "release_ranks")
     assert coordinator.runs["r"].state.phase == "ended"
 
 
@@ -288,15 +298,15 @@ def test_ranks_stay_until_they_have_sent_again_what_died_with_a_worker(coordinat
     coordinator.event("a", "flushed", "r")
     coordinator.remove_worker(coordinator.scheduler, "b")  # it never answers
     assert told(coordinator, "a", "placement")[0]["resend"]
-    assert not told(coordinator, "a", "let_leave")
+    assert not told(coordinator, "a", "release_ranks")
     if in_time:
         coordinator.tasks.there = True
         keys = list(coordinator.runs["r"].again)
-        coordinator._task_event("in_memory", keys, {"group": "r"})
+        coordinator.chunk_events.observe("in_memory", keys, {"group": "r"})
     else:
         _, conclude, *arguments = coordinator.tasks.later[0]
         conclude(*arguments)
-    assert told(coordinator, "a", "let_leave")
+    assert told(coordinator, "a", "release_ranks")
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 300, 3])
@@ -308,3 +318,107 @@ def test_run_ids_are_checked(coordinator, bad):
 def test_unknown_methods_are_refused(coordinator):
     with pytest.raises(ValueError, match="no method 'explode'"):
         run(coordinator.call("explode", "r"))
+
+
+def test_messages_of_another_release_are_refused_with_their_fields(coordinator):
+    with pytest.raises(ProtocolError, match=r"'stop' has the fields reason; got why"):
+        run(coordinator.call("stop", "r", why="x"))
+
+
+def test_messages_of_unknown_runs_and_of_closed_receivers_change_nothing(coordinator):
+    """They are stale: a run that is forgotten does not come back by them."""
+    hello(coordinator, 0)
+    assert not coordinator.runs
+    open_receiver(coordinator, "a", "node1")
+    open_receiver(coordinator, "b", "node1")
+    coordinator.remove_worker(coordinator.scheduler, "a")
+    hello(coordinator, 0)
+    assert not coordinator.runs["r"].state.ranks
+
+
+def test_a_second_process_of_a_rank_fails_the_run_with_the_remedy(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    for pid in (10, 11):
+        info = {"rank": 0, "size": 1, "host": "h", "pid": pid, "asks": True}
+        coordinator.event("a", "hello", "r", **info)
+    fatal = coordinator.runs["r"].state.fatal
+    assert "2 programs of 1 rank" in fatal.cause
+    assert "is mpiexec of another MPI" in fatal.cause
+
+
+def test_a_chunk_that_was_put_is_awaited_though_the_workers_have_flushed(coordinator):
+    """The announcement may come after the answer; the run ends by counts, not by their order."""
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=1, asks=True)
+    blocks = {"produced": 4, "delivered": 4}
+    counters = {"t": {"blocks": blocks, "bytes": {k: 8 * n for k, n in blocks.items()}}}
+    coordinator.tasks.count_waiting = True
+    say_goodbye(coordinator, 0, counters=counters)
+    coordinator.event("a", "flushed", "r")
+    assert coordinator.runs["r"].state.phase == "running"
+    _, flush, *arguments = coordinator.tasks.later[-1]
+    flush(*arguments)
+    coordinator.tasks.there = True  # the announcement has come
+    coordinator.event("a", "flushed", "r")
+    assert coordinator.runs["r"].state.phase == "ended"
+
+
+def test_a_chunk_that_was_put_is_not_awaited_for_ever(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=1, asks=True)
+    blocks = {"produced": 4, "delivered": 4}
+    counters = {"t": {"blocks": blocks, "bytes": {k: 8 * n for k, n in blocks.items()}}}
+    coordinator.tasks.count_waiting = True
+    say_goodbye(coordinator, 0, counters=counters)
+    coordinator.runs["r"].flush_until = 0.0
+    coordinator.event("a", "flushed", "r")
+    assert "8 chunks never came" in coordinator.runs["r"].state.fatal.cause
+
+
+def test_ranks_that_cannot_speak_before_the_contract_are_not_missing(coordinator):
+    """An analysis may take longer than the deadline for connections to give its contract."""
+    open_receiver(coordinator, "a", "node1")
+    hello(coordinator, 0, size=2, asks=True)
+    record = coordinator.runs["r"]
+    record.settings = {"deadlines": {**DEADLINES, "connect": 0.0}}
+    run(coordinator._check_liveness())
+    assert record.state.phase != "failed"
+    run(sign(coordinator))
+    run(coordinator._check_liveness())
+    assert record.state.fatal.who == "rank 1"
+
+
+def test_an_analysis_that_gives_no_contract_is_named(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    run(coordinator.call("open", "r", settings={"deadlines": {**DEADLINES, "contract": 0.0}}))
+    hello(coordinator, 0, size=2, asks=True)
+    run(coordinator._check_liveness())
+    fatal = coordinator.runs["r"].state.fatal
+    assert fatal.who == "analysis"
+    assert "CONTRACT_TIME_OUT" in fatal.cause
+    coordinator._watchdog.stop()
+
+
+def test_a_run_that_is_over_is_retired_and_forgotten_at_last(coordinator, monkeypatch):
+    monkeypatch.setattr(coordinator_module, "MAX_RETIRED", 0)
+    coordinator.scheduler.worker_plugins["plugin-r"] = b""
+    endpoint = {"ordinal": 0, "host": "127.0.0.1", "port": 1, "hostname": "node1"}
+    coordinator.event("a", "open", "r", endpoint=endpoint, plugin="plugin-r")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=1, asks=True)
+    coordinator.tasks.there = True
+    say_goodbye(coordinator, 0)
+    coordinator.event("a", "flushed", "r")
+    assert not told(coordinator, "a", "retire")  # its analysis still works
+    run(coordinator.call("results_done", "r", outcome={}))
+    assert told(coordinator, "a", "retire")
+    assert not coordinator.tasks.callbacks
+    coordinator.event("a", "ranks_left", "r")
+    ((_, kwargs),) = coordinator.tasks.callbacks
+    assert kwargs == {"name": "plugin-r"}
+    assert not coordinator.runs
+    with pytest.raises(ContractError, match="run r is over"):
+        run(coordinator.call("record", "r"))

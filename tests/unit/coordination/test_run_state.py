@@ -40,14 +40,15 @@ def test_over_when_every_rank_said_goodbye_or_is_lost(state):
     assert not state.simulation_over
     assert state.rank_lost(1, "connection closed")
     assert state.simulation_over
-    assert not state.simulation_clean
+    assert state.missing_goodbyes == [1]
+    assert not state.record()["ledger"]["closed"]
 
 
 def test_losing_a_rank_that_said_goodbye_is_no_news(state):
     state.hello(0, {"size": 1})
     state.bye(0, "ok", {})
     assert not state.rank_lost(0, "connection closed")
-    assert state.simulation_clean
+    assert state.missing_goodbyes == []
 
 
 def test_the_first_cause_is_kept(state):

@@ -1,0 +1,207 @@
+"""The end of a run: as a success, as a failure, and what is closed after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.messages import Flush, ReleaseRanks, Retire, SendFault
+from ips_components.coordination.outbox import Outbox
+from ips_components.coordination.placement import Placer
+from ips_components.errors import AnalyticsLost, SimulationLost
+from ips_components.model.contract import ArrayContract, Contract
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two questions to the workers whether a chunk that was put has arrived.
+FLUSH_INTERVAL = 0.25
+#: Seconds that a chunk may take that all ranks have put, after the last rank has closed.
+FLUSH_LIMIT = 5.0
+#: Seconds that ranks may stay connected after their release.
+RETIRE_LIMIT = 10.0
+
+
+class Ending:
+    """Concludes and fails runs, and has the receivers of concluded runs closed.
+
+    Parameters
+    ----------
+    tasks : ExternalTasks
+    outbox : Outbox
+    placer : Placer
+    retire : callable
+        ``retire(run)``: called once the run is over, its analysis is done and no rank is connected.
+    """
+
+    def __init__(
+        self,
+        tasks: Any,
+        outbox: Outbox,
+        placer: Placer,
+        retire: Callable[[CoordinatedRun], None],
+    ) -> None:
+        self._tasks = tasks
+        self._outbox = outbox
+        self._placer = placer
+        self._retire = retire
+
+    # -- success -----------------------------------------------------------------------
+
+    def ranks_closed(self, run: CoordinatedRun) -> None:
+        """Conclude the run when all that its ranks have put is there.
+
+        Goodbyes and chunks travel through different workers, so every worker is asked to answer
+        after its last delivery before anything is given up.
+        """
+        drain = run.settings["deadlines"]["drain"]
+        run.flush_until = run.state.clock() + min(drain, FLUSH_LIMIT)
+        self._flush(run)
+        self._tasks.scheduler.loop.call_later(drain, self.conclude, run, False)
+
+    def _flush(self, run: CoordinatedRun) -> None:
+        run.flushing, run.flushed = set(run.workers), False
+        self._outbox.send(run, Flush())
+
+    def flushed(self, run: CoordinatedRun, worker: str) -> None:
+        """A worker has announced all that it has, or is gone."""
+        if worker in run.flushing:
+            run.flushing.discard(worker)
+            run.flushed = not run.flushing
+            self.conclude(run)
+
+    def conclude(self, run: CoordinatedRun, in_time: bool = True) -> None:
+        """End the run if nothing more is on its way: what is missing then will never come.
+
+        If a worker has died, the ranks stay until they have sent again what died with it. A chunk
+        all steps of which every rank has put is on its way, whatever the workers have answered:
+        they are asked again, for a bounded time.
+        """
+        if not run.flushed or run.over:
+            return
+        if in_time and self._still_to_come(run):
+            return
+        if in_time and self._are_on_their_way(run) and run.state.clock() < run.flush_until:
+            run.flushed = False
+            self._tasks.scheduler.loop.call_later(FLUSH_INTERVAL, self._flush, run)
+            return
+        if run.between_launches:  # their data are here: these ranks may go, others will come
+            if not run.idle:
+                run.idle = True
+                self._outbox.send(run, ReleaseRanks())
+                run.notify()
+            return
+        ending = run.state.ending(run.settings.get("n_steps"))
+        reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
+        remaining = 0
+        if run.has_tasks:
+            remaining = self._tasks.fail_remaining(run.state.run, SimulationLost(reason))
+        if remaining and not run.state.stop_reason and not run.ahead:
+            self.fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
+        else:
+            run.state.end()
+            self._outbox.send(run, ReleaseRanks())
+            self.retire_if_over(run)
+            run.notify()
+
+    def _still_to_come(self, run: CoordinatedRun) -> bool:
+        """Whether ranks are sending something again that they had put."""
+        if not run.again:
+            return False
+        newest = -1 if run.state.newest_step is None else run.state.newest_step
+        arrays = {array.name: array for array in run.agreed.arrays}
+        return any(
+            arrays[key[0]].spec.steps.step(arrays[key[0]].layout.bounds(0, key[1])[0]) <= newest
+            for key in run.again.intersection(self._tasks.waiting(run.state.run))
+        )
+
+    def _are_on_their_way(self, run: CoordinatedRun) -> bool:
+        """Whether a chunk waits of which every rank has put all steps, by its own account."""
+        last = run.state.last_common_step
+        if last is None or not run.has_tasks:
+            return False
+        accounts = run.state.ledger.accounts()
+        arrays = {array.name: array for array in run.agreed.arrays}
+        for name, row, *_ in self._tasks.waiting(run.state.run):
+            array = arrays[name]
+            account = accounts.get(array.spec.name)
+            if account is None or not account.blocks["delivered"]:
+                continue
+            if array.spec.steps.step(array.layout.bounds(0, row)[1] - 1) <= last:
+                return True
+        return False
+
+    # -- failure -----------------------------------------------------------------------
+
+    def fail(
+        self, run: CoordinatedRun, who: str, what: str, cause: str, policy: str | None = None
+    ) -> None:
+        """Fail the run, whatever its components answer; later causes are only noted."""
+        first = run.state.phase != "failed"
+        run.state.fail(who, what, cause)
+        if first:
+            logger.error("Run %s failed: %s %s: %s", run.state.run, who, what, cause)
+            if run.has_tasks:
+                error = AnalyticsLost if who == "analysis" else SimulationLost
+                ending = run.state.ending(run.settings.get("n_steps"))
+                self._tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
+            if (
+                who == "analysis"
+                and not run.answered
+                and run.settings.get("on_analytics_loss") == "continue"
+            ):
+                self._continue_alone(run)
+            self._outbox.send(run, SendFault(f"{who} {what}: {cause}", policy))
+            self._outbox.send(run, ReleaseRanks())
+            self.retire_if_over(run)
+        run.notify()
+
+    def _continue_alone(self, run: CoordinatedRun) -> None:
+        """The analysis failed while the ranks waited for a contract: send one without arrays."""
+        if run.contract is None:
+            run.agree(Contract(run.state.run, ()))
+        self._placer.answer(run)
+
+    def give_up(self, run: CoordinatedRun, keys: list[Any]) -> None:
+        """Err chunks that were lost with their worker when no rank is left to send them again."""
+        arrays = {array.name: array for array in run.agreed.arrays}
+        ending = run.state.ending(run.settings.get("n_steps"))
+
+        def failure(key: Any) -> SimulationLost:
+            array = arrays[key[0]]
+            where = describe_chunk(array, array.layout.ravel(key[1:]))
+            return SimulationLost(
+                f"array {array.spec.name!r}, {where}: lost with its worker, and cannot be sent "
+                f"again: {ending}"
+            )
+
+        self._tasks.fail(keys, failure)
+
+    # -- after the end -----------------------------------------------------------------
+
+    def retire_if_over(self, run: CoordinatedRun) -> None:
+        """Have the receivers closed, once nothing needs them any more."""
+        if run.retired or not run.over or not run.analysis_over or not run.state.simulation_over:
+            return
+        run.retired = True
+        run.departing = set(run.workers)
+        self._outbox.send(run, Retire(RETIRE_LIMIT))
+        if not run.departing:
+            self._retire(run)
+
+    def ranks_left(self, run: CoordinatedRun, worker: str) -> None:
+        """No rank is connected to the receiver of a worker, or the worker is gone."""
+        if worker in run.departing:
+            run.departing.discard(worker)
+            if not run.departing:
+                self._retire(run)
+
+
+def describe_chunk(array: ArrayContract, chunk: int) -> str:
+    """Return the steps and the index of a chunk, for messages."""
+    index = array.layout.unravel(chunk)
+    first, stop = array.layout.bounds(0, index[0])
+    steps = [array.spec.steps.step(i) for i in (first, stop - 1)]
+    span = f"step {steps[0]}" if steps[0] == steps[1] else f"steps {steps[0]} to {steps[1]}"
+    return f"{span}, chunk {index}"

@@ -1,0 +1,75 @@
+"""Progress and ledger of runs: what receivers report, and what people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.messages import ReceiverNote, Sample, StepsEnded
+from ips_components.coordination.step_report import StepReport
+from ips_components.coordination.task_counts import task_counts
+
+
+class Progress:
+    """Takes reports of steps and samples in, and answers how far a run is.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    tasks : ExternalTasks
+    """
+
+    def __init__(self, scheduler: Any, tasks: Any) -> None:
+        self._scheduler = scheduler
+        self._tasks = tasks
+
+    def steps_ended(self, run: CoordinatedRun, worker: str, event: StepsEnded) -> None:
+        run.state.step_ends(StepReport.from_message(event.report))
+
+    def note(self, run: CoordinatedRun, worker: str, event: ReceiverNote) -> None:
+        run.state.fault(f"receiver on {worker}", "reports", event.text)
+
+    def sample(self, run: CoordinatedRun, worker: str, event: Sample) -> None:
+        run.state.sample({"worker": worker, **event.sample})
+
+    def progress(self, run: CoordinatedRun) -> dict[str, Any]:
+        """Return how far a run is, for the terminal and the live page."""
+        return {
+            **run.state.progress(),
+            "joining": _are_joining(run),
+            "launch": run.launches[-1].number if run.launches else None,
+            "lost": dict(run.state.lost_ranks),
+            "fatal": None if run.state.fatal is None else run.state.fatal.to_json(),
+            "n_steps": run.settings.get("n_steps"),
+            "tasks": task_counts(self._scheduler),
+            "states": self._states(run),
+        }
+
+    def terms(self, run: CoordinatedRun) -> list[dict[str, Any]]:
+        """Return the table of the contract; empty as long as there is none."""
+        return run.contract.table() if run.contract is not None else []
+
+    def record(self, run: CoordinatedRun) -> dict[str, Any]:
+        """Return the coordinator's part of the record."""
+        if run.settings.get("task_log"):
+            self._tasks.log.flush()
+        launched = [record.to_json() for record in run.launches]
+        return {
+            **run.state.record(),
+            **({"launches": launched} if launched else {}),
+            "states": self._states(run),
+            "contract": {"arrays": self.terms(run)},
+        }
+
+    def _states(self, run: CoordinatedRun) -> dict[str, int]:
+        if not run.has_tasks:
+            return {}
+        counts: dict[str, int] = self._tasks.counts(run.state.run)
+        return counts
+
+
+def _are_joining(run: CoordinatedRun) -> bool:
+    """Whether ranks still come for their contract after the analysis has failed."""
+    fatal = run.state.fatal
+    failed = fatal is not None and fatal.who == "analysis"
+    return failed and len(run.joined) != run.state.n_ranks

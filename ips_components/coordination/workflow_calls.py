@@ -1,0 +1,157 @@
+"""Calls of the workflow, the IPS components: launches, the end, progress, the live page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ips_components.coordination import launches
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.ending import Ending
+from ips_components.coordination.live_page import LivePage
+from ips_components.coordination.messages import (
+    Abort,
+    AwaitEnd,
+    AwaitQuiet,
+    AwaitReceivers,
+    BeginLaunch,
+    EndLaunch,
+    EndSimulation,
+    GetProgress,
+    GetRecord,
+    GetTerms,
+    OpenLivePage,
+    TakePublished,
+)
+from ips_components.coordination.outbox import Outbox
+from ips_components.coordination.progress import Progress
+from ips_components.coordination.published import is_quiet
+from ips_components.errors import ContractError, DeadlineExceeded
+
+#: Seconds between two looks whether the scheduler has work.
+_POLL = 0.05
+
+
+class WorkflowCalls:
+    """Answers the workflow around a run.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    outbox : Outbox
+    progress : Progress
+    ending : Ending
+    open_page : callable
+        ``open_page(run, call)`` opens the live page.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        outbox: Outbox,
+        progress: Progress,
+        ending: Ending,
+        open_page: Callable[[CoordinatedRun, OpenLivePage], LivePage],
+    ) -> None:
+        self._scheduler = scheduler
+        self._outbox = outbox
+        self._progress = progress
+        self._ending = ending
+        self._open_page = open_page
+
+    async def receivers(self, run: CoordinatedRun, call: AwaitReceivers) -> list[dict[str, Any]]:
+        # Receivers that have died since have been replaced, or the others do their work.
+        await run.until(
+            lambda: run.workers and len(run.state.endpoints) >= call.n,
+            call.timeout,
+            f"{call.n} receivers ({len(run.workers)} are there)",
+        )
+        return run.open_endpoints()
+
+    async def begin_launch(self, run: CoordinatedRun, call: BeginLaunch) -> tuple[int, int]:
+        """Begin another launch; its number, and the step at which it goes on."""
+        record = launches.begin(run, call.size)
+        run.notify()
+        run.expecting = set(run.workers)
+        self._outbox.send(run, record.message(run.settings.get("launches", {})))
+        await run.until(
+            lambda: not run.expecting,
+            run.settings["deadlines"]["connect"],
+            f"the workers {', '.join(sorted(run.expecting))} to expect launch {record.number}",
+        )
+        return record.number, record.first_step
+
+    async def end_launch(self, run: CoordinatedRun, call: EndLaunch) -> None:
+        """End a launch; if its program ended well, all of its ranks have closed by now."""
+        if call.ok and not run.over:
+            # Goodbyes travel through other processes than the program's exit status.
+            with contextlib.suppress(DeadlineExceeded):
+                await run.until(
+                    lambda: run.idle or run.state.phase == "failed" or not run.state.ranks,
+                    run.settings["deadlines"]["drain"],
+                    "the ranks to close their bridges",
+                )
+        wrong = launches.end(run, call.launch, call.ok)
+        if wrong:
+            self._ending.fail(run, "simulation", "ended wrongly", wrong)
+            raise ContractError(wrong)
+        if not call.ok and not call.again:
+            self._ending.fail(run, "simulation", "failed", f"launch {call.launch} failed")
+        run.notify()
+
+    async def end_simulation(self, run: CoordinatedRun, call: EndSimulation) -> None:
+        """Launch nothing any more; idempotent."""
+        if run.closed or not run.settings.get("launches"):
+            return
+        run.closed = True
+        if not run.launches:
+            why = "no launch has begun in this run"
+            self._ending.fail(run, "simulation", "was never launched", why)
+        elif not run.over:
+            self._ending.ranks_closed(run)
+        run.notify()
+
+    async def published(self, run: CoordinatedRun, call: TakePublished) -> list[tuple[int, bytes]]:
+        return run.published.take()
+
+    async def quiet(self, run: CoordinatedRun, call: AwaitQuiet) -> None:
+        deadline = time.monotonic() + call.timeout
+        while not is_quiet(self._scheduler, run.awaited):
+            run.raise_if_failed()
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"run {run.state.run}: what depends on the data put until now was not computed "
+                    f"within {call.timeout:g} s (STEP_TIME_OUT)"
+                )
+            await asyncio.sleep(_POLL)  # Dask has no signal for a scheduler without work
+
+    async def abort(self, run: CoordinatedRun, call: Abort) -> None:
+        """Fail what waits, and send the cause to the ranks."""
+        if call.who == "analysis":
+            run.analysis_over = True
+        self._ending.fail(run, call.who, "failed", call.cause)
+
+    async def ended(self, run: CoordinatedRun, call: AwaitEnd) -> dict[str, Any]:
+        await run.until(
+            lambda: run.state.simulation_over or run.state.phase == "failed",
+            call.timeout,
+            "the simulation's ranks to close their bridges",
+        )
+        return run.state.record()
+
+    async def progress(self, run: CoordinatedRun, call: GetProgress) -> dict[str, Any]:
+        return self._progress.progress(run)
+
+    async def terms(self, run: CoordinatedRun, call: GetTerms) -> list[dict[str, Any]]:
+        return self._progress.terms(run)
+
+    async def record(self, run: CoordinatedRun, call: GetRecord) -> dict[str, Any]:
+        return self._progress.record(run)
+
+    async def live_page(self, run: CoordinatedRun, call: OpenLivePage) -> str:
+        if run.page is None:
+            run.page = self._open_page(run, call)
+        return run.page.url
