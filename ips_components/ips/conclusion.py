@@ -65,8 +65,8 @@ class Conclusion:
         cause = None if error is None else in_short(ips_compat.describe(error))
         if isinstance(error, SystemExit):
             cause = "the run was ended by a signal"
-        if error is None and not (coordinator.get("ledger") or {}).get("closed", False):
-            cause = _LEDGER_OPEN
+        if error is None:
+            cause = _fault_of(coordinator) or None
         contract = self.outcome.get("contract")
         record = make_record(
             self.run,
@@ -121,6 +121,23 @@ class Conclusion:
         except Exception as error:
             self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
             return []
+
+
+def _fault_of(coordinator: Mapping[str, Any]) -> str:
+    """Return why a run has failed although no component raised; empty if it went well."""
+    if (fatal := coordinator.get("fatal")) is not None:
+        return f"{fatal['who']} {fatal['what']}: {fatal['cause']}"
+    if (coordinator.get("ledger") or {}).get("closed", False):
+        return ""
+    byes = coordinator.get("byes") or {}
+    silent = [r["rank"] for r in coordinator.get("ranks", ()) if str(r["rank"]) not in byes]
+    if silent:
+        return (
+            f"rank {silent[0]} and {len(silent) - 1} others ended without closing their bridges, "
+            "so that the ledger is open: close the bridge (`with Bridge(...)`, ips_bridge_close) "
+            "before MPI_Finalize"
+        )
+    return _LEDGER_OPEN
 
 
 def _facts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,30 @@ def test_results_equal_numpy(cluster, coupled):
     assert account["produced"] == account["delivered"] == FIELD.nbytes
     assert len(record["steps"]) == STEPS
     assert all(step["complete"] for step in record["steps"])
+
+
+def _left_on_worker(dask_worker) -> tuple[int, list[str]]:
+    receivers = [t.name for t in threading.enumerate() if t.name.startswith("receiver")]
+    return len(dask_worker.extensions.get("external-runs", ())), receivers
+
+
+def _plugins_of_runs(dask_scheduler) -> list[str]:
+    return [name for name in dask_scheduler.worker_plugins if name.startswith("external-data-r")]
+
+
+def test_runs_that_are_over_leave_nothing_on_a_persistent_cluster(cluster, coupled):
+    for _ in range(3):
+        name, future, _, results = coupled("corner_only", simulate)
+        future.result(30)
+        wait_for_end(cluster, name, 20)
+        shutil.rmtree(results, ignore_errors=True)
+    deadline = time.monotonic() + 20
+    while any(any(left) for left in cluster.run(_left_on_worker).values()) or (
+        cluster.run_on_scheduler(_plugins_of_runs)
+    ):
+        assert time.monotonic() < deadline, cluster.run(_left_on_worker)
+        threading.Event().wait(0.1)
+    assert run_record(cluster, name)["phase"] == "ended"  # the record can still be had
 
 
 def test_only_what_the_graph_needs_is_sent(cluster, coupled):

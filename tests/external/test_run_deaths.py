@@ -59,7 +59,12 @@ def failed(run, *texts):
     record = run.until(lambda r: r["phase"] == "failed", "the run to fail")
     told = " ".join(f"{f['who']} {f['what']}: {f['cause']}" for f in record["faults"])
     assert any(text in told for text in texts), told
-    assert record["ledger"]["closed"], record["ledger"]
+    for account in record["ledger"]["arrays"].values():
+        for counts in account.values():
+            assert counts["produced"] == sum(counts.values()) - counts["produced"], record["ledger"]
+    # It is closed only when every rank has said goodbye.
+    goodbyes = len(record["byes"]) == run.n_ranks
+    assert goodbyes or not (record["ranks"] and record["ledger"]["closed"]), record["ledger"]
     return record
 
 
