@@ -54,7 +54,7 @@ class CoordinatedRun:
         self.flush_until = 0.0  # chunks that ranks have put are awaited until then
         self.analysis_over = False  # it has its results, or has failed
         self.departing: set[str] = set()  # workers to whose receivers ranks may be connected
-        self.retired = False  # its receivers are closed
+        self.retiring = self.retired = False  # its receivers will be closed; are being closed
         self.again: set[Any] = set()  # keys of chunks that ranks were asked to send again
         self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
         self.outcome: dict[str, Any] | None = None  # of the analysis

@@ -181,9 +181,21 @@ class Ending:
     # -- after the end -----------------------------------------------------------------
 
     def retire_if_over(self, run: CoordinatedRun) -> None:
-        """Have the receivers closed, once nothing needs them any more."""
-        if run.retired or not run.over or not run.analysis_over or not run.state.simulation_over:
+        """Have the receivers closed, once nothing needs them any more.
+
+        A rank that counts as lost may only be cut off: as long as it tries to reconnect, the
+        receivers stay, so that it gets the reason of the end.
+        """
+        if run.retiring or not run.over or not run.analysis_over or not run.state.simulation_over:
             return
+        run.retiring = True
+        if run.state.lost_ranks:
+            connect = run.settings["deadlines"]["connect"]
+            self._tasks.scheduler.loop.call_later(connect, self._close_receivers, run)
+        else:
+            self._close_receivers(run)
+
+    def _close_receivers(self, run: CoordinatedRun) -> None:
         run.retired = True
         run.departing = set(run.workers)
         self._outbox.send(run, Retire(RETIRE_LIMIT))

@@ -356,7 +356,11 @@ class Proxy:
                 if not self._up:
                     near.close()
                     continue
-                far = socket.create_connection(("127.0.0.1", self.target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # its receiver is closed
+                    near.close()
+                    continue
                 self._pairs.add((near, far))
             thread = threading.Thread(target=self._carry, args=(near, far), daemon=True)
             self._threads.append(thread)
