@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 #: Dask of 2025 calls NumPy in ways that later ones deprecate, and a warning is an error here.
 VERSIONS = {"2025.5.1": "numpy<2.4", "2026.8.0": "numpy"}
 #: What those tests need beside; neither IPS nor MPI.
-PACKAGES = ("xarray", "pytest", "pytest-timeout", "hypothesis", "psutil")
+PACKAGES = ("xarray", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil")
 TESTS = (
     "test_collections.py",
     "test_compat.py",
@@ -55,7 +55,7 @@ def test_external_tasks_on(version, tmp_path, capsys):
     python = environment(tmp_path / "venv", version)
     tests = [str(ROOT / "tests" / "external" / name) for name in TESTS]
     run = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        [python, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
