@@ -219,7 +219,8 @@ class CoupledRun:
     def close(self) -> None:
         """Take the receivers of this run away, so that the next finds the workers as new."""
         self.future = None
-        self.client.unregister_worker_plugin(self.plugin.name)
+        with contextlib.suppress(ValueError):  # a run that is over has taken its plugin away
+            self.client.unregister_worker_plugin(self.plugin.name)
 
 
 @contextlib.contextmanager

@@ -99,7 +99,8 @@ class Rank:
                 raise RuntimeError(f"rank {self.rank} ended with status {status}: {errors}")
             self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
-        verdict, _, text = line.decode().partition(" ")
+        # Texts of a receiver that talks nonsense are passed on as they came.
+        verdict, _, text = line.decode(errors="replace").partition(" ")
         if verdict == "ok":
             return text
         code, _, text = text.partition(" ")
