@@ -5,7 +5,9 @@ A file is opened anew for each box, by whichever worker reads it: nothing open e
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,10 +127,11 @@ def _of_netcdf(path: Path) -> Iterator[StoredArray]:
 
 
 def _of_xarray(path: Path) -> Iterator[StoredArray]:
+    found: list[StoredArray] = []  # the file is closed before the first one is yielded
     with _open_xarray(path) as dataset:
         for name, variable in dataset.data_vars.items():
             time = dataset.coords.get(variable.dims[0]) if variable.dims else None
-            yield from _stored(
+            found += _stored(
                 path,
                 "xarray",
                 str(name),
@@ -139,6 +142,7 @@ def _of_xarray(path: Path) -> Iterator[StoredArray]:
                 tuple(str(dim) for dim in variable.dims),
                 None if time is None else time.values,
             )
+    yield from found
 
 
 def _of_hdf5(path: Path) -> Iterator[StoredArray]:
@@ -223,12 +227,21 @@ def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
 # -- reading -------------------------------------------------------------------------------
 
 
-def _open_xarray(path: str | Path) -> Any:
+#: The C libraries below NetCDF are not safe in several threads, and xarray guards reading alone.
+_NETCDF = threading.Lock()
+
+
+@contextlib.contextmanager
+def _open_xarray(path: str | Path) -> Iterator[Any]:
+    """Open a store; a file of NetCDF from opening to closing by one thread at a time."""
     import xarray as xr
 
     if Path(path).is_dir():
-        return xr.open_zarr(path, chunks=None, consolidated=False, decode_times=False)
-    return xr.open_dataset(path, decode_times=False)
+        with xr.open_zarr(path, chunks=None, consolidated=False, decode_times=False) as dataset:
+            yield dataset
+        return
+    with _NETCDF, xr.open_dataset(path, decode_times=False) as dataset:
+        yield dataset
 
 
 def _open_hdf5(path: str | Path) -> Any:
