@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
@@ -15,9 +16,6 @@ from ips_components.errors import ContractError, DeadlineExceeded, SimulationLos
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
-
-if TYPE_CHECKING:
-    from ips_components.coordination.launches import LaunchRecord
 
 
 class CoordinatedRun:

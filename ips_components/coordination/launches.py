@@ -10,46 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
-from ips_components.coordination.messages import ExpectLaunch
+from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.errors import ContractError
-from ips_components.wire.messages import ContractIs
-
-
-class LaunchRecord:
-    """One launch, as the record of the run shows it."""
-
-    def __init__(self, number: int, first_step: int, size: int, now: float) -> None:
-        self.number = number
-        self.first_step = first_step
-        self.size = size
-        self.began = now
-        self.last_step: int | None = None
-        self.ok: bool | None = None
-        self.ended: float | None = None
-        self.accounts: dict[str, Any] = {}
-
-    def message(self, launches: Mapping[str, Any]) -> ExpectLaunch:
-        """What workers are sent, so that they expect its ranks."""
-        return ExpectLaunch(self.size, self.number, self.first_step, flags_of(launches))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "launch": self.number,
-            "first_step": self.first_step,
-            "last_step": self.last_step,
-            "ranks": self.size,
-            "began": self.began,
-            "ended": self.ended,
-            "ok": self.ok,
-            "ledger": self.accounts,
-        }
-
-
-def flags_of(launches: Mapping[str, Any]) -> int:
-    """Return the flags of `ContractIs` for a run's settings about launches."""
-    if not launches:
-        return 0
-    return ContractIs.MANY_LAUNCHES | (ContractIs.RENUMBER if launches.get("renumber") else 0)
 
 
 def whole_axis(array: Mapping[str, Any], launches: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,11 +194,6 @@ class ArrayContract:
         """Chunks in space that are needed at some step (C-order numbers)."""
         return _needed_space(self.layout, self.wanted)
 
-    def is_needed(self, chunk: int) -> bool:
-        """Tell whether a chunk will be delivered."""
-        box = self.layout.box(chunk)
-        return any(part.intersect(box) is not None for part in self.wanted)
-
     def chunk_selection(self, chunk: int) -> Selection:
         """Return ``cover ∩ c``: the global indices that the external chunk holds densely."""
         common = self.cover.intersect(self.layout.box(chunk))

@@ -39,11 +39,6 @@ class Piece(NamedTuple):
     cells: int
     """Number of cells."""
 
-    @property
-    def dst_slices(self) -> tuple[slice, ...]:
-        """``dst`` as slices into the external chunk."""
-        return tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in self.dst)
-
 
 _ONE_STEP: tuple[Span] = ((0, 1, 1),)  # of a chunk that has no other
 
@@ -84,9 +79,9 @@ class BlockPlan:
     >>> plan.at(1)
     ()
     >>> for piece in plan.at(4):
-    ...     print(piece.chunk, piece.receiver, piece.src, piece.dst_slices)
-    8 0 (slice(1, 3, 1), slice(2, 3, 1)) (slice(0, 1, 1), slice(0, 2, 1), slice(1, 2, 1))
-    9 1 (slice(3, 5, 1), slice(2, 3, 1)) (slice(0, 1, 1), slice(0, 2, 1), slice(1, 2, 1))
+    ...     print(piece.chunk, piece.receiver, piece.src, piece.dst)
+    8 0 (slice(1, 3, 1), slice(2, 3, 1)) ((0, 1, 1), (0, 2, 1), (1, 1, 1))
+    9 1 (slice(3, 5, 1), slice(2, 3, 1)) ((0, 1, 1), (0, 2, 1), (1, 1, 1))
     """
 
     __slots__ = (

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import nan, prod
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -170,11 +170,6 @@ class ArraySpec:
     def index_shape(self) -> tuple[int, ...]:
         """Shape with time first; the rows of a ragged array stay -1."""
         return (self.steps.length, *self.shape)
-
-    @property
-    def step_bytes(self) -> int | None:
-        """Bytes of one step of the whole field; None for a ragged array."""
-        return None if self.ragged else prod(self.shape) * self.itemsize
 
 
 def _plain(value: Any) -> Any:

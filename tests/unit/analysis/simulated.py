@@ -47,8 +47,9 @@ def deliver(array, field, n_ranks=4):
                     chunks[piece.chunk] = np.zeros(array.chunk_shape(piece.chunk), array.dtype)
                     filled[piece.chunk] = np.zeros(array.chunk_shape(piece.chunk), int)
                 part = field[t][block.to_slices()][piece.src]
-                chunks[piece.chunk][piece.dst_slices] = part
-                filled[piece.chunk][piece.dst_slices] += 1
+                inside = tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in piece.dst)
+                chunks[piece.chunk][inside] = part
+                filled[piece.chunk][inside] += 1
     for chunk, count in filled.items():
         assert count.max() == 1 and count.sum() == array.chunk_cells(chunk)
     assert set(chunks) == set(array.needed_ids().tolist())
