@@ -7,7 +7,6 @@ from a stored field (see `replay_run`).
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from distributed import Client
 
 from ips_components.coordination.messages import RPC
 from ips_components.coordination.settings import RunSettings
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import DeadlineExceeded
 
 
@@ -179,16 +179,13 @@ def wait_for_receivers(client: Client, run: str, n: int, timeout: float) -> list
 
     The first worker brings the coordinator to the scheduler, some time after it has registered.
     """
-    deadline = time.monotonic() + timeout
-    while not client.run_on_scheduler(_has_coordinator):
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(
-                f"run {run}: no worker has opened a receiver within {timeout:g} s; see the "
-                "workers' logs for the reason"
-            )
-        time.sleep(0.2)
-    remaining = max(0.0, deadline - time.monotonic())
-    return call(client, "receivers", run, n=n, timeout=remaining)
+    deadline = Deadline(timeout)
+    if not poll_until(lambda: client.run_on_scheduler(_has_coordinator), deadline, pause=0.2):
+        raise DeadlineExceeded(
+            f"run {run}: no worker has opened a receiver within {timeout:g} s; see the "
+            "workers' logs for the reason"
+        )
+    return call(client, "receivers", run, n=n, timeout=deadline.left)
 
 
 def _has_coordinator(dask_scheduler: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,8 @@ from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.settings import DEADLINES
-from ips_components.errors import ContractError, DeadlineExceeded, SimulationLost
+from ips_components.deadlines import Deadline
+from ips_components.errors import ContractError, SimulationLost
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
@@ -120,17 +120,15 @@ class CoordinatedRun:
 
     async def until(self, predicate: Callable[[], Any], timeout: float, awaited: str) -> Any:
         """Wait until `predicate` holds; DeadlineExceeded says what was `awaited`."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while not (value := predicate()):
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise DeadlineExceeded(
-                    f"run {self.state.run}: waited {timeout:g} s for {awaited}; "
-                    "see the simulation's and the workers' logs for the reason, "
-                    "or raise the deadline in the config"
-                )
+            deadline.raise_if_expired(
+                f"run {self.state.run}: waited {timeout:g} s for {awaited}; "
+                "see the simulation's and the workers' logs for the reason, "
+                "or raise the deadline in the config"
+            )
             try:
-                await asyncio.wait_for(self.changed.wait(), remaining)
+                await asyncio.wait_for(self.changed.wait(), deadline.left)
             except TimeoutError:
                 continue
         return value

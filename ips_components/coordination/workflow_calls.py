@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from ips_components.coordination.messages import (
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.progress import Progress
 from ips_components.coordination.published import is_quiet
+from ips_components.deadlines import Deadline
 from ips_components.errors import ContractError, DeadlineExceeded
 
 #: Seconds between two looks whether the scheduler has work.
@@ -118,14 +118,13 @@ class WorkflowCalls:
         return run.published.take()
 
     async def quiet(self, run: CoordinatedRun, call: AwaitQuiet) -> None:
-        deadline = time.monotonic() + call.timeout
+        deadline = Deadline(call.timeout)
         while not is_quiet(self._scheduler, run.awaited):
             run.raise_if_failed()
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"run {run.state.run}: what depends on the data put until now was not computed "
-                    f"within {call.timeout:g} s (STEP_TIME_OUT)"
-                )
+            deadline.raise_if_expired(
+                f"run {run.state.run}: what depends on the data put until now was not computed "
+                f"within {call.timeout:g} s (STEP_TIME_OUT)"
+            )
             await asyncio.sleep(_POLL)  # Dask has no signal for a scheduler without work
 
     async def abort(self, run: CoordinatedRun, call: Abort) -> None:

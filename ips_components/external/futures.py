@@ -17,7 +17,6 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Mapping
 from itertools import cycle
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -28,7 +27,8 @@ from distributed import default_client
 from distributed.protocol import to_serialize
 from distributed.utils import wait_for
 
-from ips_components.errors import DeadlineExceeded, ExternalTaskError
+from ips_components.deadlines import Deadline
+from ips_components.errors import ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external.layer import ExternalLayer
 from ips_components.external.names import Key, check_key, check_name
@@ -211,15 +211,14 @@ async def _hand_over(
     client: Client, address: str, share: dict[Key, Any], timeout: float
 ) -> dict[Key, str]:
     data = {key: to_serialize(value) for key, value in share.items()}
-    deadline = monotonic() + timeout
+    deadline = Deadline(timeout)
     async with client.rpc(address) as worker:
         # None: the worker is starting and has no plugin yet.
         while (answer := await wait_for(worker.external_provide(data=data), timeout)) is None:
-            if monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"worker {address} did not set up the external data plugin within "
-                    f"{timeout:g} s; see its log for the reason"
-                )
+            deadline.raise_if_expired(
+                f"worker {address} did not set up the external data plugin within "
+                f"{timeout:g} s; see its log for the reason"
+            )
             await asyncio.sleep(POLL_INTERVAL)
     return dict(answer)
 
@@ -227,13 +226,12 @@ async def _hand_over(
 async def _running_workers(
     client: Client, workers: Iterable[str] | None, timeout: float
 ) -> list[str]:
-    deadline = monotonic() + timeout
+    deadline = Deadline(timeout)
     while not (nthreads := await client.scheduler.ncores_running(workers=workers)):
-        if monotonic() > deadline:
-            raise DeadlineExceeded(
-                f"no running worker {'among the given ones ' if workers else ''}within "
-                f"{timeout:g} s to provide data to; start workers or raise the timeout"
-            )
+        deadline.raise_if_expired(
+            f"no running worker {'among the given ones ' if workers else ''}within "
+            f"{timeout:g} s to provide data to; start workers or raise the timeout"
+        )
         await asyncio.sleep(POLL_INTERVAL)
     return sorted(nthreads)
 

@@ -1,8 +1,9 @@
-"""IPS driver of a coupled run: the simulation beside the analytics, and the truth about both.
+"""IPS driver of a coupled run: runs simulations and analytics together, reports the first failure.
 
 In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAME = Driver``.
 """
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import RunConfig
+from ips_components.deadlines import Deadline
 from ips_components.errors import IPSComponentsError
 from ips_components.ips.conclusion import Conclusion
 from ips_components.ips.coupling import (
@@ -29,7 +31,7 @@ from ips_components.ips.coupling import (
 ips_compat.install()
 
 _MARGIN = 60.0
-_LOOK = 5.0
+_POLL_INTERVAL = 5.0
 
 
 class RunFailed(IPSComponentsError):
@@ -112,9 +114,8 @@ class Driver(Component):
         }
         for port in self._simulations:
             calls[services.call_nonblocking(self._ports[port], method, timestamp)] = port
-        deadline = self._analytics.connect_time_out + _MARGIN
         try:
-            self._wait_all(calls, deadline)
+            self._wait_all(calls, self._analytics.connect_time_out + _MARGIN)
         except BaseException as error:
             self._conclude(error, {})
             raise
@@ -122,9 +123,9 @@ class Driver(Component):
     def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
         """Wait for several calls; the first failure ends it."""
         answers = {}
-        end = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while calls:
-            ended = ips_compat.wait_first(self.services, calls, end - time.monotonic())
+            ended = ips_compat.wait_first(self.services, calls, deadline.left)
             if ended is None:
                 raise RunFailed(
                     f"{', '.join(calls.values())} did not answer within {timeout:g} s; see "
@@ -150,12 +151,11 @@ class Driver(Component):
         analytics = self._analytics.port
         waiting[services.call_nonblocking(self._ports[analytics], "watch", timestamp)] = analytics
         answers: dict[str, Any] = {}
-        deadline = float("inf")
+        deadline = Deadline(math.inf)
         while waiting:
-            left = min(_LOOK, deadline - time.monotonic())
-            ended = ips_compat.wait_first(services, waiting, max(left, 0.0))
+            ended = ips_compat.wait_first(services, waiting, min(_POLL_INTERVAL, deadline.left))
             if ended is None:
-                if time.monotonic() > deadline:
+                if deadline.expired:
                     for port in waiting.values():
                         self._failures[port] = RunFailed(f"{port} did not end in time")
                     break
@@ -165,15 +165,15 @@ class Driver(Component):
                 answers[port] = ips_compat.answer(services, ended)
             except Exception as error:
                 self._failures[port] = error
-            others = [each for each in waiting.values() if each in self._simulations]
-            deadline = self._tell_the_others(port, port in answers, others)
+            others = [other for other in waiting.values() if other in self._simulations]
+            deadline = self._inform_others(port, port in answers, others)
         if self._failures:
             raise RunFailed(self._first_cause())
         return answers
 
-    def _tell_the_others(self, port: str, went_well: bool, busy: list[str]) -> float:
-        """One side has ended: let the others know, and say until when they may go on."""
-        now, config = time.monotonic(), self._analytics
+    def _inform_others(self, port: str, went_well: bool, busy: list[str]) -> Deadline:
+        """Inform the other sides that one has ended; return until when they may go on."""
+        config = self._analytics
         if port in self._simulations:
             known = self._records.read(launches_of(port))
             if known.get("state") != "ended":  # its process was killed
@@ -181,40 +181,40 @@ class Driver(Component):
                 ended = {**known, "state": "ended", "ok": went_well, "cause": cause}
                 self._records.write(launches_of(port), ended)
             if busy and (went_well or config.on_analytics_loss == "continue"):
-                return float("inf")  # the other simulations have time-outs of their own
+                return Deadline(math.inf)  # the other simulations have time-outs of their own
             if busy:
                 cause = f"{port} failed, and ON_ANALYTICS_LOSS = abort"
                 self._to_blame = self._to_blame or (port, time.time())
                 self._records.write(ABORT, {"cause": cause})
             patience = config.analysis_time_out if went_well else 0.0
-            return now + config.drain_time_out + patience + _MARGIN
+            return Deadline(config.drain_time_out + patience + _MARGIN)
         if went_well:  # the ranks have said goodbye already
-            return now + config.drain_time_out + _MARGIN
+            return Deadline(config.drain_time_out + _MARGIN)
         fault = self._fatal_fault()
         to_blame = fault.get("who", "analytics")
         if to_blame == "simulation" or to_blame.startswith("rank"):
             cause = f"{to_blame} {fault['what']}: {fault['cause']}"
         elif config.on_analytics_loss == "continue":
-            return float("inf")  # the simulation has a time-out of its own
+            return Deadline(math.inf)  # the simulation has a time-out of its own
         else:
             cause = "the analytics failed, and ON_ANALYTICS_LOSS = abort"
         self._records.write(ABORT, {"cause": cause})
-        return now + config.drain_time_out + _MARGIN
+        return Deadline(config.drain_time_out + _MARGIN)
 
     def _first_cause(self) -> str:
-        """What went wrong first; the coordinator saw the order of things, if it lived."""
+        """What went wrong first; the coordinator, if it is reachable, knows the order."""
         from ips_components.report.record import last_line
 
         fault = self._fatal_fault()
         analytics = self._analytics.port
         if not fault and not isinstance(self._failures.get(analytics), RunFailed | None):
-            # Nobody could be asked: the pool is lost, which no simulation can do to it. Its ranks
+            # No coordinator answers: the pool is lost, which no simulation can do to it. Its ranks
             # may have noticed first.
-            return self._told_by(analytics)
+            return self._failure_of(analytics)
         blamed, since = self._to_blame or ("", 0.0)
         if blamed and fault.get("simulation") != blamed and fault.get("t", since) >= since:
-            return self._told_by(blamed)  # the others were ended because of it: echoes
-        # What the components told the coordinator, they tell us themselves, and better.
+            return self._failure_of(blamed)  # the others were ended because of it: echoes
+        # What components reported to the coordinator is in their own exceptions, in more detail.
         if fault and fault["who"] not in ("simulation", "analysis"):
             return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
         culprit = analytics if fault.get("who") == "analysis" else ""
@@ -222,9 +222,11 @@ class Driver(Component):
             culprit = fault.get("simulation") or next(iter(self._simulations), "")
             if fault.get("simulation") and culprit not in self._failures:
                 return last_line(fault["cause"])  # it ended well, but not as it should have
-        return self._told_by(culprit if culprit in self._failures else next(iter(self._failures)))
+        return self._failure_of(
+            culprit if culprit in self._failures else next(iter(self._failures))
+        )
 
-    def _told_by(self, port: str) -> str:
+    def _failure_of(self, port: str) -> str:
         """Failure of a component, with its name where it is not clear which one that is."""
         text = ips_compat.describe(self._failures[port])
         return f"{port}: {text}" if len(self._simulations) > 1 else text

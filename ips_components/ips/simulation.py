@@ -3,6 +3,7 @@
 In the config: ``MODULE = ips_components.simulation`` and ``NAME = Simulation``.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import RunConfig, SimulationConfig
+from ips_components.deadlines import Deadline
 from ips_components.errors import IPSComponentsError
 from ips_components.ips.coupling import ABORT
 from ips_components.ips.launches import Launch, Launches, last_lines, set_environment
@@ -169,11 +171,11 @@ class Simulation(Component):
     def _wait(self, config: SimulationConfig, task: int, log: Path, coupled: bool) -> int:
         """Wait for the task; end it when the driver says so or its time is over."""
         assert self._launches is not None
-        started = time.monotonic()
+        deadline = Deadline(config.time_out or math.inf)
         with self._launches.watched() as hopeless:
             while (status := self.services.wait_task_nonblocking(task)) is None:
                 why = ""
-                if config.time_out and time.monotonic() - started > config.time_out:
+                if deadline.expired:
                     why = f"it ran for more than TIME_OUT = {config.time_out:g} s"
                 elif coupled and (abort := self._launches.records.read(ABORT)):
                     why = abort["cause"]

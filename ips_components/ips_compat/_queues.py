@@ -6,6 +6,7 @@ first bytes of a message waits for the others without a deadline. None of this m
 """
 
 import contextlib
+import math
 import pickle
 import queue
 import select
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from os import read
 from typing import Any
 
+from ips_components.deadlines import Deadline
 from ips_components.ips_compat._ips import Message, MethodResult
 from ips_components.ips_compat._text import describe
 
@@ -136,7 +138,7 @@ class PollingQueue:
         queue.Empty
             When none came in time, or at once with ``block=False``.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(math.inf if timeout is None else timeout)
         while True:
             message = self._received(0.0 if not block else _TICK)
             if message is None:
@@ -145,7 +147,7 @@ class PollingQueue:
             if message is not None:
                 self._on_message(message)
                 return message
-            if not block or (deadline is not None and time.monotonic() >= deadline):
+            if not block or deadline.expired:
                 raise queue.Empty
 
     def put(self, message: Any) -> None:
@@ -162,9 +164,9 @@ class PollingQueue:
         Waits some seconds at most for a process that is writing; who holds the lock for longer
         is dead, or will not write any more.
         """
-        deadline = time.monotonic() + _LOCK_LIMIT
+        deadline = Deadline(_LOCK_LIMIT)
         locked = False
-        while not locked and time.monotonic() < deadline:
+        while not (locked or deadline.expired):
             locked = bool(self._inner._wlock.acquire(timeout=0.02))
             self._read(0.0)  # a writer may wait for room in the pipe
         try:

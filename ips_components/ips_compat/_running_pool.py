@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import terminating
@@ -74,10 +75,10 @@ class RunningPool:
 
     def wait_for_workers(self, count: int, timeout: float) -> None:
         """Wait until so many workers have come, or it is clear that they will not."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while (found := len(self.client.scheduler_info()["workers"])) < count:
             self.check()
-            if time.monotonic() > deadline:
+            if deadline.expired:
                 raise TaskPoolError(
                     f"task pool {self.pool.name!r}: {found} of {count} Dask workers came within "
                     f"{timeout:g} s (CONNECT_TIME_OUT); are there free cores for them beside the "
@@ -122,15 +123,11 @@ class RunningPool:
 
     def wait_for_scheduler(self, timeout: float) -> None:
         """Wait for the file in which the scheduler writes its address."""
-        deadline = time.monotonic() + timeout
-        while not Path(self.pool.dask_file_name).exists():
-            loss = self.loss()
-            if not loss and time.monotonic() > deadline:
-                loss = f"the Dask scheduler wrote no address within {timeout:g} s"
-            if loss:
-                name = self.pool.name
-                raise TaskPoolError(f"task pool {name!r}: {loss}{self.log_tails()}")
-            time.sleep(0.02)
+        address = Path(self.pool.dask_file_name)
+        poll_until(lambda: address.exists() or self.loss(), Deadline(timeout), pause=0.02)
+        if not address.exists():
+            loss = self.loss() or f"the Dask scheduler wrote no address within {timeout:g} s"
+            raise TaskPoolError(f"task pool {self.pool.name!r}: {loss}{self.log_tails()}")
 
     def end_scheduler(self) -> None:
         """Wait until the scheduler has ended, and end it if it has not."""
@@ -248,16 +245,14 @@ class RunningPool:
 
 def _gone(pid: int, patience: float) -> bool:
     """Whether a child has ended within so many seconds; it is reaped."""
-    deadline = time.monotonic() + patience
-    while True:
+
+    def reaped() -> bool:
         try:
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                return True
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
         except ChildProcessError:
             return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+
+    return poll_until(reaped, Deadline(patience), pause=0.02)
 
 
 def running_pool(services: Any, name: str) -> RunningPool:
@@ -296,7 +291,7 @@ def wait_until_settled(pool: Any, running: RunningPool, connect_time_out: float)
     for future in pool.futures:
         future.add_done_callback(lambda _: woken.set())
     total, reported = len(pool.futures), 0
-    deadline = time.monotonic() + connect_time_out
+    deadline = Deadline(connect_time_out)
     connected = False
     while pending := [future for future in pool.futures if future.status == "pending"]:
         done = total - len(pending)
@@ -307,7 +302,7 @@ def wait_until_settled(pool: Any, running: RunningPool, connect_time_out: float)
         loss = running.loss() or _disconnected(pool)
         if not loss and not connected:
             connected = done > 0 or bool(pool.dask_client.scheduler_info()["workers"])
-            if not connected and time.monotonic() > deadline:
+            if not connected and deadline.expired:
                 loss = (
                     f"no Dask worker came within {connect_time_out:g} s (CONNECT_TIME_OUT); are "
                     "there free cores for them beside the tasks that run already?"

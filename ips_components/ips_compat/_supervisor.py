@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from ips_components.deadlines import Deadline
 from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import _deadlock, guard
 from ips_components.ips_compat._ips import (
@@ -443,9 +444,9 @@ class Supervisor:
             process.terminate()
             with contextlib.suppress(OSError):
                 os.kill(process.pid or 0, signal.SIGCONT)
-        deadline = time.monotonic() + _TERMINATION
+        deadline = Deadline(_TERMINATION)
         for process in alive:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(deadline.left)
             if process.exitcode is None:
                 self._kill(process)
 

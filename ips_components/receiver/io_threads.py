@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+from ips_components.deadlines import Deadline
 from ips_components.receiver.connection import Connection, Progress
 from ips_components.wire.threads import be_patient
 
@@ -71,15 +72,15 @@ class ConnectionThreads:
             with self._lock:
                 self._own.discard(threading.current_thread())
 
-    def join(self, left: Callable[[], float]) -> None:
-        """Wait until all connections, which were shut, have ended; ``left`` returns seconds."""
+    def join(self, deadline: Deadline) -> None:
+        """Wait until all connections, which were shut, have ended."""
         for shared in (*self._shared[True], *self._shared[False]):
-            shared.stop(left())
+            shared.stop(deadline.left)
         with self._lock:
             threads = list(self._own)
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(left())
+                thread.join(deadline.left)
 
 
 class _SharedThread:

@@ -52,6 +52,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ips_components.deadlines import Deadline
 from ips_components.errors import IPSComponentsError, ProtocolError
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
@@ -366,12 +367,12 @@ class Receiver:
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for connection in self._peers.close():
             connection.shut("the receiver was closed")
         self._listener.stop(timeout)
-        self._maintenance.stop(max(0.0, deadline - time.monotonic()))
-        self._threads.join(lambda: max(0.0, deadline - time.monotonic()))
+        self._maintenance.stop(deadline.left)
+        self._threads.join(deadline)
         self._warnings.flush()
         self._pool.close()
 
