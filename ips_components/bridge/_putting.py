@@ -26,6 +26,7 @@ from ips_components.wire import messages as m
 _WORTH_LENDING = 1 << 18  # bytes
 _SHORT_NS = 200_000
 _ACCOUNT_EVERY = 0.05  # seconds between two accounts that travel with the end of a step
+_SIGN_EVERY = 1.0  # seconds between two signs of a rank that puts only what nobody wants
 
 
 class Putting:
@@ -55,6 +56,7 @@ class Putting:
         self._step_began_waited = 0
         self._put_began = self._put_ended = self._put_took = 0
         self._accounted = 0.0
+        self._shown = time.monotonic()  # when this rank last sent anything about its steps
         self._scratch: dict[tuple[Any, ...], list[Cells]] = {}  # not in use, by array and shape
 
     # -- putting -------------------------------------------------------------------------------
@@ -105,6 +107,8 @@ class Putting:
             out.skipped_blocks += 1
             own = out.own_bytes
             out.skipped_bytes += out.owned_bytes(block) if own is None else own
+            if time.monotonic() - self._shown > _SIGN_EVERY:
+                self._show_progress(step)
             return
         if self._closed:
             self._check_open()
@@ -376,7 +380,7 @@ class Putting:
         if transport.fault is not None or transport.lost is not None:
             return
         numbers: Sequence[int] = ()
-        moment = time.monotonic()
+        moment = self._shown = time.monotonic()
         if following is None or moment - self._accounted > _ACCOUNT_EVERY:  # they are cumulative
             self._accounted = moment
             numbers = [n for out in self._agreed for n in out.numbers()]
@@ -395,6 +399,21 @@ class Putting:
             self._step = step
         if self._step == step:
             self._end_step()
+
+    def _show_progress(self, step: int) -> None:
+        """Send the account, or end the step before: the run knows that this rank goes on.
+
+        Without a connection nothing is sent, since a put that nobody wants does not wait.
+        """
+        self._shown = time.monotonic()
+        transport = self._transport
+        if self._closed or transport.quiet or not transport.any_open():
+            return
+        if self._step is not None and step > self._step:
+            self._end_step()
+            return
+        numbers = [n for out in self._agreed for n in out.numbers()]
+        transport.report(framing.pack_step_end(m.StepEnd.NO_STEP, transport.waited_ns, numbers))
 
     def _too_early(self, step: int) -> str:
         return (

@@ -70,6 +70,7 @@ class RunState:
         self.ledger = Ledger()
         self.steps = Steps()
         self.newest_step: int | None = None
+        self.signs = 0  # reports of ranks that go on, but put what nobody wants
         self._waited = np.zeros(0)  # seconds by rank, in the newest launch
         self._waited_before = np.zeros(0)  # in earlier launches
         self.last_put: int | None = None  # newest step that ranks of this launch have put
@@ -113,6 +114,7 @@ class RunState:
     def step_ends(self, report: StepReport) -> None:
         """Ranks have put everything of some steps: the same for many at once."""
         self.ledger.update_all(report.accounted, report.names, report.counts)
+        self.signs += bool(np.setdiff1d(report.accounted, report.ranks).size)
         if not len(report.steps):
             return
         first = int(report.steps[0])
@@ -228,6 +230,7 @@ class RunState:
             "started": self.started,
             "steps": self.steps_done,
             "analysed": self.steps.analysed,
+            "signs": self.signs,
             "ranks": len(self.ranks),
             "produced": self.ledger.total("produced"),
             "delivered": self.ledger.total("delivered"),

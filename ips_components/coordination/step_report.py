@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ips_components.coordination.ledger import ENTRIES, UNITS
 from ips_components.receiver.sink import StepInfo
-from ips_components.wire.messages import Counters
+from ips_components.wire.messages import Counters, StepEnd
 
 _ORDER = [Counters.NAMES.index(entry) for entry in ENTRIES]
 
@@ -33,7 +33,8 @@ class StepReport:
     ranks, steps, waited : arrays of int64, int64 and float64, shape (n,)
         Who has put which step, and the seconds that it has waited in the whole run so far.
     accounted : array of int64, shape (m,)
-        Ranks that have sent an account; each once.
+        Ranks that have sent an account; each once. One that is not among `ranks` goes on, but puts
+        what nobody wants.
     counts : array of int64, shape (m, arrays, 2, 5)
         Their cumulative counters by array, unit (blocks, bytes) and entry of the ledger.
     names : tuple of str
@@ -95,12 +96,14 @@ class StepTally:
         self._accounts: dict[int, tuple[Counters, ...]] = {}
 
     def add(self, rank: int, info: StepInfo) -> bool:
-        """Note the end of a rank's step; True if it is the first since the last `take`."""
+        """Note the end of a rank's step, or its account; True if it is the first since `take`."""
         with self._lock:
-            self._ends.append((rank, info.step, info.waited))
-            if info.counters:
+            first = not self._ends and not self._accounts
+            if info.step != StepEnd.NO_STEP:
+                self._ends.append((rank, info.step, info.waited))
+            if info.counters or info.step == StepEnd.NO_STEP:
                 self._accounts[rank] = info.counters  # cumulative: the newest says it all
-            return len(self._ends) == 1
+            return first
 
     def take(self, names: Sequence[str]) -> StepReport | None:
         """Return what was noted since the last time; None if nothing was.
@@ -113,9 +116,9 @@ class StepTally:
         with self._lock:
             ends, self._ends = self._ends, []
             accounts, self._accounts = self._accounts, {}
-        if not ends:
+        if not ends and not accounts:
             return None
-        ranks, steps, waited = zip(*ends, strict=True)
+        ranks, steps, waited = zip(*ends, strict=True) if ends else ((), (), ())
         counts = np.zeros((len(accounts), len(names), len(UNITS), len(ENTRIES)), np.int64)
         for row, account in enumerate(accounts.values()):
             for each in account:

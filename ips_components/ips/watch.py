@@ -78,7 +78,8 @@ class Watch:
             return
         self.state = state
         progress = tuple(
-            state.get(name) for name in ("phase", "ranks", "steps", "analysed", "delivered")
+            state.get(name)
+            for name in ("phase", "ranks", "steps", "signs", "analysed", "delivered")
         )
         if progress != self._progress:
             self._progress, self._moved = progress, now

@@ -171,7 +171,12 @@ class Rows(Fixed):
 
 
 class StepEnd(Message):
-    """A rank has put all that it has for a step; counters are cumulative."""
+    """A rank has put all that it has for a step; counters are cumulative.
+
+    A rank whose puts nobody wants sends its account now and then, with `NO_STEP`.
+    """
+
+    NO_STEP: ClassVar[int] = -1
 
     step: int
     waited_ns: int = 0

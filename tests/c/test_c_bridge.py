@@ -1,6 +1,7 @@
 """C ranks against the receiver of the Python side: data, semantics of put, flow control, news."""
 
 import socket
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from ips_components.model.decomposition import Decomposition
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
+from ips_components.wire.messages import StepEnd
 
 LANES = ["shm", "tcp"]
 
@@ -688,6 +690,23 @@ def test_chunks_that_are_kept_do_not_starve_the_rank(start, sinks, tmp_path):
         join_all([rank], contact, tmp_path)
         run_steps([rank], spec)
         assert len(sink.chunks) == 30
+
+
+def test_puts_that_nobody_wants_show_that_the_rank_goes_on(start, sinks, tmp_path):
+    spec = spec_of(count=1_000_000)
+    (sink,) = sinks()
+    contract = agree(spec, selections=[Selection.from_key(np.s_[:1], (10**6, 8, 12))])
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        (rank,) = offer_blocks(start, spec, (1, 1))
+        join_all([rank], contact, tmp_path)
+        rank("put", "t", 0, "C")
+        step, deadline = 0, time.monotonic() + 30
+        while len(sink.steps) < 2 and time.monotonic() < deadline:
+            step += 1
+            rank("put", "t", step, "C")
+        assert [info.step for _, info in sink.steps[:2]] == [0, StepEnd.NO_STEP]
+        assert sink.steps[1][1].counters[0].blocks[2] == 1
+        rank("close", 0)
 
 
 def test_step_ends_travel(start, sinks, tmp_path):

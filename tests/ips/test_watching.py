@@ -108,3 +108,10 @@ def test_no_page_by_default_and_the_failure_is_an_event(tmp_path, leaves_nothing
     assert re.search(r"hot +:12 of 12 +\[:8\] +100 % +768 B +12\n", ended.output[contract:])
     first = re.search(rf": step [1-9]\d* of {STEPS}, ", ended.output)
     assert contract < first.start(), "it comes before the first step"
+
+
+def test_a_run_that_wants_its_last_step_alone_is_no_silent_one(tmp_path, leaves_nothing):
+    """The puts of the other steps are progress, though nothing of them is sent."""
+    more = {"ANALYSIS": "several_analysis:last", "STEP_TIME_OUT": 4}
+    ended = watched(tmp_path, more="--pace 0.8", **more).run(100)
+    assert ended.status == 0, ended.output + ended.log

@@ -26,7 +26,7 @@ struct ips_bridge {
     char *hosts; /* rank 0: where the ranks are, as JSON */
     buffer where;
     pieces pieces;
-    int64_t last_poll;
+    int64_t last_poll, last_account;
     bool fault, fault_abort, stop, no_more;
     char fault_text[512];
     feedback *feedback;

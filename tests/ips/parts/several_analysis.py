@@ -31,3 +31,8 @@ def totals(arrays, checkpoint=None):
     before = checkpoint or {"hot": 0.0, "cold": 0.0}
     sums = {name: before[name] + arrays[name].sum(axis=0) for name in ("hot", "cold")}
     return {**sums, "checkpoint": sums}
+
+
+def last(arrays):
+    """The last step of every array."""
+    return {name: array[-1] for name, array in arrays.items()}

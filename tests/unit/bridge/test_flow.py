@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from _pair import agree, receivers, together
 
-from ips_components.bridge import Array, Bridge
+from ips_components.bridge import Array, Bridge, _putting
 from ips_components.errors import DeadlineExceeded
+from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire.messages import StepEnd
 
 KIB = 1 << 10
 STEP = 256 * KIB
@@ -286,3 +288,39 @@ def test_the_end_of_a_step_does_not_send_the_block_before_it(tmp_path, monkeypat
             link.start_sender()
             assert bridge.wait()
         sink.wait(lambda: len(sink.counts) == 1)
+
+
+def test_puts_that_nobody_wants_show_that_the_rank_goes_on(tmp_path, monkeypatch):
+    """The first one after a step that was wanted ends that step, each later one sends the account.
+
+    The array that the analysis does not need at all counts as well.
+    """
+    monkeypatch.setattr(_putting, "_SIGN_EVERY", 0.0)
+    first = Selection.from_key(np.s_[:1], SPEC.index_shape)
+    contract = agree(SPEC, selections=[first])
+    with receivers(tmp_path, contract) as (file, _, (sink,)), Bridge(contact=file) as bridge:
+        for step in range(3):
+            bridge.put("t", step, rows(step, 0, 1))
+        bridge.put("unknown", 0, np.zeros(3))
+        sink.wait(lambda: len(sink.steps) == 3)
+        assert [info.step for _, info in sink.steps] == [0, StepEnd.NO_STEP, StepEnd.NO_STEP]
+        assert [info.counters[0].blocks[:3] for _, info in sink.steps] == [
+            (2, 1, 1),
+            (3, 2, 1),
+            (3, 2, 1),
+        ]
+
+
+def test_puts_that_nobody_wants_do_not_wait_for_a_receiver(tmp_path, monkeypatch):
+    monkeypatch.setattr(_putting, "_SIGN_EVERY", 0.0)
+    first = Selection.from_key(np.s_[:1], SPEC.index_shape)
+    with receivers(tmp_path, agree(SPEC, selections=[first])) as (file, (receiver,), _):
+        bridge = Bridge(contact=file)
+        receiver.close()
+        transport = bridge._transport
+        assert transport.wait_for(lambda: not transport.any_open(), 10.0)
+        reports = []
+        monkeypatch.setattr(transport, "report", reports.append)
+        bridge.put("t", 1, rows(1, 0, 1))
+        assert not reports
+        bridge.close("aborted")

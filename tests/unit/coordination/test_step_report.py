@@ -11,7 +11,7 @@ from ips_components.coordination.ledger import ENTRIES
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.step_report import StepReport, StepTally
 from ips_components.receiver.sink import StepInfo
-from ips_components.wire.messages import Counters
+from ips_components.wire.messages import Counters, StepEnd
 
 N_RANKS, N_STEPS = 5, 4
 
@@ -51,6 +51,23 @@ def test_only_the_first_asks_for_a_message():
     assert [tally.add(rank, StepInfo(0, 0.0, ())) for rank in range(3)] == [True, False, False]
     tally.take([])
     assert tally.add(0, StepInfo(1, 0.0, ()))
+
+
+def test_a_rank_whose_puts_nobody_wants_shows_that_it_goes_on():
+    tally, state = StepTally(), started()
+    assert tally.add(0, StepInfo(StepEnd.NO_STEP, 0.0, account(3)))
+    assert not tally.add(1, StepInfo(0, 0.0, account(0)))
+    state.step_ends(sent(tally))
+    assert (state.progress()["signs"], state.newest_step) == (1, 0)
+    assert state.ledger.accounts()["p"].blocks["skipped"] == 5
+
+    tally.add(1, StepInfo(1, 0.0, account(1)))
+    state.step_ends(sent(tally))
+    assert state.progress()["signs"] == 1
+
+    tally.add(0, StepInfo(StepEnd.NO_STEP, 0.0, ()))  # of a run whose contract has no arrays
+    state.step_ends(StepReport.from_message(tally.take([]).to_message()))
+    assert state.progress()["signs"] == 2
 
 
 def test_a_rank_has_one_account_per_message_the_newest():
