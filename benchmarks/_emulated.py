@@ -22,7 +22,7 @@ import numpy as np
 
 from ips_components.bridge import Array, Bridge
 from ips_components.model.block import Block
-from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition
 from ips_components.model.pieces import BlockPlan
 from ips_components.wire import contact as contacts
@@ -160,10 +160,8 @@ def main() -> None:
 
 def enter(bridge: Bridge, n: int, patience: float) -> Crowd:
     """Let all ranks but the first connect, one after the other."""
-    transport = bridge._transport
-    if transport.contract is None:
-        raise RuntimeError("the bridge of rank 0 has no contract")
-    (array,) = Contract.from_bytes(transport.contract.contract).arrays
+    session = bridge._session
+    (array,) = session.contract.arrays
     blocks = Decomposition.regular(array.spec.shape, (n, 1)).blocks
     itemsize = array.spec.itemsize
     ranks = [
@@ -172,7 +170,7 @@ def enter(bridge: Bridge, n: int, patience: float) -> Crowd:
         if rank
     ]
     for rank in ranks:
-        rank.open(transport.contact, transport.digest, n, array.spec.name)
+        rank.open(session.contact, bytes.fromhex(session.contract.digest()), n, array.spec.name)
     return Crowd(ranks, patience)
 
 

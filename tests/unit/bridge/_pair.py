@@ -176,13 +176,14 @@ def joined(
     ):
         endpoints = (first.endpoint, newcomer.endpoint)
         newcomer.set_contract(contract, endpoints)
-        asked, resend = threading.Event(), bridge._transport._resend
+        delivery = bridge._delivery
+        asked, send_again = threading.Event(), delivery._send_again
 
-        def resend_and_tell(*args: Any) -> None:
-            resend(*args)
+        def send_again_and_report(*args: Any) -> None:
+            send_again(*args)
             asked.set()
 
-        bridge._transport._resend = resend_and_tell
+        delivery._send_again = send_again_and_report
 
         def move(step: int) -> None:
             placement = Placement(1, 1, (1,) * n_space)

@@ -440,7 +440,7 @@ def test_a_fault_of_the_analysis(tmp_path, policy):
             bridge.put("t", 0, np.zeros((12, 8)))
             bridge.wait()
             receiver.fault("KeyError: 'x'", policy)
-            assert bridge._transport.wait_for(lambda: bridge._transport.fault, 10)
+            assert bridge._mailbox.wait_for(lambda: bridge._mailbox.fault, 10)
             if policy == "abort":
                 with pytest.raises(AnalyticsLost, match="KeyError"):
                     bridge.put("t", 1, np.zeros((12, 8)))
@@ -481,7 +481,7 @@ def test_descriptors_beyond_1024(tmp_path, lanes, descriptors):
     with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, sinks):
 
         def work(bridge, rank):
-            assert all(link.sock.fileno() > 1024 for link in bridge._transport.links.values())
+            assert all(c.sock.fileno() > 1024 for c in bridge._delivery.connections.open())
             for step in range(6):
                 bridge.put("t", step, quarter(field[step], rank))
 

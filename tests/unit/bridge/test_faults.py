@@ -423,20 +423,20 @@ def test_a_chunk_that_moves_while_its_block_is_on_its_way_reaches_its_new_receiv
         other = RememberingSink()
         with joined(file, contract, first, other) as (bridge, move):
             bridge.put("t", 0, field(0))
-            transport, out = bridge._transport, bridge._outgoing["t"]
+            delivery, out = bridge._delivery, bridge._arrays["t"]
             if in_place:
                 with bridge.block("t", 1) as block:
                     block[...] = field(1)
                     move(1)
             else:
-                take = transport.slot
+                take = delivery.slot
 
                 def slot(ring, nbytes):
-                    transport.slot = take
+                    delivery.slot = take
                     move(1)
                     return take(ring, nbytes)
 
-                transport.slot = slot
+                delivery.slot = slot
                 bridge.put("t", 1, field(1))
             assert out.owner(int(contract.arrays[0].needed_ids(1, 2)[0])) == 1
             other.wait(lambda: len(other.counts) == contract.arrays[0].layout.n_space)

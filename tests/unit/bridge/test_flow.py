@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from _pair import agree, receivers, together
 
-from ips_components.bridge import Array, Bridge, _putting
+from ips_components.bridge import Array, Bridge, steps
 from ips_components.errors import DeadlineExceeded
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -193,8 +193,7 @@ def test_statistics_tell_the_lanes(tmp_path):
 
 def slots_of(bridge, name):
     """All slots of an array on this rank."""
-    rings = bridge._transport.rings[bridge._outgoing[name].ordinal]
-    return [slot for ring in rings for slot in ring.slots]
+    return [slot for ring in bridge._arrays[name].rings for slot in ring.slots]
 
 
 def test_the_replay_buffer_is_bounded_in_bytes(tmp_path, options):
@@ -279,13 +278,13 @@ def test_the_end_of_a_step_does_not_send_the_block_before_it(tmp_path, monkeypat
     options = {"contact_options": {"lanes": ["tcp"], "replay_steps": 1}}
     with receivers(tmp_path, agree(SPEC), **options) as (file, _, (sink,)):
         with Bridge(contact=file) as bridge:
-            (link,) = bridge._transport.links.values()
+            (connection,) = bridge._delivery.connections.open()
             with monkeypatch.context() as late:
-                late.setattr(link, "start_sender", lambda: None)
+                late.setattr(connection, "send_in_background", lambda: None)
                 bridge.put("t", 0, rows(0, 0, 1))
                 bridge.step_end(0)
-                assert [item.stored is not None for item in link.to_send] == [True, False]
-            link.start_sender()
+                assert [item.stored is not None for item in connection.to_send] == [True, False]
+            connection.send_in_background()
             assert bridge.wait()
         sink.wait(lambda: len(sink.counts) == 1)
 
@@ -295,7 +294,7 @@ def test_puts_that_nobody_wants_show_that_the_rank_goes_on(tmp_path, monkeypatch
 
     The array that the analysis does not need at all counts as well.
     """
-    monkeypatch.setattr(_putting, "_SIGN_EVERY", 0.0)
+    monkeypatch.setattr(steps, "_SIGN_EVERY", 0.0)
     first = Selection.from_key(np.s_[:1], SPEC.index_shape)
     contract = agree(SPEC, selections=[first])
     with receivers(tmp_path, contract) as (file, _, (sink,)), Bridge(contact=file) as bridge:
@@ -312,15 +311,15 @@ def test_puts_that_nobody_wants_show_that_the_rank_goes_on(tmp_path, monkeypatch
 
 
 def test_puts_that_nobody_wants_do_not_wait_for_a_receiver(tmp_path, monkeypatch):
-    monkeypatch.setattr(_putting, "_SIGN_EVERY", 0.0)
+    monkeypatch.setattr(steps, "_SIGN_EVERY", 0.0)
     first = Selection.from_key(np.s_[:1], SPEC.index_shape)
     with receivers(tmp_path, agree(SPEC, selections=[first])) as (file, (receiver,), _):
         bridge = Bridge(contact=file)
         receiver.close()
-        transport = bridge._transport
-        assert transport.wait_for(lambda: not transport.any_open(), 10.0)
+        connections = bridge._delivery.connections
+        assert bridge._mailbox.wait_for(lambda: not connections.open(), 10.0)
         reports = []
-        monkeypatch.setattr(transport, "report", reports.append)
+        monkeypatch.setattr(bridge._delivery, "report", reports.append)
         bridge.put("t", 1, rows(1, 0, 1))
         assert not reports
         bridge.close("aborted")

@@ -3,8 +3,8 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ips_components.bridge._link import Item, Link, Standing
-from ips_components.bridge._slots import Place, ReplayMemory, Ring, Stored
+from ips_components.bridge.connection import Connection, Item, LinkState
+from ips_components.bridge.slots import Place, ReplayMemory, Ring, Stored
 from ips_components.model.pieces import Piece
 from ips_components.wire.contact import Endpoint
 from ips_components.wire.leases import SlotEvent, SlotState
@@ -20,8 +20,8 @@ class LeasesOfARing(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.ring = Ring(1, False, ReplayMemory(1 << 30))
-        self.link = Link(None, Endpoint(0, "host", 1))
-        self.link.lane = "shm"
+        self.to_receiver = Connection(Endpoint(0, "host", 1), None)
+        self.to_receiver.lane = "shm"
         self.step = 0
         self.content = {}  # slot -> step that was written last
         self.connection = 0
@@ -30,7 +30,9 @@ class LeasesOfARing(RuleBasedStateMachine):
 
     def _use(self, slot):
         piece = Piece(self.step, 0, (), ((0, 1, 1),), 1)
-        self.link.queue(slot, Stored(0, self.step, piece, Place((), None, 0, frame=object())))
+        self.to_receiver.queue(
+            slot, Stored(0, self.step, piece, Place((), None, 0, frame=object()))
+        )
 
     @rule()
     def write(self):
@@ -50,13 +52,15 @@ class LeasesOfARing(RuleBasedStateMachine):
         if slot is not None:
             self.ring.unused(slot)
 
-    @precondition(lambda self: self.link.to_send)
+    @precondition(lambda self: self.to_receiver.to_send)
     @rule(n=st.integers(1, 3))
     def send(self, n):
-        items = [self.link.to_send.popleft() for _ in range(min(n, len(self.link.to_send)))]
-        self.link.unacked.extend(items)
-        for seq, generation in self.link._grant(items).items():
-            slot = self.link.in_slots[seq]
+        items = [
+            self.to_receiver.to_send.popleft() for _ in range(min(n, len(self.to_receiver.to_send)))
+        ]
+        self.to_receiver.unacked.extend(items)
+        for seq, generation in self.to_receiver._grant(items).items():
+            slot = self.to_receiver.in_slots[seq]
             step = self.content[slot.number]
             self.readers.append((self.connection, slot, generation, step, seq))
 
@@ -68,21 +72,21 @@ class LeasesOfARing(RuleBasedStateMachine):
         self.readers.remove(reader)
         connection, slot, generation, _, seq = reader
         if connection == self.connection:
-            self.link.released(((slot.number, generation),), 0)
+            self.to_receiver.released(((slot.number, generation),), 0)
         self.taken_up_to = max(self.taken_up_to, seq)
 
-    @precondition(lambda self: self.link.unacked)
+    @precondition(lambda self: self.to_receiver.unacked)
     @rule(data=st.data())
     def acknowledge(self, data):
-        item = data.draw(st.sampled_from(list(self.link.unacked)))
+        item = data.draw(st.sampled_from(list(self.to_receiver.unacked)))
         self.taken_up_to = max(self.taken_up_to, item.seq)
-        self.link.taken(item.seq)
+        self.to_receiver.taken(item.seq)
 
     @rule(heard=st.integers(0, 3))
     def reconnect(self, heard):
         """The connection ends; the new welcome may know less than was read."""
-        link = self.link
-        link.lose_leases()
+        link = self.to_receiver
+        link._lose_leases()
         self.connection += 1
         known = max(0, self.taken_up_to - heard)
         again = [item for item in link.unacked if item.seq > known]
@@ -114,8 +118,8 @@ class LeasesOfARing(RuleBasedStateMachine):
     def a_slot_is_free_when_nothing_uses_it(self):
         for slot in self.ring.slots:
             assert slot.state is not SlotState.SENT or slot.uses
-        assert self.link.standing is Standing.NEW
-        assert all(isinstance(item, Item) for item in self.link.to_send)
+        assert self.to_receiver.link is LinkState.NEW
+        assert all(isinstance(item, Item) for item in self.to_receiver.to_send)
 
     def teardown(self):
         for slot in self.ring.slots:

@@ -5,8 +5,7 @@ import pytest
 from _pair import RUN, RememberingSink, agree, assembled, joined, receivers, together
 
 from ips_components.bridge import Array, Bridge
-from ips_components.bridge._putting import Putting
-from ips_components.bridge._shortcut import Shortcut
+from ips_components.bridge.put_path import PutPath
 from ips_components.errors import BridgeError
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.selection import Selection
@@ -21,7 +20,7 @@ FIELD = np.random.default_rng(0).random((STEPS, *SPEC.shape))
 @pytest.fixture
 def counted(monkeypatch):
     """Counts pieces by the way that they went."""
-    count = {"short": 0, "long": 0}
+    count = {"fast": 0, "usual": 0}
 
     def counting(way, method):
         def call(*args):
@@ -30,8 +29,8 @@ def counted(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(Shortcut, "send", counting("short", Shortcut.send))
-    monkeypatch.setattr(Putting, "_publish", counting("long", Putting._publish))
+    monkeypatch.setattr(PutPath, "send_fast", counting("fast", PutPath.send_fast))
+    monkeypatch.setattr(PutPath, "publish", counting("usual", PutPath.publish))
     return count
 
 
@@ -45,19 +44,10 @@ def put(bridge, step, block, in_place):
 
 def all_given_back(bridge):
     """Wait until all slots are free again."""
-    transport = bridge._transport
-    with transport.changed:
-        assert transport.changed.wait_for(
-            lambda: (
-                not any(
-                    slot.uses
-                    for rings in transport.rings.values()
-                    for ring in rings
-                    for slot in ring.slots
-                )
-            ),
-            10,
-        )
+    rings = [ring for out in bridge._arrays.values() for ring in out.rings]
+    assert bridge._mailbox.wait_for(
+        lambda: not any(slot.uses for ring in rings for slot in ring.slots), 10
+    )
 
 
 class CopyingSink(RememberingSink):
@@ -79,9 +69,9 @@ def test_it_is_taken_from_the_first_use_of_each_slot_on(tmp_path, copying, count
             for step in range(STEPS):
                 put(bridge, step, FIELD[step], in_place)
                 all_given_back(bridge)
-            (ring,) = bridge._outgoing["t"].rings
+            (ring,) = bridge._arrays["t"].rings
             account = bridge.statistics().arrays["t"]
-        assert counted == {"short": STEPS - ring.length, "long": ring.length}
+        assert counted == {"fast": STEPS - ring.length, "usual": ring.length}
         assert account["blocks"]["delivered"] == account["blocks"]["produced"] == STEPS
         assert account["bytes"]["delivered"] == account["bytes"]["produced"] == FIELD.nbytes
         assert np.array_equal(assembled(agree(SPEC), 0, [sink]), FIELD)
@@ -105,7 +95,7 @@ def test_parts_of_blocks_with_halo_put_and_computed_in_place_by_turns(tmp_path, 
                 return bridge.statistics().arrays["t"]["bytes"]
 
         bytes_of = together(2, work)
-        assert counted["short"] and counted["long"]  # a slot is laid out anew for the other way
+        assert counted["fast"] and counted["usual"]  # a slot is laid out anew for the other way
         assert np.array_equal(assembled(contract, 0, sinks), expected)
         assert sum(account["delivered"] for account in bytes_of) == expected.nbytes
         assert sum(account["produced"] for account in bytes_of) == FIELD.nbytes
@@ -122,27 +112,26 @@ def test_what_happens_between_taking_a_slot_and_sending_it(
     with receivers(tmp_path, contract, contact_options=SHM) as (file, (first,), (sink,)):
         other = CopyingSink()
         with joined(file, contract, first, other) as (bridge, move):
-            transport = bridge._transport
             for step in range(last):
                 put(bridge, step, FIELD[step], in_place)
                 all_given_back(bridge)
 
             def happen():
                 if what == "cut":
-                    (link,) = transport.links.values()
-                    transport.broken(link, link.sock, "cut by the test")
+                    (connection,) = bridge._delivery.connections.open()
+                    connection.broken(connection.sock, "cut by the test")
                 else:
                     move(last)
 
             taken = []
 
-            def send(shortcut, *args):
-                taken.append(shortcut)
+            def send(path, *args):
+                taken.append(path)
                 happen()
-                return sending(shortcut, *args)
+                return sending(path, *args)
 
-            sending = Shortcut.send
-            monkeypatch.setattr(Shortcut, "send", send)
+            sending = PutPath.send_fast
+            monkeypatch.setattr(PutPath, "send_fast", send)
             put(bridge, last, FIELD[last], in_place)
             monkeypatch.undo()
             assert len(taken) == 1
@@ -166,7 +155,7 @@ def test_a_body_that_raises_gives_the_slot_back(tmp_path, copying, counted):
                         raise ValueError("numerics")
                 put(bridge, step, FIELD[step], in_place=True)
                 all_given_back(bridge)
-        assert counted["short"] > counted["long"]
+        assert counted["fast"] > counted["usual"]
         assert np.array_equal(assembled(agree(SPEC), 0, [sink]), FIELD)
         assert set(sink.counts.values()) == {1}
 
@@ -179,7 +168,7 @@ def test_other_blocks_go_the_long_way(tmp_path, copying, counted, chunks):
         with Bridge(contact=file) as bridge:
             for step in range(STEPS):
                 put(bridge, step, FIELD[step], in_place=step % 2)
-        assert counted == {"short": 0, "long": STEPS}
+        assert counted == {"fast": 0, "usual": STEPS}
         assert np.array_equal(assembled(contract, 0, [sink]), FIELD)
 
 
@@ -191,7 +180,7 @@ def test_a_wrong_block_is_named_as_ever(tmp_path, copying):
         for step in range(10):
             bridge.put("t", step, FIELD[step])
             all_given_back(bridge)
-        assert bridge._outgoing["t"].shortcut is not None
+        assert bridge._arrays["t"].fast is not None
         with pytest.raises(BridgeError, match="expected dtype float64, got float32"):
             bridge.put("t", 10, FIELD[10].astype("f4"))
         with pytest.raises(BridgeError, match="expected shape"):

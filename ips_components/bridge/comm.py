@@ -85,16 +85,16 @@ def from_rank_0(comm: Communicator, work: Callable[[], T]) -> T:
 
 
 def wait_without_spinning(comm: Communicator) -> None:
-    """Return when all ranks have come here, with the core left to others. Collective.
+    """Return when rank 0 has come here, with the core left to others. Collective.
 
     MPI libraries wait by polling, at full speed. While rank 0 waits for the contract its peers
-    would take the cores on which Dask's workers start. A communicator without ``Ibarrier`` is left
-    as it is.
+    would take the cores on which Dask's workers start. Rank 0 itself waits for nobody. A
+    communicator without ``Ibcast`` is left as it is.
     """
-    begin = getattr(comm, "Ibarrier", None)
+    begin = getattr(comm, "Ibcast", None)
     if begin is None:
         return
-    request, pause = begin(), FIRST_PAUSE
+    request, pause = begin(bytearray(1), 0), FIRST_PAUSE
     while not request.Test():
         time.sleep(pause)
         pause = min(LAST_PAUSE, 2 * pause)

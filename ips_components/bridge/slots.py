@@ -5,6 +5,9 @@ is overwritten it is the replay buffer for chunks that are asked for again. To r
 has k + 3 slots: one is written, k are replayed, and two may be lent to a receiver that uses them in
 place as chunks for as long as the analysis likes. What a rank keeps only for replay is bounded in
 bytes as well: a ring has fewer slots when more would pass the bound, but never fewer than three.
+
+Each slot that receivers may map takes a file descriptor. Half of those that the process may have
+are left to the program: further slots are private, and their cells are sent.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import itertools
 import math
 import mmap
 import os
+import resource
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,10 +97,8 @@ class Slot(SlotLife):
         self.ring = ring
         self.size = slot_size(nbytes)
         self.number = next(_numbers)
-        self.fd = -1
-        if shared:
-            self.fd = os.memfd_create("ips-components-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            os.ftruncate(self.fd, self.size)
+        self.fd = _shared_memory(self.size) if shared else -1
+        if self.fd >= 0:
             self.memory = mapping.shared(self.fd, self.size, writable=True)
             # After this mapping nobody can make another writable one, or change the size.
             seals = _SEAL | _SHRINK | _GROW
@@ -161,9 +163,51 @@ class Slot(SlotLife):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            _in_use.count -= 1
 
 
-class Loan:
+class _Descriptors:
+    """Of slots, in this process."""
+
+    count = 0
+    warned = False
+
+
+_in_use = _Descriptors()
+
+
+def _shared_memory(size: int) -> int:
+    """Return a descriptor of new memory that others may map; -1 when there cannot be one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and _in_use.count >= limit // 2:
+        _warn_once(f"{_in_use.count} blocks take half of the {limit} descriptors (ulimit -n)")
+        return -1
+    try:
+        fd = os.memfd_create("ips-components-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        _warn_once(f"there is no shared memory ({error})")
+        return -1
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        os.close(fd)
+        _warn_once(f"there is no shared memory of {size} bytes ({error})")
+        return -1
+    _in_use.count += 1
+    return fd
+
+
+def _warn_once(why: str) -> None:
+    if not _in_use.warned:
+        _in_use.warned = True
+        import logging  # 4 ms that no rank has to pay at import
+
+        logging.getLogger(__name__).warning(
+            "Blocks are sent instead of being read in shared memory, which takes longer: %s", why
+        )
+
+
+class BorrowedMemory:
     """The caller's own memory, sent while the caller waits: no copy, and nothing to replay."""
 
     __slots__ = ("abandoned", "fd", "number", "size", "uses")
@@ -193,17 +237,21 @@ class ReplayMemory:
         Bytes; the three largest slots of each ring do not count.
     """
 
-    __slots__ = ("limit", "rings")
+    __slots__ = ("limit", "taken")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.rings: list[Ring] = []
+        self.taken = 0  # by all rings
 
     def allows(self, ring: Ring, nbytes: int) -> bool:
         """Tell whether a ring may have one more slot."""
-        sizes = [[slot.size for slot in each.slots] for each in self.rings if each is not ring]
-        sizes.append([*(slot.size for slot in ring.slots), slot_size(nbytes)])
-        return sum(sum(sorted(each)[:-_NEEDED]) for each in sizes) <= self.limit
+        sizes = [*(slot.size for slot in ring.slots), slot_size(nbytes)]
+        return self.taken - ring.for_replay + _for_replay(sizes) <= self.limit
+
+    def update(self, ring: Ring) -> None:
+        """Count the slots of a ring anew."""
+        before, ring.for_replay = ring.for_replay, _for_replay([slot.size for slot in ring.slots])
+        self.taken += ring.for_replay - before
 
 
 class Ring:
@@ -220,6 +268,7 @@ class Ring:
     """
 
     __slots__ = (
+        "for_replay",
         "keeper",
         "length",
         "memory",
@@ -239,7 +288,7 @@ class Ring:
         self.refused = math.inf  # bytes that were too many for another slot
         self.length = replay + _NEEDED  # number of slots at most
         self.keeper: int | None = None  # the receiver that may keep slots as chunks
-        memory.rings.append(self)
+        self.for_replay = 0  # bytes, as `ReplayMemory` counts them
 
     def spare_for(self, receiver: int) -> int:
         """Return the number of slots that a receiver must leave free.
@@ -272,8 +321,10 @@ class Ring:
             slot.close()
             self.retired.append(slot.number)
             self.refused = math.inf
+            self.memory.update(self)
         slot = Slot(nbytes, self.shared, self)
         slots.append(slot)
+        self.memory.update(self)
         slot.move(SlotEvent.TAKE)
         return slot
 
@@ -302,6 +353,11 @@ class Ring:
             for stored in slot.stored
             if stored.array == array and stored.piece.chunk == chunk
         ]
+
+
+def _for_replay(sizes: list[int]) -> int:
+    """Return the bytes of all slots but the three largest."""
+    return sum(sorted(sizes)[:-_NEEDED])
 
 
 def slot_size(nbytes: int) -> int:

@@ -1,17 +1,16 @@
-"""Arrays as the simulation describes them, and each array's share of this rank."""
+"""One array's share of this rank: what is sent of it, where, and what was counted."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Container, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ips_components.bridge._slots import Ring
+from ips_components.bridge.arrays import Array
+from ips_components.bridge.slots import Ring
 from ips_components.errors import BridgeError
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
@@ -21,156 +20,53 @@ from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire.messages import Counters
 
-if TYPE_CHECKING:
-    from ips_components.bridge._shortcut import Shortcut
-
 Cells: TypeAlias = np.ndarray[Any, Any]
-Box: TypeAlias = tuple[Sequence[int], Sequence[int]]
+Offset: TypeAlias = "tuple[int, ...] | None"
 
 NEVER = -(1 << 63)  # before any step
 _REMEMBERED = 4096  # chunks to which blocks that move have contributed
+_PLANS = 128  # of blocks that move
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array that a simulation offers, described in code.
+class FastPlan:
+    """What does not change from step to step of a block that is one piece of a chunk of its own.
 
     Parameters
     ----------
-    name
-        Identifier.
-    shape
-        Global shape of space, without time. For particles (``ragged=True``) the first entry is -1.
-    dtype
-        NumPy dtype or its name.
-    offset
-        Global index of the first cell of this rank's block; its extent is what is put. None: see
-        ``blocks``.
-    blocks
-        This rank's blocks, each an offset and a shape; an empty list for a rank without cells.
-        None, with no ``offset``: the regular decomposition over ``grid``.
-    halo
-        Ghost cells around the block in what is put, one number or one per dimension; never sent.
-    dims
-        Names of the dimensions.
-    steps
-        Steps at which the array is put: a `StepAxis`, a ``range``, a number of steps, or None when
-        it is not known.
-    attrs
-        Attributes that travel with the array.
-    ragged
-        The number of rows varies from rank to rank and step to step.
-    grid
-        Process grid of the regular decomposition, ranks in C order; None: as MPI_Dims_create.
-    fill_value
-        What masked cells become when a masked array is put. None: masked arrays are refused.
-
-    Raises
-    ------
-    BridgeError
-        When a number of cells, a position or a step is not a whole number.
-
-    Examples
-    --------
-    >>> Array("temperature", (64, 32), "f8", steps=100).spec.index_shape
-    (100, 64, 32)
+    out
+        The array; it gives the plan up when its chunks move.
+    plan
+        Of the block.
+    ring
+        Of the first block that is put in a step.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: Any = "f8"
-    offset: tuple[int, ...] | None = None
-    blocks: Sequence[Box] | None = None
-    halo: int | tuple[int, ...] = 0
-    dims: tuple[str, ...] = ()
-    steps: StepAxis | range | int | None = None
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    ragged: bool = False
-    grid: tuple[int, ...] | None = None
-    fill_value: Any = None
+    __slots__ = (
+        "dst",
+        "n_space",
+        "nbytes",
+        "owners",
+        "plan",
+        "ring",
+        "size",
+        "skipped",
+        "space",
+        "src",
+    )
 
-    def __post_init__(self) -> None:
-        # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
-        whole = partial(_whole_numbers, self.name)
-        changes: dict[str, Any] = {"shape": whole("shape", self.shape)}
-        for name in ("offset", "grid"):
-            if (value := getattr(self, name)) is not None:
-                changes[name] = whole(name, value)
-        if np.ndim(self.halo):
-            changes["halo"] = whole("halo", self.halo)
-        else:
-            (changes["halo"],) = whole("halo", (self.halo,))
-        if self.blocks is not None:
-            changes["blocks"] = [
-                (whole("blocks", offset), whole("blocks", extent)) for offset, extent in self.blocks
-            ]
-        if not isinstance(self.steps, StepAxis | range | None):
-            (changes["steps"],) = whole("steps", (self.steps,))
-        for name, value in changes.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def spec(self) -> ArraySpec:
-        """The array as all ranks and the analyst see it."""
-        steps = self.steps
-        if steps is None:
-            axis = StepAxis()
-        elif isinstance(steps, range):
-            axis = StepAxis(steps.start, steps.step, len(steps))
-        elif isinstance(steps, StepAxis):
-            axis = steps
-        else:
-            axis = StepAxis(count=steps)
-        count = None if axis.count is None else int(axis.count)
-        axis = StepAxis(int(axis.start), int(axis.every), count)
-        return ArraySpec(
-            self.name,
-            np.dtype(self.dtype).str,
-            tuple(self.shape),
-            axis,
-            tuple(self.dims),
-            dict(self.attrs),
-            self.ragged,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the description as a hello carries it."""
-        spec = self.spec
-        axis = spec.steps
-        return {
-            "name": spec.name,
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "steps": {"start": axis.start, "every": axis.every, "count": axis.count},
-            "dims": list(spec.dims),
-            "attrs": dict(spec.attrs),
-            "ragged": spec.ragged,
-        }
+    def __init__(self, out: OutgoingArray, plan: BlockPlan, ring: Ring) -> None:
+        cut = plan.single
+        if cut is None or out.dtype is None or out.placement is None:
+            raise ValueError(f"array {out.name!r}: a step is not one piece of a chunk of its own")
+        self.plan, self.ring = plan, ring
+        self.space, self.src, self.size = cut.space, cut.src, cut.cells
+        self.dst = ((0, 1, 1), *cut.dst)
+        self.owners, self.n_space = out.placement.owners, out.n_space
+        self.nbytes = cut.cells * out.dtype.itemsize
+        self.skipped = plan.size * out.dtype.itemsize - self.nbytes
 
 
-def _whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:
-    """Return numbers as Python's integers.
-
-    Raises
-    ------
-    BridgeError
-        If one of them is not a whole number.
-    """
-    numbers = []
-    for value in values:
-        try:
-            number = int(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or number != value:
-            raise BridgeError(
-                f"array {array!r}: {what} must be whole numbers, got {value!r} in {values!r}"
-            )
-        numbers.append(number)
-    return tuple(numbers)
-
-
-class Outgoing:
+class OutgoingArray:
     """What this rank knows and counts of one array.
 
     Parameters
@@ -209,7 +105,7 @@ class Outgoing:
         axis = spec.steps if spec is not None else StepAxis()
         self.first, self.every = axis.start, axis.every
         self.n_space = contract.layout.n_space if contract is not None else 1
-        self.drop = contract is not None and contract.policy == "drop"
+        self.drops_when_full = contract is not None and contract.policy == "drop"
         if described is not None:
             halo = described.halo
         else:
@@ -218,17 +114,18 @@ class Outgoing:
         self.halo = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
         self.offset = described.offset if described is not None else None
         self.blocks = self._own_blocks(described, rank, size)
-        # Described by an offset alone: the first put tells the extent, and the receivers are told.
-        self.told = self.offset is None
+        self._by_offset = {block.offset: block for block in self.blocks or ()}
+        # Described by an offset alone: the first put shows the extent, and announces it.
+        self.block_announced = self.offset is None
         self.wanted = _wanted_steps(contract)
         self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
-        self.shortcut: Shortcut | None = None
+        self.fast: FastPlan | None = None  # once a block has gone the usual way
         self.last_step: int | None = None
         self.put_shape: tuple[int, ...] | None = None
         self.own_bytes: int | None = None  # of a put, when all are of one block
         self.nth = 0  # puts in the last step
         self.put_step = NEVER  # the newest step that was put, wanted or not
-        self.put_blocks: list[tuple[int, ...] | None] = []  # at that step, by offset
+        self.put_blocks: set[Offset] = set()  # at that step, by offset
         self.open_blocks = 0  # that are being computed in place
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
         self.skipped_blocks = self.skipped_bytes = 0
@@ -244,13 +141,13 @@ class Outgoing:
             if spec.ragged:
                 self.rows = RowPlan(contract, rank, size)
             else:
-                self._plans = BlockPlans(contract)
+                self._plans = BlockPlans(contract, max(_PLANS, len(self._by_offset)))
                 if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
                     self.fixed = self._plans.of(self.blocks[0], self.halo)
                     inner = self.blocks[0].shape
                     self.put_shape = tuple(n + 2 * h for n, h in zip(inner, self.halo, strict=True))
                     self.own_bytes = self.blocks[0].size * spec.itemsize
-        self.short = (
+        self.has_fast_path = (
             self.fixed is not None
             and self.fixed.single is not None
             and isinstance(self.wanted, range)
@@ -302,7 +199,7 @@ class Outgoing:
         inner = (max(0, n - 2 * h) for n, h in zip(cells.shape, self.halo, strict=True))
         return int(prod(inner)) * cells.itemsize
 
-    def check_step(self, step: int, offset: tuple[int, ...] | None) -> None:
+    def check_step(self, step: int, offset: Offset) -> None:
         """Refuse a step that does not follow those that were put.
 
         Raises
@@ -322,17 +219,26 @@ class Outgoing:
                 "bridge.rewind(step) to replace it"
             )
 
-    def mark_step(self, step: int, offset: tuple[int, ...] | None) -> None:
+    def mark_step(self, step: int, offset: Offset) -> None:
         """Note that a block was put."""
         if step != self.put_step:
             self.put_step = step
-            self.put_blocks = [offset]
+            self.put_blocks = {offset}
         else:
-            self.put_blocks.append(offset)
+            self.put_blocks.add(offset)
+
+    def shorten(self, plan: BlockPlan) -> None:
+        """Let the next steps go the fast way (the lock is held: the placement may change)."""
+        self.fast = FastPlan(self, plan, self.rings[0])
+
+    def rewind(self, step: int) -> None:
+        """Let the next puts begin at a step that was put."""
+        self.put_step = min(self.put_step, step - 1)
+        self.put_blocks = set()
 
     def place(self, placement: Placement) -> None:
         """Follow another placement."""
-        self.shortcut = None
+        self.fast = None
         self.placement = placement
         if self._plans is not None:
             self._plans.place(placement)
@@ -370,14 +276,14 @@ class Outgoing:
                 found.update(t for piece in self.fixed.at(t) if piece.chunk == chunk)
         return found
 
-    def block_shape(self, offset: tuple[int, ...] | None, step: int) -> tuple[int, ...]:
+    def block_shape(self, offset: Offset, step: int) -> tuple[int, ...]:
         """Return the shape, halo included, of what is put."""
         if offset is None and self.put_shape is not None:
             return self.put_shape
         block = self._block_at(offset, None, step)
         return tuple(n + 2 * h for n, h in zip(block.shape, self.halo, strict=True))
 
-    def plan(self, cells: Cells, offset: tuple[int, ...] | None, step: int) -> BlockPlan:
+    def plan(self, cells: Cells, offset: Offset, step: int) -> BlockPlan:
         """Return the plan of a block that is put, after checking it.
 
         Raises
@@ -413,16 +319,14 @@ class Outgoing:
             f"{plan.block.shape}{halo}), got {cells.shape}"
         )
 
-    def plan_at(self, offset: tuple[int, ...] | None, step: int) -> BlockPlan | None:
+    def plan_at(self, offset: Offset, step: int) -> BlockPlan | None:
         """Return the plan of a block that was described."""
         if self.fixed is not None and offset is None:
             return self.fixed
         plans = self._plans
         return None if plans is None else plans.of(self._block_at(offset, None, step), self.halo)
 
-    def _block_at(
-        self, offset: tuple[int, ...] | None, shape: tuple[int, ...] | None, step: int
-    ) -> Block:
+    def _block_at(self, offset: Offset, shape: tuple[int, ...] | None, step: int) -> Block:
         where = f"array {self.name!r} at step {step} on rank {self.rank}"
         offset = self.offset if offset is None else tuple(offset)
         if offset is None:
@@ -433,10 +337,19 @@ class Outgoing:
                 f"{where}: this rank has {count} blocks; say which one by put(..., offset=...)"
             )
         if shape is None:
-            for block in self.blocks or ():
-                if block.offset == offset:
-                    return block
-            raise BridgeError(f"{where}: no block at offset {offset} was described")
+            block = self._by_offset.get(offset)
+            if block is not None:
+                return block
+            if self.blocks is None:
+                raise BridgeError(
+                    f"{where}: the array is described by its offset alone, so that the shape of "
+                    "its block is not known before it is put; use put, or describe it by "
+                    "blocks=[(offset, shape)]"
+                )
+            raise BridgeError(
+                f"{where}: no block at offset {offset} was described; described are "
+                f"{list(self._by_offset) or 'none'}"
+            )
         if len(shape) != len(self.halo):
             raise BridgeError(f"{where}: expected {len(self.halo)} dimensions, got shape {shape}")
         inner = tuple(n - 2 * h for n, h in zip(shape, self.halo, strict=True))
@@ -473,6 +386,26 @@ class Outgoing:
         """Return the account so far."""
         ordinal, *numbers = self.numbers()
         return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:]))  # type: ignore[arg-type]
+
+
+class Scratch:
+    """Memory for blocks of steps that nobody wants.
+
+    Each block that is open has its own: what is computed must not depend on which steps the
+    analysis wants.
+    """
+
+    def __init__(self) -> None:
+        self._unused: dict[tuple[Any, ...], list[Cells]] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Cells:
+        """Return memory of an array."""
+        unused = self._unused.get((name, shape, dtype))
+        return unused.pop() if unused else np.empty(shape, dtype)
+
+    def give_back(self, name: str, cells: Cells) -> None:
+        """Keep memory for the next block of this array."""
+        self._unused.setdefault((name, cells.shape, cells.dtype), []).append(cells)
 
 
 class _Steps:

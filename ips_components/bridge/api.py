@@ -1,0 +1,445 @@
+"""The bridge: three calls in a simulation (open, put, close) couple it to the analysis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ips_components.bridge.arrays import Array
+from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
+from ips_components.bridge.in_place import BlockInPlace
+from ips_components.bridge.outgoing import Cells, OutgoingArray
+from ips_components.bridge.put_path import PutPath
+from ips_components.bridge.session import Session, ask_contract, location_of, wait_for_contact
+from ips_components.bridge.steps import Steps
+from ips_components.errors import BridgeError, ContractError
+from ips_components.wire import contact as contacts
+from ips_components.wire import framing, values
+from ips_components.wire import messages as m
+
+_NOTHING: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeStatistics:
+    """What a bridge did: its account per array, seconds waited, how it reaches receivers.
+
+    ``waited_per_step`` has the latest steps that waited at all.
+    """
+
+    arrays: dict[str, dict[str, dict[str, int]]]
+    waited: float
+    waited_per_step: dict[int, float] = field(default_factory=dict)
+    lanes: dict[int, str] = field(default_factory=dict)
+    lost: str | None = None
+
+
+class Bridge:
+    """Connects the ranks of a simulation to the analysis of its arrays.
+
+    Parameters
+    ----------
+    comm
+        Communicator of all ranks (mpi4py's, or anything with ``rank``, ``size`` and ``bcast``).
+        None: a serial program, or ranks that say who they are by ``rank`` and ``size``.
+    contact
+        Path of the contact file. None: the environment's ``IPS_COMPONENTS_CONTACT``.
+    arrays
+        What the simulation offers, described in code. None: the workflow's config has described
+        it; ``put`` then takes blocks of the regular decomposition, or an ``offset`` with each.
+    rank, size
+        Only without ``comm``.
+
+    Raises
+    ------
+    ContactError, ContractError, DeadlineExceeded
+        On every rank alike, when rank 0 finds no contact file, no receiver, or no contract.
+
+    Notes
+    -----
+    ============= ============ ================================= ================================
+    call          who          blocks                            the caller's array
+    ============= ============ ================================= ================================
+    `Bridge`      collective   until the contract is there       -
+    `put`         independent  while credit or a buffer lacks;   may be re-used on return
+                               else for one copy; not in the
+                               contract: about a microsecond
+    `block`       independent  while credit or a buffer lacks    belongs to the bridge; not to be
+                                                                 touched after the ``with``
+    `step_end`    independent  no                                -
+    `wait`        independent  until all is taken by receivers   -
+    `receive`     collective   until the value is there, or it   the value is the caller's
+                               is known that it will not come;
+                               not at all with a ``default``
+    `should_stop` collective   no                                -
+    `close`       collective   until all is taken and accounted  -
+    ============= ============ ================================= ================================
+
+    "Independent" calls may be made by any rank at any time, in any order of arrays within a step;
+    steps must rise. One thread of a rank at a time may use a bridge.
+
+    A simulation may be launched many times in one run. `first_step` is the step at which this
+    launch goes on, the same on every rank; 0 in the first one.
+
+    Examples
+    --------
+    ::
+
+        with Bridge(comm=MPI.COMM_WORLD) as bridge:
+            for step in range(steps):
+                advance(field)
+                bridge.put("temperature", step, field)
+    """
+
+    def __init__(
+        self,
+        comm: Communicator | None = None,
+        contact: str | os.PathLike[str] | None = None,
+        arrays: Sequence[Array] | None = None,
+        *,
+        rank: int | None = None,
+        size: int | None = None,
+    ) -> None:
+        if comm is None:
+            comm = Serial() if rank is None and size is None else Apart(rank or 0, size or 1)
+        elif rank is not None or size is not None:
+            raise BridgeError("give either a communicator or rank and size, not both")
+        described = {array.name: array for array in arrays or ()}
+        if len(described) < len(arrays or ()):
+            names = [array.name for array in arrays or ()]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise BridgeError(
+                f"array {twice[0]!r} is described more than once: an array has one description, "
+                "which may name several blocks"
+            )
+        self._comm = comm
+        self.rank, self.size = comm.rank, comm.size
+        self._pid = os.getpid()
+        self._closed = False
+        locations = to_rank_0(comm, location_of(described.values()))
+
+        def ask() -> tuple[bytes, bytes]:
+            found = wait_for_contact(contact)
+            given = list(described.values())
+            agreed = ask_contract(found, self.rank, self.size, given, locations or [])
+            return found.to_bytes(), framing.pack(agreed)
+
+        found, frame = from_rank_0(comm, ask)
+        header = framing.parse_header(frame)
+        agreed = framing.parse(header, memoryview(frame)[framing.HEADER_BYTES :])
+        if not isinstance(agreed, m.ContractIs):
+            raise ContractError("rank 0 broadcast something that is not a contract")
+        self._session = Session(
+            contacts.Contact.from_bytes(found), agreed, described, self.rank, self.size
+        )
+        self._described = bool(described)
+        self._arrays = self._session.arrays
+        self._mailbox, self._delivery = self._session.mailbox, self._session.delivery
+        self._steps = Steps(
+            self._delivery,
+            self._session.needed,
+            agreed.first_step,
+            agreed.launch,
+            renumbered=bool(agreed.launch_flags & m.ContractIs.RENUMBER),
+        )
+        self._path = PutPath(
+            self._delivery,
+            self._steps,
+            self._arrays,
+            max(0, int(self._session.contact.options["replay_steps"])),
+            shared=self._session.shared,
+            rank=self.rank,
+        )
+        _open_bridges.add(self)
+
+    @property
+    def first_step(self) -> int:
+        """Step at which this launch goes on, the same on every rank; 0 in the first one."""
+        return self._steps.first
+
+    # -- data ------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        name: str,
+        step: int,
+        block: Cells,
+        *,
+        offset: tuple[int, ...] | None = None,
+    ) -> None:
+        """Offer a block of one step; what the contract names of it is sent.
+
+        Parameters
+        ----------
+        name
+            Array.
+        step
+            Simulation step; steps of an array rise.
+        block
+            This rank's cells, halo included, any memory order. Ragged: this rank's rows.
+        offset
+            Global index of the block's first cell (without halo), when it is not the one
+            described.
+
+        Raises
+        ------
+        BridgeError
+            When dtype or shape are not what was described, when the step is below one that was
+            put, or when this block was put at this step (see `rewind`).
+        DeadlineExceeded, AnalyticsLost
+            When the analytics do not take data any more and the policy is to end with them.
+        """
+        if self._closed:
+            self._check_open()
+        out = self._arrays.get(name)
+        if out is None:
+            out = self._find(name)
+        steps = self._steps
+        step += steps.shift
+        steps.newest = step
+        self._path.put(out, step, block, offset if offset is None else tuple(offset))
+
+    def block(
+        self, name: str, step: int, *, offset: tuple[int, ...] | None = None
+    ) -> AbstractContextManager[Cells]:
+        """Give memory inside the bridge to compute a block into; it is put on leaving.
+
+        Parameters
+        ----------
+        name, step, offset
+            As in `put`.
+
+        Returns
+        -------
+        context manager
+            Of an array of the block's shape with halo, C order, cells unspecified. It belongs to
+            the bridge after the ``with``. When the body raises, nothing is put.
+
+        Raises
+        ------
+        BridgeError
+            When the shape of the block is not known before it is put.
+        """
+        if self._closed:
+            self._check_open()
+        out = self._arrays.get(name)
+        if out is None:
+            out = self._find(name)
+        if out.dtype is None or (out.spec is not None and out.spec.ragged):
+            raise BridgeError(f"array {name!r} cannot be computed in place; use put")
+        steps = self._steps
+        step += steps.shift
+        steps.newest = step
+        return BlockInPlace(self._path, out, step, offset if offset is None else tuple(offset))
+
+    def rewind(self, step: int) -> None:
+        """Go back: the next puts of all arrays may begin at this step again.
+
+        For a solver that has rejected steps. What was sent cannot be taken back, since the
+        analysis may have used it; steps that were put and that nobody wanted can be put anew.
+
+        Parameters
+        ----------
+        step
+            The first step that will be put again.
+
+        Raises
+        ------
+        BridgeError
+            When this step or a later one of some array was sent, or a block is being computed in
+            place. Nothing has changed then.
+        """
+        self._check_open()
+        self._path.rewind(step + self._steps.shift)
+
+    def step_end(self, step: int) -> None:
+        """Say that this rank has put all of a step; the next step's first put implies it."""
+        self._check_open()
+        steps = self._steps
+        step += steps.shift
+        steps.newest = max(steps.newest, step)
+        if steps.current is None:
+            steps.current = step
+        if steps.current == step:
+            steps.end()
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        name: str,
+        step: int | None = None,
+        default: Any = _NOTHING,
+        timeout: float | None = None,
+    ) -> Any:
+        """Return a value that the analysis sent; the same on every rank. Collective.
+
+        Parameters
+        ----------
+        name
+            Of the value.
+        step
+            Without a `default`: wait for the value that was sent for exactly this step. With
+            one: of the values sent for this step or an earlier one, the latest. None: the latest
+            of all.
+        default
+            What to return when there is none yet. Without it, wait.
+        timeout
+            Seconds to wait; None: the run's deadline for a step.
+
+        Raises
+        ------
+        RunStopped
+            At once, when the analysis has stopped the run, or has returned, without having sent
+            the value.
+        AnalyticsLost
+            As soon as it is known that nobody is left to send it.
+        DeadlineExceeded
+            When it did not come in time.
+
+        Notes
+        -----
+        With a `default` nothing is raised unless the run shall end with its analysis.
+        """
+        self._check_open()
+        if step is not None:
+            step += self._steps.shift
+        limit = self._session.contact.deadlines["step"] if timeout is None else timeout
+
+        def of_rank_0() -> tuple[bool, Any]:
+            if default is _NOTHING:
+                return True, values.decode(self._mailbox.wait_for_value(name, step, limit))
+            found = self._mailbox.latest(name, step)
+            return (False, None) if found is None else (True, values.decode(found))
+
+        found, value = from_rank_0(self._comm, of_rank_0)
+        return value if found else default
+
+    def should_stop(self) -> bool:
+        """Tell whether the analysis has what it wants; the same on every rank. Collective."""
+        self._check_open()
+        return bool(from_rank_0(self._comm, lambda: self._mailbox.stop is not None))
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the analysis wants to stop, as far as this rank knows."""
+        return self._mailbox.stop
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until receivers have taken all that was put; return whether they have."""
+        limit = self._session.contact.deadlines["drain"] if timeout is None else timeout
+        return self._delivery.drain(limit)
+
+    def close(self, status: str = "ok", reason: str = "") -> None:
+        """Send what is left, say goodbye with the final account, and end. May be called twice.
+
+        Parameters
+        ----------
+        status
+            ``"ok"`` or ``"aborted"``.
+        reason
+            Why, when aborted.
+        """
+        if self._closed:
+            return
+        mailbox, limit = self._mailbox, self._session.contact.deadlines["drain"]
+        try:
+            self._steps.end()
+            drained = self._delivery.drain(limit if status == "ok" else 1.0)
+            if not drained:
+                self._write_off()
+            counters = tuple(out.counters() for out in self._session.needed)
+            bye = m.Bye(self._steps.newest, int(status != "ok"), counters, reason)
+            answered = self._session.goodbye(bye)
+        finally:
+            self._closed = True
+            _open_bridges.discard(self)
+            self._session.close()
+        if status == "ok" and not (drained and answered):
+            mailbox.check()
+            if not drained and not mailbox.disconnected:
+                raise BridgeError(
+                    f"rank {self.rank}: receivers did not take all data within {limit:g} s of the "
+                    "end; what is missing is accounted as lost"
+                )
+
+    def _write_off(self) -> None:
+        """Move what nobody took from delivered to lost."""
+        for ordinal, (blocks, nbytes) in self._delivery.untaken().items():
+            out = self._delivery.arrays[ordinal]
+            blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)
+            out.delivered_blocks -= blocks
+            out.lost_blocks += blocks
+            out.delivered_bytes -= nbytes
+            out.lost_bytes += nbytes
+
+    def __enter__(self) -> Bridge:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.close()  # a program that exits with status 0 has ended well
+            return
+        with contextlib.suppress(Exception):  # the body's error is the one to see
+            self.close("aborted", f"{type(error).__name__}: {error}")
+
+    def statistics(self) -> BridgeStatistics:
+        """Return this rank's account so far."""
+        arrays = {}
+        for name, out in self._arrays.items():
+            counters = out.counters()
+            arrays[name] = {
+                "blocks": dict(zip(counters.NAMES, counters.blocks, strict=True)),
+                "bytes": dict(zip(counters.NAMES, counters.bytes, strict=True)),
+            }
+        mailbox = self._mailbox
+        return BridgeStatistics(
+            arrays=arrays,
+            waited=self._delivery.waited_ns / 1e9,
+            waited_per_step=self._steps.waited,
+            lanes={c.ordinal: c.lane for c in self._delivery.connections.open()},
+            lost=mailbox.lost or (mailbox.fault.text if mailbox.fault else None),
+        )
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> OutgoingArray:
+        """Return an array that the contract does not name."""
+        if self._described:
+            raise BridgeError(
+                f"array {name!r} was not described; described are {sorted(self._arrays)}"
+            )
+        # The config may offer arrays that nobody wants.
+        out = OutgoingArray(name, None, None, len(self._arrays), self.rank, self.size)
+        self._arrays[name] = out
+        return out
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise BridgeError("a bridge cannot be used in a forked process")
+        if self._closed:
+            raise BridgeError("the bridge is closed")
+
+    def _release_in_child(self) -> None:
+        self._closed = True
+        self._delivery.connections.release_in_child()
+
+
+_open_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A child that kept the sockets open would hide its parent's death from the receivers.
+    for bridge in list(_open_bridges):
+        bridge._release_in_child()
+    _open_bridges.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

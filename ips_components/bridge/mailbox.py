@@ -1,0 +1,167 @@
+"""What receivers have sent to this rank beside answers to its data, and the lock of a bridge.
+
+Threads
+-------
+`Mailbox.lock` guards the state of the whole bridge: the mailbox, all connections but their
+sockets' writing side, the slots, and the placement of the arrays. The caller's thread, the I/O
+thread and the background threads of connections take it; nobody sends, connects or waits for
+anything else while holding it. ``fault``, ``lost`` and ``stop`` go from None to a value once, and
+may be read without it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ips_components.errors import AnalyticsLost, DeadlineExceeded, RunStopped
+from ips_components.wire import messages as m
+from ips_components.wire import values
+
+LOOK_AGAIN = 0.25  # seconds at most between two looks, although every change is notified
+_VALUES = 1024  # kept of each name
+
+
+class Mailbox:
+    """Contract, feedback, stop, fault and goodbyes, as they arrive.
+
+    Parameters
+    ----------
+    abort_on_loss
+        Whether the simulation ends when the analytics are lost.
+
+    Attributes
+    ----------
+    lock, changed
+        The bridge's lock, and the condition on it that is notified at every change.
+    fault : Fault or None
+        The analysis has failed.
+    lost : str or None
+        Why nobody is left to send to.
+    stop : str or None
+        Why the analysis wants no more.
+    """
+
+    def __init__(self, *, abort_on_loss: bool) -> None:
+        self.lock = threading.RLock()  # held by itself it costs a put less than the condition
+        self.changed = threading.Condition(self.lock)
+        self.contract: m.ContractIs | None = None
+        self.fault: m.Fault | None = None
+        self.lost: str | None = None
+        self.stop: str | None = None
+        self.goodbyes_answered: set[int] = set()
+        self._values: dict[str, dict[int, m.Feedback]] = {}
+        self._abort_on_loss = abort_on_loss
+
+    def add(self, message: m.Message) -> None:
+        """Keep a message (the lock is held)."""
+        match message:
+            case m.ContractIs():
+                self.contract = message
+            case m.Feedback():
+                sent = self._values.setdefault(message.name, {})
+                sent[message.step] = message
+                while len(sent) > _VALUES:
+                    del sent[min(sent)]
+            case m.Fault():
+                self.fault = self.fault or message
+            case m.Stop():
+                self.stop = message.text
+
+    def lose(self, why: str) -> None:
+        """Note that nobody is left to send to; the first reason stays."""
+        with self.changed:
+            self.lost = self.lost or why
+            self.changed.notify_all()
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether there is nobody to send to, and the simulation goes on alone."""
+        return self.fault is not None or self.lost is not None
+
+    def check(self) -> None:
+        """Raise what ends the simulation.
+
+        Raises
+        ------
+        AnalyticsLost
+            When the analysis has failed or is gone, and the policy is to end with it.
+        """
+        if self.fault is not None and self.fault.policy == m.Fault.ABORT:
+            raise AnalyticsLost(f"the analysis failed: {self.fault.text}")
+        if self.lost is not None and self._abort_on_loss:
+            raise AnalyticsLost(self.lost)
+
+    def latest(self, name: str, step: int | None) -> m.Feedback | None:
+        """Return the newest value of a name that was sent for a step up to this one; None: any."""
+        with self.lock:
+            sent = self._values.get(name, {})
+            held = [at for at in sent if step is None or at <= step]
+            return sent[max(held)] if held else None
+
+    def wait_for_value(self, name: str, step: int | None, timeout: float) -> m.Feedback:
+        """Return the value of a name for exactly this step, or the newest; None: of any step.
+
+        Raises
+        ------
+        RunStopped
+            At once when the analysis has stopped the run, or has returned, without the value.
+        AnalyticsLost
+            At once when nobody is left to send it.
+        DeadlineExceeded
+            When it does not come in time.
+        """
+
+        def find() -> m.Feedback | None:
+            if step is None:
+                return self.latest(name, None)
+            return self._values.get(name, {}).get(step)
+
+        def no_more() -> bool:
+            return values.NO_MORE.name in self._values
+
+        self.wait_for(
+            lambda: find() is not None or self.stop is not None or no_more() or self.disconnected,
+            timeout,
+        )
+        with self.lock:
+            found = find()
+        if found is not None:
+            return found
+        missing = f"no value {name!r} " + ("" if step is None else f"for step {step} ")
+        if self.stop is not None and self.fault is None:
+            raise RunStopped(
+                f"{missing}will come: the analysis has stopped the run ({self.stop}); "
+                "leave the time loop and close the bridge"
+            )
+        self.check()
+        if self.disconnected:
+            why = self.lost if self.fault is None else self.fault.text
+            raise AnalyticsLost(f"{missing}will come, the analysis is gone: {why}")
+        if no_more():
+            raise RunStopped(
+                f"{missing}will come: the analysis has all its results and has returned; "
+                "leave the time loop, or give a default"
+            )
+        raise DeadlineExceeded(
+            f"{missing}came from the analysis within {timeout:g} s; give a default, or see "
+            "whether the analysis sends it"
+        )
+
+    def wait(self, deadline: float) -> bool:
+        """Wait for some change (the lock is held); False when the deadline has passed."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        self.changed.wait(min(left, LOOK_AGAIN))
+        return True
+
+    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition holds; return whether it does."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while not done():
+                if not self.wait(deadline):
+                    return done()
+        return True

@@ -1,0 +1,342 @@
+"""A rank's part in a run: contact file, hello, contract, and goodbye."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from ips_components._version import __version__
+from ips_components.bridge.arrays import Array
+from ips_components.bridge.connections import HEARTBEAT, Connections
+from ips_components.bridge.delivery import Delivery
+from ips_components.bridge.dialing import Dialed, Dialer
+from ips_components.bridge.mailbox import Mailbox
+from ips_components.bridge.outgoing import OutgoingArray
+from ips_components.errors import (
+    AnalyticsLost,
+    ContactError,
+    ContractError,
+    DeadlineExceeded,
+    IPSComponentsError,
+)
+from ips_components.model.contract import Contract
+from ips_components.model.spec import ArraySpec
+from ips_components.wire import contact as contacts
+from ips_components.wire import messages as m
+from ips_components.wire.contact import Contact, Endpoint
+
+DEADLINE = "IPS_COMPONENTS_DEADLINE"
+LANE = "IPS_COMPONENTS_LANE"
+RankLocation: TypeAlias = tuple[str, dict[str, list[tuple[list[int], list[int]]]]]
+"""A rank's host, and its blocks by array."""
+
+
+class Introduction:
+    """What a rank says of itself in each hello.
+
+    Parameters
+    ----------
+    contact
+        Of the run.
+    rank, size
+        Of this process in the simulation.
+    contract
+        None: this rank asks for it.
+    """
+
+    def __init__(
+        self, contact: Contact, rank: int, size: int, contract: m.ContractIs | None = None
+    ) -> None:
+        self.arrays: Sequence[Array] = ()  # described in code, said by who asks for the contract
+        self.locations: Sequence[RankLocation] = ()
+        self.blocks: Mapping[str, Any] = {}  # of this rank, said by the others
+        self._contact, self._contract = contact, contract
+        self._rank, self._size = rank, size
+        self._session = int.from_bytes(os.urandom(8), "little")
+
+    def hello(self, epoch: int = 0) -> m.Hello:
+        """Return the hello of a rank that follows this placement."""
+        info: dict[str, Any] = {"host": socket.gethostname(), "version": __version__}
+        if self._contract is None:
+            info["arrays"] = [array.to_json() for array in self.arrays]
+            info["hosts"] = self.locations
+        else:
+            info["blocks"] = self.blocks
+        return m.Hello(
+            token=self._contact.secret,
+            run=self._contact.run,
+            rank=self._rank,
+            size=self._size,
+            pid=os.getpid(),
+            session=self._session,
+            digest=bytes(32) if self._contract is None else self._contract.digest,
+            epoch=epoch,
+            heartbeat_ms=int(HEARTBEAT * 1000),
+            info=json.dumps(info).encode(),
+            flags=m.Hello.WANTS_CONTRACT if self._contract is None else 0,
+        )
+
+
+def allowed_lanes(contact: Contact) -> tuple[str, ...]:
+    """Return the lanes that may be used; an environment variable may name a single one."""
+    lane = os.environ.get(LANE)
+    return (lane,) if lane else tuple(contact.options["lanes"])
+
+
+def aborts_on_loss(contact: Contact) -> bool:
+    """Tell whether the simulation ends when the analytics are lost."""
+    return bool(contact.options["on_analytics_loss"] == "abort")
+
+
+# -- before the contract (rank 0) ------------------------------------------------------------------
+
+
+def ask_contract(
+    contact: Contact,
+    rank: int,
+    size: int,
+    arrays: Sequence[Array],
+    locations: Sequence[RankLocation],
+) -> m.ContractIs:
+    """Return the contract, as soon as the analysis has submitted its graph.
+
+    Raises
+    ------
+    DeadlineExceeded
+        When no receiver can be reached, or no contract comes in time.
+    ContractError, AnalyticsLost
+        When the run has failed before there was one. Where the simulation may go on alone, the
+        contract of a lost analysis wants nothing.
+    """
+    introduction = Introduction(contact, rank, size)
+    introduction.arrays, introduction.locations = arrays, locations
+    dialer = Dialer(contact, allowed_lanes(contact), rank)
+    mailbox = Mailbox(abort_on_loss=aborts_on_loss(contact))
+
+    def dial(endpoint: Endpoint, timeout: float) -> Dialed:
+        return dialer.dial(endpoint, introduction.hello(), timeout)
+
+    def ignore(*_: object) -> None:
+        """No array is sent yet."""
+
+    connections = Connections(contact.endpoints, dial, mailbox, ignore, contact.deadlines, rank)
+    try:
+        asked = connections.first_reachable()
+        connections.needed = True
+        limit = contact.deadlines["contract"]
+        mailbox.wait_for(lambda: mailbox.contract is not None or mailbox.disconnected, limit)
+        if mailbox.contract is not None:
+            return mailbox.contract
+        if mailbox.fault is not None:
+            raise ContractError(f"the run failed before there was a contract: {mailbox.fault.text}")
+        mailbox.check()
+        if mailbox.lost is not None:
+            raise AnalyticsLost(f"there was no contract yet; {mailbox.lost}")
+        raise DeadlineExceeded(
+            f"{asked.endpoint} gave no contract within {limit:g} s: the analysis has not "
+            "submitted its graph; see the analysis' log"
+        )
+    except AnalyticsLost:
+        if aborts_on_loss(contact):
+            raise
+        return m.ContractIs(bytes(32), Contract(contact.run, ()).to_bytes())
+    finally:
+        connections.close()
+
+
+def location_of(described: Iterable[Array]) -> RankLocation:
+    """Return this rank's host and what it holds: chunks go to receivers on the same host."""
+    boxes: dict[str, list[tuple[list[int], list[int]]]] = {}
+    for one in described:
+        if one.blocks is not None:
+            boxes[one.name] = [(list(offset), list(extent)) for offset, extent in one.blocks]
+        elif one.offset is not None:  # its extent is known at the first put only
+            boxes[one.name] = [(list(one.offset), [1] * len(one.offset))]
+    return contacts.host_identity()[0], boxes
+
+
+def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
+    """Read the contact file, as soon as there is one.
+
+    Raises
+    ------
+    ContactError
+        When none is named, or there is none in time.
+    """
+    path = path or os.environ.get(contacts.ENVIRONMENT)
+    if not path:
+        raise ContactError(
+            f"no contact file: neither Bridge(contact=...) nor the environment variable "
+            f"{contacts.ENVIRONMENT} names one; the simulation component sets it"
+        )
+    text = os.environ.get(DEADLINE, "60")
+    try:
+        limit = float(text)
+    except ValueError:
+        raise ContactError(f"{DEADLINE} must be a number of seconds, got {text!r}") from None
+    deadline = time.monotonic() + limit
+    pause = 0.01
+    while True:
+        try:
+            return contacts.read(path)
+        except FileNotFoundError:
+            if time.monotonic() + pause > deadline:
+                raise ContactError(
+                    f"no contact file at {path} after {limit:g} s: the analytics have not started; "
+                    f"see their log, or raise {DEADLINE}"
+                ) from None
+        # A file system has no portable signal for a new file: look again, ever less often.
+        time.sleep(pause)
+        pause = min(0.5, 2 * pause)
+
+
+# -- with the contract -------------------------------------------------------------------------
+
+
+class Session:
+    """A rank that knows the contract and is connected.
+
+    Parameters
+    ----------
+    contact
+        Of the run.
+    agreed
+        The contract as rank 0 got it.
+    described
+        Arrays described in code.
+    rank, size
+        Of this process in the simulation.
+
+    Attributes
+    ----------
+    mailbox, delivery
+        Of this rank.
+    arrays : dict
+        All arrays by name, whether the analysis needs them or not.
+    shared : bool
+        Whether a receiver on this machine may map slots.
+
+    Raises
+    ------
+    ContractError
+        When what is described in code is not what the contract says.
+    DeadlineExceeded
+        When no receiver can be reached.
+    """
+
+    def __init__(
+        self,
+        contact: Contact,
+        agreed: m.ContractIs,
+        described: Mapping[str, Array],
+        rank: int,
+        size: int,
+    ) -> None:
+        self.rank = rank
+        self.contact = replace(contact, endpoints=agreed.endpoints)
+        self.contract = Contract.from_bytes(agreed.contract)
+        self.mailbox = Mailbox(abort_on_loss=aborts_on_loss(contact))
+        self._many_launches = bool(agreed.launch_flags & m.ContractIs.MANY_LAUNCHES)
+        lanes = allowed_lanes(contact)
+        dialer = Dialer(contact, lanes, rank)
+        introduction = Introduction(contact, rank, size, agreed)
+
+        def dial(endpoint: Endpoint, timeout: float) -> Dialed:
+            return dialer.dial(endpoint, introduction.hello(self.delivery.epoch), timeout)
+
+        self.arrays = self._arrays(described, rank, size)
+        introduction.blocks = {
+            name: [(block.offset, block.shape) for block in out.blocks]
+            for name, out in self.arrays.items()
+            if out.blocks is not None and out.contract is not None
+        }
+        self.shared = "shm" in lanes and any(
+            endpoint.local and endpoint.unix for endpoint in agreed.endpoints
+        )
+        self.delivery = Delivery(
+            self.mailbox,
+            agreed.endpoints,
+            dial,
+            contact.deadlines,
+            int(contact.options["replay_bytes"]),
+            rank,
+        )
+        try:
+            for out in self.needed:
+                self.delivery.arrays[out.ordinal] = out
+            self.delivery.connections.needed = bool(self.needed)
+            if agreed.endpoints:
+                self.delivery.connections.connect_home()
+            else:  # nobody wants anything, for nobody is there
+                self.mailbox.lose("the receivers went away before there was a contract")
+        except BaseException:
+            self.delivery.close()
+            raise
+
+    @property
+    def needed(self) -> list[OutgoingArray]:
+        """Arrays of the contract, in its order."""
+        return [out for out in self.arrays.values() if out.contract is not None]
+
+    def _arrays(
+        self, described: Mapping[str, Array], rank: int, size: int
+    ) -> dict[str, OutgoingArray]:
+        arrays: dict[str, OutgoingArray] = {}
+        for ordinal, contract in enumerate(self.contract.arrays):
+            name = contract.spec.name
+            one = described.get(name)
+            if described and one is None:
+                raise ContractError(
+                    f"the analysis wants array {name!r}, this simulation describes "
+                    f"{sorted(described)}: rename one of them"
+                )
+            if one is not None and self._as_agreed(one.spec, contract.spec) != contract.spec:
+                raise ContractError(
+                    f"array {name!r} is described in code as {one.spec}, but the contract has "
+                    f"{contract.spec}: describe it in one place only"
+                )
+            arrays[name] = OutgoingArray(name, one, contract, ordinal, rank, size)
+        for name, one in described.items():
+            if name not in arrays:
+                arrays[name] = OutgoingArray(name, one, None, len(arrays), rank, size)
+        return arrays
+
+    def _as_agreed(self, described: ArraySpec, agreed: ArraySpec) -> ArraySpec:
+        """Return a description with the run's steps, where launches may describe only their own."""
+        if not self._many_launches or described.steps.every != agreed.steps.every:
+            return described
+        return replace(described, steps=agreed.steps)
+
+    def goodbye(self, bye: m.Bye) -> bool:
+        """Send the goodbye, and stay until receivers answer; return whether one has.
+
+        They do so when all that was put has arrived: if one of them dies meanwhile, this rank is
+        there to send its chunks to another one.
+        """
+        mailbox, connections = self.mailbox, self.delivery.connections
+        deadline = time.monotonic() + self.contact.deadlines["connect"]
+        while not mailbox.disconnected or connections.open():
+            connections.say_goodbye(bye)
+            if not mailbox.wait_for(connections.goodbye_answered, deadline - time.monotonic()):
+                import logging  # 4 ms that no rank has to pay at import
+
+                logging.getLogger(__name__).warning(
+                    "Rank %s: receivers did not answer the goodbye", self.rank
+                )
+            answered = mailbox.goodbyes_answered
+            if answered or mailbox.disconnected or time.monotonic() > deadline:
+                break
+            try:
+                connections.connect_home()  # those that heard it are gone
+            except (OSError, IPSComponentsError) as error:
+                mailbox.lose(str(error))
+        return bool(mailbox.goodbyes_answered)
+
+    def close(self) -> None:
+        """End connections and threads at once."""
+        self.delivery.close()
