@@ -129,13 +129,15 @@ def _fault_of(coordinator: Mapping[str, Any]) -> str:
         return f"{fatal['who']} {fatal['what']}: {fatal['cause']}"
     if (coordinator.get("ledger") or {}).get("closed", False):
         return ""
+    if not coordinator.get("ranks"):
+        return "no rank ever joined the run: its coordinator has no account of any"
     byes = coordinator.get("byes") or {}
     silent = [r["rank"] for r in coordinator.get("ranks", ()) if str(r["rank"]) not in byes]
     if silent:
+        who = f"rank {silent[0]}" + (f" and {len(silent) - 1} others" if silent[1:] else "")
         return (
-            f"rank {silent[0]} and {len(silent) - 1} others ended without closing their bridges, "
-            "so that the ledger is open: close the bridge (`with Bridge(...)`, ips_bridge_close) "
-            "before MPI_Finalize"
+            f"{who} ended without closing the bridge, so that the ledger is open: close it "
+            "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
         )
     return _LEDGER_OPEN
 

@@ -21,6 +21,8 @@ class Facts:
         Stored field that was analysed instead of a simulation.
     bytes, blocks : dict
         The ledger summed over the arrays.
+    open_account : str
+        Why the ledger does not close; empty if it does, or if no rank ever connected.
     waited : float or None
         Seconds that the slowest rank waited for the analytics.
     active : float or None
@@ -41,7 +43,7 @@ class Facts:
     n_steps: int | None
     bytes: dict[str, int]
     blocks: dict[str, int]
-    ledger_closed: bool
+    open_account: str
     waited: float | None
     active: float | None
     rate: float | None
@@ -75,7 +77,7 @@ class Facts:
             last_step=max((s["step"] for s in complete), default=None),
             n_steps=record["n_steps"],
             **totals,
-            ledger_closed=record["ledger"]["closed"],
+            open_account=open_account(record),
             waited=max(waits) if waits else None,
             active=active,
             rate=delivered / active if active else None,
@@ -138,6 +140,25 @@ class Facts:
     def short_cause(self) -> str:
         """The cause in one line; of a traceback the line that names the error."""
         return last_line(self.cause) or "no cause is on record"
+
+
+def open_account(record: Mapping[str, Any]) -> str:
+    """Why the ledger of a checked record does not close, in one clause; empty if it does.
+
+    A run that no rank ever joined has an empty ledger, in which nothing is missing.
+    """
+    if record["ledger"]["closed"]:
+        return ""
+    for name, account in record["ledger"]["arrays"].items():
+        blocks = account["blocks"]
+        if missing := blocks["produced"] - sum(blocks[entry] for entry in LEDGER_ENTRIES[1:]):
+            of = f"of {plural(blocks['produced'], 'block')} of array {name!r}"
+            return f"{missing} {of} have no entry" if missing > 0 else f"{-missing} {of} too many"
+    silent = [rank["rank"] for rank in record["ranks"] if str(rank["rank"]) not in record["byes"]]
+    if silent:
+        others = f" and {plural(len(silent) - 1, 'other')}" if len(silent) > 1 else ""
+        return f"rank {silent[0]}{others} did not close the bridge"
+    return "not every rank closed its bridge" if record["ledger"]["arrays"] else ""
 
 
 def _explained_variance(variables: Mapping[str, Any]) -> list[float] | None:

@@ -75,6 +75,7 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
         charts=charts(checked),
         tiles=_tiles(facts),
         ledger=_ledger(checked),
+        open_account=facts.open_account,
         entries=LEDGER_ENTRIES,
         hosts=_hosts(checked),
         states=[(name, k, STATES.get(name, "")) for name, k in checked["states"].items() if k],

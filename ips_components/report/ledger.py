@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ips_components.report import _numbers as numbers
-from ips_components.report._facts import Facts
+from ips_components.report._facts import Facts, open_account
 from ips_components.report._schema import LEDGER_ENTRIES
 from ips_components.report.html import FILE_NAME as REPORT
 from ips_components.report.record import check_record
@@ -87,16 +87,17 @@ def ledger_table(record: Mapping[str, Any]) -> str:
     record = check_record(record)
     arrays = record["ledger"]["arrays"]
     if not arrays:
-        return "The ledger is empty: no rank has reported anything."
+        return "The ledger is empty: no rank has reported anything. No block is missing."
     rows: list[Sequence[str]] = [("array", "", *HEADINGS)]
     for name, account in arrays.items():
         for unit, show in (("bytes", numbers.size), ("blocks", numbers.count)):
             values = [show(account[unit][entry]) for entry in LEDGER_ENTRIES]
             rows.append((name if unit == "bytes" else "", unit, *values))
+    why = open_account(record)
     closing = (
-        "The ledger closes: produced = skipped + delivered + dropped + lost."
-        if record["ledger"]["closed"]
-        else "The ledger does NOT close: some blocks that were produced have no entry."
+        f"The ledger does NOT close: {why}."
+        if why
+        else "The ledger closes: produced = skipped + delivered + dropped + lost."
     )
     return "\n".join([*_aligned(rows), "", closing])
 
@@ -155,8 +156,8 @@ def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, st
         for entry, name in (("dropped", "dropped by policy"), ("lost", "lost"))
         if facts.bytes[entry] or facts.blocks[entry]
     ]
-    if not facts.ledger_closed:
-        rows.append(("ledger", "does NOT close: blocks are missing without a name"))
+    if facts.open_account:
+        rows.append(("ledger", f"does NOT close: {facts.open_account}"))
     if facts.waited is not None:
         share = facts.waited_share
         of_it = "" if share is None else f" ({numbers.percent(share)} of its time)"

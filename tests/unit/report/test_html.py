@@ -112,7 +112,9 @@ def test_a_run_without_a_step_says_so_instead_of_empty_figures():
 def test_an_open_ledger_is_shown_as_such():
     record = run_records.ok_record()
     record["ledger"]["closed"] = False
-    assert "The account does not close" in render(record)
+    account = record["ledger"]["arrays"]["temperature"]["blocks"]
+    account["delivered"] -= 3
+    assert "The account does not close: 3 of 400 blocks of array" in render(record)
 
 
 def test_figures_are_embedded_and_absent_ones_are_explained(tmp_path):

@@ -15,7 +15,13 @@ from ips_components.model.array_contract import ArrayContract
 from ips_components.model.contract import Contract
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.report import Progress, contract_table, summary_table, write_record
+from ips_components.report import (
+    Progress,
+    contract_table,
+    make_record,
+    summary_table,
+    write_record,
+)
 from ips_components.report import _numbers as numbers
 from ips_components.report.commands import add_subcommands
 from ips_components.report.ledger import ledger_table, print_summary
@@ -116,9 +122,24 @@ def test_command_ledger_fails_when_the_account_does_not_close(tmp_path, capsys):
     write_record(record, tmp_path)
     assert command("ledger", str(tmp_path)) == 0
     record["ledger"]["closed"] = False
+    del record["byes"]["1"]
     write_record(record, tmp_path)
     assert command("ledger", str(tmp_path)) == 1
-    assert "does NOT close" in capsys.readouterr().out
+    assert "does NOT close: rank 1 did not close the bridge" in capsys.readouterr().out
+
+
+def test_the_ledger_of_a_run_that_never_began_lacks_nothing():
+    record = make_record("r", status="failed", cause="no pool", coordinator={})
+    assert "ledger" not in summary_table(record)
+    assert "No block is missing" in ledger_table(record)
+
+
+def test_the_ledger_of_a_dead_rank_lacks_no_block():
+    """What the rank cannot account for is lost, which has an entry of its own."""
+    record = run_records.rank_death_record()
+    record["ledger"]["closed"] = False
+    record["byes"] = dict.fromkeys("013", "aborted")
+    assert "does NOT close: rank 2 did not close the bridge" in summary_table(record)
 
 
 def test_commands_without_a_run_say_what_to_give(tmp_path):
