@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,14 +111,11 @@ class Conclusion:
 
         path = Path(self.outcome["results"])
         try:
-            import xarray
-
-            with (
-                xarray.open_zarr(path, chunks=None, consolidated=False)  # without Dask
-                if path.suffix == ".zarr"
-                else xarray.open_dataset(path)
-            ) as results:
-                return [run_figure(results, self.run_dir / "results.png").name]
+            with ExitStack() as stack:
+                groups = _open_groups(path)
+                for group in groups.values():
+                    stack.enter_context(group)
+                return [run_figure(groups, self.run_dir / "results.png").name]
         except Exception as error:
             self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
             return []
@@ -140,6 +138,18 @@ def _fault_of(coordinator: Mapping[str, Any]) -> str:
             "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
         )
     return _LEDGER_OPEN
+
+
+def _open_groups(path: Path) -> dict[str, Any]:
+    """Open all groups of a store of results, lazily and without Dask."""
+    import xarray
+
+    if path.suffix == ".zarr":
+        return dict(xarray.open_groups(path, engine="zarr", chunks=None, consolidated=False))
+    try:
+        return dict(xarray.open_groups(path))
+    except NotImplementedError:  # SciPy reads files without groups
+        return {"/": xarray.open_dataset(path)}
 
 
 def _facts(

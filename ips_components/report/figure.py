@@ -18,13 +18,15 @@ time and 1-D space     a map of space against time
 none                   a number
 none or 1-D, many      one panel of results whose names differ by a number
 =====================  ==========================================================
+
+The groups of a store follow each other, each below its name.
 """
 
 from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +65,22 @@ class Row:
     draw: Callable[[SubFigure], None]
 
 
-def run_figure(results: xr.Dataset, path: str | Path, title: str | None = None) -> Path:
+#: What is drawn: one dataset, or those of several groups by path.
+Results = xr.Dataset | Mapping[str, xr.Dataset]
+
+
+def run_figure(results: Results, path: str | Path, title: str | None = None) -> Path:
     """Draw the results of a run into a PNG file.
 
     Parameters
     ----------
-    results : xarray.Dataset
-        May be lazy; only what is drawn gets loaded.
+    results : xarray.Dataset, or mapping of str to xarray.Dataset
+        A dataset, or the datasets of the groups of a store by path (``xarray.open_groups``); the
+        path of the root is ``"/"``. May be lazy; only what is drawn gets loaded.
     path : path-like
         Where the picture goes. It appears there complete or not at all.
     title : str, optional
-        Default: the attribute ``title`` of the dataset, if it has one.
+        Default: the attribute ``title`` of the dataset or of the root, if it has one.
 
     Returns
     -------
@@ -91,10 +98,15 @@ def run_figure(results: xr.Dataset, path: str | Path, title: str | None = None) 
     return path
 
 
-def compose(results: xr.Dataset, title: str | None = None) -> Figure:
+def compose(results: Results, title: str | None = None) -> Figure:
     """The figure of :func:`run_figure` as an object of matplotlib, not yet drawn."""
-    rows = _rows(results)
-    title = title or results.attrs.get("title")
+    groups = {"/": results} if isinstance(results, xr.Dataset) else dict(results)
+    root = groups.pop("/", xr.Dataset())
+    groups = {path: group for path, group in groups.items() if group.data_vars}
+    rows = _rows(root) if root.data_vars or not groups else []
+    for path, group in groups.items():
+        rows += [_text_row(path.strip("/")), *_rows(group)]
+    title = title or root.attrs.get("title")
     figure = Figure(figsize=(WIDTH, sum(row.height for row in rows) + 0.4 * bool(title)))
     figure.set_layout_engine("constrained")
     if title:

@@ -50,6 +50,22 @@ def axes_titled(figure, title):
     return found
 
 
+def test_groups_follow_each_other_below_their_names(results):
+    stats = xr.Dataset({"spread": (("y", "x"), np.ones((3, 4))), "n": ((), 7.0)})
+    groups = {"/": results[["mean"]], "/stats": stats, "/empty": xr.Dataset()}
+    figure = compose(groups)
+    assert [title for title, *_ in panels(figure)] == ["mean field", "spread"]
+    assert texts(figure) == ["stats", "n = 7"]
+    assert figure.get_suptitle() == "a run"
+    assert [title for title, *_ in panels(compose({"/": xr.Dataset(), "/stats": stats}))] == [
+        "spread"
+    ]
+
+
+def texts(figure):
+    return [text.get_text() for strip in figure.subfigs for text in strip.texts]
+
+
 def test_panels_and_labels_of_a_pca_run(results):
     last = results.explained_variance_ratio.values[-1]
     assert panels(compose(results)) == [

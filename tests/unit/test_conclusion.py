@@ -1,0 +1,38 @@
+"""What is written at the end of a run."""
+
+import pytest
+import xarray as xr
+
+from ips_components.analysis.results import ResultStore, name_results
+from ips_components.ips.conclusion import _fault_of, _open_groups
+from ips_components.report.figure import compose
+
+SHORT = xr.DataArray([1.0, 2.0], {"time": [0.0, 1.0]}, "time")
+LONG = xr.Dataset({"spread": ("time", [1.0, 2.0, 3.0])}, {"time": [0.0, 1.0, 2.0]})
+
+
+@pytest.mark.parametrize(("name", "format"), [("r.zarr", "zarr"), ("r.nc", "netcdf")])
+def test_the_figure_shows_all_groups_of_the_results(tmp_path, name, format):
+    """Groups may have other coordinates than those above them."""
+    store = ResultStore(tmp_path / name, format, {"run": "r1"})
+    store.write(name_results({"mean": SHORT, "inner": LONG}))
+    groups = _open_groups(store.path)
+    assert not any(group.chunks for group in groups.values())
+    titles = {ax.get_title() for ax in compose(groups).get_axes()}
+    assert titles >= {"mean", "spread"}
+    for group in groups.values():
+        group.close()
+
+
+def test_a_file_of_scipy_has_no_groups(tmp_path):
+    SHORT.to_dataset(name="mean").to_netcdf(tmp_path / "r.nc", engine="scipy")
+    with _open_groups(tmp_path / "r.nc")["/"] as found:
+        assert list(found.data_vars) == ["mean"]
+
+
+def test_why_a_run_without_an_error_has_failed():
+    assert "no rank ever joined" in _fault_of({})
+    ranks = [{"rank": 0}, {"rank": 1}]
+    joined = {"ranks": ranks, "ledger": {"closed": False}}
+    assert _fault_of({**joined, "byes": {"0": "ok"}}).startswith("rank 1 ended without closing")
+    assert _fault_of({**joined, "ledger": {"closed": True}}) == ""
