@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ips_components.errors import ProtocolError
-from ips_components.receiver.assembly import Claim
+from ips_components.receiver.claims import Claim
 from ips_components.receiver.delivery import Delivery
 from ips_components.receiver.outbox import Outbox
 from ips_components.receiver.peer import Peer

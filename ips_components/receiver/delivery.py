@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ips_components.receiver.admission import Array
-from ips_components.receiver.assembly import BlocksOverlap, ChunkAssembler, Claim, CompleteChunk
+from ips_components.receiver.assembly import ChunkAssembler
+from ips_components.receiver.claims import BlocksOverlap, Claim, CompleteChunk
 from ips_components.receiver.sink import Sink
 from ips_components.wire.messages import Piece
 

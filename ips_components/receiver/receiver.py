@@ -24,7 +24,8 @@ state                      object                   guarded by
 ranks, connections, what   `PeerTable`              ``PeerTable._lock``
 late ranks must know
 last number, generation    `Peer`                   ``Peer.lock``
-chunks under way, budget   `ChunkAssembler`         ``ChunkAssembler._lock``
+chunks under way           `ChunkAssembler`         ``ChunkAssembler._lock``
+rows admitted, budget      `RowAdmission`           ``ChunkAssembler._lock``
 buffer of one chunk        `PartialChunk`           ``PartialChunk.buffer_lock``
 admission, watermarks      `CreditPump`             ``CreditPump._pumping``
 frames to send             `Outbox`                 ``Outbox._lock``

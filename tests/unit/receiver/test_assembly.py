@@ -12,8 +12,10 @@ from ips_components.model.pieces import BlockPlan
 from ips_components.model.placement import Placement
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.receiver.assembly import MAX_OPEN, BlocksOverlap, ChunkAssembler
+from ips_components.receiver.assembly import ChunkAssembler
 from ips_components.receiver.buffers import BufferPool, on_last_view
+from ips_components.receiver.claims import BlocksOverlap
+from ips_components.receiver.rows import MAX_OPEN
 from ips_components.wire.messages import Piece
 
 ROW = 4 * 8
