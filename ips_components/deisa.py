@@ -411,14 +411,16 @@ def _open_run(address: str, n_workers: int, timeout: float) -> Run:
     from ips_components.coordination import RunSettings
     from ips_components.wire.contact import new_token
 
+    client = Client(address, timeout=timeout)
     settings = RunSettings(
         run=f"deisa-{uuid.uuid4().hex[:8]}",
         token=new_token(),
         analysis=f"{__name__}:{run_program.__name__}",
         n_receivers=n_workers,
         deadlines={"contract": timeout},
+        security="tls" if client.security.require_encryption else "none",
     )
-    return Run(Client(address, timeout=timeout), settings)
+    return Run(client, settings)
 
 
 def _publish(run: Run, path: Path, timeout: float) -> None:

@@ -266,10 +266,17 @@ class AnalyticsConfig:
         types.choices("shm", "tcp"), "Ways that data may take.", ("shm", "tcp")
     )
     security: str = parameter(
-        types.choice("none", "tls"),
-        "Whether Dask's traffic and blocks over TCP are encrypted; ranks in C or Fortran then need"
-        " a Dask worker on their node.",
-        "none",
+        types.choice("dask", "tls", "none"),
+        "What needs the run's certificates: `dask`, the traffic of scheduler, workers and clients; "
+        "`tls`, blocks over TCP as well (ranks in C or Fortran then need a Dask worker on their "
+        "node); `none`, nothing: any user who reaches the ports can run code as you.",
+        "dask",
+    )
+    loopback: bool | None = parameter(
+        types.BOOL,
+        "Whether Dask and the receivers listen on the loopback interface only; by default where "
+        "all processes of the run are on one host.",
+        None,
     )
     state_files: tuple[str, ...] = ()
     wait: bool = parameter(

@@ -82,7 +82,8 @@ class RunSettings:
     lanes
         Ways that data may take: ``"shm"`` (same node), ``"tcp"``.
     security
-        ``"none"`` or ``"tls"``.
+        ``"tls"``: blocks over TCP are encrypted with the certificates of the Dask workers. Anything
+        else: they are not.
     checkpoint
         File with the state of the analysis to go on from; empty for a new start.
     simulation

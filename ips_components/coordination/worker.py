@@ -163,7 +163,7 @@ class WorkerSession:
             budget=int(limit * self.settings.memory_share),
             host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
             lanes=self.settings.lanes,
-            tls=_tls_of(self.worker.security),
+            tls=_tls_of(self.worker.security) if self.settings.security == "tls" else None,
             silence=silence,
             grace=silence * GRACE,
             heartbeat=min(2.0, silence / 6),

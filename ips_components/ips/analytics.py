@@ -323,8 +323,12 @@ class Analytics(Component):
         events = ProgressEvents(self.services)
         told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
-            for page in pool.pages.values():
-                progress.note(f"live page on {socket.gethostname()}: {page}")
+            for page, where in pool.live_pages():
+                host = socket.gethostname()
+                progress.note(
+                    f"live page on {host}: its address is {where}",
+                    terminal=f"live page on {host}: {page}",
+                )
 
             def look(interval: float = ASK) -> None:
                 for watch in watches:

@@ -82,14 +82,20 @@ class AnalyticsPool:
         tokens[self.run] = settings.token
         for run, path in self._contact_files().items():
             if config.live_page:
-                page = self.pages[run] = analysis.open_live_page(pool.client, run)
-                self.services.warning("live page on %s: %s", socket.gethostname(), page)
+                self.pages[run] = analysis.open_live_page(pool.client, run)
             self._publish(run, tokens[run], endpoints[run], path)
+        for _, where in self.live_pages():  # a log may be read by others, the address gives access
+            self.services.warning("live page on %s: its address is %s", socket.gethostname(), where)
 
     @property
     def running(self) -> Any:
         """The pool, while it runs."""
         return ips_compat.running_pool(self.services, POOL)
+
+    def live_pages(self) -> list[tuple[str, str]]:
+        """Address of each live page, and where it stands for the user alone."""
+        files = self._contact_files()
+        return [(page, f"live_page in {files[run]}") for run, page in self.pages.items()]
 
     @property
     def contacts(self) -> dict[str, str]:
@@ -149,17 +155,17 @@ class AnalyticsPool:
                     "on_analytics_loss": config.on_analytics_loss,
                 },
                 live_page=self.pages.get(run, ""),
-                tls=self._certificates(),
+                tls=self._certificates() if config.security == "tls" else None,
             ),
         )
 
     def _certificates(self) -> Any:
-        """Where ranks find the certificates that Dask uses, if it does."""
+        """Where the certificates are that Dask uses, if it does."""
         from ips_components.wire import contact
 
-        if self.config.security != "tls":
+        credentials = self.services.task_pools[POOL].security.credentials
+        if credentials is None:
             return None
-        credentials = self.services.task_pools[POOL].credentials
         own = str(credentials.certificate)
         return contact.Certificates(authority=own, certificate=own, key=str(credentials.key))
 
@@ -247,9 +253,8 @@ class AnalyticsPool:
 
         services.create_task_pool(POOL)
         pool = services.task_pools[POOL]
-        pool.secrets = [*self._contact_files().values(), self.run_dir / TLS]
-        if config.security == "tls":
-            pool.credentials = ips_compat.make_credentials(self.run_dir / TLS)
+        pool.secrets = [*self._contact_files().values()]
+        pool.credentials_directory = self.run_dir / TLS
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)
         services.submit_tasks(
             POOL,
@@ -276,10 +281,8 @@ class AnalyticsPool:
 
     def _scheduler(self) -> Mapping[str, Any]:
         """Where the pool's scheduler is, and what it is to compute."""
-        client = self.running.client
-        dashboard = client.scheduler_info(n_workers=0)["services"].get("dashboard")
         return {
             "analysis": self.config.analysis,
-            "scheduler": client.scheduler.address,
-            "dashboard": client.dashboard_link if dashboard else None,
+            "scheduler": self.running.client.scheduler.address,
+            "dashboard": None,  # IPS starts schedulers without
         }

@@ -7,7 +7,8 @@ are written into the directory from which a pool is submitted, which all nodes o
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ else
 fi || {{ echo "cannot make a directory for Dask below $base (TMPDIR)" >&2; exit 1; }}
 {temporary}
 {memory}
+{environment}
 exec {guard} --parent "$PPID" --scratch "$scratch" {secrets} -- \\
     {python} -m {module} "$@" {extra}
 """
@@ -59,6 +61,7 @@ dask-scheduler) set -- python3 -m distributed.cli.dask_scheduler "$@" {scheduler
 dask-worker) {memory}
     set -- python3 -m distributed.cli.dask_worker "$@" {worker} ;;
 esac
+{environment}
 exec 2>>{directory}/"$name.$(hostname).$$.log"
 exec {guard} --parent "$PPID" -- {shifter} $options "$@"
 """
@@ -102,6 +105,14 @@ def _memory() -> str:
     return f": {defaults}; export {' '.join(MEMORY)}"
 
 
+def _defaults(values: Mapping[str, str]) -> str:
+    """Return the line of a script that sets variables which are not set."""
+    if not values:
+        return ":"
+    lines = [f'[ -n "${{{name}+x}}" ] || {name}={shlex.quote(v)}' for name, v in values.items()]
+    return "\n".join([*lines, f"export {' '.join(values)}"])
+
+
 def _write(directory: Path, name: str, template: str, **words: str) -> Path:
     script = directory / name
     *guarded, _ = guard_command()
@@ -130,6 +141,7 @@ def write_launchers(
     worker_options: Sequence[str] = (),
     shifter: str | None = None,
     secrets: Sequence[Path] = (),
+    environment: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Launchers:
     """Write the executables of one pool.
 
@@ -147,6 +159,8 @@ def write_launchers(
         Path of the command that runs another one in a container, where there is one.
     secrets
         Files and directories to remove when the scheduler has ended, in whatever way.
+    environment
+        Variables of scheduler and workers, where they have no value yet.
     """
     directory = work / DIRECTORY / "".join(c if c.isalnum() else "_" for c in pool)
     directory.mkdir(parents=True, exist_ok=True)
@@ -161,6 +175,7 @@ def write_launchers(
             _SCRIPT,
             module="distributed.cli.dask_scheduler",
             memory=":",
+            environment=_defaults(environment),
             secrets=shlex.join(word for path in secrets for word in ("--scratch", str(path))),
             extra=shlex.join(scheduler_options),
         ),
@@ -170,6 +185,7 @@ def write_launchers(
             _SCRIPT,
             module="distributed.cli.dask_worker",
             memory=_memory(),
+            environment=_defaults(environment),
             secrets="",
             extra=workers + shlex.join(worker_options),
         ),
@@ -180,6 +196,7 @@ def write_launchers(
                 _SHIFTER,
                 shifter=shlex.quote(shifter),
                 memory=_memory(),
+                environment=_defaults(environment),
                 scheduler=shlex.join(scheduler_options),
                 worker=workers + shlex.join(worker_options),
             )

@@ -21,8 +21,8 @@ from ips_components.ips_compat._running_pool import (
     pool_parameter,
     wait_until_settled,
 )
+from ips_components.ips_compat._security import make_security
 from ips_components.ips_compat._text import describe
-from ips_components.ips_compat._tls import Credentials
 from ips_components.ips_compat.container import check_versions
 
 _TEARDOWN_TIME_OUT = 3600.0
@@ -69,16 +69,16 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
             f"task pool {pool.name!r} is running on Dask already: get its finished tasks before "
             "submitting more"
         )
-    credentials: Credentials | None = pool.__dict__.get("credentials")
-    options = credentials.options() if credentials else []
+    security = pool.security = make_security(pool)
     launchers = write_launchers(
         Path.cwd(),
         pool.name,
         workers_per_node=int(pool_parameter(pool, "DASK_WORKERS_PER_NODE", 1)),
-        scheduler_options=options,
-        worker_options=options,
+        scheduler_options=security.options(),
+        worker_options=security.options(),
+        environment=security.environment(),
         shifter=type(pool).shifter,
-        secrets=pool.__dict__.get("secrets", ()),
+        secrets=[*pool.__dict__.get("secrets", ()), *security.directories],
     )
     pool.dask_scheduler, pool.dask_worker = str(launchers.scheduler), str(launchers.worker)
     pool.shifter = str(launchers.shifter)
@@ -88,9 +88,7 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 
     def connect(**options: Any) -> Any:
         running.wait_for_scheduler(time_out)
-        if credentials:
-            options["security"] = credentials.security()
-        client = pool.dask_client = _connect(**options)
+        client = pool.dask_client = _connect(**options, **security.client())
         # In a container, Dask may be another one than here: better refused than misunderstood.
         check_versions(client, packages=("python", "dask", "distributed"))
         running.report_closing(client)

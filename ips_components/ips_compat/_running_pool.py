@@ -280,6 +280,7 @@ def close(pool: Any) -> None:
     running.end_scheduler()
     with contextlib.suppress(OSError, TypeError):
         Path(pool.dask_file_name).unlink(missing_ok=True)
+    pool.security.remove()
     pool.active_tasks, pool.futures = {}, []
     pool.dask_file_name = pool.dask_workers_tid = pool.dask_sched_pid = None
     pool.dask_pool, pool.serial_pool = False, True

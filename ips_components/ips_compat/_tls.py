@@ -12,7 +12,7 @@ from typing import Any
 
 from ips_components.errors import ConfigError
 
-_DAYS = 30
+_DAYS = 365
 """Validity where nothing limits the run; the files are removed with the run anyway."""
 _DAY = 86400.0
 
@@ -29,6 +29,15 @@ class Credentials:
         words = ["--protocol", "tls", "--tls-ca-file", self.certificate]
         words += ["--tls-cert", self.certificate, "--tls-key", self.key]
         return [str(word) for word in words]
+
+    def environment(self) -> dict[str, str]:
+        """Variables with which a client that is given an address only is let in."""
+        certificate, key = str(self.certificate), str(self.key)
+        return {
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": certificate,
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": certificate,
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": key,
+        }
 
     def security(self) -> Any:
         """What a client needs to be let in."""

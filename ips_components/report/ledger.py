@@ -133,6 +133,8 @@ def _summary_rows(
         rows.append(("explained variance", f"{ratios} (together {together})"))
     if record["results"]["path"]:
         rows.append(("results", record["results"]["path"]))
+    if "none" in (v for name, v in record["config"].items() if name.endswith(".SECURITY")):
+        rows.append(("security", "SECURITY = none: Dask let in anybody who reached its ports"))
     if run_dir is not None:
         rows += [("figure", str(run_dir / name)) for name in record["figures"]]
         if (run_dir / REPORT).exists():

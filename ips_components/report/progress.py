@@ -106,10 +106,18 @@ class Progress:
             self._view.show(line)
             self._shown, self._last, self._phase = now, line, phase
 
-    def note(self, text: str) -> None:
-        """Show one line that stays."""
+    def note(self, text: str, *, terminal: str = "") -> None:
+        """Show one line that stays.
+
+        Parameters
+        ----------
+        text
+            The line.
+        terminal
+            What a terminal shows instead, which no other user can read.
+        """
         if self._view is not None:
-            self._view.note(text)
+            self._view.note(terminal if terminal and isinstance(self._view, _Bars) else text)
 
     @contextmanager
     def following(

@@ -93,6 +93,7 @@ def test_the_page_forbids_everything_it_does_not_need():
 
     first, second = asyncio.run(look())
     policy = first.headers["Content-Security-Policy"]
+    assert not [name for name in first.headers if name.startswith("Access-Control")]
     assert policy.startswith("default-src 'none'; connect-src 'self'")
     assert policy != second.headers["Content-Security-Policy"]  # the nonce is used once
     assert b"NONCE" not in first.body

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ import pytest
 
 from ips_components import ips_compat
 from ips_components.config import Platform
-from ips_components.errors import IPSComponentsError, UnsupportedVersion
+from ips_components.errors import ConfigError, IPSComponentsError, UnsupportedVersion
 from ips_components.ips_compat import _deadlock, guard
 from ips_components.ips_compat._launchers import write_launchers
+from ips_components.ips_compat._security import all_on_one_host, make_security
 from ips_components.ips_compat._tls import days_of_run
 from ips_components.ips_compat.resources import Allocator, Request
 
@@ -214,9 +216,79 @@ def test_dask_has_a_directory_that_nobody_else_can_enter(tmp_path, mark):
 
 
 def test_certificates_are_valid_as_long_as_the_job():
-    assert days_of_run({}) == 30
+    assert days_of_run({}) == 365
     assert days_of_run({"SLURM_JOB_END_TIME": str(int(time.time() + 3600))}) == 1
     assert days_of_run({"SLURM_JOB_END_TIME": str(int(time.time() + 40 * 86400))}) == 40
+
+
+WORKSTATION = {"MPIRUN": "mpiexec", "NODE_DETECTION": "manual"}
+ONE_NODE = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURMD_NODENAME": "n1"}
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "one_host"),
+    [
+        ({"MPIRUN": "eval"}, {"SLURM_JOB_ID": "7"}, True),
+        (WORKSTATION, {}, True),
+        ({**WORKSTATION, "NODES": "0"}, {}, True),
+        ({**WORKSTATION, "NODES": 2}, {}, False),
+        ({**WORKSTATION, "NODE_DETECTION": "pbs_env"}, {}, False),
+        (WORKSTATION, {"PBS_JOBID": "7"}, False),
+        (WORKSTATION, ONE_NODE, True),
+        ({"MPIRUN": "srun"}, ONE_NODE, True),
+        ({"MPIRUN": "srun"}, {**ONE_NODE, "SLURM_JOB_NODELIST": "n[1-2]"}, False),
+        ({"MPIRUN": "srun"}, {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}, False),
+        ({"MPIRUN": "srun"}, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_whether_all_is_on_one_host(platform, environment, one_host):
+    def parameter(name, silent=False):
+        return platform[name]
+
+    assert all_on_one_host(parameter, environment) is one_host
+
+
+def _pool(platform=WORKSTATION, **config):
+    services = SimpleNamespace(
+        component_ref=SimpleNamespace(config=config),
+        get_config_param=lambda name, silent=False: platform[name],
+    )
+    return SimpleNamespace(services=services)
+
+
+def test_a_pool_is_safe_unless_it_is_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    security = make_security(_pool())
+    (directory,) = security.directories
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(security.credentials.key.stat().st_mode) == 0o600
+    options = security.options()
+    assert options[options.index("--host") + 1] == "127.0.0.1"
+    assert options[options.index("--protocol") + 1] == "tls"
+    security.remove()
+    assert not directory.exists()
+
+    plain = make_security(_pool(SECURITY="None", LOOPBACK="False"))
+    assert plain.options() == ["--dashboard-address", "127.0.0.1:0"]
+    assert plain.client() == {}
+    with pytest.raises(ConfigError, match="SECURITY: expected one of dask, tls, none, got 'ssl'"):
+        make_security(_pool(SECURITY="ssl"))
+    with pytest.raises(ConfigError, match="LOOPBACK: expected one of"):
+        make_security(_pool(LOOPBACK="eth0"))
+
+
+def test_variables_of_a_pool_leave_those_of_the_user(tmp_path):
+    script = write_launchers(tmp_path, "pool", environment={"A_": "[]", "B_": "it's $HOME"}).worker
+    text = script.read_text()
+    begin = text.index('[ -n "${A_')
+    lines = text[begin : text.index("exec ", begin)]
+    line = f'{lines}printf \'%s|%s\' "$A_" "$B_"'
+    for given, expected in (({}, "[]|it's $HOME"), ({"A_": ""}, "|it's $HOME")):
+        shown = subprocess.run(
+            ["/bin/sh", "-c", line], env=given, capture_output=True, text=True, check=True
+        )
+        assert shown.stdout == expected
 
 
 def test_tail_of_a_log(tmp_path):

@@ -201,6 +201,14 @@ def test_a_note_stays_on_either_kind_of_output():
         assert "live page: http://127.0.0.1:1/[token]/" in out.getvalue()
 
 
+def test_a_secret_is_shown_on_a_terminal_only():
+    for out, shown in ((io.StringIO(), "its address is in a file"), (Terminal(), "the address")):
+        with Progress(stream=out) as progress:
+            progress.note("its address is in a file", terminal="the address")
+        assert shown in out.getvalue()
+        assert ("the address" in out.getvalue()) is isinstance(out, Terminal)
+
+
 def test_quiet_shows_nothing():
     out = Terminal()
     with Progress(stream=out, quiet=True) as progress:

@@ -1,0 +1,137 @@
+"""Another user of the same machine, beside a whole run: what it reaches, reads and is told."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from coupled_outcomes import at_step, record_of, right
+
+STRANGER = Path(__file__).parent / "coupled" / "stranger.py"
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+STEPS = 40
+
+
+def _started(coupled, **parameters):
+    """A run in the middle of its steps."""
+    flow = coupled(steps=STEPS, pace=0.5, workers=2, **parameters)
+    process = flow.start()
+    flow.wait_for("The contract", 110.0)
+    at_step(flow, 1)
+    return flow, process
+
+
+def _family(process):
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def _listening(process):
+    """Addresses on which the processes of a run listen, without those that MPI opens.
+
+    The launcher passes its port on to what it launches, and ranks open ports of MPI's own.
+    """
+    ours, of_mpi = set(), set()
+    for each in _family(process):
+        try:
+            connections = each.net_connections(kind="inet")
+            command = each.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        found = {c.laddr[:2] for c in connections if c.status == psutil.CONN_LISTEN}
+        mpi = {"mpiexec", "hydra_pmi_proxy", "field.py"} & {Path(word).name for word in command}
+        (of_mpi if mpi else ours).update(found)
+    return ours - of_mpi
+
+
+def _with(secret, directory):
+    """Files below a directory in which a secret stands."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path for path in files if secret.encode() in path.read_bytes()}
+
+
+def _ask(question):
+    """Have another user try what it can."""
+    program = [*AS_NOBODY, sys.executable, "-B", STRANGER]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "DASK_CONFIG": "/nonexistent",
+    }
+    asked = subprocess.run(
+        program,
+        input=json.dumps(question),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=True,
+        env=environment,
+    )
+    return json.loads(asked.stdout)
+
+
+@pytest.fixture
+def stranger():
+    """Another user, who can run this Python."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can become another user, with the command setpriv")
+    able = [*AS_NOBODY, sys.executable, "-B", "-c", "import distributed"]
+    if subprocess.run(able, capture_output=True, check=False).returncode != 0:
+        pytest.skip("another user cannot run this Python")
+    return _ask
+
+
+def _mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+SETTINGS = [
+    pytest.param({}, id="default"),
+    pytest.param({"SECURITY": "tls", "LANES": "tcp"}, id="tls", marks=pytest.mark.deaths),
+]
+
+
+@pytest.mark.parametrize("parameters", SETTINGS)
+def test_another_user_gets_nothing(coupled, stranger, parameters):
+    flow, process = _started(coupled, LIVE_PAGE=True, **parameters)
+    listening = _listening(process)
+    assert listening
+    assert {host for host, _ in listening} <= {"127.0.0.1", "::1"}
+
+    (run_dir,) = flow.root.glob("run_*")
+    contact_file, tls = run_dir / "contact.json", run_dir / ".tls"
+    contact = json.loads(contact_file.read_text())
+    assert (_mode(contact_file), _mode(tls)) == (0o600, 0o700)
+    for secret in (contact["token"], contact["live_page"]):
+        assert _with(secret, flow.directory) <= {contact_file}
+        assert not any(secret in " ".join(each.cmdline()) for each in _family(process))
+    assert f"its address is live_page in {contact_file}" in flow.output()
+
+    (scheduler,) = flow.root.glob("work/*Analytics*/.analytics_dask_shed_*.json")
+    question = {
+        "files": [str(contact_file), str(tls / "key.pem"), str(tls / "certificate.pem")],
+        "ports": sorted(port for _, port in listening),
+        "unix": [each["unix"] for each in contact["endpoints"] if each["unix"]],
+        "scheduler": json.loads(scheduler.read_text())["address"],
+        "pids": [each.pid for each in _family(process)],
+        "uid": os.getuid(),
+    }
+    assert question["scheduler"].startswith("tls://127.0.0.1:")
+    assert stranger(question) == []
+    right(flow, STEPS)
+    assert not tls.exists()
+    assert not contact_file.exists()
+
+
+def test_without_security_the_summary_says_so(coupled):
+    flow = coupled(SECURITY="none", steps=4)
+    ended = flow.run(110.0)
+    assert ended.status == 0, ended.output + ended.log
+    assert "SECURITY = none" in ended.output
+    (log,) = flow.root.glob("work/*Analytics*/.ips_components/*/dask-scheduler*.log")
+    assert "tcp://127.0.0.1:" in log.read_text()
+    assert "SECURITY = none" not in json.dumps(record_of(flow)["cause"])
