@@ -214,7 +214,7 @@ class DeisaClient:
             If the graph needs a chunk that an earlier graph has released.
         """
         self._sign()
-        chunks = self._chunks_of(collections)
+        chunks = self._chunks_of(collections) if release or self._released else set()
         persisted = self._client.persist(collections, *args, **options)
         if release:
             from distributed import futures_of
@@ -227,7 +227,8 @@ class DeisaClient:
     def compute(self, collections: Any, *args: Any, **options: Any) -> Any:
         """Start computing; a future of each result."""
         self._sign()
-        self._chunks_of(collections)
+        if self._released:
+            self._chunks_of(collections)
         return self._client.compute(collections, *args, **options)
 
     def shutdown(self) -> None:

@@ -7,7 +7,8 @@ place as chunks for as long as the analysis likes. What a rank keeps only for re
 bytes as well: a ring has fewer slots when more would pass the bound, but never fewer than three.
 
 Each slot that receivers may map takes a file descriptor. Half of those that the process may have
-are left to the program: further slots are private, and their cells are sent.
+are left to the program, and receivers map `MAX_SLOTS` of a rank: further slots are private, and
+their cells are sent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ips_components.errors import BridgeError
 from ips_components.model.pieces import Piece
 from ips_components.wire import mapping
 from ips_components.wire.framing import SlotFrame
-from ips_components.wire.leases import SlotEvent, SlotLife, SlotState, Use
+from ips_components.wire.leases import MAX_SLOTS, SlotEvent, SlotLife, SlotState, Use
 
 CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
@@ -179,6 +180,9 @@ _in_use = _Descriptors()
 def _shared_memory(size: int) -> int:
     """Return a descriptor of new memory that others may map; -1 when there cannot be one."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _in_use.count >= MAX_SLOTS:
+        _warn_once(f"there are more than {MAX_SLOTS} of them")
+        return -1
     if limit != resource.RLIM_INFINITY and _in_use.count >= limit // 2:
         _warn_once(f"{_in_use.count} blocks take half of the {limit} descriptors (ulimit -n)")
         return -1

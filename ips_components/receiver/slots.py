@@ -15,9 +15,8 @@ from ips_components.errors import ProtocolError
 from ips_components.receiver.buffers import on_last_view
 from ips_components.wire import mapping
 from ips_components.wire import messages as m
-from ips_components.wire.leases import Lease
+from ips_components.wire.leases import MAX_SLOTS, Lease
 
-MAX_SLOTS = 4096
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 

@@ -39,6 +39,8 @@ from enum import IntEnum
 
 from ips_components.errors import BridgeError
 
+MAX_SLOTS = 4096
+"""Slots of one rank that a receiver maps at most; the cells of further ones are sent."""
 GENERATIONS = 1 << 32
 """Generations are counted modulo this."""
 

@@ -1,6 +1,7 @@
 """One behaviour suite for both bridges: ranks in Python and in C, driven by the same commands."""
 
 import contextlib
+import resource
 import sys
 import threading
 from dataclasses import replace as changed
@@ -360,6 +361,28 @@ def test_blocks_whose_order_changes_drain(start, sinks, tmp_path):
                 rank("put_block", "t", step, "C", *box)
         rank("close", 0)
         right(contract, *made)
+
+
+def test_many_blocks_leave_the_program_half_of_its_descriptors(start, sinks, tmp_path):
+    spec = spec_of(shape=(80, 12), count=8)
+    (sink,) = sinks()
+    boxes = [((row, 0), (1, 12)) for row in range(80)]
+    contract = agree(spec, chunks=(1, 80, 12))
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = start()
+        pid, limit = rank.process.pid, 160
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        rank.offer(spec, *boxes[0])
+        for offset, shape in boxes[1:]:
+            rank("block", "t", spec.dtype, *offset, *shape, 0, 0)
+        join_all([rank], contact, tmp_path)
+        for step in range(8):
+            for box in boxes:
+                rank("put_block", "t", step, "C", *numbers(box))
+        opened = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        assert sum("ips-components-slot" in target for target in opened) <= limit // 2
+        rank("close", 0)
+        right(contract, sink)
 
 
 # -- connections that break ------------------------------------------------------------------------

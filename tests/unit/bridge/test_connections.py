@@ -1,0 +1,210 @@
+"""The connections of a rank: hung and dead receivers, the I/O thread, and descriptors."""
+
+import os
+import resource
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _pair import RUN, TOKEN, agree, receivers
+
+from ips_components.bridge import Array, Bridge, slots
+from ips_components.bridge.connection import LinkState
+from ips_components.errors import AnalyticsLost, BridgeError
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.placement import Placement
+from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.wire import contact as contacts
+from ips_components.wire.contact import Endpoint
+
+SPEC = ArraySpec("t", "f8", (8, 100), StepAxis(count=40))
+FIELD = np.random.default_rng(0).random((40, *SPEC.shape))
+
+
+@contextmanager
+def hung(count):
+    """Endpoints whose listeners take connections and never answer, as stopped processes do."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        yield [listener.getsockname()[1] for listener in listeners]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def with_endpoints(file, endpoints, **deadlines):
+    """Write the contact file anew with these receivers."""
+    contact = contacts.read(file)
+    contacts.write(
+        file,
+        contacts.Contact(
+            RUN, TOKEN, tuple(endpoints), {**contact.deadlines, **deadlines}, contact.options
+        ),
+    )
+
+
+def test_a_receiver_that_hangs_costs_a_part_of_the_time_to_connect(tmp_path):
+    """It comes first for rank 1, and used to be given all of the time."""
+    contract = agree(SPEC)
+    with (
+        hung(1) as (port,),
+        receivers(tmp_path, contract, contact_options={"lanes": ["tcp"]}) as (file, (r,), (sink,)),
+    ):
+        good = r.endpoint
+        with_endpoints(file, [good, Endpoint(1, "127.0.0.1", port)], connect=600.0)
+        done = threading.Event()
+
+        def work():
+            arrays = [Array("t", SPEC.shape, grid=(2, 1), steps=40)]
+            with Bridge(contact=file, rank=1, size=2, arrays=arrays) as bridge:
+                bridge.put("t", 0, FIELD[0, 4:])
+                assert bridge.wait()
+                done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert done.wait(60), "the hung receiver was waited for"
+        thread.join()
+        sink.wait(lambda: 1 in sink.byes)
+
+
+def test_receivers_that_hang_hold_up_no_other(tmp_path):
+    """The I/O thread reads and gives signs of life while 30 connections are tried again."""
+    contract = agree(SPEC)
+    with (
+        hung(30) as ports,
+        receivers(tmp_path, contract, contact_options={"lanes": ["tcp"]}) as (file, (r,), (sink,)),
+        Bridge(contact=file) as bridge,
+    ):
+        connections = bridge._delivery.connections
+        dead = [Endpoint(100 + i, "127.0.0.1", port) for i, port in enumerate(ports)]
+        with bridge._mailbox.changed:
+            connections.follow([r.endpoint, *dead])
+            for endpoint in dead:
+                connections.by_ordinal[endpoint.ordinal].reconnect()
+        for step in range(40):
+            bridge.put("t", step, FIELD[step])
+        assert bridge.wait(30)
+        assert {c.link for c in connections.by_ordinal.values()} == {
+            LinkState.OPEN,
+            LinkState.RECONNECTING,
+        }
+        sink.wait(lambda: len(sink.counts) == 40)
+        with bridge._mailbox.changed:
+            connections.follow([r.endpoint])
+
+
+def test_an_error_in_the_io_thread_ends_the_run_with_a_cause(tmp_path, monkeypatch):
+    options = {"on_analytics_loss": "abort"}
+    with receivers(tmp_path, agree(SPEC), contact_options=options) as (file, _, _):
+        bridge = Bridge(contact=file)
+
+        def fail(now):
+            raise RuntimeError("nobody thought of this")
+
+        monkeypatch.setattr(bridge._delivery.connections, "_maintain", fail)
+        assert bridge._mailbox.wait_for(lambda: bridge._mailbox.lost, 10)
+        with pytest.raises(AnalyticsLost, match=r"I/O thread failed .*nobody thought of this"):
+            bridge.put("t", 0, FIELD[0])
+        bridge.close("aborted")
+
+
+def test_a_connection_that_breaks_while_it_opens_does_not_end_the_io_thread(tmp_path):
+    with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            (connection,) = bridge._delivery.connections.open()
+            for step in range(40):
+                sock = connection.sock
+                if sock is not None:
+                    connection.broken(sock, "cut by the test")
+                bridge.put("t", step, FIELD[step])
+            assert bridge.wait(30)
+            assert bridge._mailbox.lost is None
+        sink.wait(lambda: len(sink.counts) == 40)
+
+
+def test_slots_of_blocks_that_vary_in_size_are_dropped_at_both_receivers(tmp_path):
+    """Also at the one that gets no piece of the block for which a slot was too small."""
+    spec = ArraySpec("t", "f8", (3, 6000), StepAxis(count=7))
+    array = ArrayContract.agree(spec, run=RUN, receivers=(0, 1), chunks=(1, 2, 6000))
+    array = array.with_placement(Placement(0, 1, (0, 1)))
+    blocks = [((0, 0), (2, 6000)), ((2, 0), (1, 6000))]
+    arrays = [Array("t", spec.shape, blocks=blocks, steps=7)]
+    field = np.random.default_rng(1).random((7, 3, 6000))
+    with receivers(tmp_path, Contract(RUN, (array,)), 2, keep=False) as (file, _, sinks):
+        with Bridge(contact=file, arrays=arrays) as bridge:
+            for step in range(7):
+                for offset, shape in blocks[:: 1 if step % 3 else -1]:
+                    block = field[step, offset[0] : offset[0] + shape[0]]
+                    bridge.put("t", step, block, offset=offset)
+            assert bridge.wait()
+            assert bridge._delivery.connections.drained()
+        assert sum(len(sink.counts) for sink in sinks) == 14
+
+
+@pytest.fixture
+def few_descriptors():
+    """So few more files may be opened that many blocks would take all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(list(Path("/proc/self/fd").iterdir())) + 120
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_many_blocks_leave_the_program_its_descriptors(tmp_path, few_descriptors, caplog):
+    n = 100
+    spec = ArraySpec("t", "f8", (n, 64), StepAxis(count=8))
+    array = ArrayContract.agree(spec, run=RUN, chunks=(1, n, 64))
+    arrays = [Array("t", spec.shape, blocks=[((i, 0), (1, 64)) for i in range(n)], steps=8)]
+    field = np.random.default_rng(2).random((8, n, 64))
+    slots._in_use.warned = False
+    with receivers(tmp_path, Contract(RUN, (array,))) as (file, _, (sink,)):
+        with Bridge(contact=file, arrays=arrays) as bridge:
+            for step in range(8):
+                for i in range(n):
+                    bridge.put("t", step, field[step, i : i + 1], offset=(i, 0))
+            assert bridge.wait()
+            shared = [s.fd for ring in bridge._arrays["t"].rings for s in ring.slots if s.fd >= 0]
+            assert 0 < len(shared) <= few_descriptors // 2
+        assert all(np.array_equal(sink.chunks[0, step][0], field[step]) for step in range(8))
+    assert len([r for r in caplog.records if "ulimit -n" in r.getMessage()]) == 1
+    assert slots._in_use.count == 0
+
+
+def test_without_shared_memory_blocks_are_sent(tmp_path, monkeypatch, caplog):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    slots._in_use.warned = False
+    with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(40):
+                bridge.put("t", step, FIELD[step])
+        assert all(np.array_equal(sink.chunks[0, step][0], FIELD[step]) for step in range(40))
+    assert "there is no shared memory" in caplog.text
+
+
+def test_a_block_described_by_its_offset_alone_is_not_known_before_it_is_put(tmp_path):
+    arrays = [Array("t", SPEC.shape, offset=(0, 0), steps=40)]
+    with (
+        receivers(tmp_path, agree(SPEC)) as (file, _, _),
+        Bridge(contact=file, arrays=arrays) as bridge,
+    ):
+        with pytest.raises(BridgeError, match=r"array 't' at step 3 .* not known .* blocks="):
+            bridge.block("t", 3).__enter__()
+        bridge.put("t", 3, FIELD[3])
+
+
+def test_a_list_is_put_like_an_array_at_every_step(tmp_path):
+    spec = ArraySpec("t", "f8", (2, 3), StepAxis(count=4))
+    with receivers(tmp_path, agree(spec)) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in (0, 1, 7):  # 7: nobody wants it
+                bridge.put("t", step, [[1.0, 2.0, 3.0], [4.0, 5.0, float(step)]])
+        sink.wait(lambda: len(sink.counts) == 2)
+        assert sink.chunks[0, 1].tolist() == [[[1, 2, 3], [4, 5, 1]]]
