@@ -20,7 +20,10 @@ from dask.base import tokenize
 from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
 from ips_components.errors import AnalysisError
 
-__all__ = ["Fold", "fold", "located"]
+__all__ = ["UPDATES", "Fold", "fold", "located"]
+
+UPDATES: set[Callable[..., Any]] = set()
+"""Functions that folds of this process are made of: ``f(state, blocks, axes, ...)``."""
 
 
 def located(
@@ -109,6 +112,7 @@ def fold(
         raise AnalysisError(f"expected equal chunks, got {[array.chunks for array in arrays]}")
     if not axes or 0 in first.shape:
         raise AnalysisError(f"nothing to reduce in shape {first.shape} over axes {axes}")
+    UPDATES.add(update)
     token = tokenize(name, [array.name for array in arrays], axes, arguments)
     grid = [range(count) for count in first.numblocks]
     kept = [axis for axis in range(first.ndim) if axis not in axes]

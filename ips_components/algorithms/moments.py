@@ -30,8 +30,8 @@ class RunningMoments:
 
     Attributes
     ----------
-    count : int
-        Number of values per result, known at once.
+    count : int or None
+        Number of values per result; None where the number of steps is not known.
     mean, minimum, maximum : dask.array.Array
     variance, std : dask.array.Array
         Of the population, divided by `count`; see `sample_variance` for ``count - 1``.
@@ -41,7 +41,7 @@ class RunningMoments:
         Excess kurtosis ``m4 / m2^2 - 3``, as ``scipy.stats.kurtosis``.
     """
 
-    def __init__(self, states: Fold, count: int) -> None:
+    def __init__(self, states: Fold, count: int | None) -> None:
         self._states = states
         self.count = count
 
@@ -112,7 +112,8 @@ def running_moments(x: Any, axis: int | str | Sequence[int | str] | None = 0) ->
     """
     array, axes = located(x, axis)
     states = fold("moments", [array], axes, _update, _combine)
-    return RunningMoments(states, int(np.prod([array.shape[axis] for axis in axes])))
+    count = float(np.prod([array.shape[axis] for axis in axes]))
+    return RunningMoments(states, None if np.isnan(count) else int(count))
 
 
 def _update(state: _State | None, blocks: list[np.ndarray], axes: tuple[int, ...]) -> _State:

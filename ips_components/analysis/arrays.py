@@ -21,6 +21,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ips_components.analysis.derived import SlicedFirst
+from ips_components.analysis.last_step import last_step, of_time
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.model.layout import ChunkLayout
@@ -129,6 +130,10 @@ class ExternalArray(SlicedFirst):
         if self.name != self.external_view.name:
             return super().__getitem__(index)  # something was assigned to a part of the array
         items = index if isinstance(index, tuple) else (index,)
+        if self.spec.steps.at_most and 0 in self.external_view.kept:
+            place, time = of_time(items, self)
+            if time == -1 and isinstance(time, int | np.integer):
+                return last_step(self, items, place)
         try:
             parts = _push_down(items, self)
         except GeometryError as error:
@@ -160,10 +165,14 @@ class ExternalArray(SlicedFirst):
         return ExternalArray(view.source.view(Selection.of(dims), tuple(kept)))
 
     def to_xarray(self) -> xr.DataArray:
-        """Return a DataArray with names of dimensions, steps as coordinates, and attributes."""
+        """Return a DataArray with names of dimensions, steps as coordinates, and attributes.
+
+        An array of at most n steps has no steps as coordinates, since nobody knows how many come.
+        """
         import xarray as xr
 
-        coords = {self.spec.dims[0]: self.steps} if 0 in self.external_view.kept else {}
+        known = 0 in self.external_view.kept and not self.spec.steps.at_most
+        coords = {self.spec.dims[0]: self.steps} if known else {}
         return xr.DataArray(
             self, dims=self.dims, coords=coords, attrs=dict(self.spec.attrs), name=self.spec.name
         )
@@ -227,6 +236,25 @@ class OpenEndedArray:
         self.dtype = np.dtype(source.spec.dtype)
         self.dims = source.spec.dims
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # others only ask whether there is such a method
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise ContractError(self._no_array(name))
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        raise ContractError(self._no_array(ufunc.__name__))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise ContractError(self._no_array(function.__name__))
+
+    def _no_array(self, what: str) -> str:
+        return (
+            f"array {self.spec.name!r} has no number of steps, so that there is no {what!r} of it; "
+            "give a number that is never exceeded (STEPS = 0:1000 and AT_MOST = True in its "
+            "section), and the analysis runs over the steps that come; or take windows of its "
+            "steps, run.rolling(array, size)"
+        )
+
     def __getitem__(self, index: Any) -> ExternalArray:
         items = index if isinstance(index, tuple) else (index,)
         time, *space = items
@@ -249,6 +277,19 @@ class OpenEndedArray:
         dims = [Progression(first, last - first), *(Progression(0, n) for n in shape[1:])]
         window = ExternalArray(self.source.view(Selection.of(dims), tuple(range(len(shape)))))
         return window[(time, *space)]
+
+
+def _refused(name: str) -> Any:
+    def operate(self: OpenEndedArray, *others: Any) -> Any:
+        raise ContractError(self._no_array(name))
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "radd", "rsub", "rmul", "rtruediv", "rpow"):
+    setattr(OpenEndedArray, f"__{_name}__", _refused(_name))
+for _name in ("lt", "le", "gt", "ge", "neg", "abs", "len"):
+    setattr(OpenEndedArray, f"__{_name}__", _refused(_name))
 
 
 def _push_down(

@@ -9,17 +9,11 @@ travels in its compact form and is optimised on the scheduler, as any other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask._task_spec import (
-    Alias,
-    GraphNode,
-    Task,
-    convert_legacy_graph,
-    fuse_linear_task_spec,
-)
+from dask._task_spec import convert_legacy_graph, fuse_linear_task_spec
 from dask.array.optimization import optimize as optimize_arrays
 from dask.blockwise import fuse_roots, optimize_blockwise
 from dask.core import flatten
@@ -27,6 +21,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.analysis.inlining import inline_cuts
 from ips_components.analysis.needed_chunks import needed_chunks
 from ips_components.analysis.streaming import stream_reductions
 from ips_components.analysis.views import Index, View, ViewLayer
@@ -215,28 +210,6 @@ def optimize(graph: Any, keys: Any, *, streaming: bool = True, **options: Any) -
     graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
     tasks = inline_cuts(convert_legacy_graph(ensure_dict(graph)), views, outputs)
     return fuse_linear_task_spec(tasks, keys=outputs)
-
-
-def inline_cuts(
-    tasks: Mapping[Any, GraphNode], views: Set[str], outputs: Set[Any]
-) -> dict[Any, GraphNode]:
-    """Put the tasks of views into the tasks that use them, which keep their keys."""
-    leaves = {
-        key: task
-        for key, task in tasks.items()
-        if type(key) is tuple and key[0] in views and key not in outputs
-    }
-    inlined = {}
-    for key, task in tasks.items():
-        if key in leaves:
-            continue
-        used = [leaves[leaf] for leaf in task.dependencies if leaf in leaves]
-        if aliases := {leaf.key: leaf.target for leaf in used if isinstance(leaf, Alias)}:
-            task = task.substitute(aliases)
-        if cuts := [leaf for leaf in used if not isinstance(leaf, Alias)]:
-            task = Task.fuse(*cuts, task, key=key)
-        inlined[key] = task
-    return inlined
 
 
 def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:

@@ -158,7 +158,7 @@ def _part(operand: Any, key: tuple[Any, ...], shape: Sequence[Any]) -> Any:
 def _basic(index: Any, shape: Sequence[Any]) -> tuple[Any, ...] | None:
     """Return an index as one integer or slice per dimension; None for any other index."""
     items = index if isinstance(index, tuple) else (index,)
-    if any(np.isnan(size) for size in shape) or len(items) > len(shape) + 1:
+    if len(items) > len(shape) + 1:
         return None
     key: list[Any] = []
     for item in items:
@@ -174,6 +174,8 @@ def _basic(index: Any, shape: Sequence[Any]) -> tuple[Any, ...] | None:
     if len(key) != len(shape) or sum(item is Ellipsis for item in items) > 1:
         return None
     for item, size in zip(key, shape, strict=True):
+        if np.isnan(size):  # whether there is such an entry is known at the end
+            continue
         if isinstance(item, int) and not -size <= item < size:
             return None  # dask.array raises its own IndexError
         if isinstance(item, slice) and not len(range(*_bounds(item, size))):

@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, Future, as_completed, get_client, worker_client
 
 from ips_components.analysis.arrays import ExternalArray, external_arrays
+from ips_components.analysis.at_most import is_at_most, noted, refuse_large, submit_at_most
 from ips_components.analysis.checkpoint import load, save, take_out
 from ips_components.analysis.compute_guard import ComputeGuard
 from ips_components.analysis.contract import contracts_from_graph, submit
@@ -30,7 +31,7 @@ from ips_components.analysis.failures import details, message, portable
 from ips_components.analysis.needed_chunks import needed_chunks
 from ips_components.analysis.provenance import provenance
 from ips_components.analysis.result_values import merge_returned, name_results
-from ips_components.analysis.results import ResultStore, ResultsUnwritten, lazy_parts
+from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.views import ViewLayer
 from ips_components.analysis.windows import Rolling
 from ips_components.coordination.loading import Offered, load_analysis
@@ -183,6 +184,7 @@ class Run:
             if isinstance(each, da.Array):
                 found = provenance(each)
                 self._store.name_dims(name, found.dims, found.units)
+        refuse_large(named, GATHER_LIMIT)
         gathered, stored = self._store.plan(named)
         gathered |= state
         lazy = {**lazy_parts(gathered), **stored}
@@ -300,7 +302,8 @@ class Run:
         for coordinator in self._coordinators.values():
             coordinator.wait_for_receivers(settings.n_receivers, connect)
         self.arrays = self._offers(connect)
-        with ComputeGuard(array.source for array in self.arrays.values()) as self._guard:
+        sources = [array.source for array in self.arrays.values()]
+        with ComputeGuard(sources) as self._guard, noted(sources):
             returned = merge_returned({each: self._analyse(each) for each in analyses})
             committed = self.contract is not None
             if not committed:
@@ -361,11 +364,14 @@ class Run:
 
     def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
         """Submit graphs to the scheduler; return a future for each result, by name."""
-        return submit(
-            self.client,
-            {name: self._own.with_sources(each) for name, each in lazy.items()},
-            streaming=self.settings.streaming_reductions,
-        )
+        streaming = self.settings.streaming_reductions
+        sources = [array.source for array in self.arrays.values()]
+        bounded = {n: each for n, each in lazy.items() if is_at_most(each, sources)}
+        plain = {n: self._own.with_sources(e) for n, e in lazy.items() if n not in bounded}
+        futures = submit(self.client, plain, streaming=streaming)
+        if bounded:
+            futures |= submit_at_most(self.client, bounded, sources, streaming=streaming)
+        return {name: futures[name] for name in lazy}
 
     def _as_completed(self) -> Iterator[tuple[list[str], Any]]:
         """Yield futures as they end, with the names of all results that have the same key."""
@@ -455,8 +461,9 @@ class Run:
         arrays: dict[str, Any] = {}
         offered_by: dict[str, str] = {}
         for run, settings in self._settings.items():
-            specs = settings.array_specs() or RunSettings.specs_from(
-                self._coordinators[run].describe_arrays(timeout)
+            specs = settings.bounded(
+                settings.array_specs()
+                or RunSettings.specs_from(self._coordinators[run].describe_arrays(timeout))
             )
             chunks = settings.chunks
             if len(self._settings) > 1:

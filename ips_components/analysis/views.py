@@ -117,12 +117,15 @@ class View:
 
     @property
     def chunks(self) -> tuple[tuple[float, ...], ...]:
-        """Sizes of the view's chunks in Dask's notation; rows of particles are unknown (nan)."""
+        """Sizes of the view's chunks in Dask's notation.
+
+        They are unknown (nan) for the rows of particles, and for steps that may not come.
+        """
         layout, ragged = self.source.layout, self.source.spec.ragged
         sizes: list[tuple[float, ...]] = []
         for dim in self.kept:
             numbers = self.grid[dim]
-            if ragged and dim == 1:
+            if (ragged and dim == 1) or (dim == 0 and self.source.spec.steps.at_most):
                 sizes.append((np.nan,) * len(numbers))
                 continue
             counts = layout.counts(dim, self.selection.dims[dim], numbers[0], numbers[-1] + 1)

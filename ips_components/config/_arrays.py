@@ -65,7 +65,15 @@ def check_array(
         return
     name = "STEPS"
     try:
-        steps = StepAxis(**description["steps"])
+        if array.at_most and description["steps"]["count"] is None:
+            add(
+                where,
+                "AT_MOST",
+                "is True, but there is no number of steps that would be the bound",
+                "add STEPS = 0:1000, or another number that is never exceeded",
+            )
+            return
+        steps = StepAxis(**description["steps"], at_most=array.at_most)
         name = "DIMS" if array.dims else "SHAPE"
         spec = ArraySpec(
             array.name,

@@ -45,6 +45,12 @@ class ArrayConfig:
     steps: Mapping[str, int | None] | None = parameter(
         types.STEPS, "Steps at which it is put; [TIME_LOOP]'s by default.", None
     )
+    at_most: bool = parameter(
+        types.BOOL,
+        "Whether STEPS is a bound: the simulation may end earlier, and results are those of the "
+        "steps that came.",
+        False,
+    )
     chunks: Any = parameter(  # noqa: RUF009 (a field, whatever its annotation)
         types.CHUNKS, "Chunks for the analysis.", None
     )

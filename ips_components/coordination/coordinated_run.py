@@ -31,6 +31,7 @@ class CoordinatedRun:
     ``epoch``, ``again``, ``cells``, ``shared``     `Placer`
     ``graph_keys``, ``results``, ``outcome``        `AnalysisCalls`
     ``flushing``, ``flushed``, ``departing``        `Ending`
+    ``absent``                                      `Ending`
     ``launches``, ``expecting``, ``closed``         `WorkflowCalls`, through `launches`
     ``published``, ``awaited``                      `AnalysisCalls`
     ``state``                                       each service, through its methods
@@ -53,6 +54,7 @@ class CoordinatedRun:
         self.analysis_over = False  # it has its results, or has failed
         self.departing: set[str] = set()  # workers to whose receivers ranks may be connected
         self.retiring = self.retired = False  # its receivers will be closed; are being closed
+        self.absent: set[Any] = set()  # keys of chunks whose steps never came
         self.again: set[Any] = set()  # keys of chunks that ranks were asked to send again
         self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
         self.outcome: dict[str, Any] | None = None  # of the analysis

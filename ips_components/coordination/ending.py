@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
-from ips_components.coordination.messages import Flush, ReleaseRanks, Retire, SendFault
+from ips_components.coordination.messages import (
+    Flush,
+    ReleaseRanks,
+    ResolveAbsent,
+    Retire,
+    SendFault,
+)
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.placement import Placer
 from ips_components.errors import AnalyticsLost, SimulationLost
@@ -92,6 +98,8 @@ class Ending:
                 self._outbox.send(run, ReleaseRanks())
                 run.notify()
             return
+        if in_time and self._resolve_absent(run):
+            return
         ending = run.state.ending(run.settings.get("n_steps"))
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
         remaining = 0
@@ -104,6 +112,33 @@ class Ending:
             self._outbox.send(run, ReleaseRanks())
             self.retire_if_over(run)
             run.notify()
+
+    def _resolve_absent(self, run: CoordinatedRun) -> bool:
+        """Resolve chunks beyond the end of a simulation that has *at most* so many steps.
+
+        Returns whether that is under way. What stands for them goes to every worker, so that it
+        outlives each of them. Where other chunks are missing, too, the run has failed anyway.
+        """
+        last = run.state.last_put
+        done = [each.last_step for each in run.launches if each.ok and each.last_step is not None]
+        last = max([*done, -1 if last is None else last])
+        if last < 0 or not run.has_tasks:
+            return False
+        waiting = self._tasks.waiting(run.state.run)
+        arrays = {array.name: array for array in run.agreed.arrays}
+        for name, row, *_ in waiting:
+            axis = arrays[name].spec.steps
+            if not axis.at_most or axis.step(arrays[name].layout.bounds(0, row)[0]) <= last:
+                return False
+        new = [key for key in waiting if key not in run.absent]
+        if new:
+            logger.info("Run %s: the simulation ended at step %d", run.state.run, last)
+        run.absent.update(new)
+        for number, array in enumerate(run.agreed.arrays):
+            mine = [array.layout.ravel(key[1:]) for key in new if key[0] == array.name]
+            if mine:
+                self._outbox.send(run, ResolveAbsent(number, mine))
+        return bool(waiting)
 
     def _still_to_come(self, run: CoordinatedRun) -> bool:
         """Whether ranks are sending something again that they had put."""

@@ -259,6 +259,15 @@ class Flush(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class ResolveAbsent(Action):
+    """Chunks of an array whose steps never came: put what stands for them into memory."""
+
+    NAME: ClassVar[str] = "absent"
+    array: int
+    chunks: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Retire(Action):
     """Report `RanksLeft` when no rank is connected, ``within`` so many seconds at most."""
 

@@ -7,7 +7,7 @@ to every worker's receiver and to the run coordinator on the scheduler.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from ips_components.errors import ConfigError
@@ -54,6 +54,8 @@ class RunSettings:
         Width of the ghost rim of each array, one number or one per dimension. Optional.
     chunks
         Chunks of each array in Dask's notation, time first. Optional.
+    at_most
+        Names of the arrays whose number of steps is a bound: the simulation may end earlier.
     policies
         ``"block"`` (default) or ``"drop"`` for each array: what a full worker means to the ranks.
     results, results_format
@@ -124,6 +126,7 @@ class RunSettings:
     security: str = "none"
     checkpoint: str = ""
     simulation: str = "the simulation"
+    at_most: tuple[str, ...] = ()
     launches: Mapping[str, Any] = field(default_factory=dict)
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
@@ -153,7 +156,7 @@ class RunSettings:
         """Make settings from `to_dict`'s result; names that this version lacks are passed over."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in settings.items() if name in known}
-        for name in ("arrays", "lanes", "partners"):
+        for name in ("arrays", "at_most", "lanes", "partners"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
@@ -170,6 +173,27 @@ class RunSettings:
                 attrs["halo"] = halo if isinstance(halo, int) else list(halo)
             described.append({**array, "attrs": attrs})
         return self.specs_from(described)
+
+    def bounded(self, specs: Iterable[ArraySpec]) -> list[ArraySpec]:
+        """Return specifications of which those in `at_most` have a bound of steps.
+
+        Raises
+        ------
+        ConfigError
+            If one of them has no number of steps.
+        """
+        found = []
+        for spec in specs:
+            if spec.name in self.at_most:
+                if spec.steps.open_ended:
+                    raise ConfigError(
+                        f"array {spec.name!r}: AT_MOST = True needs a number of steps as the "
+                        "bound, and neither the config nor the simulation gives one; set STEPS, "
+                        "or leave AT_MOST out and take windows, run.rolling"
+                    )
+                spec = replace(spec, steps=replace(spec.steps, at_most=True))
+            found.append(spec)
+        return found
 
     @staticmethod
     def specs_from(described: Iterable[Mapping[str, Any]]) -> list[ArraySpec]:

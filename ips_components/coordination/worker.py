@@ -27,6 +27,7 @@ from ips_components.coordination.task_exits import refuse_exits
 from ips_components.coordination.watchdog import GRACE
 from ips_components.errors import ConfigError
 from ips_components.external.worker_plugin import ExternalDataPlugin
+from ips_components.model.absent import ABSENT
 from ips_components.model.contract import Contract
 from ips_components.receiver.receiver import Receiver
 from ips_components.receiver.sink import Boxes, ByeInfo, HelloInfo, StepInfo
@@ -215,6 +216,8 @@ class WorkerSession:
                 receiver.release_ranks()
             case m.Flush():
                 self._flush()
+            case m.ResolveAbsent():
+                self._resolve_absent(action)
             case m.Retire():
                 self._retire(self._loop.time() + action.within)
             case _:
@@ -252,6 +255,11 @@ class WorkerSession:
             return
         self._flush_steps()
         self._send(m.Flushed())
+
+    def _resolve_absent(self, action: m.ResolveAbsent) -> None:
+        assert self.contract is not None
+        array = self.contract.arrays[action.array]
+        self.external.deliver({array.key(chunk): ABSENT for chunk in action.chunks})
 
     def _retire(self, deadline: float) -> None:
         """Answer once no rank is connected, or at the deadline."""

@@ -204,6 +204,7 @@ class AnalyticsPool:
             decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
             halos={a.name: a.halo for a in config.arrays if a.halo},
             chunks={a.name: a.chunks for a in config.arrays if a.chunks},
+            at_most=tuple(a.name for a in config.arrays if a.at_most),
             policies={a.name: a.policy for a in config.arrays},
             results=str(self.run_dir / (config.results or f"results{suffix}")),
             results_format=config.results_format,

@@ -13,7 +13,8 @@ little-endian and every item begins at a multiple of 8 bytes::
                string dask name
                string dtype, as NumPy writes it, such as "<f8"
                i64    bytes per cell
-               i64    flags: 1 ragged, 2 policy "drop" (else "block"), 4 open-ended
+               i64    flags: 1 ragged, 2 policy "drop" (else "block"), 4 open-ended,
+                      8 the number of steps is a bound; ranks have no use for it
                i64*3  steps: start, every, count (-1 when open-ended)
                i64    n = number of dimensions, time first
                i64*n  shape of the index space (2**40 for time when open-ended; the rows of a
@@ -46,7 +47,7 @@ from ips_components.model.spec import ArraySpec, StepAxis
 MAX_CHUNKS = 1 << 24
 """Bound of the chunks along one dimension of a contract that is read from bytes."""
 
-_RAGGED, _DROP, _OPEN = 1, 2, 4
+_RAGGED, _DROP, _OPEN, _AT_MOST = 1, 2, 4, 8
 
 
 def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
@@ -57,9 +58,8 @@ def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
         out.string(array.name)
         out.string(spec.dtype)
         out.ints(spec.itemsize)
-        out.ints(
-            _RAGGED * spec.ragged | _DROP * (array.policy == "drop") | _OPEN * layout.open_ended
-        )
+        flags = _RAGGED * spec.ragged | _DROP * (array.policy == "drop")
+        out.ints(flags | _OPEN * layout.open_ended | _AT_MOST * spec.steps.at_most)
         count = -1 if spec.steps.count is None else spec.steps.count
         out.ints(spec.steps.start, spec.steps.every, count)
         out.ints(layout.ndim, *layout.shape)
@@ -99,7 +99,7 @@ def read_array(reader: Reader) -> ArrayContract:
         name,
         dtype,
         (-1, *shape[2:]) if ragged else shape[1:],
-        StepAxis(start, every, None if flags & _OPEN else count),
+        StepAxis(start, every, None if flags & _OPEN else count, bool(flags & _AT_MOST)),
         dims=tuple(extra["dims"]),
         attrs=extra["attrs"],
         ragged=ragged,
@@ -147,6 +147,7 @@ def array_to_dict(array: ArrayContract) -> dict[str, Any]:
             "start": spec.steps.start,
             "every": spec.steps.every,
             "count": spec.steps.count,
+            **({"at_most": True} if spec.steps.at_most else {}),
         },
         "ragged": spec.ragged,
         "attrs": dict(spec.attrs),

@@ -238,7 +238,9 @@ class ArrayContract:
         if self.spec.ragged:
             region[0] = "all rows"
         more = "" if len(self.wanted) == 1 else f" in {len(self.wanted)} parts"
-        n_steps = "" if self.spec.steps.count is None else f" of {self.spec.steps.count}"
+        axis = self.spec.steps
+        of = " of at most" if axis.at_most else " of"
+        n_steps = "" if axis.count is None else f"{of} {axis.count}"
         open_ended = self.layout.open_ended
         return {
             "name": self.spec.name,

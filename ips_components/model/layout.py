@@ -124,6 +124,11 @@ class ChunkLayout:
             _sizes(defaults[dim] if entry is None else entry, n, spec.dims[dim])
             for dim, (entry, n) in enumerate(zip(entries, shape, strict=True))
         )
+        if spec.steps.at_most and set(sizes[0]) != {1}:
+            raise GeometryError(
+                f"array {spec.name!r} has at most {spec.steps.count} steps, so that each chunk has "
+                f"one step; got chunks of {max(sizes[0])} steps: give 1 for time, or leave it out"
+            )
         if spec.ragged:
             fixed = (sizes[0], (1,) * n_receivers, *((n,) for n in shape[2:]))
             if any(e is not None for e in entries[1:]) or set(sizes[0]) != {1}:

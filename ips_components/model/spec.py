@@ -31,6 +31,9 @@ class StepAxis:
         Distance between two published steps.
     count
         Number of published steps; None when it is not known before the run.
+    at_most
+        Whether `count` is only a bound: the simulation may end earlier. Says how a run may end,
+        not which steps there are, so that it plays no part in comparisons.
 
     Examples
     --------
@@ -44,12 +47,15 @@ class StepAxis:
     start: int = 0
     every: int = 1
     count: int | None = None
+    at_most: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise GeometryError(f"steps: every must be >= 1, got {self.every}")
         if self.count is not None and self.count < 1:
             raise GeometryError(f"steps: count must be >= 1 or None, got {self.count}")
+        if self.at_most and self.count is None:
+            raise GeometryError("steps: at_most needs a number of steps as its bound, got none")
 
     @property
     def open_ended(self) -> bool:

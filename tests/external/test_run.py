@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import adaptive
 import dask.array as da
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def coupled(cluster, tmp_path):
         parsed = RunSettings(
             run=name,
             token=secrets.token_hex(32),
-            analysis=f"{__name__}:{analysis}",
+            analysis=analysis if ":" in analysis else f"{__name__}:{analysis}",
             n_receivers=2,
             arrays=arrays_in_config,
             results=str(tmp_path / "results.zarr"),
@@ -268,6 +269,62 @@ def test_a_simulation_that_ends_early_errs_what_remains(cluster, coupled):
     record = run_record(cluster, name)
     assert record["phase"] == "failed"
     assert record["ledger"]["closed"]
+
+
+@pytest.mark.parametrize("steps", [1, 5, STEPS])
+def test_an_adaptive_simulation_ends_at_its_own_step(cluster, coupled, steps):
+    name, future, _, results = coupled(
+        f"{adaptive.__name__}:adaptive",
+        lambda rank, contact: simulate(rank, contact, stop_after=steps),
+        at_most=("temperature",),
+    )
+    future.result(30)
+    with xr.open_zarr(results) as found:
+        for result, value in adaptive.expected(FIELD[:steps]).items():
+            assert found[result].shape == value.shape, result
+            np.testing.assert_allclose(found[result].values, value, rtol=1e-12, err_msg=result)
+    record = wait_for_end(cluster, name, 20)
+    assert record["ledger"]["closed"]
+    assert run_record(cluster, name)["phase"] == "ended"
+    assert not run_record(cluster, name)["faults"]
+
+
+def test_an_adaptive_simulation_that_puts_nothing_fails(cluster, coupled):
+    _, future, _, _ = coupled(
+        f"{adaptive.__name__}:adaptive",
+        lambda rank, contact: simulate(rank, contact, stop_after=0),
+        at_most=("temperature",),
+    )
+    with pytest.raises(Exception, match="simulation ended before its first step"):
+        future.result(30)
+
+
+def test_a_rank_that_ends_earlier_than_the_others_is_a_failure(cluster, coupled):
+    name, future, _, _ = coupled(
+        f"{adaptive.__name__}:adaptive",
+        lambda rank, contact: simulate(rank, contact, stop_after=4 if rank == 2 else 5),
+        at_most=("temperature",),
+    )
+    with pytest.raises(Exception, match="simulation ended at step 4"):
+        future.result(30)
+    assert run_record(cluster, name)["phase"] == "failed"
+
+
+def test_what_needs_the_number_of_steps_is_refused_before_step_0(coupled):
+    def refused(rank, contact):
+        with pytest.raises(ContractError):
+            simulate(rank, contact)
+
+    _, future, _, _ = coupled(
+        f"{adaptive.__name__}:too_much",
+        refused,
+        at_most=("temperature",),
+        on_analytics_loss="abort",
+    )
+    with pytest.raises(ValueError, match="unknown") as error:
+        future.result(30)
+    notes = "".join(error.value.__notes__)
+    assert "'temperature' has at most 12 steps" in notes and "run.rolling" in notes
 
 
 def test_feedback_reaches_all_ranks_alike(coupled):

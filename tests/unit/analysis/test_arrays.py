@@ -270,3 +270,22 @@ def test_graphs_travel_small():
     again = pickle.loads(data)
     key = (again.name, 4999, 3, 0)
     assert again[key] == layer[key] and len(again) == len(layer) == 20_000
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda u: u.mean(axis=0),
+        lambda u: u * 2,
+        lambda u: 1 - u,
+        lambda u: np.sqrt(u),
+        lambda u: np.mean(u),
+        lambda u: u.to_xarray(),
+        lambda u: u.shape[0],
+        lambda u: len(u),
+    ],
+)
+def test_an_open_ended_array_used_as_a_dask_array_names_the_remedies(use):
+    u = offer(spec("u", count=None))["u"]
+    with pytest.raises(ContractError, match=r"'u' has no number .* AT_MOST = True .* run\.rolling"):
+        use(u)
