@@ -13,6 +13,7 @@ from ips_components.algorithms.correlation import lag_correlation, moving_averag
 from ips_components.algorithms.derivative import time_derivative
 from ips_components.algorithms.histogram import Histogram, histogram
 from ips_components.algorithms.incremental_pca import InSituIncrementalPCA
+from ips_components.algorithms.learn import InTransit, TrainedModel, Training
 from ips_components.algorithms.modes import DynamicModes, ProperModes, proper_modes
 from ips_components.algorithms.moments import RunningMoments, running_moments
 from ips_components.algorithms.quantiles import quantile_sketch
@@ -27,10 +28,13 @@ __all__ = [
     "DynamicModes",
     "Histogram",
     "InSituIncrementalPCA",
+    "InTransit",
     "IsotropicSpectrum",
     "PowerSpectrum",
     "ProperModes",
     "RunningMoments",
+    "TrainedModel",
+    "Training",
     "histogram",
     "isotropic_spectrum",
     "lag_correlation",

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import adaptive
 import dask.array as da
@@ -15,6 +16,7 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 
+from ips_components.algorithms import InTransit
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.bridge import Array, Bridge
 from ips_components.coordination import RunSettings, run_plugin
@@ -37,6 +39,7 @@ def field(step: int) -> np.ndarray:
 
 
 FIELD = np.stack([field(step) for step in range(STEPS)])
+FORMS = ("joblib", "skops")
 
 
 # -- analyses ------------------------------------------------------------------------------
@@ -544,3 +547,60 @@ def test_a_window_may_be_computed_inside_its_function(cluster, coupled, steps):
         wanted = [np.stack([field(k) for k in range(n, n + 3)]).mean() for n in range(steps - 2)]
         np.testing.assert_allclose(dataset["windows"].values[:, 1], wanted, rtol=1e-13)
     assert wait_for_end(cluster, name, 20)["phase"] == "ended"
+
+
+# -- training in transit -------------------------------------------------------------------
+
+
+def learner(**options):
+    from sklearn.linear_model import SGDRegressor
+
+    return InTransit(SGDRegressor(random_state=0), hold_out=4, **options)
+
+
+def learning(arrays, run):
+    t = arrays["temperature"]
+    training = learner(reservoir=2).fit(t[:, :-1], 2 * t[:, 1:] + 1, samples=(0, 1, 2))
+    path = Path(run.settings.run_dir, "model")
+    checkpoint = {"learner": training.checkpoint}
+    return {"curve": training.curve, "model_bytes": training.save(path), "checkpoint": checkpoint}
+
+
+def learning_until_stopped(arrays, run):
+    rolling = run.rolling(arrays["temperature"], 4, stride=4)
+    stopping = learner(patience=2, tolerance=1e9)
+    split = lambda t: (t, 2 * t)  # noqa: E731
+    windows = [*stopping.follow(run, rolling, split, samples=(0, 1, 2))]
+    return {"validation": np.array([w.value.record.validation for w in windows])}
+
+
+def test_a_model_is_trained_on_steps_as_they_come(cluster, coupled, tmp_path):
+    name, future, _, results = coupled("learning", simulate)
+    summary = future.result(30)
+    assert wait_for_end(cluster, name, 20)["phase"] == "ended"
+    stored = da.from_array(FIELD, chunks=(1, NY, NX))
+    expected = learner(reservoir=2).fit(stored[:, :-1], 2 * stored[:, 1:] + 1, samples=(0, 1, 2))
+    with xr.open_zarr(results, group="curve", consolidated=False) as curve:
+        np.testing.assert_allclose(curve["loss"], expected.curve["loss"].compute(), rtol=1e-9)
+        assert curve["loss"].dims == ("step",)
+    assert [path.suffix for path in tmp_path.glob("model.*")] in (["." + f] for f in FORMS)
+    assert np.load(summary["checkpoint"])["learner"].dtype == np.uint8
+
+
+def test_training_that_does_not_improve_ends_the_simulation(cluster, coupled):
+    def until_stopped(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(10_000):
+                if bridge.should_stop():
+                    return step
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+        return None
+
+    name, future, outcomes, results = coupled("learning_until_stopped", until_stopped)
+    future.result(30)
+    record = wait_for_end(cluster, name, 20)
+    assert record["stop_reason"] == "the validation has not improved since step 5"
+    assert all(step is not None for step in outcomes)
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        assert dataset["validation"].shape == (2,)
