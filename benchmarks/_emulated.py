@@ -26,7 +26,7 @@ from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition
 from ips_components.model.pieces import BlockPlan
 from ips_components.wire import contact as contacts
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection
 
@@ -47,7 +47,6 @@ class Rank:
         endpoint = contact.endpoints[0]
         info = {"host": socket.gethostname(), "blocks": {name: [self.block_as_list()]}}
         hello = m.Hello(
-            token=contact.secret,
             run=contact.run,
             rank=self.rank,
             size=size,
@@ -58,6 +57,12 @@ class Rank:
         )
         self.sock.connect((endpoint.host, endpoint.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        greeting = m.Greeting(proof.new_nonce())
+        self.sock.sendall(framing.pack(greeting))
+        (challenge,) = self.decoder.feed(self.sock.recv(1 << 16))
+        self.state.received(challenge)
+        assert isinstance(challenge, m.Challenge)
+        hello = proof.answer(hello, contact.secret, greeting, challenge)
         self.sock.sendall(framing.pack(hello))
 
     def block_as_list(self) -> list[list[int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, TlsError
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 from ips_components.wire.protocol import Connection as ConnectionState
@@ -61,6 +61,7 @@ class Dialer:
 
     def __init__(self, contact: Contact, lanes: Sequence[str], rank: int) -> None:
         self._tls, self._lanes, self._rank = contact.tls, tuple(lanes), rank
+        self._token = contact.secret
 
     def dial(self, endpoint: Endpoint, hello: m.Hello, timeout: float) -> Dialed:
         """Connect, send the hello, and wait for the welcome.
@@ -80,11 +81,8 @@ class Dialer:
             except BaseException:
                 sock.close()
                 raise
-        except TlsError as error:  # a receiver may say so only in answer to the hello
-            raise BridgeError(
-                f"{endpoint} and rank {self._rank} do not trust each other: {error}; the "
-                "contact file may be of another run, or another process has taken the port"
-            ) from error
+        except TlsError as error:  # a receiver may say so only in answer to the greeting
+            raise BridgeError(self._no_trust(endpoint, error)) from error
         sock.settimeout(None)
         return dialed
 
@@ -122,14 +120,33 @@ class Dialer:
         self, sock: Socket, lane: str, endpoint: Endpoint, hello: m.Hello, deadline: float
     ) -> Dialed:
         state, decoder = ConnectionState.of_rank(), framing.Decoder()
-        sock.sendall(framing.pack(hello))
-        first, *early = _receive(sock, decoder, deadline, str(endpoint))
-        state.received(first)
-        if isinstance(first, m.Refused):
-            raise BridgeError(f"{endpoint} refused rank {self._rank}: {first.text}")
-        if not isinstance(first, m.Welcome):
+
+        def answered(message: m.Message) -> tuple[m.Message, list[m.Message]]:
+            sock.sendall(framing.pack(message))
+            first, *early = _receive(sock, decoder, deadline, str(endpoint))
+            state.received(first)
+            if isinstance(first, m.Refused):
+                raise BridgeError(f"{endpoint} refused rank {self._rank}: {first.text}")
+            return first, early
+
+        greeting = m.Greeting(proof.new_nonce())
+        challenge, early = answered(greeting)
+        if not isinstance(challenge, m.Challenge) or early:
+            raise ProtocolError(f"{endpoint} did not answer the greeting")
+        try:
+            hello = proof.answer(hello, self._token, greeting, challenge)
+        except ProtocolError as error:
+            raise ProtocolError(self._no_trust(endpoint, error)) from error
+        welcome, early = answered(hello)
+        if not isinstance(welcome, m.Welcome):
             raise ProtocolError(f"{endpoint} did not answer the hello")
-        return Dialed(sock, lane, state, decoder, first, early)
+        return Dialed(sock, lane, state, decoder, welcome, early)
+
+    def _no_trust(self, endpoint: Endpoint, error: Exception) -> str:
+        return (
+            f"{endpoint} and rank {self._rank} do not trust each other: {error}; the "
+            "contact file may be of another run, or another process has taken the port"
+        )
 
 
 def _connect_locally(endpoint: Endpoint, timeout: float) -> socket.socket:

@@ -68,7 +68,6 @@ class Introduction:
         else:
             info["blocks"] = self.blocks
         return m.Hello(
-            token=self._contact.secret,
             run=self._contact.run,
             rank=self._rank,
             size=self._size,

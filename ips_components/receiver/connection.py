@@ -24,7 +24,7 @@ from ips_components.receiver.outbox import Outbox
 from ips_components.receiver.peer import Peer
 from ips_components.receiver.reading import JOINED, PAUSED, READABLE, Closed, Input, Steps
 from ips_components.receiver.slots import Acknowledgements, MappedSlots
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
@@ -390,24 +390,36 @@ class Connection:
         while not tls.handshake(_AT_ONCE):
             yield READABLE
 
-    def _handshake(self) -> Generator[memoryview | None, int, Peer]:
-        """Take a rank in; nothing of its hello is looked at before its token was compared."""
-        header = framing.parse_header((yield from self._input.take(framing.HEADER_BYTES)))
+    def _read_hello(self, token: bytes) -> Generator[memoryview, int, m.Hello]:
+        """Answer a greeting, and read a hello; nothing of it is looked at before its proof."""
+        reading = self._input
+        header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
+        if header.op != m.Greeting.OP or header.body != proof.NONCE_BYTES:
+            raise ProtocolError(f"the first message must be a greeting, got message {header.op}")
+        nonces = bytes((yield from reading.take(proof.NONCE_BYTES))), proof.new_nonce()
+        self._state.received(m.Greeting(nonces[0]))
+        self.send(m.Challenge(nonces[1], proof.proof_of_receiver(token, *nonces)))
+        header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
         if header.op != m.Hello.OP or header.body < m.HELLO_BYTES:
-            raise ProtocolError(f"the first message must be a hello, got message {header.op}")
-        fixed = bytes((yield from self._input.take(m.HELLO_BYTES)))
-        owner = self.owner
-        if not compare_digest(fixed[: m.TOKEN_BYTES], owner.token):
+            raise ProtocolError(f"the second message must be a hello, got message {header.op}")
+        fixed = bytes((yield from reading.take(m.HELLO_BYTES)))
+        if not compare_digest(fixed[: m.PROOF_BYTES], proof.proof_of_rank(token, *nonces)):
             raise ProtocolError("a hello with a wrong token")
         body = memoryview(bytearray(header.body))
         body[: m.HELLO_BYTES] = fixed
-        yield from self._input.read_into(body[m.HELLO_BYTES :])
+        yield from reading.read_into(body[m.HELLO_BYTES :])
         hello = framing.parse(header, body)
         self._state.received(hello)
         assert isinstance(hello, m.Hello)
+        return hello
+
+    def _handshake(self) -> Generator[memoryview | None, int, Peer]:
+        """Take a rank in."""
+        owner = self.owner
+        hello = yield from self._read_hello(owner.token)
         self.name = f"rank {hello.rank} ({self.name})"
         try:
-            check_hello(hello, owner.token, owner.run)
+            check_hello(hello, owner.run)
             while not owner.hello(self, hello):
                 self.paused = True
                 yield PAUSED

@@ -32,15 +32,25 @@ _KNOWN: dict[bytes, tuple[Axes, int, int, int, tuple[int, ...]]] = {}
 _MAX_KNOWN = 4096
 
 
-class Hello(Message):
-    """The first words of a rank on every connection."""
+class Greeting(Fixed):
+    """The first message of a rank on every connection; see `proof`."""
 
-    token: bytes
+    nonce: bytes
+
+    OP: ClassVar[int] = 13
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<32s")
+    FIELDS: ClassVar[tuple[str, ...]] = ("nonce",)
+
+
+class Hello(Message):
+    """Who a rank is, with the proof that it knows the token of the run."""
+
     run: str
     rank: int
     size: int
     pid: int
     session: int
+    proof: bytes = bytes(32)
     digest: bytes = bytes(32)
     epoch: int = 0
     heartbeat_ms: int = 0
@@ -54,7 +64,7 @@ class Hello(Message):
 
     def pack(self) -> bytes:
         fixed = _HELLO.pack(
-            self.token,
+            self.proof,
             self.run.encode(),
             self.digest,
             self.rank,
@@ -68,11 +78,11 @@ class Hello(Message):
 
     @classmethod
     def parse(cls, body: memoryview) -> Self:
-        token, run, digest, rank, size, pid, session, epoch, heartbeat = _HELLO.unpack_from(body)
+        proof, run, digest, rank, size, pid, session, epoch, heartbeat = _HELLO.unpack_from(body)
         if not 0 <= rank < size:
             raise ProtocolError(f"hello of rank {rank} in a simulation of {size} ranks")
         return cls(
-            token=token,
+            proof=proof,
             run=run.rstrip(b"\0").decode(),
             rank=rank,
             size=size,

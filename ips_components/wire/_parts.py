@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 from ips_components.errors import ProtocolError
 from ips_components.wire._record import Record
 
-VERSION = 2
-TOKEN_BYTES = 32
+VERSION = 3
+PROOF_BYTES = 32
 NO_SLOT = 0xFFFFFFFF
 MAX_NDIM = 16
 COUNTERS = struct.Struct("<11Q")

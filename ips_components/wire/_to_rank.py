@@ -17,6 +17,17 @@ _OWNERS = struct.Struct("<IIII")
 _FEEDBACK = struct.Struct("<qBBHI")
 
 
+class Challenge(Fixed):
+    """The answer to a greeting, with the proof that the receiver knows the token of the run."""
+
+    nonce: bytes
+    proof: bytes
+
+    OP: ClassVar[int] = 44
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<32s32s")
+    FIELDS: ClassVar[tuple[str, ...]] = ("nonce", "proof")
+
+
 class Welcome(Fixed):
     """The hello was accepted; ``last_seq`` tells a returning rank where to go on."""
 

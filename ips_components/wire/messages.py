@@ -26,7 +26,7 @@ Bodies from rank to receiver
 ========== == =============================================================================
 message    op body
 ========== == =============================================================================
-Hello      1  token 32s, run 64s (UTF-8, NUL padded), contract digest 32s (zeros: unknown),
+Hello      1  proof 32s, run 64s (UTF-8, NUL padded), contract digest 32s (zeros: unknown),
               rank u32, size u32, pid u64, session u64, placement epoch u32,
               heartbeat u32 (ms; 0: none promised), info (JSON text to the end)
 Piece      2  chunk u64, t u64, generation u32 (of the lease of the slot), block u32,
@@ -45,6 +45,7 @@ Bye        10 last step i64, status u32 (0 ok, 1 aborted), n u32, n x counters, 
 Ping       11 empty (both ways)
 Blocks     12 n u32, ndim u32, n x ndim x (offset u64, extent u64): what this rank holds of the
               array, where the hello could not say it yet
+Greeting   13 nonce 32s: the first message of a connection, see `proof`
 ========== == =============================================================================
 
 Bodies from receiver to rank
@@ -68,6 +69,7 @@ Fault      40 policy u32 (0 continue, 1 abort), zero u32, text (UTF-8)
 Stop       41 reason (UTF-8)
 ByeAck     42 empty
 Refused    43 why (UTF-8); the receiver closes after it
+Challenge  44 nonce 32s, proof 32s: the answer to a greeting, see `proof`
 ========== == =============================================================================
 
 Endpoints are written as `contact.pack_endpoints` says.
@@ -84,6 +86,7 @@ from ips_components.wire._from_rank import (
     Bye,
     Dropped,
     Gone,
+    Greeting,
     Hello,
     Piece,
     Ping,
@@ -97,7 +100,7 @@ from ips_components.wire._parts import (
     COUNTERS,
     MAX_NDIM,
     NO_SLOT,
-    TOKEN_BYTES,
+    PROOF_BYTES,
     VERSION,
     Axes,
     Counters,
@@ -106,6 +109,7 @@ from ips_components.wire._parts import (
 from ips_components.wire._to_rank import (
     Ack,
     ByeAck,
+    Challenge,
     ContractIs,
     Credit,
     Fault,
@@ -125,13 +129,14 @@ __all__ = [
     "HELLO_BYTES",
     "MAX_NDIM",
     "NO_SLOT",
-    "TOKEN_BYTES",
+    "PROOF_BYTES",
     "VERSION",
     "Ack",
     "Axes",
     "Blocks",
     "Bye",
     "ByeAck",
+    "Challenge",
     "ContractIs",
     "Counters",
     "Credit",
@@ -139,6 +144,7 @@ __all__ = [
     "Fault",
     "Feedback",
     "Gone",
+    "Greeting",
     "Hello",
     "Message",
     "Owners",
@@ -161,6 +167,7 @@ BY_OP: dict[int, type[Message]] = {
     cls.OP: cls
     for cls in (
         *(Hello, Piece, Rows, StepEnd, Want, Dropped, Gone, Slot, SlotDrop, Bye, Ping, Blocks),
+        *(Greeting, Challenge),
         *(Welcome, ContractIs, Credit, Resend, Ack, Release, PlacementIs, Feedback),
         *(Fault, Stop, ByeAck, Refused),
     )

@@ -19,6 +19,8 @@ Message: TypeAlias = type[m.Message]
 class State(Enum):
     """Where a connection stands."""
 
+    GREETING = auto()  # the receiver waits for a greeting
+    CHALLENGE = auto()  # the rank waits for the answer to its greeting
     HELLO = auto()  # the receiver waits for a hello
     WELCOME = auto()  # the rank waits for the answer to its hello
     OPEN = auto()
@@ -29,6 +31,7 @@ class State(Enum):
 Table: TypeAlias = dict[tuple[State, Message], State]
 
 RECEIVER: Table = {
+    (State.GREETING, m.Greeting): State.HELLO,
     (State.HELLO, m.Hello): State.OPEN,
     **{
         (State.OPEN, kind): State.OPEN
@@ -68,6 +71,8 @@ _TO_RANK: tuple[Message, ...] = (
 )
 
 RANK: Table = {
+    (State.CHALLENGE, m.Challenge): State.WELCOME,
+    (State.CHALLENGE, m.Refused): State.CLOSED,
     (State.WELCOME, m.Welcome): State.OPEN,
     (State.WELCOME, m.Refused): State.CLOSED,
     **{(state, kind): state for state in (State.OPEN, State.LEAVING) for kind in _TO_RANK},
@@ -83,9 +88,10 @@ class Connection:
     Examples
     --------
     >>> connection = Connection.of_rank()
+    >>> connection.received(m.Challenge(bytes(32), bytes(32)))
     >>> connection.received(m.Welcome())
     >>> connection.state
-    <State.OPEN: 3>
+    <State.OPEN: 5>
     """
 
     __slots__ = ("_moves", "_story", "_table", "state")
@@ -101,13 +107,13 @@ class Connection:
 
     @classmethod
     def of_receiver(cls) -> Connection:
-        """Return the receiver's side, waiting for a hello."""
-        return cls(RECEIVER, State.HELLO)
+        """Return the receiver's side, waiting for a greeting."""
+        return cls(RECEIVER, State.GREETING)
 
     @classmethod
     def of_rank(cls) -> Connection:
-        """Return the rank's side, its hello being sent."""
-        return cls(RANK, State.WELCOME)
+        """Return the rank's side, its greeting being sent."""
+        return cls(RANK, State.CHALLENGE)
 
     def received(self, message: m.Message) -> None:
         """Move by a received message, or refuse it."""
@@ -128,18 +134,13 @@ class Connection:
         self._enter(State.LEAVING)
 
 
-def check_hello(hello: m.Hello, token: bytes, run: str) -> None:
-    """Refuse a rank that does not know the run's token, or means another run.
+def check_hello(hello: m.Hello, run: str) -> None:
+    """Refuse a rank that means another run.
 
     Raises
     ------
     ProtocolError
     """
-    from hmac import compare_digest  # only receivers check; no rank has to pay 3 ms at import
-
-    # The token first, in constant time: a stranger learns nothing else.
-    if not compare_digest(hello.token, token):
-        raise ProtocolError("a hello with a wrong token")
     if hello.run != run:
         raise ProtocolError(
             f"rank {hello.rank} belongs to run {hello.run!r}, this receiver to {run!r}"

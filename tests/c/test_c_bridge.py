@@ -449,7 +449,7 @@ def test_wrong_token(start, sinks, tmp_path):
             contact, contacts.Contact(known.run, contacts.new_token(), known.endpoints, limits)
         )
         error = failed_request(start(), contact, tmp_path / "blob")
-        assert (error.code, "its token may be another" in error.text) == (LATE, True)
+        assert (error.code, "does not know the token of the run" in error.text) == (LATE, True)
 
 
 CERTIFICATES = contacts.Certificates("/nowhere/ca", "/nowhere/certificate", "/nowhere/key")

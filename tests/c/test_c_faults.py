@@ -32,7 +32,7 @@ from ips_components.model.placement import replace
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 
 LANES = ["shm", "tcp"]
@@ -432,12 +432,14 @@ def mangled(rng, frames):
 class Impostor:
     """Listens as a receiver would and says what it should not, anew on every connection."""
 
-    def __init__(self, contract, seed):
+    def __init__(self, contract, seed, token):
+        self.token = bytes.fromhex(token)
         self.rng = random.Random(seed)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = contacts.Endpoint(0, "127.0.0.1", self.listener.getsockname()[1])
         self.contract = contract
         self.heard = 0
+        self.greeted = False
         self.thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self):
@@ -459,7 +461,12 @@ class Impostor:
 
     def _answer(self, connection):
         head = framing.parse_header(_exactly(connection, 32))
+        nonces = _exactly(connection, head.body), proof.new_nonce()
+        challenge = m.Challenge(nonces[1], proof.proof_of_receiver(self.token, *nonces))
+        connection.sendall(framing.pack(challenge))
+        head = framing.parse_header(_exactly(connection, 32))
         _exactly(connection, head.body)
+        self.greeted = True
         connection.sendall(framing.pack(m.Welcome(0, 0, 2000, 30000)))
         if head.flags:
             array = self.contract
@@ -490,10 +497,10 @@ def survive_nonsense(start, directory, seeds, rounds=40, timeout=20.0):
     spec = spec_of(count=rounds)
     contract = agree(spec, selections=[Selection.from_key(np.s_[:, 1:, ::2], (rounds, 8, 12))])
     for seed in seeds:
-        with Impostor(contract, seed) as impostor:
+        token = contacts.new_token()
+        with Impostor(contract, seed, token) as impostor:
             path = directory / "contact.json"
             limits = {"connect": timeout, "contract": timeout, "step": 0.1, "drain": 0.1}
-            token = contacts.new_token()
             contacts.write(path, contacts.Contact(RUN, token, (impostor.endpoint,), limits))
             try:
                 rank = joined(start, path, directory, spec, "tcp")
@@ -517,6 +524,18 @@ def survive_nonsense(start, directory, seeds, rounds=40, timeout=20.0):
             assert nbytes[0] == sum(nbytes[1:])
             assert rank.end() == (0, "")
             assert impostor.heard
+
+
+def test_who_took_the_port_of_a_receiver_gets_no_hello(start, tmp_path):
+    contract = agree(spec_of(count=1))
+    with Impostor(contract, 0, contacts.new_token()) as impostor:
+        path = tmp_path / "contact.json"
+        limits = {"connect": 0.3, "contract": 0.3}
+        known = contacts.Contact(RUN, contacts.new_token(), (impostor.endpoint,), limits)
+        contacts.write(path, known)
+        with pytest.raises(RankError, match="does not know the token of the run"):
+            joined(start, path, tmp_path, spec_of(count=1), "tcp")
+    assert not impostor.greeted
 
 
 def test_receivers_that_talk_nonsense(start, tmp_path):

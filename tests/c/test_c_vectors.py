@@ -1,5 +1,6 @@
 """The C bridge passes the vectors of contracts, pieces and frames that the Python one passes."""
 
+import hmac
 import json
 import subprocess
 from pathlib import Path
@@ -134,6 +135,8 @@ def body_words(name, f):
         case "ContractIs":
             launch = words(f["first_step"], f["launch"], f["launch_flags"])
             return [f["digest"], f["contract"], *launch, *receivers_words(f["endpoints"])]
+        case "Challenge":
+            return [f["nonce"], f["proof"]]
         case "Credit":
             return words(f["rows"])
         case "Resend":
@@ -181,7 +184,7 @@ def pack_words(name, f):
     """A message to a receiver, as the driver wants it told."""
     match name:
         case "Hello":
-            found = [f["token"], text(f["run"]), *words(f["rank"], f["size"], f["pid"])]
+            found = [f["proof"], text(f["run"]), *words(f["rank"], f["size"], f["pid"])]
             return [
                 *found,
                 *words(f["session"]),
@@ -209,6 +212,8 @@ def pack_words(name, f):
             return words(f["slot"], f["ring"], f["size"], f["length"], f["spare"])
         case "SlotDrop":
             return words(f["slot"])
+        case "Greeting":
+            return [f["nonce"]]
         case "Ping":
             return []
     raise AssertionError(name)
@@ -227,6 +232,58 @@ def test_message_to_a_receiver_is_packed(ask, vector):
     if vector["message"] == "Hello":
         frame[32 + 156 : 32 + 160] = bytes(4)  # a library without a thread promises no heartbeat
     assert answer == f"pack {frame.hex()}"
+
+
+@pytest.mark.parametrize("vector", WIRE["proofs"], ids=lambda v: v["token"][:4])
+def test_proofs_are_the_same(ask, vector):
+    token, rank, receiver = (vector[n] for n in ("token", "rank_nonce", "receiver_nonce"))
+    (answer,) = ask(f"proofs {token} {rank} {receiver}")
+    assert answer == f"proofs {vector['of_rank']} {vector['of_receiver']}"
+
+
+RFC_4231 = [
+    (
+        "0b" * 20,
+        b"Hi There".hex(),
+        "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+    ),
+    (
+        b"Jefe".hex(),
+        b"what do ya want for nothing?".hex(),
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+    ),
+    ("aa" * 20, "dd" * 50, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+    (
+        bytes(range(1, 26)).hex(),
+        "cd" * 50,
+        "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
+    ),
+    (
+        "aa" * 131,
+        b"Test Using Larger Than Block-Size Key - Hash Key First".hex(),
+        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+    ),
+    (
+        "aa" * 131,
+        (
+            b"This is a test using a larger than block-size key and a larger than block-size data. "
+            b"The key needs to be hashed before being used by the HMAC algorithm."
+        ).hex(),
+        "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "data", "expected"), RFC_4231)
+def test_hmac_of_the_rfc(ask, key, data, expected):
+    assert ask(f"hmac {key} {data}") == [f"hmac {expected}"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 55, 56, 63, 64, 65, 119, 120, 200])
+def test_hmac_of_any_length(ask, length):
+    data = bytes(i % 251 for i in range(length))
+    expected = hmac.digest(b"key", data, "sha256").hex()
+    assert ask(f"hmac {b'key'.hex()} {data.hex() or '-'}") == [f"hmac {expected}"]
 
 
 @pytest.mark.parametrize("vector", WIRE["refused"], ids=lambda v: v["why"])

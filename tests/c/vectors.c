@@ -6,6 +6,7 @@
 
 #include "ips_contact.h"
 #include "ips_memory.h"
+#include "ips_proof.h"
 
 static char *rest;
 
@@ -212,6 +213,9 @@ static void do_frame(void)
     case OP_WELCOME:
         show((int64_t)m.number), show(m.ordinal), show(m.heartbeat), show(m.silence);
         break;
+    case OP_CHALLENGE:
+        hex(m.nonce, NONCE_BYTES), hex(m.proof, PROOF_BYTES);
+        break;
     case OP_CONTRACT:
         hex(m.digest, DIGEST_BYTES), hex(m.contract, m.contract_length);
         show(m.step), show(m.ordinal), show(m.launch_flags);
@@ -268,15 +272,42 @@ static uint64_t *counters(uint32_t *n)
     return values;
 }
 
+/* hmac KEY DATA */
+static void do_hmac(void)
+{
+    size_t n_key, n_data;
+    uint8_t *key = bytes(&n_key), *data = bytes(&n_data), out[PROOF_BYTES];
+    ipsb_hmac_sha256(out, key, n_key, data, n_data);
+    printf("hmac");
+    hex(out, sizeof out);
+    printf("\n");
+    free(key), free(data);
+}
+
+/* proofs TOKEN NONCE NONCE: of the rank and of the receiver */
+static void do_proofs(void)
+{
+    size_t length;
+    uint8_t *token = bytes(&length), *rank = bytes(&length), *receiver = bytes(&length);
+    uint8_t out[PROOF_BYTES];
+    printf("proofs");
+    ipsb_proof_of_rank(out, token, rank, receiver);
+    hex(out, sizeof out);
+    ipsb_proof_of_receiver(out, token, rank, receiver);
+    hex(out, sizeof out);
+    printf("\n");
+    free(token), free(rank), free(receiver);
+}
+
 /* pack OP ...: a message to a receiver, as hexadecimal digits */
 static void do_pack(void)
 {
     buffer out = {0};
     int op = (int)number();
     if (op == OP_HELLO) {
-        size_t n_token, n_run, n_digest, n_info;
-        uint8_t *token = bytes(&n_token), *run = bytes(&n_run), *digest, *info;
-        hello h = {.token = token};
+        size_t n_proof, n_run, n_digest, n_info;
+        uint8_t *proof = bytes(&n_proof), *run = bytes(&n_run), *digest, *info;
+        hello h = {.proof = proof};
         char name[RUN_BYTES + 1] = "";
         memcpy(name, run, n_run < RUN_BYTES ? n_run : RUN_BYTES);
         h.run = name;
@@ -288,7 +319,12 @@ static void do_pack(void)
         h.info = info = bytes(&n_info);
         h.info_length = n_info;
         ipsb_pack_hello(&out, &h);
-        free(token), free(run), free(digest), free(info);
+        free(proof), free(run), free(digest), free(info);
+    } else if (op == OP_GREETING) {
+        size_t length;
+        uint8_t *nonce = bytes(&length);
+        ipsb_pack_greeting(&out, nonce);
+        free(nonce);
     } else if (op == OP_PIECE) {
         int64_t dst[3 * MAX_NDIM], strides[MAX_NDIM];
         uint32_t array = (uint32_t)number();
@@ -406,6 +442,10 @@ int main(void)
             do_frame();
         } else if (!strcmp(command, "pack")) {
             do_pack();
+        } else if (!strcmp(command, "hmac")) {
+            do_hmac();
+        } else if (!strcmp(command, "proofs")) {
+            do_proofs();
         } else if (!strcmp(command, "contact")) {
             do_contact();
         } else if (!strcmp(command, "gather")) {

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ips_components.wire import framing, values
+from ips_components.wire import framing, proof, values
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 
@@ -24,9 +24,16 @@ COUNTERS = (
 )
 DST = ((1, 1, 1), (0, 4, 2), (3, 5, 1))
 
+PIECE = m.Piece(array=1, chunk=70, t=9, dst=DST, seq=5)
+PROOFS = (
+    (bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))),
+    (b"\xff" * 32, bytes(32), b"\x80" * 32),
+)
+"""Token, nonce of the rank, nonce of the receiver."""
+
 EXAMPLES: tuple[m.Message, ...] = (
     m.Hello(
-        token=bytes(range(32)),
+        proof=bytes(range(32)),
         run="run-1",
         rank=2,
         size=4,
@@ -38,7 +45,7 @@ EXAMPLES: tuple[m.Message, ...] = (
         info=b'{"host":"node1"}',
         flags=m.Hello.WANTS_CONTRACT,
     ),
-    m.Piece(array=1, chunk=70, t=9, dst=DST, seq=5),
+    PIECE,
     m.Piece(
         array=1,
         chunk=70,
@@ -81,11 +88,13 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Stop(text="converged"),
     m.ByeAck(),
     m.Refused(text="another run"),
+    m.Greeting(nonce=bytes(range(32))),
+    m.Challenge(nonce=bytes(range(32)), proof=bytes(range(32, 64))),
 )
 
 
 def _damaged() -> list[dict[str, str]]:
-    piece = bytearray(framing.pack(EXAMPLES[1]))
+    piece = bytearray(framing.pack(PIECE))
     ndim = bytearray(piece)
     ndim[framing.HEADER_BYTES + 28] = 200
     release = framing.HEADER.pack(framing.MAGIC, m.VERSION, m.PlacementIs.OP, 0, 0, 16, 0, 0)
@@ -115,6 +124,16 @@ def vectors() -> dict[str, Any]:
             for message in EXAMPLES
         ],
         "refused": _damaged(),
+        "proofs": [
+            {
+                "token": token.hex(),
+                "rank_nonce": rank.hex(),
+                "receiver_nonce": receiver.hex(),
+                "of_rank": proof.proof_of_rank(token, rank, receiver).hex(),
+                "of_receiver": proof.proof_of_receiver(token, rank, receiver).hex(),
+            }
+            for token, rank, receiver in PROOFS
+        ],
         "contact": {
             "fields": _plain({k: v for k, v in contact.to_json().items() if k != "binary"}),
             "binary": contact.to_bytes().hex(),

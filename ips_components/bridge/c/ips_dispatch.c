@@ -196,6 +196,8 @@ bool ipsb_dispatch(ips_bridge *b, peer *k, const message *m)
     switch (m->head.op) {
     case OP_WELCOME:
         return on_welcome(b, k, m);
+    case OP_CHALLENGE:
+        return ipsb_link_challenged(&b->links, k, m);
     case OP_CONTRACT:
         return on_contract(b, k, m);
     case OP_CREDIT:

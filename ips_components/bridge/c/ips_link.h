@@ -8,7 +8,7 @@
 typedef enum link_state {
     LINK_NEW,
     LINK_CONNECTING,
-    LINK_GREETING, /* the hello is under way */
+    LINK_GREETING, /* greeting and hello are under way */
     LINK_OPEN,
     LINK_RECONNECTING, /* and to be repaired */
     LINK_CLOSED
@@ -41,6 +41,8 @@ typedef struct peer {
     bool removed; /* a placement does not name it any more */
     link_state state;
     bool shm, bye_sent, bye_acked, refused;
+    bool challenged; /* its challenge was answered by the hello */
+    uint8_t nonce[NONCE_BYTES]; /* of this connection */
     bool needs_tls; /* it takes encrypted connections only */
     int fd;
     uint32_t generation;

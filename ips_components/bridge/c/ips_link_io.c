@@ -186,10 +186,10 @@ void ipsb_flush(peer *k)
 static bool allowed(const peer *k, uint8_t op)
 {
     if (k->state == LINK_GREETING)
-        return op == OP_WELCOME || op == OP_REFUSED;
+        return op == (k->challenged ? OP_WELCOME : OP_CHALLENGE) || op == OP_REFUSED;
     if (op == OP_BYE_ACK)
         return k->bye_sent;
-    return op != OP_WELCOME && !(op == OP_REFUSED && k->bye_sent);
+    return op != OP_WELCOME && op != OP_CHALLENGE && !(op == OP_REFUSED && k->bye_sent);
 }
 
 /* Act on all whole messages in the buffer. */

@@ -9,11 +9,13 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "ips_links.h"
+#include "ips_proof.h"
 
 static const int64_t MS = 1000000, SECOND = 1000000000;
 
@@ -94,25 +96,50 @@ void ipsb_links_free(links *l)
 
 /* ---- Connecting -------------------------------------------------------------------------------- */
 
-static void greet(links *l, peer *k)
+static void greet(peer *k)
 {
+    k->state = LINK_GREETING;
+    k->challenged = false;
+    k->last_received = ipsb_now();
+    k->out.length = k->out_at = 0;
+    if (getrandom(k->nonce, sizeof k->nonce, 0) != sizeof k->nonce) {
+        ipsb_link_broken(k, "the kernel gave no random numbers");
+        return;
+    }
+    ipsb_pack_greeting(&k->out, k->nonce);
+    if (k->out.failed)
+        ipsb_link_broken(k, "no memory for a greeting");
+    else
+        ipsb_flush(k);
+}
+
+bool ipsb_link_challenged(links *l, peer *k, const message *m)
+{
+    uint8_t expected[PROOF_BYTES], proof[PROOF_BYTES];
     buffer info = {0};
-    hello h = {.token = l->contact->token, .digest = l->self->has_contract ? l->self->digest : NULL,
+    ipsb_proof_of_receiver(expected, l->contact->token, k->nonce, m->nonce);
+    if (!ipsb_same_proof(expected, m->proof)) {
+        snprintf(k->why, sizeof k->why, "it does not know the token of the run: the contact file may "
+                 "be of another run, or another process has taken the port");
+        return false;
+    }
+    ipsb_proof_of_rank(proof, l->contact->token, k->nonce, m->nonce);
+    hello h = {.proof = proof, .digest = l->self->has_contract ? l->self->digest : NULL,
                .run = l->contact->run, .rank = (uint32_t)l->self->rank, .size = (uint32_t)l->self->size,
                .epoch = l->self->epoch, .pid = (uint64_t)getpid(), .session = l->self->session,
                .wants_contract = !l->self->has_contract};
-    k->state = LINK_GREETING;
-    k->last_received = ipsb_now();
+    k->challenged = true;
     l->ops.hello_info(l->ops.owner, &info);
     h.info = info.data;
     h.info_length = info.length;
-    k->out.length = k->out_at = 0;
     ipsb_pack_hello(&k->out, &h);
-    if (info.failed || k->out.failed)
-        ipsb_link_broken(k, "no memory for a hello");
-    else
-        ipsb_flush(k);
+    bool packed = !info.failed && !k->out.failed;
     ipsb_buffer_free(&info);
+    if (packed)
+        ipsb_flush(k);
+    else
+        snprintf(k->why, sizeof k->why, "no memory for a hello");
+    return packed;
 }
 
 /* Connect over the Unix socket; false when another lane should be tried. */
@@ -149,7 +176,7 @@ static bool dial_unix(links *l, peer *k)
         return true;
     }
     k->shm = true;
-    greet(l, k);
+    greet(k);
     return true;
 }
 
@@ -190,7 +217,7 @@ static void dial_tcp(links *l, peer *k)
     if (k->fd < 0)
         ipsb_link_broken(k, "%s", strerror(error));
     else if (!error)
-        greet(l, k);
+        greet(k);
 }
 
 static void dial(links *l, peer *k)
@@ -211,7 +238,7 @@ void ipsb_link_start(links *l, peer *k)
     dial(l, k);
 }
 
-static void connected(links *l, peer *k)
+static void connected(peer *k)
 {
     int error = 0;
     socklen_t length = sizeof error;
@@ -220,7 +247,7 @@ static void connected(links *l, peer *k)
     if (error)
         ipsb_link_broken(k, "%s", strerror(error));
     else
-        greet(l, k);
+        greet(k);
 }
 
 /* ---- Progress ---------------------------------------------------------------------------------- */
@@ -329,7 +356,7 @@ void ipsb_progress(links *l, int64_t until)
         if (!polls[i].revents || k->fd != polls[i].fd)
             continue;
         if (k->state == LINK_CONNECTING) {
-            connected(l, k);
+            connected(k);
             continue;
         }
         if (polls[i].revents & (POLLIN | POLLHUP | POLLERR))

@@ -31,6 +31,7 @@ typedef struct links {
 peer *ipsb_link_add(links *l, const endpoint *at);
 peer *ipsb_link_of(const links *l, uint32_t ordinal); /* NULL: not in the placement any more */
 void ipsb_link_start(links *l, peer *k);              /* connect a new link */
+bool ipsb_link_challenged(links *l, peer *k, const message *m); /* false: not trusted, see k->why */
 peer *ipsb_home(links *l);                            /* an open link, or NULL */
 void ipsb_links_free(links *l);
 /* Send and receive what is possible; wait at most until `until` (ns; 0: do not wait). */

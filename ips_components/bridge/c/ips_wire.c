@@ -35,12 +35,19 @@ static uint8_t *frame(buffer *out, uint8_t op, uint16_t flags, uint64_t seq, uin
     return p + HEADER_BYTES;
 }
 
+void ipsb_pack_greeting(buffer *out, const uint8_t *nonce)
+{
+    uint8_t *p = frame(out, OP_GREETING, 0, 0, 0, NONCE_BYTES, 0);
+    if (p)
+        memcpy(p, nonce, NONCE_BYTES);
+}
+
 void ipsb_pack_hello(buffer *out, const hello *h)
 {
     uint8_t *p = frame(out, OP_HELLO, h->wants_contract, 0, 0, 160 + h->info_length, 0);
     if (!p)
         return;
-    memcpy(p, h->token, TOKEN_BYTES);
+    memcpy(p, h->proof, PROOF_BYTES);
     memcpy(p + 32, h->run, strlen(h->run) < RUN_BYTES ? strlen(h->run) : RUN_BYTES);
     if (h->digest)
         memcpy(p + 96, h->digest, DIGEST_BYTES);
@@ -184,7 +191,7 @@ const char *ipsb_parse_header(header *out, const uint8_t *data)
     out->body = get32(data + 16);
     out->array = get32(data + 20);
     out->data = get64(data + 24);
-    if (out->op != OP_PING && (out->op < OP_WELCOME || out->op > OP_REFUSED))
+    if (out->op != OP_PING && (out->op < OP_WELCOME || out->op > OP_CHALLENGE))
         return "a message that is not for ranks";
     if (out->body > max_body(out->op))
         return "a message that is longer than it may be";
@@ -339,6 +346,12 @@ const char *ipsb_parse(message *out, const header *head, const uint8_t *body)
         out->ordinal = get32(body + 8);
         out->heartbeat = get32(body + 12);
         out->silence = get32(body + 16);
+        return NULL;
+    case OP_CHALLENGE:
+        if (length < NONCE_BYTES + PROOF_BYTES)
+            return "a challenge that is cut short";
+        out->nonce = body;
+        out->proof = body + NONCE_BYTES;
         return NULL;
     case OP_CONTRACT:
         return parse_contract(out, body, length);

@@ -6,8 +6,10 @@
 
 enum {
     HEADER_BYTES = 32,
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     TOKEN_BYTES = 32,
+    NONCE_BYTES = 32,
+    PROOF_BYTES = 32,
     DIGEST_BYTES = 32,
     RUN_BYTES = 64,
     COUNTERS = 11,
@@ -22,6 +24,7 @@ enum {
     OP_SLOT_DROP,
     OP_BYE,
     OP_PING,
+    OP_GREETING = 13,
     OP_WELCOME = 32,
     OP_CONTRACT,
     OP_CREDIT,
@@ -33,7 +36,8 @@ enum {
     OP_FAULT,
     OP_STOP,
     OP_BYE_ACK,
-    OP_REFUSED
+    OP_REFUSED,
+    OP_CHALLENGE
 };
 
 #define NO_SLOT 0xFFFFFFFFu
@@ -68,6 +72,7 @@ typedef struct message {
     uint64_t number; /* Welcome: last seq, Credit: rows, Resend: chunk, Ack: seq, Fault: policy */
     uint32_t ordinal;                           /* Welcome; ContractIs: number of the launch */
     uint32_t heartbeat, silence;                /* Welcome */
+    const uint8_t *nonce, *proof;               /* Challenge */
     uint32_t launch_flags;                      /* ContractIs: LAUNCH_MANY, LAUNCH_RENUMBER */
     const uint8_t *digest, *contract, *list;    /* ContractIs; Release, Placement: entries */
     size_t contract_length, list_length;        /* Release: number of leases, Placement: of entries */
@@ -88,7 +93,7 @@ const char *ipsb_parse_endpoints(endpoints *out, const uint8_t *data, size_t len
 
 /* Append whole frames. */
 typedef struct hello {
-    const uint8_t *token, *digest;
+    const uint8_t *proof, *digest;
     const char *run;
     uint32_t rank, size, epoch;
     uint64_t pid, session;
@@ -97,6 +102,7 @@ typedef struct hello {
     size_t info_length;
 } hello;
 
+void ipsb_pack_greeting(buffer *out, const uint8_t *nonce);
 void ipsb_pack_hello(buffer *out, const hello *h);
 /* dst: 3 numbers per dimension; strides: one per dimension, in a slot only (else NULL). */
 void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,

@@ -1,5 +1,6 @@
 """Broken connections and dead processes: no loss, no doubling, no hang, nothing left behind."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,8 @@ from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
+from ips_components.wire import framing
+from ips_components.wire import messages as m
 
 SPEC = ArraySpec("t", "f8", (8, 1000), StepAxis(count=60))
 LANES = [("tcp",), ("shm", "tcp")]
@@ -383,6 +386,35 @@ def test_a_wrong_token(tmp_path):
             Bridge(contact=file)
         assert r.statistics().ranks == 0
         assert not sink.hellos
+
+
+def test_who_took_the_port_of_a_receiver_gets_no_hello(tmp_path):
+    """It answers the greeting as well as it can without the token."""
+    heard = []
+
+    def impostor():
+        with contextlib.suppress(OSError):
+            while True:
+                rank, _ = listener.accept()
+                with rank:
+                    heard.append(rank.recv(1 << 16))
+                    rank.sendall(framing.pack(m.Challenge(bytes(32), heard[-1][-32:])))
+                    while more := rank.recv(1 << 16):
+                        heard.append(more)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=impostor)
+        thread.start()
+        endpoint = contacts.Endpoint(0, *listener.getsockname())
+        known = contacts.Contact(RUN, contacts.new_token(), (endpoint,), {"connect": 0.3})
+        contacts.write(tmp_path / "contact.json", known)
+        with pytest.raises(DeadlineExceeded, match="does not know the token of the run"):
+            Bridge(contact=tmp_path / "contact.json")
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    assert heard
+    assert {framing.parse_header(each).op for each in heard} == {m.Greeting.OP}
+    assert not any(known.secret in each for each in heard)
 
 
 def test_a_forked_child_hides_nothing(tmp_path, lanes):

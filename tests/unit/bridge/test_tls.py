@@ -19,7 +19,7 @@ from ips_components.errors import BridgeError, ContactError, TlsError
 from ips_components.ips_compat import make_credentials
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
-from ips_components.wire import framing, tls
+from ips_components.wire import framing, proof, tls
 from ips_components.wire import messages as m
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
@@ -313,7 +313,11 @@ def test_hello_over_tls_by_hand(tmp_path, credentials):
         end = tls.TlsSocket(sock, tls.context_of_rank(named(credentials)), server_side=False)
         try:
             end.handshake()
-            hello = m.Hello(token=receiver.token, run="test-run", rank=0, size=1, pid=1, session=1)
+            greeting = m.Greeting(bytes(32))
+            end.sendall(framing.pack(greeting))
+            (challenge,) = framing.Decoder().feed(end.recv(1 << 16))
+            hello = m.Hello(run="test-run", rank=0, size=1, pid=1, session=1)
+            hello = proof.answer(hello, receiver.token, greeting, challenge)
             end.sendall(framing.pack(hello) + framing.pack(m.Ping()))
             sinks[0].wait(lambda: sinks[0].hellos)
             assert isinstance(framing.Decoder().feed(end.recv(1 << 16))[0], m.Welcome)

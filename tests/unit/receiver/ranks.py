@@ -13,7 +13,7 @@ import numpy as np
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.receiver.receiver import Receiver
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 
 RUN, TOKEN = "received", "c4" * 32
@@ -92,15 +92,22 @@ class Rank:
         self.messages = deque()
         self.seq = 0
         if hello:
-            token = bytes.fromhex(TOKEN)
             session = rank + 1 if session is None else session
-            self.say(m.Hello(token, RUN, rank, size, 1000 + session, session, **fields))
+            self.introduce(m.Hello(RUN, rank, size, 1000 + session, session, **fields))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc_info):
         self.sock.close()
+
+    def introduce(self, hello, token=TOKEN):
+        """Send a hello as whoever knows a token does."""
+        greeting = m.Greeting(proof.new_nonce())
+        self.say(greeting)
+        nonces = greeting.nonce, self.hear_until(m.Challenge).nonce
+        proved = proof.proof_of_rank(bytes.fromhex(token), *nonces)
+        self.say(m.Hello(**{**hello.fields(), "proof": proved}))
 
     def say(self, *messages):
         self.sock.sendall(b"".join(map(framing.pack, messages)))

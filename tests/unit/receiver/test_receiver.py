@@ -205,11 +205,13 @@ def test_a_contract_that_never_comes_refuses_the_rank_that_has_it():
 
 def test_nothing_of_a_hello_is_decoded_before_its_token_was_compared(caplog):
     with receiving(SPEC) as (receiver, sink), caplog.at_level(logging.DEBUG):
-        for token in (bytes(32), b"\xff" * 32):
-            hello = bytearray(framing.pack(m.Hello(token, RUN, 0, 1, 1, 1)))
+        for proved in (bytes(32), b"\xff" * 32):
+            hello = bytearray(framing.pack(m.Hello(RUN, 0, 1, 1, 1, proved)))
             start = framing.HEADER_BYTES + 32
             hello[start : start + 64] = b"\xff" * 64  # no run name
             with Rank(receiver, hello=False) as stranger:
+                stranger.say(m.Greeting(bytes(32)))
+                assert isinstance(stranger.hear(), m.Challenge)
                 stranger.sock.sendall(hello)
                 assert stranger.hear() is None
     assert not sink.reports
