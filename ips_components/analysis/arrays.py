@@ -130,7 +130,7 @@ class ExternalArray(SlicedFirst):
         if self.name != self.external_view.name:
             return super().__getitem__(index)  # something was assigned to a part of the array
         items = index if isinstance(index, tuple) else (index,)
-        if self.spec.steps.at_most and 0 in self.external_view.kept:
+        if self.source.at_most and 0 in self.external_view.kept:
             place, time = of_time(items, self)
             if time == -1 and isinstance(time, int | np.integer):
                 return last_step(self, items, place)
@@ -171,7 +171,7 @@ class ExternalArray(SlicedFirst):
         """
         import xarray as xr
 
-        known = 0 in self.external_view.kept and not self.spec.steps.at_most
+        known = 0 in self.external_view.kept and not self.source.at_most
         coords = {self.spec.dims[0]: self.steps} if known else {}
         return xr.DataArray(
             self, dims=self.dims, coords=coords, attrs=dict(self.spec.attrs), name=self.spec.name

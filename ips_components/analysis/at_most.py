@@ -119,7 +119,7 @@ def graph_at_most(
     ContractError
         See `submit_at_most`.
     """
-    sources = [source for source in sources if source.spec.steps.at_most]
+    sources = [source for source in sources if source.at_most]
     tasks: dict[Any, GraphNode] = {}
     last: dict[str, Task] = {}
     for name, result in results.items():
@@ -340,7 +340,7 @@ def _label(task: GraphNode) -> str:
 
 def is_at_most(result: Any, sources: Iterable[Source]) -> bool:
     """Return whether a lazy result may depend on an array of at most n steps."""
-    names = {source.name for source in sources if source.spec.steps.at_most}
+    names = {source.name for source in sources if source.at_most}
     if not names:
         return False
     graph = result.__dask_graph__()
@@ -378,7 +378,7 @@ def noted(sources: Sequence[Source]) -> Iterator[None]:
     try:
         yield
     except (AssertionError, TypeError, ValueError) as error:
-        bounded = [s.spec for s in sources if s.spec.steps.at_most]
+        bounded = [s.spec for s in sources if s.at_most]
         if bounded:
             error.add_note(
                 f"array {bounded[0].name!r} has at most {bounded[0].steps.count} steps: the length "

@@ -33,6 +33,7 @@ from ips_components.analysis.provenance import provenance
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.window_group import WindowGroup
 from ips_components.analysis.windows import Rolling
 from ips_components.coordination.loading import Offered, load_analysis
 from ips_components.coordination.settings import RunSettings
@@ -123,6 +124,7 @@ class Run:
         self._constants: dict[str, Any] = {}
         self._stored: set[str] = set()
         self._with_windows = False
+        self.windows = WindowGroup(self)
         self._aborted = False
         self._store = ResultStore(
             settings.results, settings.results_format, {"run": settings.run}, settings.overwrite
@@ -232,10 +234,14 @@ class Run:
             self.awaits([])
 
     def rolling(self, array: Any, size: int, **options: Any) -> Rolling:
-        """Return windows of `size` consecutive steps; see :class:`~.windows.Rolling`."""
+        """Return windows of `size` consecutive steps of one or several arrays.
+
+        All windows of a run are made before the first of them is iterated, and are iterated
+        together; see :class:`~.windows.Rolling`.
+        """
         return Rolling(self, array, size, **options)
 
-    # -- for rolling windows, see `windows.WindowRun` ----------------------------------
+    # -- for rolling windows, see `window_group.WindowRun` ----------------------------------
 
     def sign(self, contract: Contract, *, ahead: bool = False) -> None:
         """Sign a contract that does not come from a graph, and let the ranks begin."""

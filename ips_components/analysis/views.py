@@ -66,6 +66,13 @@ class Source:
     """Chunks of views that the contract was made for."""
 
     resolved: dict[str, Resolved] = field(default_factory=dict)
+    windowed: bool = False
+    """Whether it is analysed by windows, all steps of which come."""
+
+    @property
+    def at_most(self) -> bool:
+        """Whether nobody knows how many of its steps come, and one graph spans all of them."""
+        return self.spec.steps.at_most and not self.windowed
 
     def __post_init__(self) -> None:
         self.name = array_name(self.spec.name, self.run)
@@ -125,7 +132,7 @@ class View:
         sizes: list[tuple[float, ...]] = []
         for dim in self.kept:
             numbers = self.grid[dim]
-            if (ragged and dim == 1) or (dim == 0 and self.source.spec.steps.at_most):
+            if (ragged and dim == 1) or (dim == 0 and self.source.at_most):
                 sizes.append((np.nan,) * len(numbers))
                 continue
             counts = layout.counts(dim, self.selection.dims[dim], numbers[0], numbers[-1] + 1)

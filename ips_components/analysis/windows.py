@@ -9,43 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dask
-import numpy as np
-from distributed import Client, futures_of
+from distributed import futures_of
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
-from ips_components.coordination.settings import RunSettings
+from ips_components.analysis.views import View
+from ips_components.analysis.window_group import WindowArray, WindowRun
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
-from ips_components.model.contract import ArrayContract, Contract
-from ips_components.model.selection import Selection
 
 logger = logging.getLogger(__name__)
-
-
-class WindowRun(Protocol):
-    """What windows need of a run."""
-
-    client: Client
-    settings: RunSettings
-
-    def sign(self, contract: Contract, *, ahead: bool = False) -> None:
-        """Sign a contract whose tasks are declared piecemeal."""
-
-    def declare_ahead(self, array: int, first: int, stop: int) -> None:
-        """Declare the external tasks of some time indices."""
-
-    def release_steps(self, array: int, first: int, stop: int) -> None:
-        """Leave the chunks of some time indices to the graphs that need them."""
-
-    def raise_if_failed(self) -> None:
-        """Raise the run's first fault, if it has failed."""
-
-    def awaits(self, futures: Sequence[Any]) -> None:
-        """Report the results of which the analysis waits for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +53,40 @@ class _Submitted:
 
 
 class Rolling:
-    """Windows of `size` consecutive published steps of one array, `stride` apart.
+    """Windows of `size` consecutive published steps of one or several arrays, `stride` apart.
 
     Parameters
     ----------
     run : WindowRun
-    array : OpenEndedArray or ExternalArray
+    array : OpenEndedArray or ExternalArray, or a mapping or sequence of such
+        Functions get a window of each, in the same form: of ``{"u": u, "p": p}`` a dict, of
+        ``(u, p)`` a tuple. The arrays are put at the same steps.
     size, stride : int
         In published steps (entries of the array's time dimension).
     region : tuple of slice or int
-        What is needed of space; nothing else leaves the ranks.
+        What is needed of space, of each array; nothing else leaves the ranks.
     ahead : int
         Windows that are on the scheduler before their data are.
+    beside : sequence of ExternalArray
+        Arrays, or views of them, that functions use besides their windows, such as cell volumes
+        that are put once. They stay until the last iteration has ended.
 
     Raises
     ------
     ContractError
-        Sizes below 1, more steps per window than the array has, or a signed contract.
+        Sizes below 1, more steps per window than the array has, arrays with other steps, or a
+        signed contract.
     """
 
     def __init__(
         self,
         run: WindowRun,
-        array: OpenEndedArray | ExternalArray,
+        array: Any,
         size: int,
         stride: int = 1,
         region: tuple[Any, ...] = (),
         ahead: int = 8,
+        beside: Iterable[Any] = (),
     ) -> None:
         if min(size, stride, ahead) < 1:
             raise ContractError(
@@ -111,16 +94,27 @@ class Rolling:
             )
         self.run, self.array, self.size, self.stride = run, array, size, stride
         self.region, self.ahead = tuple(region), ahead
-        self.count = array.source.spec.steps.count
+        self._arrays = _arrays_of(array)
+        self.sources = [each.source for each in self._arrays.values()]
+        spec = self.sources[0].spec
+        self.count = spec.steps.count
+        for other in (source.spec for source in self.sources[1:]):
+            if other.steps != spec.steps:
+                raise ContractError(
+                    f"arrays {spec.name!r} and {other.name!r} are put at different steps "
+                    f"({_axis(spec.steps)}; {_axis(other.steps)}), so that they have no windows "
+                    "together; make windows of each, and iterate both"
+                )
+        if len({source.name for source in self.sources}) < len(self.sources):
+            raise ContractError("rolling windows over several arrays: one of them is given twice")
         if self.count is not None and size > self.count:
             raise ContractError(
                 f"windows of {size} steps do not fit into the {self.count} steps of "
-                f"array {array.source.spec.name!r}"
+                f"array {spec.name!r}"
             )
         self.state: Any = None
         self._over = False
-        self._declared = 0
-        self._released = 0
+        run.windows.add(self, beside if isinstance(beside, list | tuple) else [beside])
 
     def map(self, function: Callable[[Any], Any]) -> Iterator[Window]:
         """Apply a function from a lazy window to a lazy value; windows come in order.
@@ -128,7 +122,7 @@ class Rolling:
         Parameters
         ----------
         function : callable
-            From a dask array of shape (size, \\*region) to a lazy value.
+            From a dask array of shape (size, \\*region), or several, to a lazy value.
         """
         yield from self.scan(lambda _, window: (None, function(window)), None)
 
@@ -153,8 +147,17 @@ class Rolling:
         SimulationLost
             The simulation died; a simulation that closes in order just ends the iteration.
         """
-        self._sign()
+        self.run.windows.sign()
         self.state = initial
+        try:
+            yield from self._fold(update)
+        except GeneratorExit:  # the analysis has seen enough
+            self.run.windows.done(self)
+            raise
+        self.run.windows.done(self)
+        self.run.awaits([])
+
+    def _fold(self, update: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[Window]:
         pending: deque[_Submitted] = deque()
         index = 0
         while True:
@@ -180,9 +183,8 @@ class Rolling:
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
             # A few windows at once, as the others are declared.
             if not pending or (window.index + 1) % max(1, self.ahead // 2) == 0:
-                self._release((window.index + 1) * self.stride)
+                self.run.windows.used(self, (window.index + 1) * self.stride)
             yield Window(window.index, self._steps(window.index), value)
-        self.run.awaits([])
 
     def _submit(
         self, update: Callable[[Any, Any], tuple[Any, Any]], state: Any, index: int
@@ -212,44 +214,47 @@ class Rolling:
 
     def _steps(self, index: int) -> range:
         """Return the simulation steps of a window."""
-        axis = self.array.source.spec.steps
+        axis = self.sources[0].spec.steps
         first = axis.step(index * self.stride)
         return range(first, first + self.size * axis.every, axis.every)
 
-    def _sign(self) -> None:
-        source = self.array.source
-        whole = Selection.full(source.layout.shape)
-        view = self.array[0:1][(slice(None), *self.region)].external_view
-        space = view.selection
-        contract = ArrayContract.agree(
-            source.spec,
-            [Selection.of([whole.dims[0], *space.dims[1:]])],
-            run=self.run.settings.run,
-            receivers=range(source.n_receivers),
-            layout=source.layout,
-            policy=self.run.settings.policies.get(source.spec.name, "block"),
-        )
-        # A view that exists when the contract is made keeps the chunks that are named here.
-        source.bind(contract, {view.name: set(np.ndindex(view.numblocks))})
-        self.run.sign(Contract(self.run.settings.run, (contract,)), ahead=True)
+    def views(self) -> Iterator[View]:
+        """Return a view of each array, with what is needed of space."""
+        for array in self._arrays.values():
+            yield array[0:1][(slice(None), *self.region)].external_view
 
     def _window(self, index: int) -> Any:
         first = index * self.stride
-        stop = first + self.size
-        if stop > self._declared:
-            # A few windows at once, to save the scheduler a message per window.
-            target = stop + self.stride * self.ahead
-            if self.count is not None:
-                target = min(target, self.count)
-            self.run.declare_ahead(0, self._declared, target)
-            self._declared = target
-        return self.array[first:stop][(slice(None), *self.region)]
+        self.run.windows.declare(self, first + self.size)
+        windows = {
+            name: array[first : first + self.size][(slice(None), *self.region)]
+            for name, array in self._arrays.items()
+        }
+        if isinstance(self.array, Mapping):
+            return windows
+        if isinstance(self.array, list | tuple):
+            return tuple(windows.values())
+        return windows[0]
 
-    def _release(self, first_needed: int) -> None:
-        """Leave the steps before the next window to the graphs that need them."""
-        if first_needed > self._released:
-            self.run.release_steps(0, self._released, min(first_needed, self._declared))
-            self._released = first_needed
+
+def _arrays_of(array: Any) -> dict[Any, WindowArray]:
+    if isinstance(array, Mapping):
+        arrays = dict(array)
+    else:
+        arrays = dict(enumerate(array if isinstance(array, list | tuple) else [array]))
+    for name, each in arrays.items():
+        if not isinstance(each, OpenEndedArray | ExternalArray):
+            raise ContractError(
+                f"rolling windows are of external arrays, got a {type(each).__name__} ({name!r})"
+            )
+    if not arrays:
+        raise ContractError("rolling windows need an array, got none")
+    return arrays
+
+
+def _axis(axis: Any) -> str:
+    count = "any number" if axis.count is None else axis.count
+    return f"{count} of them from {axis.start} on, every {axis.every}"
 
 
 def _raise_if_erred(collection: Any) -> None:

@@ -122,7 +122,7 @@ class Ending:
         last = run.state.last_put
         done = [each.last_step for each in run.launches if each.ok and each.last_step is not None]
         last = max([*done, -1 if last is None else last])
-        if last < 0 or not run.has_tasks:
+        if last < 0 or run.ahead or not run.has_tasks:
             return False
         waiting = self._tasks.waiting(run.state.run)
         arrays = {array.name: array for array in run.agreed.arrays}

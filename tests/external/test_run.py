@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import threading
@@ -604,3 +605,123 @@ def test_training_that_does_not_improve_ends_the_simulation(cluster, coupled):
     assert all(step is not None for step in outcomes)
     with xr.open_zarr(results, consolidated=False) as dataset:
         assert dataset["validation"].shape == (2,)
+
+
+def offer_three(rank: int, steps: int | None = None) -> list[Array]:
+    y, x = RANKS[rank]
+    where = {"offset": (y, x), "dims": ("y", "x")}
+    return [
+        Array("u", (NY, NX), "f8", **where, steps=steps),
+        Array("p", (NY, NX), "f8", **where, steps=steps),
+        Array("volume", (NY, NX), "f8", **where, steps=1),
+    ]
+
+
+def simulate_three(rank, contact, steps, known=None):
+    y, x = RANKS[rank]
+    mine = np.s_[y : y + 4, x : x + 3]
+    with Bridge(contact=contact, arrays=offer_three(rank, known), rank=rank, size=4) as bridge:
+        bridge.put("volume", 0, 1.0 + field(0)[mine])
+        for step in range(steps):
+            bridge.put("u", step, field(step)[mine])
+            bridge.put("p", step, 2.0 - field(step)[mine] ** 2)
+
+
+def windows_together(arrays, run):
+    volume = arrays["volume"][0]
+    both = {name: arrays[name] for name in "up"}
+    rolling = run.rolling(both, 2, stride=2, beside=volume)
+
+    def work(total, window):
+        product = (window["u"] * window["p"] * volume).sum()
+        return total + product, product
+
+    found = [window.value for window in rolling.scan(work, 0.0)]
+    return {"products": np.array(found), "total": rolling.state}
+
+
+def windows_apart(arrays, run):
+    pairs = run.rolling((arrays["u"], arrays["p"]), 1, ahead=2)
+    fours = run.rolling(arrays["u"], 4, stride=4, region=(slice(0, 2),), ahead=1)
+    of_pairs = pairs.map(lambda window: (window[0] - window[1]).min())
+    smallest, means = [], []
+    for window in fours.map(lambda window: window.mean()):
+        means.append(window.value)
+        smallest += [next(of_pairs).value for _ in range(4)]
+    smallest += [window.value for window in of_pairs]
+    return {"smallest": np.array(smallest), "means": np.array(means)}
+
+
+U = np.stack([field(step) for step in range(50)])
+P = 2.0 - U**2
+
+
+@pytest.mark.parametrize("steps", [12, 45])
+def test_windows_over_two_arrays_beside_one_that_is_put_once(cluster, coupled, steps):
+    name, future, _, results = coupled(
+        "windows_together", lambda rank, contact: simulate_three(rank, contact, steps)
+    )
+    future.result(30)
+    products = (U * P * (1.0 + U[0])).sum(axis=(1, 2))[: steps // 2 * 2]
+    with xr.open_zarr(results) as found:
+        np.testing.assert_allclose(found["products"].values, products.reshape(-1, 2).sum(axis=1))
+        np.testing.assert_allclose(float(found["total"]), products.sum())
+    assert run_record(cluster, name)["phase"] == "ended"
+    assert run_record(cluster, name)["ledger"]["closed"]
+
+
+def test_several_windows_in_one_run(cluster, coupled):
+    _, future, _, results = coupled(
+        "windows_apart", lambda rank, contact: simulate_three(rank, contact, 30)
+    )
+    future.result(30)
+    with xr.open_zarr(results) as found:
+        np.testing.assert_allclose(found["smallest"].values, (U - P)[:30].min(axis=(1, 2)))
+        means = U[:28, :2].reshape(7, -1).mean(axis=1)
+        np.testing.assert_allclose(found["means"].values, means)
+
+
+def test_windows_of_an_adaptive_run_with_a_bound(coupled):
+    _, future, _, results = coupled(
+        "windows_together",
+        lambda rank, contact: simulate_three(rank, contact, 9, known=50),
+        at_most=("u", "p"),
+    )
+    future.result(30)
+    products = (U * P * (1.0 + U[0])).sum(axis=(1, 2))[:8]
+    with xr.open_zarr(results) as found:
+        np.testing.assert_allclose(found["products"].values, products.reshape(-1, 2).sum(axis=1))
+
+
+def one_after_the_other(arrays, run):
+    first, second = (run.rolling(arrays[name], 1, ahead=2) for name in "up")
+    means = [[w.value for w in each.map(lambda x: x.mean())] for each in (first, second)]
+    return {"means": np.array(means)}
+
+
+def late_windows(arrays, run):
+    for _ in run.rolling(arrays["u"], 1).map(lambda x: x.mean()):
+        run.rolling(arrays["p"], 1)
+    return {"nothing": 0.0}
+
+
+def other_steps(arrays, run):
+    run.rolling((arrays["u"], arrays["volume"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "text"),
+    [
+        ("one_after_the_other", "iterate the windows of a run together"),
+        ("late_windows", "make all windows first"),
+        ("other_steps", "'u' and 'volume' are put at different steps"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused_with_the_remedy(coupled, analysis, text):
+    def ranks(rank, contact):
+        with contextlib.suppress(ContractError):
+            simulate_three(rank, contact, 45)
+
+    _, future, _, _ = coupled(analysis, ranks)
+    with pytest.raises(ContractError, match=text):
+        future.result(30)

@@ -14,3 +14,16 @@ def windows(arrays, run):
         run.publish({"mean": window.value}, step=window.steps[0])
         total += float(window.value)
     return {"total": total}
+
+
+def over_time(arrays):
+    """Statistics over the steps that come, single steps, and results per step."""
+    u = arrays["field"]
+    return {
+        "mean": u.mean(axis=0),
+        "spread": u.std(axis=0),
+        "largest": u.max(),
+        "last": u[-1],
+        "curve": u.mean(axis=1),
+        "some": u[::5, :4],
+    }
