@@ -284,6 +284,12 @@ class AnalyticsConfig:
         "all processes of the run are on one host.",
         None,
     )
+    private: bool = parameter(
+        types.BOOL,
+        "Whether the run's directory is closed to other users; else its permissions are those that "
+        "the umask gives.",
+        False,
+    )
     state_files: tuple[str, ...] = ()
     wait: bool = parameter(
         types.BOOL,

@@ -88,7 +88,7 @@ class Analytics(Component):
         # A driver that is derived from ours is not known from the config, but says so here.
         run_config = replace(ips_compat.run_config(self.services), attended=attended)
         run = new_run_id()
-        run_dir = run_directory(run_config.sim_root, run)
+        run_dir = run_directory(run_config.sim_root, run, config.private)
         if config.input_files:
             self.services.stage_input_files(self.INPUT_FILES)
         pool = self._pool = AnalyticsPool(

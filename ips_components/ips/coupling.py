@@ -40,10 +40,12 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def run_directory(sim_root: str, run: str) -> Path:
-    """Directory of a run, made if need be."""
+def run_directory(sim_root: str, run: str, private: bool = False) -> Path:
+    """Directory of a run, made if need be; a private one is closed to other users."""
     directory = Path(sim_root) / f"run_{run}"
     directory.mkdir(parents=True, exist_ok=True)
+    if private:
+        directory.chmod(0o700)
     return directory
 
 

@@ -244,7 +244,9 @@ class Driver(Component):
             run = new_run_id()
             known = {
                 "run": run,
-                "run_dir": str(run_directory(self._run_config.sim_root, run)),
+                "run_dir": str(
+                    run_directory(self._run_config.sim_root, run, self._analytics.private)
+                ),
                 "pool": {"analysis": self._analytics.analysis},
             }
         conclusion = Conclusion(

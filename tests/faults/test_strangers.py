@@ -97,7 +97,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("parameters", SETTINGS)
 def test_another_user_gets_nothing(coupled, stranger, parameters):
-    flow, process = _started(coupled, LIVE_PAGE=True, **parameters)
+    flow, process = _started(coupled, LIVE_PAGE=True, PRIVATE=True, **parameters)
     listening = _listening(process)
     assert listening
     assert {host for host, _ in listening} <= {"127.0.0.1", "::1"}
@@ -105,7 +105,7 @@ def test_another_user_gets_nothing(coupled, stranger, parameters):
     (run_dir,) = flow.root.glob("run_*")
     contact_file, tls = run_dir / "contact.json", run_dir / ".tls"
     contact = json.loads(contact_file.read_text())
-    assert (_mode(contact_file), _mode(tls)) == (0o600, 0o700)
+    assert (_mode(run_dir), _mode(contact_file), _mode(tls)) == (0o700, 0o600, 0o700)
     for secret in (contact["token"], contact["live_page"]):
         assert _with(secret, flow.directory) <= {contact_file}
         assert not any(secret in " ".join(each.cmdline()) for each in _family(process))
@@ -113,7 +113,12 @@ def test_another_user_gets_nothing(coupled, stranger, parameters):
 
     (scheduler,) = flow.root.glob("work/*Analytics*/.analytics_dask_shed_*.json")
     question = {
-        "files": [str(contact_file), str(tls / "key.pem"), str(tls / "certificate.pem")],
+        "files": [
+            str(run_dir / "external_tasks.jsonl"),
+            str(contact_file),
+            str(tls / "key.pem"),
+            str(tls / "certificate.pem"),
+        ],
         "ports": sorted(port for _, port in listening),
         "unix": [each["unix"] for each in contact["endpoints"] if each["unix"]],
         "scheduler": json.loads(scheduler.read_text())["address"],
