@@ -117,12 +117,14 @@ class OutgoingArray:
         self._by_offset = {block.offset: block for block in self.blocks or ()}
         # Described by an offset alone: the first put shows the extent, and announces it.
         self.block_announced = self.offset is None
-        self.wanted = _wanted_steps(contract)
+        # A single number, which all ranks have and another one sends.
+        elsewhere = spec is not None and spec.shape == () and self.blocks == []
+        self.wanted = () if elsewhere else _wanted_steps(contract)
         self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
         self.fast: FastPlan | None = None  # once a block has gone the usual way
         self.last_step: int | None = None
-        self.put_shape: tuple[int, ...] | None = None
-        self.own_bytes: int | None = None  # of a put, when all are of one block
+        self.put_shape: tuple[int, ...] | None = () if elsewhere else None
+        self.own_bytes = 0 if elsewhere else None  # of a put, when all are of one block
         self.nth = 0  # puts in the last step
         self.put_step = NEVER  # the newest step that was put, wanted or not
         self.put_blocks: set[Offset] = set()  # at that step, by offset
@@ -160,6 +162,8 @@ class OutgoingArray:
             return None
         if described is not None and described.blocks is not None:
             return [Block(tuple(offset), tuple(shape)) for offset, shape in described.blocks]
+        if spec.shape == ():
+            return [Block((), ())] if rank == 0 else []
         grid = described.grid if described is not None else spec.attrs.get("process_grid")
         if grid is None:
             grid = dims_create(size, len(spec.shape))

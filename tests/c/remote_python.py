@@ -82,7 +82,9 @@ class Rank:
         self.steps[name] = (int(first), int(every), int(count))
 
     def array(self, name, itemsize, ndim, *shape):
-        self.known[name] = Known(int(itemsize), tuple(map(int, shape[: int(ndim)])))
+        known = self.known[name] = Known(int(itemsize), tuple(map(int, shape[: int(ndim)])))
+        if not known.shape:
+            known.offset = known.count = ()
 
     def block(self, name, dtype, *numbers):
         known = self.known[name]
@@ -154,7 +156,8 @@ class Rank:
         known = self.known[name]
         block = self.cells(name, int(step), known.offset, known.count, order)
         self.bridge.put(name, int(step), block)
-        block.view(np.uint8)[...] = 0xDD if block.flags.c_contiguous and block.ndim else 0
+        if block.ndim:  # what is put may be re-used at once
+            block.view(np.uint8)[...] = 0xDD if block.flags.c_contiguous else 0
 
     def put_block(self, name, step, order, *numbers):
         n = len(self.known[name].shape)

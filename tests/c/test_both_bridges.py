@@ -385,6 +385,31 @@ def test_many_blocks_leave_the_program_half_of_its_descriptors(start, sinks, tmp
         right(contract, sink)
 
 
+def test_a_number_that_all_ranks_have_is_sent_once(start, sinks, tmp_path):
+    spec = spec_of("energy", shape=(), count=5)
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec)) as (contact, _):
+        ranks = [start(number, 3) for number in range(3)]
+        for rank in ranks:
+            rank("array", "energy", 8, 0)
+            rank("declare", "energy", "<f8", 0)
+            rank("steps", "energy", 0, 1, 5)
+        join_all(ranks, contact, tmp_path)
+        for step in range(5):
+            for rank in ranks:
+                rank("put", "energy", step, "C")
+        for rank in ranks:
+            rank.tell("close", 0)
+        for rank in ranks:
+            rank.answer()
+        right(agree(spec), sink)
+        assert [sink.byes[n].counters[0].blocks[:3] for n in range(3)] == [
+            (5, 0, 5),
+            (5, 5, 0),
+            (5, 5, 0),
+        ]
+
+
 # -- connections that break ------------------------------------------------------------------------
 
 

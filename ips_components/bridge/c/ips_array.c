@@ -131,7 +131,9 @@ static int regular(ips_bridge *b, array *a, const int64_t *shape, int grid_ndim,
 {
     int ndim = a->ndim;
     int64_t grid[MAX_NDIM], offset[MAX_NDIM], count[MAX_NDIM], ranks = 1, rest = b->self.rank;
-    if (grid_ndim)
+    if (!ndim) /* all ranks have it, rank 0 sends it */
+        ranks = b->self.size;
+    else if (grid_ndim)
         memcpy(grid, agreed_grid, sizeof grid);
     else
         ipsb_dims_create(b->self.size, ndim, grid);
@@ -204,6 +206,11 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
         return IPS_BRIDGE_OK;
     if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim)
         memcpy(a->halo, c->halo, sizeof a->halo);
+    if (!a->has_block && !a->ndim && b->self.rank) { /* a number: that of rank 0 is sent */
+        a->n_wanted = 0;
+        a->has_block = true;
+        return IPS_BRIDGE_OK;
+    }
     if (!a->has_block && (code = regular(b, a, c->shape + 1, a->declared ? 0 : c->grid_ndim, c->grid)))
         return code;
     if (a->n_boxes != 1 || a->varies)
