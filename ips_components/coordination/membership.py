@@ -114,6 +114,8 @@ class Membership:
             run.asked_at = time.time()
             if run.state.phase == "running":
                 self._placer.answer(run)
+        if event.blocks and not any(event.blocks.values()):
+            run.state.without_cells.add(event.rank)
         for name, blocks in event.blocks.items():
             self.blocks(run, worker, RankBlocks(event.rank, name, blocks))
 

@@ -63,6 +63,7 @@ class RunState:
         self.n_ranks: int | None = None
         self.first_hello: float | None = None
         self.ranks: dict[int, dict[str, Any]] = {}
+        self.without_cells: set[int] = set()  # ranks that put nothing
         self.byes: dict[int, str] = {}
         self._last_steps: dict[int, int] = {}
         self.lost_ranks: dict[int, str] = {}
@@ -98,6 +99,7 @@ class RunState:
         self.steps.begin_launch()
         self.n_ranks, self.first_hello, self.last_put = size, None, None
         self.ranks.clear()
+        self.without_cells.clear()
         self.byes.clear()
         self._last_steps.clear()
         self.lost_ranks.clear()
@@ -131,7 +133,9 @@ class RunState:
         since = np.maximum(waited - self._waited[ranks], 0.0)
         self._waited[ranks] += since
         self.newest_step = step if self.newest_step is None else max(step, self.newest_step)
-        if (completed := self.steps.put(step, ranks, since, self.n_ranks, now)) is not None:
+        self.without_cells.difference_update(ranks.tolist())
+        putting = None if self.n_ranks is None else self.n_ranks - len(self.without_cells)
+        if (completed := self.steps.put(step, ranks, since, putting, now)) is not None:
             completed.delivered = self.ledger.total("delivered")
 
     def bye(self, rank: int, status: str, counters: Mapping[str, Any], last_step: int = -1) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 #: Steps whose times are kept; a quarter of them are the newest.
 MAX_STEPS = 4096
+NEVER = -(1 << 63)  # before any step
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class Steps(Mapping[int, Step]):
         self._kept: dict[int, Step] = {}
         self._every = 1  # of the older steps, which are kept
         self._next = 0  # not before so many have begun they are thinned out again
-        self._newest_gone = -1  # newest number of a step that was left out
+        self._newest_gone = NEVER  # newest number of a step that was left out
         #: Steps that were left out before their consumers were done, the oldest first.
         self._unanalysed: dict[int, None] = {}
         #: Steps whose consumers were done before a rank told of them, as ranks do a little later.

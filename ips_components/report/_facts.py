@@ -88,9 +88,9 @@ class Facts:
     @property
     def waited_share(self) -> float | None:
         """Of the simulation's time between its first put and its last."""
-        if self.waited is None or not self.active:
-            return None
-        return min(self.waited / self.active, 1.0)
+        if self.waited is None or not self.active or self.waited > self.active:
+            return None  # it waited before its first step was complete, too
+        return self.waited / self.active
 
     def share(self, entry: str) -> float | None:
         """One entry of the ledger as a fraction of the bytes produced."""

@@ -186,7 +186,7 @@ class StepEnd(Message):
     A rank whose puts nobody wants sends its account now and then, with `NO_STEP`.
     """
 
-    NO_STEP: ClassVar[int] = -1
+    NO_STEP: ClassVar[int] = -(1 << 63)
 
     step: int
     waited_ns: int = 0

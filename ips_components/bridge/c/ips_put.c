@@ -11,7 +11,7 @@ static const int64_t POLL_INTERVAL = 50000000;
 /* ns between two signs of a rank that puts only what nobody wants */
 static const int64_t SIGN_INTERVAL = 1000000000;
 /* instead of a step: none has ended */
-static const int64_t NO_STEP = -1;
+static const int64_t NO_STEP = INT64_MIN;
 
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted)

@@ -25,6 +25,25 @@ def test_a_step_is_complete_when_all_ranks_have_put_it(state):
     assert state.steps[0].to_json(0)["waited"]["max"] == pytest.approx(0.3)
 
 
+def test_ranks_without_cells_hold_up_no_step(state):
+    for rank in range(3):
+        state.hello(rank, {"size": 3})
+    state.without_cells |= {1, 2}
+    state.step_end(0, 0, 0.0, {})
+    assert state.steps_done == 1
+    state.step_end(2, 1, 0.0, {})  # it puts blocks of no cells
+    assert state.steps_done == 1
+    state.step_end(0, 1, 0.0, {})
+    assert state.steps_done == 2
+
+
+def test_steps_may_be_below_zero(state):
+    state.hello(0, {"size": 1})
+    for step in range(-3, 3):
+        state.step_end(0, step, 0.0, {})
+    assert (state.steps_done, state.newest_step) == (6, 2)
+
+
 def test_waiting_is_told_per_step_from_cumulative_times(state):
     state.hello(0, {"size": 1})
     state.step_end(0, 0, 1.0, {})
