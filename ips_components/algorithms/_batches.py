@@ -133,8 +133,9 @@ def _roles(
         )
     if any(math.isnan(size) for size in array.shape):
         raise AnalysisError(
-            f"the array has chunks of unknown size (shape {array.shape}); call "
-            "compute_chunk_sizes() first"
+            f"the array has chunks of unknown size (shape {array.shape}, nan is unknown); call "
+            "compute_chunk_sizes() first; of an external array with AT_MOST = True, give the exact "
+            "number of steps"
         )
     if 0 in array.shape:
         raise AnalysisError(f"expected at least one sample and one feature, got {array.shape}")

@@ -9,12 +9,8 @@ submitted: for each task it is known which step must come for it to have a value
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -22,6 +18,7 @@ import numpy as np
 import xarray as xr
 from dask._task_spec import (
     Alias,
+    DataNode,
     GraphNode,
     List,
     Task,
@@ -31,50 +28,40 @@ from dask._task_spec import (
 )
 from dask._task_spec import cull as cull_tasks
 from dask.base import tokenize
-from dask.blockwise import fuse_roots, optimize_blockwise
+from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import ensure_dict, funcname
+from dask.utils import ensure_dict
 
-from ips_components.analysis.absence import (
-    TREE,
-    Rule,
-    assemble,
-    guarded,
-    name_of,
-    rule_of,
-    state_of,
-)
+from ips_components.analysis.absence import assemble
 from ips_components.analysis.inlining import inline_cuts
+from ips_components.analysis.step_needs import REMEDY, Guards
 from ips_components.analysis.streaming import stream_reductions
 from ips_components.analysis.views import Source, View, ViewLayer
-from ips_components.errors import ContractError
+from ips_components.errors import ContractError, IPSComponentsError
 from ips_components.external._compat import gc_paused
+from ips_components.model.absent import ABSENT
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-logger = logging.getLogger(__name__)
-
-_REMEDY = (
-    "reduce over time with dask.array's or xarray's reductions or the algorithms of this package, "
-    "which take the steps that come; ask for single steps by their number; or take windows of "
-    "steps, run.rolling(array, size)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """What must come before a task has a value."""
-
-    step: int
-    """The newest step that it cannot do without; -1: none."""
-    low: int
-    high: int
-    """First and last step that it depends on at all."""
-    run: str
-    reduced: bool = False
-    """Whether it is a reduction over steps that asks for `step`."""
+_ARITHMETIC = {
+    "add",
+    "sub",
+    "subtract",
+    "mul",
+    "multiply",
+    "truediv",
+    "true_divide",
+    "divide",
+    "floordiv",
+    "floor_divide",
+    "mod",
+    "remainder",
+    "pow",
+    "power",
+}
+"""Functions of which every value is nan where an argument is."""
 
 
 def submit_at_most(
@@ -126,6 +113,7 @@ def graph_at_most(
         plain, chunks, nested = _blocks_of(name, result)
         graph, outputs = plain.__dask_graph__(), set(flatten([nested]))
         if isinstance(graph, HighLevelGraph):
+            _refuse_lengths(name, graph)
             if streaming and chunks is not None:
                 graph = stream_reductions(graph)
             graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
@@ -136,10 +124,12 @@ def graph_at_most(
             if not (isinstance(task, Alias) and task.target == key)
         }
         key = f"result-{tokenize(name, nested)}"
-        last[name] = Task(key, _result, name, chunks, _refs(nested), _around(result))
-    guards = _Guards(tasks, sources)
+        last[name] = Task(key, _result, name, chunks, _refs(nested))
+    guards = Guards(tasks, sources)
     for name, task in last.items():
         guards.check_result(name, task)
+        around = DataNode(None, _around(results[name], guards))
+        last[name] = Task(task.key, _result, *task.args, around)
     views = {name for source in sources for name in source.views}
     finals = {task.key: task for task in last.values()}
     blocks = {key for task in finals.values() for key in task.dependencies}
@@ -168,174 +158,69 @@ def _blocks_of(name: str, result: Any) -> tuple[Any, tuple[Any, ...] | None, Any
     if len(keys) != 1:
         raise ContractError(
             f"result {name!r} is a {type(result).__name__} of {len(keys)} parts; where the number "
-            f"of steps is not known, results are arrays or single values: {_REMEDY}"
+            f"of steps is not known, results are arrays or single values: {REMEDY}"
         )
     return result, None, keys[0]
 
 
-def _around(result: Any) -> Any:
-    """Return what a DataArray has besides its data, as a DataArray without any."""
+def _refuse_lengths(name: str, graph: HighLevelGraph) -> None:
+    """Refuse arithmetic with a length that nobody knows: all of it would be nan."""
+    for layer in graph.layers.values():
+        if not isinstance(layer, Blockwise):
+            continue
+        function = layer.output.rpartition("-")[0]
+        if function not in _ARITHMETIC:
+            continue
+        for value, index in layer.indices:
+            number = getattr(value, "value", value)
+            if index is None and isinstance(number, float | np.floating) and np.isnan(number):
+                raise ContractError(
+                    f"result {name!r}: {function} with nan, which is how Dask writes a "
+                    "length that is not known before the end (such as array.shape[0]); use "
+                    "functions that count the steps which come, such as mean"
+                )
+
+
+def _around(result: Any, guards: Guards) -> Any:
+    """Return dims, coordinates, attributes and name of a DataArray, and the steps that it is of."""
     if not isinstance(result, xr.DataArray):
         return None
-    return result.dims, dict(result.coords), result.attrs, result.name
+    coords = dict(result.coords)
+    unknown = [axis for axis, size in enumerate(result.shape) if np.isnan(size)]
+    steps = None
+    if len(unknown) == 1 and result.dims[unknown[0]] not in coords:
+        steps = guards.steps_along(flatten(result.data.__dask_keys__()), unknown[0])
+    of_steps = (unknown[0], steps) if steps else None
+    return result.dims, coords, result.attrs, result.name, of_steps
 
 
 def _result(name: str, chunks: Any, blocks: Any, around: Any) -> Any:
     value = assemble(name, chunks, blocks)
     if around is None:
         return value
-    dims, coords, attrs, own = around
+    dims, coords, attrs, own, of_steps = around
+    if of_steps is not None:
+        axis, steps = of_steps
+        came = value.shape[axis]
+        if sum(block is not ABSENT for block in _along(blocks, axis)) == came:
+            coords[dims[axis]] = steps[:came]
     return xr.DataArray(value, dims=dims, coords=coords, attrs=attrs, name=own)
+
+
+def _along(blocks: Any, axis: int) -> list[Any]:
+    """Return the blocks along an axis, the first ones along all others."""
+    if axis == 0:
+        found = []
+        for each in blocks:
+            while isinstance(each, list):
+                each = each[0]
+            found.append(each)
+        return found
+    return _along(blocks[0], axis - 1)
 
 
 def _refs(keys: Any) -> Any:
     return List(*map(_refs, keys)) if isinstance(keys, list) else TaskRef(keys)
-
-
-class _Guards:
-    """The tasks of a graph, each with its rule and with what must come for it.
-
-    Parameters
-    ----------
-    tasks
-        All tasks but the last one of each result.
-    sources
-        Arrays of at most n steps.
-    """
-
-    def __init__(self, tasks: Mapping[Any, GraphNode], sources: Sequence[Source]) -> None:
-        self._tasks = tasks
-        self._sources = {source.name: source for source in sources}
-        self._single: dict[str, View] = {
-            name: view
-            for source in sources
-            for name, view in source.views.items()
-            if 0 not in view.kept
-        }
-        self._needs: dict[Any, _Need] = {}
-        self._rules: dict[Any, Rule] = {}
-        self._blame: dict[Any, str] = {}
-        #: Keys that lists of steps are made of, by their name.
-        self._joined: dict[Any, set[Any]] = defaultdict(set)
-        graph = {key: task.dependencies for key, task in tasks.items()}
-        for key in TopologicalSorter(graph).static_order():
-            self._look_at(key)
-        for name, keys in self._joined.items():
-            self._check_axis(name, keys)
-
-    def tasks(self) -> dict[Any, GraphNode]:
-        """Return all tasks, those that may meet absent steps guarded."""
-        made: dict[Any, GraphNode] = {}
-        for key, task in self._tasks.items():
-            rule = self._rules.get(key)
-            made[key] = task if rule is None else guarded(task, rule, self._single)
-        return made
-
-    def check_result(self, name: str, task: Task) -> None:
-        """Refuse a result that would be there only if every step came."""
-        needs = [self._needs[key] for key in task.dependencies if key in self._needs]
-        if not needs:
-            return
-        step = min(need.step for need in needs)
-        low, high = min(need.low for need in needs), max(need.high for need in needs)
-        if low < step == high:
-            key = min(
-                (key for key in task.dependencies if key in self._needs),
-                key=lambda key: self._needs[key].step,
-            )
-            raise ContractError(
-                f"result {name!r}: {self._blame.get(key) or 'its last task'} needs all of the "
-                f"steps {low} to {high} together, of which nobody knows how many come; {_REMEDY}"
-            )
-        if step > low:
-            logger.warning(
-                "Result %r needs step %d of a simulation that may end before it", name, step
-            )
-
-    # -- internals ---------------------------------------------------------------------
-
-    def _look_at(self, key: Any) -> None:
-        task = self._tasks.get(key)
-        if task is None:
-            source = self._sources.get(name_of(key))
-            if source is not None:
-                step = source.spec.steps.step(source.layout.bounds(0, key[1])[0])
-                self._needs[key] = _Need(step, step, step, source.run)
-            return
-        below = {each: self._needs[each] for each in task.dependencies if each in self._needs}
-        if not below:
-            return
-        if isinstance(task, Alias):
-            self._needs[key] = below[task.target]
-            return
-        rule = self._rules[key] = rule_of(task, self._single)
-        runs = {need.run for need in below.values()}
-        if len(runs) > 1:
-            raise ContractError(
-                f"{_label(task)} relates arrays of two simulations, and nobody knows how many "
-                "steps either has; give the arrays of one of them a known number of steps"
-            )
-        low, high = min(n.low for n in below.values()), max(n.high for n in below.values())
-        run = runs.pop()
-        if rule is Rule.NEED:
-            self._needs[key] = _Need(-1, low, high, run)
-            return
-        most = max(below.values(), key=lambda need: (need.step, not need.reduced))
-        if rule is Rule.ANY:
-            mixes = most.step > min(need.step for need in below.values())
-            blamed = next((self._blame[k] for k in below if k in self._blame), "")
-            self._blame[key] = blamed or (_label(task) if mixes else "")
-            self._needs[key] = _Need(most.step, low, high, run, most.reduced)
-            return
-        if rule is Rule.CARRY:
-            state = state_of(task)  # type: ignore[arg-type]
-            new = [need for k, need in below.items() if k != state]
-            step = max((need.step for need in new), default=-1)
-            self._note_joined(task, [k for k in below if k != state])
-            if state in below:
-                step = min(step, below[state].step)
-            self._needs[key] = _Need(step, low, high, run, True)
-            return
-        steps = {need.step for need in below.values()}
-        if len(steps) > 1:
-            self._note_joined(task, below)
-        self._needs[key] = _Need(min(steps), low, high, run, len(steps) > 1 or most.reduced)
-
-    def _note_joined(self, task: GraphNode, keys: Iterable[Any]) -> None:
-        for key in keys:
-            if type(key) is not tuple or len(key) < 2:
-                raise ContractError(f"{_label(task)} joins steps in an unknown way; {_REMEDY}")
-            self._joined[name_of(key)].add(key)
-
-    def _check_axis(self, name: Any, keys: set[Any]) -> None:
-        """Refuse to leave parts out that differ by anything else than their step.
-
-        What a list is made of may be absent along one axis only, and as a step, not as a
-        reduction over steps of its own.
-        """
-        needs = {key: self._needs[key] for key in keys}
-        first = min(need.step for need in needs.values())
-        partial = type(name) is str and TREE.fullmatch(name) and "-partial-" in name
-        for position in range(1, len(next(iter(keys)))):
-            steps: dict[Any, set[int]] = defaultdict(set)
-            for key, need in needs.items():
-                steps[key[position]].add(need.step)
-            if all(len(each) == 1 for each in steps.values()):
-                break
-        else:
-            raise ContractError(f"{name!r} joins parts that end at different steps; {_REMEDY}")
-        if not partial and any(n.reduced and n.step > first for n in needs.values()):
-            raise ContractError(
-                f"{name!r} joins reductions over steps that may not come with others; return them "
-                "as results of their own"
-            )
-
-
-def _label(task: GraphNode) -> str:
-    function = getattr(task, "func", None)
-    name = str(name_of(task.key)).rpartition("-")[0] or str(name_of(task.key))
-    label = funcname(function) if function is not None else name
-    return name if label in ("_execute_subgraph", "", "apply") else label
 
 
 def is_at_most(result: Any, sources: Iterable[Source]) -> bool:
@@ -377,11 +262,11 @@ def noted(sources: Sequence[Source]) -> Iterator[None]:
     """Add to what Dask says of unknown lengths where they come from, and what can be done."""
     try:
         yield
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, TypeError, ValueError, IPSComponentsError) as error:
         bounded = [s.spec for s in sources if s.at_most]
-        if bounded:
+        if bounded and (not isinstance(error, IPSComponentsError) or "nan" in str(error)):
             error.add_note(
                 f"array {bounded[0].name!r} has at most {bounded[0].steps.count} steps: the length "
-                f"of its time is not known before the end (nan); {_REMEDY}"
+                f"of its time is not known before the end (nan); {REMEDY}"
             )
         raise

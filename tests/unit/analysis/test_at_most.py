@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from distributed.protocol import pickle
 
-from ips_components.algorithms import histogram, running_moments
+from ips_components.algorithms import (
+    histogram,
+    proper_modes,
+    running_moments,
+    time_derivative,
+)
 from ips_components.analysis.at_most import graph_at_most
 from ips_components.analysis.contract import contract_from_graph
 from ips_components.errors import (
@@ -203,6 +208,14 @@ REFUSED = {
     "delayed blocks": lambda u: dask.delayed(sum)(list(u.to_delayed().ravel())),
     "gufunc": lambda u: da.apply_gufunc(lambda a: a.mean(-1), "(t)->()", u, axes=[(0,), ()]),
     "svd": lambda u: da.linalg.svd(u[:, 0, :])[1],
+    "a number of steps": lambda u: u.sum(axis=0) / u.shape[0],
+    "a number of cells": lambda u: u.sum() / u.size,
+    "a covariance": lambda u: da.cov(u[:, 0, :].T),
+    "running sum of joined steps": lambda u: da.concatenate(
+        [u, u], axis=0, allow_unknown_chunksizes=True
+    ).cumsum(axis=0),
+    "modes": lambda u: proper_modes(u, 2).energies,
+    "derivative": lambda u: time_derivative(u),
     "joined reductions": lambda u: da.stack([u[:5].mean(0), u[5:].mean(0)]).mean(axis=0),
 }
 
@@ -212,6 +225,32 @@ def test_what_cannot_be_had_is_refused_before_step_0(name):
     with pytest.raises((IPSComponentsError, ValueError, AssertionError)) as error:
         run(lambda arrays: {name: REFUSED[name](arrays["u"])}, BOUND)
     assert not isinstance(error.value, ExternalTaskError)  # that is too late
+
+
+def test_labelled_results_have_the_steps_that_came_as_coordinates():
+    def analysis(arrays):
+        u = arrays["u"].to_xarray()
+        return {
+            "all": u,
+            "curve": u.sum(("y", "x")),
+            "some": arrays["u"][::2, 1].to_xarray(),
+            "anomaly": u - u.mean("time"),
+            "transposed": u.transpose("x", "time", "y"),
+            "mean": u.mean("time"),
+        }
+
+    values = run(analysis, 20, spec(start=10, every=3))  # steps 10, 13, 16, 19, 22, ...
+    for name in ("all", "curve", "anomaly", "transposed"):
+        assert values[name]["time"].values.tolist() == [10, 13, 16, 19], name
+    assert values["some"]["time"].values.tolist() == [10, 16]
+    assert values["transposed"].dims == ("x", "time", "y")
+    assert "time" not in values["mean"].coords
+
+
+def test_marking_cells_as_missing_is_no_arithmetic_with_an_unknown_length():
+    value = run(lambda arrays: {"m": da.where(arrays["u"] > 0.5, arrays["u"], np.nan)}, 4)["m"]
+    u = field_of(spec())[:4]
+    np.testing.assert_array_equal(value, np.where(u > 0.5, u, np.nan))
 
 
 def test_a_refusal_names_the_result_the_function_and_the_remedy():
