@@ -23,6 +23,7 @@ from ips_components.algorithms.spectrum import (
     isotropic_spectrum,
     power_spectrum,
 )
+from ips_components.algorithms.torch_trainer import TorchTrainer
 
 __all__ = [
     "DynamicModes",
@@ -33,6 +34,7 @@ __all__ = [
     "PowerSpectrum",
     "ProperModes",
     "RunningMoments",
+    "TorchTrainer",
     "TrainedModel",
     "Training",
     "histogram",

@@ -183,7 +183,8 @@ class InTransit(Estimator):
             chunks.append(shared or now[0])
         chain = Chain.build(f"learn-{key}", tasks, *parents)
         ends = np.cumsum(x.chunks[axes[0]]) - 1
-        return Training(chain, key, chunks, ends, settings)
+        forms = ("skops", "joblib") if _is_of_sklearn(self.estimator) else ("joblib",)
+        return Training(chain, key, chunks, ends, settings, forms)
 
     def follow(
         self, run: Any, rolling: Any, split: Callable[[Any], tuple[Any, Any]], **options: Any
@@ -273,7 +274,9 @@ class Training:
         chunks: Sequence[Hashable],
         ends: np.ndarray,
         settings: Settings,
+        forms: tuple[str, ...],
     ) -> None:
+        self._forms = forms
         self._chain, self._token, self._chunks = chain, token, chunks
         self._ends, self._settings = ends, settings
 
@@ -328,13 +331,15 @@ class Training:
         Raises
         ------
         AnalysisError
-            If neither skops nor joblib is installed.
+            If neither skops, for estimators of scikit-learn, nor joblib is installed.
         """
-        for form in ("skops", "joblib"):
+        for form in self._forms:
             if importlib.util.find_spec(form) is not None:
                 target = Path(f"{path}.{form}").absolute()
                 return self._delayed("save", _save, self._settings, str(target), form)
-        raise AnalysisError("saving a model needs skops or joblib: pip install skops")
+        raise AnalysisError(
+            f"saving this model needs {' or '.join(self._forms)}: pip install {self._forms[0]}"
+        )
 
     def _records(self, field: str) -> da.Array:
         name = f"learn-{field}-{self._token}"
@@ -396,6 +401,11 @@ def _nested(array: da.Array, axes: tuple[int, ...], step: int, place: dict[int, 
 
 def _ref(key: Hashable) -> Any:
     return None if key is None else TaskRef(key)
+
+
+def _is_of_sklearn(estimator: Any) -> bool:
+    """Return whether skops knows the estimator; it cannot save those of PyTorch."""
+    return type(estimator).__module__.partition(".")[0] == "sklearn"
 
 
 def _same(state: State) -> State:
