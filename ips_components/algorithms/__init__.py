@@ -11,6 +11,12 @@ from typing import Any
 
 from ips_components.algorithms.correlation import lag_correlation, moving_average
 from ips_components.algorithms.derivative import time_derivative
+from ips_components.algorithms.ensemble_statistics import (
+    EnsembleStatistics,
+    SobolIndices,
+    ensemble_statistics,
+    sobol_indices,
+)
 from ips_components.algorithms.histogram import Histogram, histogram
 from ips_components.algorithms.incremental_pca import InSituIncrementalPCA
 from ips_components.algorithms.learn import InTransit, TrainedModel, Training
@@ -27,6 +33,7 @@ from ips_components.algorithms.torch_trainer import TorchTrainer
 
 __all__ = [
     "DynamicModes",
+    "EnsembleStatistics",
     "Histogram",
     "InSituIncrementalPCA",
     "InTransit",
@@ -34,9 +41,11 @@ __all__ = [
     "PowerSpectrum",
     "ProperModes",
     "RunningMoments",
+    "SobolIndices",
     "TorchTrainer",
     "TrainedModel",
     "Training",
+    "ensemble_statistics",
     "histogram",
     "isotropic_spectrum",
     "lag_correlation",
@@ -45,6 +54,7 @@ __all__ = [
     "proper_modes",
     "quantile_sketch",
     "running_moments",
+    "sobol_indices",
     "time_derivative",
 ]
 
