@@ -217,18 +217,34 @@ def check_coupling(
                 f"the driver couples a simulation and an analytics, but no port has {kind}",
                 f"add a port with MODULE = ips_components.{kind} and NAME = {class_name}",
             )
-    if simulations and not isinstance(conf.get("TIME_LOOP"), Section):
-        add(
-            "TIME_LOOP",
-            "",
-            "the section is missing: how many steps does the simulation have?",
-            "[TIME_LOOP] with MODE = REGULAR, START = 0, FINISH = 1, NSTEP = 100",
-        )
+    if not isinstance(conf.get("TIME_LOOP"), Section):
+        _check_without_times(conf, simulations, problems)
     for each in analytics:
         for array in each.arrays:
             where = f"{each.section}][ARRAYS][{array.name}"
             owners = simulations_of(where, array, simulations, problems)
             check_decomposition(where, array, owners, problems)
+
+
+def _check_without_times(
+    conf: ConfigObj, simulations: Sequence[SimulationConfig], problems: Problems
+) -> None:
+    """Refuse what needs the number of steps, which a simulation may know alone."""
+    needs = [
+        f"ARGS of [{each.section}] has {word}"
+        for each in simulations
+        for word in ("{NSTEP}", "{START}", "{FINISH}")
+        if any(word in argument for argument in each.args)
+    ]
+    if simulations and "CHECKPOINT" in conf:
+        needs.append("[CHECKPOINT] is given, and a checkpoint is named after the number of steps")
+    if needs:
+        problems.add(
+            "TIME_LOOP",
+            "",
+            f"the section is missing: how many steps does the simulation have? ({needs[0]})",
+            "[TIME_LOOP] with MODE = REGULAR, START = 0, FINISH = 1, NSTEP = 100",
+        )
 
 
 def _check_described(

@@ -36,7 +36,8 @@ def adaptive(directory: Path, steps: int, *, array: str, more: str = "", time_lo
             "FIGURE": False,
         },
     }
-    time_loop = time_loop or {"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": BOUND}
+    if time_loop is None:
+        time_loop = {"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": BOUND}
     flow = Workflow(directory, components, platform={"MPIRUN": "mpiexec"}, time_loop=time_loop)
     flow.write()
     with flow.config_file.open("a") as file:
@@ -70,13 +71,13 @@ def check(flow: Workflow, came: int) -> None:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("described", ["by the config", "by the simulation"])
+@pytest.mark.parametrize("described", ["by the config, without NSTEP", "by the simulation"])
 def test_a_code_ends_at_step_28_of_at_most_61(tmp_path, leaves_nothing, described):
     if described == "by the simulation":
         flow = adaptive(tmp_path, CAME, array="", more=f"--total {BOUND}")
     else:
         array = f"SHAPE = {CELLS},\nSTEPS = 0:{BOUND}"
-        flow = adaptive(tmp_path, CAME, array=array, more="--undescribed")
+        flow = adaptive(tmp_path, CAME, array=array, more="--undescribed", time_loop={})
     ended = flow.run(150)
     assert ended.status == 0, ended.output + ended.log
     check(flow, CAME)

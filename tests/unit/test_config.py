@@ -125,6 +125,15 @@ def files(tmp_path, monkeypatch):
     return check
 
 
+def test_the_time_loop_may_be_left_out_where_nothing_needs_it(files):
+    loop = "[TIME_LOOP]\n    MODE = REGULAR\n    START = 0\n    FINISH = 1\n    NSTEP = 200\n"
+    args = '    ARGS = heat.py --steps {NSTEP} --tag "one"'
+    problems, _ = files((loop, ""), (args, "    ARGS = heat.py"))
+    assert not problems, config.explain(problems)
+    problems, _ = files((loop, ""), (args, "    ARGS = heat.py --steps {NSTEP}"))
+    assert "ARGS of [HEAT] has {NSTEP}" in config.explain(problems)
+
+
 def test_several_analyses_of_one_run(files):
     several = "my_analysis:mean, my_analysis:spread"
     problems, _ = files(("my_analysis:mean", several))
