@@ -40,6 +40,7 @@ from ips_components.coordination.settings import RunSettings
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 from ips_components.external._compat import make_future
 from ips_components.model.contract import Contract
+from ips_components.model.spec import ArraySpec
 from ips_components.wire.messages import Feedback
 from ips_components.wire.values import NO_MORE, encode
 
@@ -274,11 +275,18 @@ class Run:
         for row in self.contract.table():
             logger.info("Contract: %s", row)
         for run, coordinator in self._coordinators.items():
-            coordinator.sign(contracts[run].to_bytes(), ahead=ahead)
+            signed = replace(contracts[run], unneeded=self._unneeded(run, contracts[run]))
+            coordinator.sign(signed.to_bytes(), ahead=ahead)
         if self._guard is not None and self._with_windows:
             self._guard.lift()
         elif self._guard is not None:
             self._guard.committed = True
+
+    def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
+        """Return the arrays of a simulation's config that the analysis does not need."""
+        needed = {array.spec.name for array in contract.arrays}
+        described = self._settings[run].array_specs()
+        return tuple(spec for spec in described if spec.name not in needed)
 
     # -- for run_analysis --------------------------------------------------------------
 

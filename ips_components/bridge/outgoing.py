@@ -79,6 +79,10 @@ class OutgoingArray:
         What is agreed, None when nobody wants any of it.
     ordinal
         Of the array in the contract.
+    rank, size
+        Of this process in the simulation.
+    spec
+        Of an array that only the config describes and nobody needs.
     """
 
     def __init__(
@@ -89,13 +93,13 @@ class OutgoingArray:
         ordinal: int,
         rank: int,
         size: int,
+        spec: ArraySpec | None = None,
     ) -> None:
         self.name = name
         self.contract = contract
         self.ordinal = ordinal
         self.rank = rank
         self.fill_value = None if described is None else described.fill_value
-        spec: ArraySpec | None = None
         if contract is not None:
             spec = contract.spec
         elif described is not None:

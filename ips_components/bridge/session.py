@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,9 +20,11 @@ from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
 from ips_components.errors import (
     AnalyticsLost,
+    BridgeError,
     ContactError,
     ContractError,
     DeadlineExceeded,
+    GeometryError,
     IPSComponentsError,
 )
 from ips_components.model.contract import Contract
@@ -300,6 +303,13 @@ class Session:
                     f"{contract.spec}: describe it in one place only"
                 )
             arrays[name] = OutgoingArray(name, one, contract, ordinal, rank, size)
+        if not described:
+            for spec in self.contract.unneeded:
+                # A description that does not fit matters to nobody.
+                with contextlib.suppress(BridgeError, GeometryError):
+                    arrays[spec.name] = OutgoingArray(
+                        spec.name, None, None, len(arrays), rank, size, spec
+                    )
         for name, one in described.items():
             if name not in arrays:
                 arrays[name] = OutgoingArray(name, one, None, len(arrays), rank, size)

@@ -61,6 +61,11 @@ class Reader:
         if length != self._end:
             raise ContractError(f"the contract says that it has {length} bytes, got {self._end}")
 
+    @property
+    def at_end(self) -> bool:
+        """Whether everything has been read."""
+        return self._at == self._end
+
     def ints(self, n: int) -> tuple[int, ...]:
         """Read 64-bit integers."""
         return unpack_from(f"<{n}q", self._take(8 * n))

@@ -26,6 +26,7 @@ little-endian and every item begins at a multiple of 8 bytes::
                i64*2  placement: epoch, period
                i64    number of owners, then an i64 each
                string JSON object with "dims" and "attrs"; ranks have no use for it
+    at the end, if any: string JSON list of the arrays of the config that nobody needs
     string     i64 length in bytes, UTF-8 without terminator, zero bytes up to a multiple of 8
 
 A chunk is needed exactly when some wanted selection has a cell in it; this is never written down.
@@ -34,6 +35,7 @@ A chunk is needed exactly when some wanted selection has a cell in it; this is n
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ips_components.errors import ContractError
@@ -114,6 +116,37 @@ def read_array(reader: Reader) -> ArrayContract:
         Placement(epoch, period, owners),
         dask_name,
         "drop" if flags & _DROP else "block",
+    )
+
+
+def write_unneeded(out: Writer, specs: Iterable[ArraySpec]) -> None:
+    """Append the arrays of the config that nobody needs."""
+    described = [
+        {
+            "name": spec.name,
+            "dtype": spec.dtype,
+            "shape": spec.shape,
+            "steps": (spec.steps.start, spec.steps.every),
+            "attrs": dict(spec.attrs),
+            "ragged": spec.ragged,
+        }
+        for spec in specs
+    ]
+    out.string(json.dumps(described, sort_keys=True))
+
+
+def read_unneeded(reader: Reader) -> tuple[ArraySpec, ...]:
+    """Read the arrays of the config that nobody needs."""
+    return tuple(
+        ArraySpec(
+            one["name"],
+            one["dtype"],
+            tuple(one["shape"]),
+            StepAxis(*one["steps"]),
+            attrs=one["attrs"],
+            ragged=one["ragged"],
+        )
+        for one in json.loads(reader.string())
     )
 
 

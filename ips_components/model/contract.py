@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ips_components.errors import ContractError, GeometryError
 from ips_components.model._binary import Reader, Writer
-from ips_components.model._codec import array_from_dict, array_to_dict, read_array, write_array
+from ips_components.model._codec import (
+    array_from_dict,
+    array_to_dict,
+    read_array,
+    read_unneeded,
+    write_array,
+    write_unneeded,
+)
 from ips_components.model.array_contract import ArrayContract, Policy
 from ips_components.model.placement import Placement
+from ips_components.model.spec import ArraySpec
 
 __all__ = ["FORMAT", "MAGIC", "VERSION", "ArrayContract", "Contract", "Policy"]
 
@@ -34,6 +42,9 @@ class Contract:
         Run id.
     arrays
         In a fixed order: messages name an array by its position here.
+    unneeded
+        Arrays that the config describes and the analysis does not need: what ranks have to know
+        to compute blocks of them in place. No part of what was agreed: the digest is without them.
 
     Examples
     --------
@@ -47,6 +58,7 @@ class Contract:
 
     run: str
     arrays: tuple[ArrayContract, ...]
+    unneeded: tuple[ArraySpec, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         names = [a.spec.name for a in self.arrays]
@@ -71,6 +83,7 @@ class Contract:
         return Contract(
             self.run,
             tuple(a.with_placement(placements.get(a.spec.name, a.placement)) for a in self.arrays),
+            self.unneeded,
         )
 
     def digest(self) -> str:
@@ -93,6 +106,8 @@ class Contract:
         out.ints(len(self.arrays))
         for array in self.arrays:
             write_array(out, array, placements=placements)
+        if placements and self.unneeded:  # a reader that does not know them ends before
+            write_unneeded(out, self.unneeded)
         return out.finish()
 
     @classmethod
@@ -108,9 +123,10 @@ class Contract:
         try:
             run = reader.string()
             arrays = tuple(read_array(reader) for _ in range(reader.length(8)))
+            unneeded = () if reader.at_end else read_unneeded(reader)
         except (GeometryError, ValueError, TypeError, KeyError) as error:
             raise ContractError(f"the bytes are not a valid contract: {error}") from error
-        return cls(run, arrays)
+        return cls(run, arrays, unneeded)
 
     def to_json(self) -> str:
         """Return the form for people and files."""

@@ -385,6 +385,18 @@ def test_many_blocks_leave_the_program_half_of_its_descriptors(start, sinks, tmp
         right(contract, sink)
 
 
+def test_arrays_of_the_config_that_nobody_needs_travel_with_the_contract(start, sinks, tmp_path):
+    spec = spec_of(count=3)
+    (sink,) = sinks()
+    contract = changed(agree(spec), unneeded=(spec_of("p"), spec_of("rows", shape=(4,))))
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(3):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        right(contract, sink)
+
+
 def test_a_number_that_all_ranks_have_is_sent_once(start, sinks, tmp_path):
     spec = spec_of("energy", shape=(), count=5)
     (sink,) = sinks()

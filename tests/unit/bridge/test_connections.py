@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _pair import RUN, TOKEN, agree, receivers
+from _pair import RUN, TOKEN, agree, receivers, together
 
 from ips_components.bridge import Array, Bridge, slots
 from ips_components.bridge.connection import LinkState
@@ -198,6 +198,29 @@ def test_a_block_described_by_its_offset_alone_is_not_known_before_it_is_put(tmp
         with pytest.raises(BridgeError, match=r"array 't' at step 3 .* not known .* blocks="):
             bridge.block("t", 3).__enter__()
         bridge.put("t", 3, FIELD[3])
+
+
+def test_an_array_of_the_config_that_nobody_needs_is_computed_in_place(tmp_path):
+    """Each rank gets memory of the shape of its block, and nothing is sent."""
+    pressure = ArraySpec("p", "f4", (8, 100), StepAxis(), attrs={"halo": 1, "process_grid": [2, 1]})
+    unfit = ArraySpec("q", "f4", (8, 100), StepAxis(), attrs={"process_grid": [7, 1]})
+    contract = Contract(RUN, agree(SPEC).arrays, unneeded=(pressure, unfit))
+    assert Contract.from_bytes(contract.to_bytes()).unneeded == (pressure, unfit)
+    assert contract.digest() == agree(SPEC).digest()
+    with receivers(tmp_path, contract) as (file, _, (sink,)):
+
+        def work(rank):
+            with Bridge(contact=file, rank=rank, size=2) as bridge:
+                for step in range(2):
+                    bridge.put("t", step, FIELD[step, 4 * rank : 4 * rank + 4])
+                    with bridge.block("p", step) as block:
+                        assert (block.shape, block.dtype) == ((6, 102), np.float32)
+                        block[...] = step
+                    bridge.put("q", step, np.zeros(3))
+                return bridge.statistics().arrays["p"]["blocks"]
+
+        assert [each["skipped"] for each in together(2, work)] == [2, 2]
+        sink.wait(lambda: len(sink.counts) == 2)
 
 
 def test_a_list_is_put_like_an_array_at_every_step(tmp_path):
