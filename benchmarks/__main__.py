@@ -10,7 +10,7 @@ DEFAULT = (
     "peers", "put_blocking", "contract", "scheduler", "external_tasks", "step_reports", "faults",
     "ipca", "whole_run",
 )  # fmt: skip
-NAMES = (*DEFAULT, "scaling", "hotspots", "soak")
+NAMES = (*DEFAULT, "security", "scaling", "hotspots", "soak")
 #: Those that take sizes.
 SIZED = ("peers", "put_blocking", "scheduler", "scaling", "external_tasks")
 

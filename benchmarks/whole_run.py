@@ -103,8 +103,14 @@ USE_PORTAL = False
 """
 
 
-def turn(system: str, row: tuple[int, int, float]) -> dict[str, float]:
-    """Run one system once in a folder of its own; return what it took."""
+def turn(system: str, row: tuple[int, int, float], parameters: str = "") -> dict[str, float]:
+    """Run one system once in a folder of its own; return what it took.
+
+    Parameters
+    ----------
+    parameters
+        Further lines of the section of the analytics.
+    """
     block, steps, pause = row
     with tempfile.TemporaryDirectory(prefix="whole-run-") as name:
         folder = Path(name)
@@ -114,9 +120,8 @@ def turn(system: str, row: tuple[int, int, float]) -> dict[str, float]:
         mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
         environment = {"PYTHONPATH": str(ROOT)}
         if system == "this package":
-            (folder / "whole_run.config").write_text(
-                CONFIG.format(folder=folder, steps=steps, ranks=RANKS, python=sys.executable)
-            )
+            config = CONFIG.format(folder=folder, steps=steps, ranks=RANKS, python=sys.executable)
+            (folder / "whole_run.config").write_text(f"{config}    {parameters}\n")
             ips = str(Path(sys.executable).parent / "ips.py")
             platform = str(ROOT / "platform" / "workstation.conf")
             command = [ips, "--config", "whole_run.config", "--platform", platform]

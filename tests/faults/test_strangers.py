@@ -1,8 +1,11 @@
 """Another user of the same machine, beside a whole run: what it reaches, reads and is told."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -12,9 +15,15 @@ import psutil
 import pytest
 from coupled_outcomes import at_step, record_of, right
 
+from ips_components.errors import IPSComponentsError
+from ips_components.wire import contact as contacts
+from ips_components.wire import framing, proof
+from ips_components.wire import messages as m
+
 STRANGER = Path(__file__).parent / "coupled" / "stranger.py"
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 STEPS = 40
+CONNECTIONS = 1500
 
 
 def _started(coupled, **parameters):
@@ -140,3 +149,76 @@ def test_without_security_the_summary_says_so(coupled):
     (log,) = flow.root.glob("work/*Analytics*/.ips_components/*/dask-scheduler*.log")
     assert "tcp://127.0.0.1:" in log.read_text()
     assert "SECURITY = none" not in json.dumps(record_of(flow)["cause"])
+
+
+def _hostile(run, process, seed):
+    """Connections that end, say nothing, or say what they should not, to every port of a run."""
+    rng = random.Random(seed)
+    contact = contacts.read(run)
+    ports = [port for _, port in _listening(process)]
+    unix = [each.unix for each in contact.endpoints]
+    idle = []
+    for number in range(CONNECTIONS):
+        lane = rng.choice([*ports, *unix])
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            # Where it is closed, that is the best answer.
+            sock = opened.enter_context(socket.socket(*_family_of(lane)))
+            sock.settimeout(5)
+            sock.connect(("127.0.0.1", lane) if isinstance(lane, int) else "\0" + lane[1:])
+            if number % 8 == 0:
+                idle.append(sock)
+                opened.pop_all()
+                continue
+            sock.settimeout(0.5)
+            for part in _words(rng, contact, sock):
+                sock.sendall(part)
+    return idle
+
+
+def _family_of(lane):
+    return (socket.AF_INET if isinstance(lane, int) else socket.AF_UNIX,)
+
+
+def _words(rng, contact, sock):
+    """Parts of a conversation, the last of them wrong."""
+    greeting = m.Greeting(rng.randbytes(32))
+    yield rng.choice([b"GET / HTTP/1.1\r\n\r\n", rng.randbytes(200), framing.pack(greeting)])
+    if rng.random() < 0.5 or sock.family != socket.AF_UNIX:
+        yield rng.randbytes(rng.choice([1, 40, 400]))
+        return
+    # This one knows the token, and breaks the protocol.
+    try:
+        (challenge,) = framing.Decoder().feed(sock.recv(1 << 16))
+        hello = m.Hello(contact.run, rng.randrange(2), 7, 1, rng.randrange(1 << 30))
+        yield framing.pack(proof.answer(hello, contact.secret, greeting, challenge))
+        yield framing.pack(m.Credit(0, 1))
+    except (IPSComponentsError, ValueError):
+        return
+
+
+def _size(process):
+    """Descriptors, threads and memory of the processes of a run, the largest of each."""
+    sizes = []
+    for each in _family(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sizes.append((each.num_fds(), each.num_threads(), each.memory_info().rss))
+    return [max(column) for column in zip(*sizes, strict=True)]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("parameters", [{}, {"SECURITY": "tls", "LANES": "tcp, shm"}])
+def test_hostile_connections_change_nothing(coupled, parameters):
+    flow, process = _started(coupled, **parameters)
+    (run,) = flow.root.glob("run_*/contact.json")
+    before = _size(process)
+    idle = _hostile(run, process, seed=1)
+    descriptors, threads, memory = _size(process)
+    for sock in idle:
+        sock.close()
+    assert descriptors <= before[0] + 400
+    assert threads <= before[1] + 40
+    assert memory <= before[2] + (200 << 20)
+    logs = [path for path in flow.directory.rglob("*") if path.suffix in (".log", ".txt")]
+    assert sum(path.stat().st_size for path in logs) < 3 << 20
+    right(flow, STEPS)

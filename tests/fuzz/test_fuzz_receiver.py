@@ -285,7 +285,7 @@ def test_a_slot_that_is_not_sealed(target):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect("\0" + receiver.endpoint.unix[1:])
             sock.settimeout(10)
-            sock.sendall(hello())
+            sock.sendall(introduced(sock, hello()))
             socket.send_fds(sock, [framing.pack(m.Slot(1, 0, 4096, 4, 2))], [fd])
             with pytest.raises(OSError, match=r"reset|closed"):
                 while sock.recv(1 << 16):

@@ -12,7 +12,17 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package is under test
 
-from benchmarks import _harness, external_tasks, ipca, peers, scaling, scheduler, soak, step_reports
+from benchmarks import (
+    _harness,
+    external_tasks,
+    ipca,
+    peers,
+    scaling,
+    scheduler,
+    security,
+    soak,
+    step_reports,
+)
 from benchmarks.__main__ import main
 
 needs_mpi = pytest.mark.skipif(
@@ -37,6 +47,13 @@ def test_turns_alternate_and_a_failed_turn_is_left_out():
     assert kept == [1, 2, 3]
     assert found == {"a": [4], "b": [2, 3]}
     assert "ValueError: the first turn" in said[0]
+
+
+@pytest.mark.parametrize("mode", ["none", "dask"])
+def test_a_block_moves_with_and_without_certificates(mode):
+    found = security.transfer(mode, 1 << 20)
+    assert set(found) == {"start", "transfer"}
+    assert set(security._summary({"none": [found], "dask": [found]})["modes"]) == {"none", "dask"}
 
 
 def test_spread_and_ratio():
