@@ -71,8 +71,9 @@ def make_credentials(directory: Path) -> Credentials:
     openssl = shutil.which("openssl")
     if openssl is None:
         raise ConfigError(
-            "SECURITY = tls needs the command openssl, which is not in PATH: install it, or say "
-            "SECURITY = none"
+            "the certificates of Dask's processes need the command openssl, which is not in PATH: "
+            "install it or load its module; or say SECURITY = none in the section of the component "
+            "that starts them, where nobody else can reach their ports"
         )
     directory.mkdir(mode=0o700)
     credentials = Credentials(directory / "certificate.pem", directory / "key.pem")
@@ -86,6 +87,8 @@ def make_credentials(directory: Path) -> Credentials:
         check=False,
     )
     if made.returncode != 0:
-        raise ConfigError(f"openssl made no certificate for SECURITY = tls: {made.stderr.strip()}")
+        raise ConfigError(
+            f"openssl made no certificate for the Dask processes: {made.stderr.strip()}"
+        )
     credentials.key.chmod(0o600)
     return credentials

@@ -278,6 +278,14 @@ def test_a_pool_is_safe_unless_it_is_told_otherwise(tmp_path, monkeypatch):
         make_security(_pool(LOOPBACK="eth0"))
 
 
+def test_without_openssl_the_remedies_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"openssl, which is not in PATH: .* SECURITY = none"):
+        make_security(_pool())
+    assert make_security(_pool(SECURITY="none")).credentials is None
+
+
 def test_variables_of_a_pool_leave_those_of_the_user(tmp_path):
     script = write_launchers(tmp_path, "pool", environment={"A_": "[]", "B_": "it's $HOME"}).worker
     text = script.read_text()
