@@ -42,7 +42,7 @@ from ips_components.external._compat import make_future
 from ips_components.model.contract import Contract
 from ips_components.model.spec import ArraySpec
 from ips_components.wire.messages import Feedback
-from ips_components.wire.values import NO_MORE, encode
+from ips_components.wire.values import NO_MORE, encode, encode_model
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,22 @@ class Run:
         if name == NO_MORE.name:
             raise ContractError("a value for the simulation must have a name")
         self._send(encode(name, step, value))
+
+    def send_model(self, name: str, arrays: Mapping[str, Any], version: int) -> None:
+        """Send a model to the simulation, all its ranks (see ``Bridge.receive_model``).
+
+        Parameters
+        ----------
+        name
+            Of the model.
+        arrays
+            Computed arrays of real numbers by name, sent in double precision (integers as such); at
+            most 60 MiB each.
+        version
+            A number that grows; the ranks keep the two latest.
+        """
+        for each in encode_model(name, arrays, int(version)):
+            self._send(each)
 
     def stop(self, reason: str = "converged") -> None:
         """End the simulation early and cleanly: exit status 0."""

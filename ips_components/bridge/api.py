@@ -320,6 +320,44 @@ class Bridge:
         found, value = from_rank_0(self._comm, of_rank_0)
         return value if found else default
 
+    def receive_model(
+        self, name: str, newer_than: int = -1, timeout: float | None = 0.0
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Return the latest version of a model and its arrays by name, on every rank. Collective.
+
+        Parameters
+        ----------
+        name
+            What the analysis sent by ``run.send_model``.
+        newer_than
+            Return None, and broadcast nothing, where there is no version above this one.
+        timeout
+            Seconds to wait for the first version; None: the run's deadline for a step. By
+            default there is no wait.
+
+        Raises
+        ------
+        RunStopped, AnalyticsLost, DeadlineExceeded
+            See `receive`; not without a wait.
+        """
+        self._check_open()
+        limit = self._session.contact.deadlines["step"] if timeout is None else timeout
+
+        def of_rank_0() -> tuple[int, dict[str, Any]] | None:
+            box = self._mailbox
+            if limit:
+                box.wait_for_value(name, None, limit)
+            with box.lock:  # no later version takes the place of these arrays meanwhile
+                found = box.latest(name, None)
+                if found is None or found.step <= newer_than:
+                    return None
+                names = values.decode(found)["arrays"]
+                arrays = {key: box.latest(f"{name}/{key}", found.step) for key in names}
+            whole = {k: values.decode(a) for k, a in arrays.items() if a and a.step == found.step}
+            return (found.step, whole) if len(whole) == len(names) else None
+
+        return from_rank_0(self._comm, of_rank_0)
+
     def should_stop(self) -> bool:
         """Tell whether the analysis has what it wants; the same on every rank. Collective."""
         self._check_open()

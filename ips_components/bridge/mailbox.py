@@ -21,6 +21,7 @@ from ips_components.wire import values
 
 LOOK_AGAIN = 0.25  # seconds at most between two looks, although every change is notified
 _VALUES = 1024  # kept of each name
+_LARGE = 1 << 16  # bytes from which a value is kept with one earlier one of its name only
 
 
 class Mailbox:
@@ -62,7 +63,7 @@ class Mailbox:
             case m.Feedback():
                 sent = self._values.setdefault(message.name, {})
                 sent[message.step] = message
-                while len(sent) > _VALUES:
+                while len(sent) > (2 if len(message.data) >= _LARGE else _VALUES):
                     del sent[min(sent)]
             case m.Fault():
                 self.fault = self.fault or message

@@ -8,6 +8,7 @@ from ips_components.wire import messages as m
 from ips_components.wire.framing import pack
 
 MAX_FEEDBACK = 1024
+MAX_FEEDBACK_BYTES = 256 << 20  # of the values but the newest
 NO_DIGEST = bytes(32)
 
 
@@ -28,6 +29,7 @@ class Bulletin:
         self._contract: m.ContractIs | None = None
         self._placement: m.PlacementIs | None = None
         self._feedback: list[m.Feedback] = []
+        self._feedback_bytes = 0
         self._notices: list[m.Message] = []  # faults and the stop
 
     @property
@@ -45,7 +47,11 @@ class Bulletin:
             self._placement = message
         elif isinstance(message, m.Feedback):
             self._feedback.append(message)
-            del self._feedback[:-MAX_FEEDBACK]
+            self._feedback_bytes += len(message.data)
+            while len(self._feedback) > MAX_FEEDBACK or (
+                self._feedback_bytes > MAX_FEEDBACK_BYTES and len(self._feedback) > 1
+            ):
+                self._feedback_bytes -= len(self._feedback.pop(0).data)
         else:
             self._notices.append(message)
         return pack(message)

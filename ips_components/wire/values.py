@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ips_components.errors import ProtocolError
 from ips_components.wire.messages import Feedback
 
 FLOAT, INTEGER, TEXT, JSON = range(4)
+MAX_MODEL_ARRAY = 60 << 20  # bytes as sent; a frame of feedback has at most 64 MiB
 NO_MORE = Feedback("", 0, TEXT)
 """The last message of an analysis: a value without a name says that no other one will come."""
 _DTYPES = {FLOAT: np.dtype("<f8"), INTEGER: np.dtype("<i8")}
@@ -47,6 +49,36 @@ def encode(name: str, step: int, value: Any) -> Feedback:
             f"feedback {name!r}: a value must be numbers, text or JSON, got {type(value)}"
         ) from error
     return Feedback(name, step, JSON, (), text.encode())
+
+
+def encode_model(name: str, arrays: Mapping[str, Any], version: int) -> list[Feedback]:
+    """Return the messages that carry a model: ``name/array`` for each, then their list as `name`.
+
+    All have the version as their step. The list comes last, so that who has it has all.
+
+    Raises
+    ------
+    ProtocolError
+        If the model is empty, a name is not a text, or a value is not an array of real numbers
+        that fits into a frame.
+    """
+    messages = []
+    for key, value in arrays.items():
+        array = np.asarray(value)
+        if not isinstance(key, str) or array.dtype.kind not in "biuf":
+            raise ProtocolError(
+                f"model {name!r}, array {key!r}: expected a name and real numbers, "
+                f"got {array.dtype}"
+            )
+        if 8 * array.size > MAX_MODEL_ARRAY:
+            raise ProtocolError(
+                f"model {name!r}, array {key!r}: {8 * array.size} bytes are more than "
+                f"{MAX_MODEL_ARRAY}; split it"
+            )
+        messages.append(encode(f"{name}/{key}", version, array))
+    if not messages:
+        raise ProtocolError(f"model {name!r} has no arrays")
+    return [*messages, encode(name, version, {"arrays": list(arrays)})]
 
 
 def decode(message: Feedback) -> Any:

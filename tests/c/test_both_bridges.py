@@ -620,6 +620,22 @@ def test_values_arrive(start, sinks, tmp_path):
         rank("close", 0)
 
 
+def test_two_versions_of_a_large_value_are_kept(start, sinks, tmp_path):
+    spec = spec_of(count=3)
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec)) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        for version in range(1, 4):
+            receiver.feedback("net/w", np.full(8192, version), version)  # 64 KiB
+        receiver.feedback("net", 7.5, 3)
+        assert rank("receive", "net", 3, 5).split()[-1] == "7.5"
+        for version in (3, 2):
+            assert set(rank("receive", "net/w", version, 0).split()[-8192:]) == {str(version)}
+        with pytest.raises(RankError):
+            rank("receive", "net/w", 1, 0)
+        rank("close", 0)
+
+
 def test_stop_ends_waiting_and_sending(start, sinks, tmp_path):
     spec = spec_of(count=6)
     (sink,) = sinks()

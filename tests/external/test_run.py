@@ -725,3 +725,36 @@ def test_windows_that_cannot_be_are_refused_with_the_remedy(coupled, analysis, t
     _, future, _, _ = coupled(analysis, ranks)
     with pytest.raises(ContractError, match=text):
         future.result(30)
+
+
+# -- a model for the simulation ------------------------------------------------------------
+
+
+def teaching(arrays, run):
+    for window in run.rolling(arrays["temperature"], 1).map(lambda x: x.mean()):
+        weights = np.full((512, 1024), float(window.index))  # 4 MiB
+        run.send_model("net", {"weights": weights, "bias": np.arange(3.0)}, window.index)
+    return {"versions": window.index + 1}
+
+
+def test_versions_of_a_model_of_some_mebibytes_come_whole(cluster, coupled):
+    def learning_rank(rank, contact):
+        y, x = RANKS[rank]
+        versions = []
+        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+            for step in range(8):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+                if rank == 0:
+                    version, arrays = bridge.receive_model("net", timeout=20.0)
+                    assert arrays["weights"].shape == (512, 1024)
+                    assert (arrays["weights"] == version).all()
+                    assert arrays["bias"].tolist() == [0, 1, 2]
+                    assert bridge.receive_model("net", newer_than=version + 8) is None
+                    assert bridge.receive_model("other") is None
+                    versions.append(version)
+        return versions
+
+    name, future, outcomes, _ = coupled("teaching", learning_rank)
+    future.result(30)
+    assert wait_for_end(cluster, name, 20)["phase"] == "ended"
+    assert outcomes[0] == sorted(outcomes[0]) and len(outcomes[0]) == 8

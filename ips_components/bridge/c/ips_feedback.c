@@ -1,9 +1,13 @@
 /* Values that the analysis sent: the newest ones are kept. */
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "ips_feedback.h"
 
-enum { FEEDBACK_KEPT = 4096 };
+enum {
+    FEEDBACK_KEPT = 4096,
+    LARGE = 1 << 16 /* bytes from which only the two latest values of a name are kept */
+};
 
 static void free_feedback(feedback *f)
 {
@@ -33,6 +37,25 @@ feedback *ipsb_feedback(ips_bridge *b, const char *name, int64_t step, bool exac
 }
 
 /* Keep a value, newest first; one that is damaged is as good as none. */
+/* Free the earliest of more than two values of a name; whether there was one. */
+static bool drop_beyond_two(ips_bridge *b, const char *name)
+{
+    feedback **earliest = NULL;
+    int n = 0;
+    for (feedback **at = &b->feedback; *at; at = &(*at)->next)
+        if (!strcmp((*at)->name, name)) {
+            n++;
+            if (!earliest || (*at)->step < (*earliest)->step)
+                earliest = at;
+        }
+    if (n <= 2)
+        return false;
+    feedback *old = *earliest;
+    *earliest = old->next;
+    free_feedback(old);
+    return true;
+}
+
 void ipsb_feedback_store(ips_bridge *b, const message *m)
 {
     feedback *f = calloc(1, sizeof *f);
@@ -86,6 +109,8 @@ void ipsb_feedback_store(ips_bridge *b, const message *m)
         }
     f->next = b->feedback;
     b->feedback = f;
+    if (f->bytes >= LARGE && drop_beyond_two(b, f->name))
+        b->n_feedback--;
     if (++b->n_feedback <= FEEDBACK_KEPT)
         return;
     feedback **last = &b->feedback;
