@@ -120,6 +120,8 @@ class Ending:
         outlives each of them. Where other chunks are missing, too, the run has failed anyway.
         """
         last = run.state.last_put
+        if run.state.stop_reason:  # ranks may have seen the stop at different steps
+            last = run.state.last_common_step
         done = [each.last_step for each in run.launches if each.ok and each.last_step is not None]
         last = max([*done, -1 if last is None else last])
         if last < 0 or run.ahead or not run.has_tasks:

@@ -293,6 +293,33 @@ def test_an_adaptive_simulation_ends_at_its_own_step(cluster, coupled, steps):
     assert not run_record(cluster, name)["faults"]
 
 
+def test_an_adaptive_simulation_is_stopped_by_its_analysis(cluster, coupled):
+    """Ranks see the stop at different steps: the steps that all of them have put count."""
+    barrier = threading.Barrier(len(RANKS), timeout=20)
+    described = {"offset": (0, 0), "dims": ("y", "x"), "steps": 400}
+
+    def until_stopped(rank, contact):
+        y, x = RANKS[rank]
+        array = Array("temperature", (NY, NX), "f8", **{**described, "offset": (y, x)})
+        with Bridge(contact=contact, arrays=[array], rank=rank, size=4) as bridge:
+            barrier.wait()
+            for step in range(400):
+                if bridge.should_stop():
+                    return step
+                bridge.put("temperature", step, np.full((4, 3), float(step)))
+        return 400
+
+    name, future, outcomes, results = coupled(
+        f"{adaptive.__name__}:stopping", until_stopped, at_most=("temperature",)
+    )
+    future.result(60)
+    came = min(outcomes)
+    with xr.open_zarr(results, consolidated=False) as found:
+        np.testing.assert_array_equal(found["curve"].values, np.arange(came))
+        np.testing.assert_array_equal(found["sum"].values, np.full((NY, NX), sum(range(came))))
+    assert run_record(cluster, name)["stop_reason"] == "seen enough"
+
+
 def test_an_adaptive_simulation_that_puts_nothing_fails(cluster, coupled):
     _, future, _, _ = coupled(
         f"{adaptive.__name__}:adaptive",
