@@ -125,7 +125,7 @@ class Run:
         self._constants: dict[str, Any] = {}
         self._stored: set[str] = set()
         self._with_windows = False
-        self.windows = WindowGroup(self)
+        self._windows: WindowGroup | None = None  # refers to the run: given up when it is over
         self._aborted = False
         self._store = ResultStore(
             settings.results, settings.results_format, {"run": settings.run}, settings.overwrite
@@ -260,6 +260,13 @@ class Run:
 
     # -- for rolling windows, see `window_group.WindowRun` ----------------------------------
 
+    @property
+    def windows(self) -> WindowGroup:
+        """All windows of this run."""
+        if self._windows is None:
+            self._windows = WindowGroup(self)
+        return self._windows
+
     def sign(self, contract: Contract, *, ahead: bool = False) -> None:
         """Sign a contract that does not come from a graph, and let the ranks begin."""
         if len(self._settings) > 1:
@@ -318,6 +325,8 @@ class Run:
                 self._abort(cause)
             if failure is error:
                 raise
+        finally:
+            self._windows = None  # a circle would keep the futures of the results
         raise failure  # outside of the handler, so that it has no context of an unknown class
 
     def _execute(self) -> dict[str, Any]:
