@@ -56,6 +56,9 @@ class Coordinator(Protocol):
     def awaits(self, keys: list[Any]) -> None:
         """Report the results of which the analysis waits for the first."""
 
+    def windows_saved(self, number: int, wrong: str) -> None:
+        """Answer a request for a checkpoint; number 0: the windows are over."""
+
     def stop(self, reason: str) -> None:
         """End the simulation early and cleanly."""
 
@@ -131,6 +134,10 @@ class RemoteCoordinator:
     def awaits(self, keys: list[Any]) -> None:
         """See `Coordinator`."""
         self._call("awaits", keys=keys)
+
+    def windows_saved(self, number: int, wrong: str) -> None:
+        """See `Coordinator`."""
+        self._call("windows_saved", number=number, wrong=wrong)
 
     def stop(self, reason: str) -> None:
         """See `Coordinator`."""

@@ -129,6 +129,9 @@ class StoredField:
     def awaits(self, keys: list[Any]) -> None:
         """See `Coordinator`."""
 
+    def windows_saved(self, number: int, wrong: str) -> None:
+        """See `Coordinator`: a replay has no checkpoints."""
+
     def stop(self, reason: str) -> None:
         """See `Coordinator`."""
         logger.info("Replay: there is no simulation to stop (%s)", reason)

@@ -33,10 +33,12 @@ from ips_components.analysis.provenance import provenance
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
 from ips_components.analysis.windows import Rolling
 from ips_components.coordination.loading import Offered, load_analysis
 from ips_components.coordination.settings import RunSettings
+from ips_components.coordination.window_saves import NO_CHECKPOINT
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 from ips_components.external._compat import make_future
 from ips_components.model.contract import Contract
@@ -119,6 +121,8 @@ class Run:
             run: RemoteCoordinator(client, run) for run in self._settings
         }
         self._own = self._coordinators[settings.run]
+        self.checkpoints = WindowCheckpoints(client, self._own, settings)
+        self._published = 0
         self._guard: ComputeGuard | None = None
         self._futures: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}  # keys of results that an earlier attempt submitted
@@ -137,6 +141,8 @@ class Run:
         """Send a value back to the simulation, all of them (see ``Bridge.receive``)."""
         if name == NO_MORE.name:
             raise ContractError("a value for the simulation must have a name")
+        if self.checkpoints.replaying:
+            return  # the simulation has got it before the restart
         self._send(encode(name, step, value))
 
     def send_model(self, name: str, arrays: Mapping[str, Any], version: int) -> None:
@@ -180,6 +186,9 @@ class Run:
                 f"run.publish: {lazy[0]!r} is lazy; publish what is computed: the values of "
                 "run.rolling(...).map or of run.completed()"
             )
+        self._published += 1
+        if self._published <= self.settings.launches.get("published", 0):
+            return  # the workflow has taken it before the restart
         self._own.publish(int(step), pickle.dumps((time, dict(values))))
 
     def awaits(self, futures: Iterable[Any]) -> None:
@@ -198,6 +207,8 @@ class Run:
         results, state = take_out(returned)
         if self.contract is not None:
             raise ContractError("the contract of a run is signed once; commit was called before")
+        if self.checkpoints.enabled:
+            raise ContractError(NO_CHECKPOINT)
         named = name_results(results)
         for name, each in named.items():
             if isinstance(each, da.Array):

@@ -17,6 +17,7 @@ import numpy as np
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
 from ips_components.analysis.views import Source, View
+from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.coordination.settings import RunSettings
 from ips_components.errors import ContractError
 from ips_components.model.contract import ArrayContract, Contract
@@ -33,6 +34,7 @@ class WindowRun(Protocol):
     client: Any
     settings: RunSettings
     windows: WindowGroup
+    checkpoints: WindowCheckpoints
 
     def sign(self, contract: Contract, *, ahead: bool = False) -> None:
         """Sign a contract whose tasks are declared piecemeal."""
@@ -117,6 +119,12 @@ class WindowGroup:
         """Make the contract of all windows, and let what is put once come."""
         if self.signed:
             return
+        if self._run.checkpoints.enabled and (len(self._windows) > 1 or self._once):
+            raise ContractError(
+                "a checkpoint in the middle of a run keeps one run.rolling, without arrays beside "
+                "it; give all arrays to one run.rolling, or take no checkpoints "
+                "(NUM_CHECKPOINT = 0 in [CHECKPOINT])"
+            )
         views: dict[str, list[View]] = defaultdict(list)
         for windows in self._windows:
             for view in windows.views():
@@ -151,6 +159,11 @@ class WindowGroup:
         for ordinal, source in enumerate(self._sources):
             if source.name in self._once:
                 self._declare(ordinal, source, source.layout.shape[0])
+
+    def go_on(self, index: int) -> None:
+        """Neither declare nor free steps before a time index: a checkpoint has what is needed."""
+        for source in self._sources:
+            self._declared[source.name] = self._released[source.name] = index
 
     def declare(self, windows: Windows, stop: int) -> None:
         """Let the steps of windows come, up to the time index `stop`, and a few more.

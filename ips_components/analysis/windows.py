@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
+from dask import delayed
 from distributed import futures_of
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
 from ips_components.analysis.views import View
+from ips_components.analysis.window_checkpoints import is_lazy
 from ips_components.analysis.window_group import WindowArray, WindowRun
+from ips_components.analysis.window_saver import WindowSaver
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class _Submitted:
     index: int
     state: Any
     output: Any
+    held: Any
 
 
 class Rolling:
@@ -114,6 +118,7 @@ class Rolling:
             )
         self.state: Any = None
         self._over = False
+        self._saver = WindowSaver(self, self._arrays)
         run.windows.add(self, beside if isinstance(beside, list | tuple) else [beside])
 
     def map(self, function: Callable[[Any], Any]) -> Iterator[Window]:
@@ -149,17 +154,23 @@ class Rolling:
         """
         self.run.windows.sign()
         self.state = initial
+        for index, value in enumerate(self._saver.go_on()):
+            yield Window(index, self._steps(index), value)
+        checkpoints = self.run.checkpoints
+        checkpoints.open()
         try:
             yield from self._fold(update)
         except GeneratorExit:  # the analysis has seen enough
+            checkpoints.close(self._saver.last)
             self.run.windows.done(self)
             raise
+        checkpoints.close(self._saver.last)
         self.run.windows.done(self)
         self.run.awaits([])
 
     def _fold(self, update: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[Window]:
         pending: deque[_Submitted] = deque()
-        index = 0
+        index = len(self._saver.values)
         while True:
             while not self._over and len(pending) < self.ahead and self._exists(index):
                 before = pending[-1].state if pending else self.state
@@ -174,12 +185,15 @@ class Rolling:
             window = pending.popleft()
             try:
                 self.run.awaits([window.output])
+                self.run.checkpoints.wait(window.output, self._saver.at)
                 (value,) = self.run.client.gather([window.output])
                 _raise_if_erred(window.state)
             except SimulationLost:
                 self.run.raise_if_failed()
                 break
             self.state = window.state
+            if self.run.checkpoints.enabled:
+                self._saver.values.append(value)
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
             # A few windows at once, as the others are declared.
             if not pending or (window.index + 1) % max(1, self.ahead // 2) == 0:
@@ -202,10 +216,13 @@ class Rolling:
         except SimulationLost:
             self.run.raise_if_failed()
             return None
-        if dask.is_dask_collection(state):
+        if is_lazy(state):
             # What both share is computed once.
             state, output = dask.persist(state, output)
-        return _Submitted(index, state, self.run.client.compute(output))
+        # One result to wait for. Its parts are held, since the scheduler may learn of their release
+        # before it has read the graph that needs them.
+        one = output if dask.is_dask_collection(output) or not is_lazy(output) else delayed(output)
+        return _Submitted(index, state, self.run.client.compute(one), output)
 
     # -- internals ---------------------------------------------------------------------
 
@@ -225,11 +242,7 @@ class Rolling:
 
     def _window(self, index: int) -> Any:
         first = index * self.stride
-        self.run.windows.declare(self, first + self.size)
-        windows = {
-            name: array[first : first + self.size][(slice(None), *self.region)]
-            for name, array in self._arrays.items()
-        }
+        windows = self._saver.data(first, first + self.size)
         if isinstance(self.array, Mapping):
             return windows
         if isinstance(self.array, list | tuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from configobj import ConfigObj, Section
 
 from ips_components.config._components import Component, ComponentChecker, find_components, has_ours
-from ips_components.config._coupled import CoupledChecker, check_coupling
+from ips_components.config._coupled import CoupledChecker, check_coupling, keeps_checkpoints
 from ips_components.config._declare import declared
 from ips_components.config._files import Reader, read_file, with_environment
 from ips_components.config._platform import Machine, check_launcher, read_platform
@@ -154,6 +154,7 @@ class Checker:
             oversubscribe=bool(self.machine.platform and self.machine.platform.oversubscribe),
             coupled=() if any(each.source for each in analytics) else tuple(foreign),
             attended=any(component.kind == "driver" for component in components),
+            checkpoints=keeps_checkpoints(self.conf),
         )
 
     def _check_top(self, top: TopLevel) -> None:

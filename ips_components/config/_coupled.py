@@ -16,7 +16,11 @@ from ips_components.config._arrays import (
 )
 from ips_components.config._components import Component
 from ips_components.config._files import Reader
-from ips_components.config._functions import check_functions, check_program_files
+from ips_components.config._functions import (
+    check_functions,
+    check_program_files,
+    takes_argument,
+)
 from ips_components.config._problems import Problems
 from ips_components.config._run import AnalyticsConfig, SimulationConfig, TimeLoop
 from ips_components.config._sections import ComponentSection, LaunchSection, Platform
@@ -201,6 +205,8 @@ def check_coupling(
                     "leave COUPLED out",
                 )
     if not drivers:
+        if keeps_checkpoints(conf):
+            _check_checkpoints(simulations, analytics, problems)
         if len(simulations) > 1:
             for each in analytics:
                 _check_described(each, simulations, problems)
@@ -262,6 +268,41 @@ def _check_described(
                 "graph for the description of an array by a program that is not launched yet",
                 f"[[ARRAYS]] with [[[name]]], SHAPE, DTYPE and SIMULATION = {simulation.port}",
             )
+
+
+def keeps_checkpoints(conf: ConfigObj) -> bool:
+    """Whether a config asks IPS to keep checkpoints."""
+    section = conf.get("CHECKPOINT")
+    return isinstance(section, Section) and str(section.get("NUM_CHECKPOINT", "0")).strip() != "0"
+
+
+def _check_checkpoints(
+    simulations: Sequence[SimulationConfig],
+    analytics: Sequence[AnalyticsConfig],
+    problems: Problems,
+) -> None:
+    """Check that what is analysed can be kept in the middle of a time loop."""
+    for each in (each for each in analytics if not each.source):
+        if len(simulations) > 1:
+            problems.add(
+                each.section,
+                "CHECKPOINT",
+                f"{len(simulations)} simulations feed the analysis, whose results over all steps "
+                "cannot be kept half way",
+                "let one simulation feed it, through windows (run.rolling), or take no "
+                "checkpoints: NUM_CHECKPOINT = 0 in [CHECKPOINT]",
+            )
+        for spec in filter(None, map(str.strip, each.analysis.split(","))):
+            if takes_argument(spec, each.input_dir, "run") is False:
+                problems.add(
+                    each.section,
+                    "ANALYSIS",
+                    f"{spec} takes no argument 'run', so that it returns results over all steps, "
+                    "which no checkpoint in the middle of the time loop can keep, but the config "
+                    "has [CHECKPOINT]",
+                    "use windows (def analysis(arrays, run), run.rolling), whose state is kept, "
+                    "or take no checkpoints: NUM_CHECKPOINT = 0 in [CHECKPOINT]",
+                )
 
 
 def _is_installed(package: str) -> bool:

@@ -97,14 +97,9 @@ def _check_arguments(
 ) -> None:
     """Compare what a function is given with what it takes, where the file says so plainly."""
     name = spec.partition(":")[2]
-    found = [
-        each
-        for each in tree.body
-        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == name
-    ]
-    if len(found) != 1 or found[0].decorator_list:
+    taken = _arguments(tree, name)
+    if taken is None:
         return
-    taken = found[0].args
     positional = [each.arg for each in (*taken.posonlyargs, *taken.args)]
     if not positional and taken.vararg is None:
         problems.add(
@@ -140,3 +135,27 @@ def _check_arguments(
                 f"{spec} needs the argument {argument!r}",
                 f"ANALYSIS_ARGS = {argument}=...",
             )
+
+
+def _arguments(tree: ast.Module, name: str) -> ast.arguments | None:
+    """Return the arguments of a function, None where the file does not say them plainly."""
+    found = [
+        each
+        for each in tree.body
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == name
+    ]
+    return found[0].args if len(found) == 1 and not found[0].decorator_list else None
+
+
+def takes_argument(spec: str, beside: str, argument: str) -> bool | None:
+    """Return whether a function takes an argument by name; None where that cannot be read."""
+    module, _, function = spec.partition(":")
+    source, problem = find_source(module, beside)
+    try:
+        tree = None if problem else parsed(source)
+    except SyntaxError:
+        return None
+    taken = None if tree is None else _arguments(tree, function)
+    if taken is None or taken.kwarg is not None:
+        return None
+    return argument in [each.arg for each in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]

@@ -20,6 +20,15 @@ class TimeLoop:
     n_steps: int | None = None
     times: tuple[float, ...] = ()
 
+    def after(self, time: float) -> int | None:
+        """Return how many of the times are after this one."""
+        if self.times:
+            return sum(each > time for each in self.times)
+        if self.n_steps is None or self.finish is None:
+            return None
+        width = (self.finish - self.start) / self.n_steps
+        return sum(self.start + i * width > time + 1e-9 * width for i in range(self.n_steps + 1))
+
     @property
     def intervals(self) -> int | None:
         """Steps that a driver of the usual form takes: one from each time to the next."""
@@ -357,6 +366,10 @@ class RunConfig:
     oversubscribe: bool = False
     attended: bool = True
     """Whether the driver is the one of this package: it launches every simulation once."""
+    checkpoints: bool = False
+    """Whether the config asks IPS to keep checkpoints."""
+    goes_on: Mapping[str, int] | None = None
+    """From where the launches of a restarted run go on: first_step, first_launch, published."""
 
     @property
     def coupled_ports(self) -> tuple[SimulationConfig, ...]:
@@ -371,11 +384,19 @@ class RunConfig:
         totals = {self.steps_of(each) for each in self.coupled_ports}
         return totals.pop() if len(totals) == 1 else None
 
+    @property
+    def launches(self) -> int | None:
+        """Launches of each simulation in the whole run, those before a restart included."""
+        if self.goes_on is None:
+            return self.times.intervals
+        left = self.times.after(self.checkpoint_time())
+        return None if left is None else self.goes_on["first_launch"] + left
+
     def steps_of(self, simulation: SimulationConfig) -> int | None:
         """Steps of a simulation in the whole run; None where nobody knows."""
         if self.attended:
             return self.times.n_steps
-        per_launch, launches = simulation.steps_per_launch, self.times.intervals
+        per_launch, launches = simulation.steps_per_launch, self.launches
         return None if per_launch is None or launches is None else per_launch * launches
 
     def launches_of(self, simulation: SimulationConfig) -> dict[str, Any]:
@@ -385,9 +406,11 @@ class RunConfig:
         return {
             "many": True,
             "steps": simulation.steps_per_launch,
-            "count": self.times.intervals,
+            "count": self.launches,
             "renumber": simulation.renumber,
             "retry": simulation.on_launch_failure == "retry",
+            "checkpoint": self.checkpoints,
+            **(self.goes_on or {}),
         }
 
     def checkpoint_time(self) -> float:

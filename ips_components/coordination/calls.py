@@ -24,6 +24,7 @@ from ips_components.coordination.messages import (
     SetHorizon,
     Sign,
     Stop,
+    WindowsSaved,
 )
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.placement import Placer
@@ -170,6 +171,10 @@ class AnalysisCalls:
 
     async def awaits(self, run: CoordinatedRun, call: Await) -> None:
         run.awaited = call.keys
+
+    async def windows_saved(self, run: CoordinatedRun, call: WindowsSaved) -> None:
+        run.windows.note(call.number, call.wrong)
+        run.notify()
 
     async def check(self, run: CoordinatedRun, call: Check) -> None:
         run.raise_if_failed()

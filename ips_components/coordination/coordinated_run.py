@@ -11,6 +11,7 @@ from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.settings import DEADLINES
+from ips_components.coordination.window_saves import WindowSaves
 from ips_components.deadlines import Deadline
 from ips_components.errors import ContractError, SimulationLost
 from ips_components.model.block import Block
@@ -33,7 +34,7 @@ class CoordinatedRun:
     ``flushing``, ``flushed``, ``departing``        `Ending`
     ``absent``                                      `Ending`
     ``launches``, ``expecting``, ``closed``         `WorkflowCalls`, through `launches`
-    ``published``, ``awaited``                      `AnalysisCalls`
+    ``published``, ``awaited``, ``windows``         `AnalysisCalls`
     ``state``                                       each service, through its methods
     =============================================== ==========================================
     """
@@ -72,6 +73,7 @@ class CoordinatedRun:
         self.expecting: set[str] = set()  # workers that do not expect the newest launch yet
         self.idle = False  # the ranks of the newest launch have closed their bridges
         self.published = Published()
+        self.windows = WindowSaves()
         self.awaited: list[Any] = []  # keys of the results that the analysis waits for next
         self.closed = False  # the workflow launches nothing any more
 

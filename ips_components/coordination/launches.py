@@ -65,6 +65,7 @@ def begin(run: CoordinatedRun, size: int) -> LaunchRecord:
             f"run {state.run}: launch {before.number} is still under way; a simulation is "
             "launched again only when its program has ended"
         )
+    settings = run.settings.get("launches", {})
     if run.contract is not None and before is not None and before.size != size:
         ragged = [array.spec.name for array in run.contract.arrays if array.spec.ragged]
         if ragged:
@@ -73,7 +74,7 @@ def begin(run: CoordinatedRun, size: int) -> LaunchRecord:
                 f"first, {before.size}, got {size}"
             )
     if before is None:
-        number = first = 0
+        number, first = int(settings.get("first_launch", 0)), int(settings.get("first_step", 0))
     elif before.ok:
         number, first = before.number + 1, next_step(run)
     else:  # the same again: what had been delivered stays
@@ -102,12 +103,36 @@ def _goes_on(run: CoordinatedRun) -> bool:
 
 def next_step(run: CoordinatedRun) -> int:
     """Return the step at which the next launch goes on."""
-    per_launch = run.settings.get("launches", {}).get("steps")
+    settings = run.settings.get("launches", {})
+    per_launch, first = settings.get("steps"), int(settings.get("first_step", 0))
     done = [launch for launch in run.launches if launch.ok]
     if per_launch is not None:
-        return len(done) * int(per_launch)
+        return first + len(done) * int(per_launch)
     last = [launch.last_step for launch in done if launch.last_step is not None]
-    return max(last, default=-1) + 1
+    return max(last, default=first - 1) + 1
+
+
+def position(run: CoordinatedRun) -> dict[str, int]:
+    """Return what a run must be given to go on from where this one is.
+
+    Raises
+    ------
+    ContractError
+        While a launch is under way, or after one that failed.
+    """
+    settings = run.settings.get("launches", {})
+    for launch in run.launches[-1:]:
+        if not launch.ok:
+            what = "is under way" if launch.ok is None else "has failed"
+            raise ContractError(
+                f"launch {launch.number} {what}; a checkpoint is taken between launches"
+            )
+    done = sum(bool(launch.ok) for launch in run.launches)
+    return {
+        "first_step": next_step(run),
+        "first_launch": int(settings.get("first_launch", 0)) + done,
+        "published": int(settings.get("published", 0)) + run.published.taken,
+    }
 
 
 def end(run: CoordinatedRun, launch: int, ok: bool) -> str:

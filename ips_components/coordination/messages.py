@@ -23,6 +23,8 @@ from ips_components.errors import ProtocolError
 STREAM_OP = "external-run"
 #: Name of the RPC handler on the scheduler.
 RPC = "external_run"
+#: Topic, with the run id behind it, of the checkpoints that windows are asked for.
+CHECKPOINT_TOPIC = "external-checkpoint-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,6 +476,23 @@ class AwaitQuiet(Call):
 
     NAME: ClassVar[str] = "quiet"
     timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCheckpoint(Call):
+    """Have the windows save what they need to go on; where launches and published values are."""
+
+    NAME: ClassVar[str] = "checkpoint"
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsSaved(Call):
+    """The windows have saved their state; ``number`` 0: for good, since they are over."""
+
+    NAME: ClassVar[str] = "windows_saved"
+    number: int
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ class Published:
     def __init__(self) -> None:
         self._waiting: list[tuple[int, bytes]] = []
         self._nbytes = 0
+        self.taken = 0
+        """Times that something was published and has been taken."""
 
     def add(self, step: int, values: bytes) -> None:
         """Keep the values of a step.
@@ -38,6 +40,7 @@ class Published:
         """Return what was published since the last call."""
         waiting, self._waiting = self._waiting, []
         self._nbytes = 0
+        self.taken += len(waiting)
         return waiting
 
 

@@ -88,13 +88,17 @@ class RunSettings:
         else: they are not.
     checkpoint
         File with the state of the analysis to go on from; empty for a new start.
+    windows
+        File with the state of its windows to go on from; empty for a new start.
     simulation
         Port of the simulation, for messages.
     launches
         Empty: the simulation is launched once. Else its launches put into the same arrays one
         after the other: ``steps`` (of each, None when they differ), ``renumber`` (ranks count from
         0 at every launch), ``retry`` (one that fails is launched again), ``count`` (how many there
-        will be, None when nobody knows).
+        will be, None when nobody knows), ``checkpoint`` (whether the workflow takes checkpoints).
+        A run that goes on from one also has ``first_step``, ``first_launch`` and ``published``
+        (how often something was published that the workflow has taken).
     partners
         Settings of further runs, as dicts: those of the other simulations that feed this
         analysis. Each has a run id, a token, receivers and ranks of its own.
@@ -125,6 +129,7 @@ class RunSettings:
     lanes: tuple[str, ...] = LANES
     security: str = "none"
     checkpoint: str = ""
+    windows: str = ""
     simulation: str = "the simulation"
     at_most: tuple[str, ...] = ()
     launches: Mapping[str, Any] = field(default_factory=dict)

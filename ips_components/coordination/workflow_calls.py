@@ -12,6 +12,7 @@ from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending
 from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.messages import (
+    CHECKPOINT_TOPIC,
     Abort,
     AwaitEnd,
     AwaitQuiet,
@@ -23,16 +24,20 @@ from ips_components.coordination.messages import (
     GetRecord,
     GetTerms,
     OpenLivePage,
+    TakeCheckpoint,
     TakePublished,
 )
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.progress import Progress
 from ips_components.coordination.published import is_quiet
+from ips_components.coordination.window_saves import NO_CHECKPOINT
 from ips_components.deadlines import Deadline
 from ips_components.errors import ContractError, DeadlineExceeded
 
 #: Seconds between two looks whether the scheduler has work.
 _POLL = 0.05
+#: Seconds after which the windows are asked again for their state.
+_AGAIN = 1.0
 
 
 class WorkflowCalls:
@@ -126,6 +131,41 @@ class WorkflowCalls:
                 f"within {call.timeout:g} s (STEP_TIME_OUT)"
             )
             await asyncio.sleep(_POLL)  # Dask has no signal for a scheduler without work
+
+    async def checkpoint(self, run: CoordinatedRun, call: TakeCheckpoint) -> dict[str, Any]:
+        """Have the windows save their state, with all data until now.
+
+        Returns
+        -------
+        dict
+            ``first_step``, ``first_launch``, ``published`` for the settings of the run that goes
+            on, and ``windows``: whether there is a state of windows.
+        """
+        deadline = Deadline(call.timeout)
+        run.raise_if_failed()
+        position = launches.position(run)
+        if run.contract is not None and not run.ahead:
+            raise ContractError(NO_CHECKPOINT)
+        if not run.launches:
+            return {**position, "windows": False}
+        await self.quiet(run, AwaitQuiet(call.timeout))
+        number = run.windows.ask()
+        request = {"number": number, "first_step": position["first_step"]}
+        while not run.windows.answered(number):
+            run.raise_if_failed()
+            deadline.raise_if_expired(
+                f"run {run.state.run}: the windows of the analysis did not save their state "
+                f"within {call.timeout:g} s (STEP_TIME_OUT)"
+            )
+            # Again and again, since a subscription takes its time.
+            self._scheduler.log_event(CHECKPOINT_TOPIC + run.state.run, request)
+            with contextlib.suppress(DeadlineExceeded):
+                await run.until(
+                    lambda: run.windows.answered(number) or run.over, _AGAIN, "the windows"
+                )
+        if run.windows.wrong:
+            raise ContractError(run.windows.wrong)
+        return {**position, "windows": True}
 
     async def abort(self, run: CoordinatedRun, call: Abort) -> None:
         """Fail what waits, and send the cause to the ranks."""

@@ -32,6 +32,7 @@ from ips_components.ips.coupling import (
 )
 from ips_components.ips.events import TOPIC as PROGRESS_TOPIC
 from ips_components.ips.events import ProgressEvents
+from ips_components.ips.loop_checkpoint import LoopState
 from ips_components.ips.multi_simulation import one_record, together
 from ips_components.ips.published import to_dataset, write_files
 from ips_components.ips.watch import ASK, Watch, end_together
@@ -59,6 +60,8 @@ class Analytics(Component):
     """File with the state that the analysis goes on from."""
     _new_state = ""
     """File with the state that it reached."""
+    _loop = LoopState()
+    """From where the time loop goes on."""
     _attended = False
     """Whether the driver watches the run, and writes its record."""
     _pool: AnalyticsPool | None = None
@@ -86,13 +89,15 @@ class Analytics(Component):
         self._attended = attended
         self._started = time.time()
         # A driver that is derived from ours is not known from the config, but says so here.
-        run_config = replace(ips_compat.run_config(self.services), attended=attended)
+        run_config = replace(
+            ips_compat.run_config(self.services), attended=attended, goes_on=self._loop.position
+        )
         run = new_run_id()
         run_dir = run_directory(run_config.sim_root, run, config.private)
         if config.input_files:
             self.services.stage_input_files(self.INPUT_FILES)
         pool = self._pool = AnalyticsPool(
-            self.services, config, run_config, run, run_dir, self._state
+            self.services, config, run_config, run, run_dir, self._state, self._loop.windows
         )
         self._known: dict[str, Any] = {
             "port": config.port,
@@ -115,22 +120,56 @@ class Analytics(Component):
         self._publish_state(OPEN)
         return self._known
 
-    def restart(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:
-        """The same, with the state of the analysis from a checkpoint."""
+    def restart(
+        self, timestamp: float = 0.0, *, attended: bool = False, **keywords: Any
+    ) -> dict[str, Any]:
+        """The same, with the state of the analysis from the checkpoint of RESTART_TIME.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such checkpoint, or it has no state of this analysis.
+        """
         from ips_components.analysis.checkpoint import FILE
 
-        root = ips_compat.run_config(self.services).restart_root
-        self.services.get_restart_files(root, timestamp, [FILE])
-        self._state = str(Path(self.services.get_working_dir(), FILE))
-        return self.init(timestamp, **keywords)
+        run_config = ips_compat.run_config(self.services)
+        if attended:
+            stamp = run_config.checkpoint_time()
+            self.services.get_restart_files(run_config.restart_root, stamp, [FILE])
+            self._state = str(Path(self.services.get_working_dir(), FILE))
+        else:
+            self._loop = LoopState.restored(self.services, run_config, self._config())
+        return self.init(timestamp, attended=attended, **keywords)
 
     def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> None:
-        """Keep the state that the analysis returned, if it did."""
+        """Keep the state of the analysis: what it returned, or in a time loop that of its windows.
+
+        Raises
+        ------
+        AnalyticsFailed
+            Before `init`.
+        ContractError
+            When an analysis cannot be kept half way.
+        """
         from ips_components.analysis.checkpoint import FILE
 
-        if self._new_state:
+        if not self._attended:
+            pool = self._open_pool("checkpoint")
+            if not pool.config.source:
+                self._keep(pool, timestamp)
+        elif self._new_state:
             shutil.copy(self._new_state, Path(self.services.get_working_dir(), FILE))
             self.services.save_restart_files(timestamp, [FILE])
+
+    def _keep(self, pool: AnalyticsPool, timestamp: Any) -> None:
+        from ips_components.errors import SimulationLost
+
+        try:
+            self._loop.keep(self.services, pool, timestamp)
+        except SimulationLost as error:  # the run has failed already
+            if pool.config.on_analytics_loss != "continue":
+                raise
+            self.services.warning("nothing of the analysis is kept: %s", error)
 
     def step(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """Write what the analysis has published since the last call.

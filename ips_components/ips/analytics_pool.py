@@ -31,6 +31,8 @@ class AnalyticsPool:
         Id and directory of the run.
     state
         File with the state that the analysis goes on from; empty for none.
+    windows
+        File with the state that its windows go on from; empty for none.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class AnalyticsPool:
         run: str,
         run_dir: Path,
         state: str = "",
+        windows: str = "",
     ) -> None:
         self.services = services
         self.config = config
@@ -54,6 +57,7 @@ class AnalyticsPool:
         self.address: dict[str, Any] = {"analysis": config.analysis}
         """Where the scheduler is, and what it is to compute."""
         self._state = state
+        self._windows = windows
 
     def start(self) -> None:
         """Start scheduler and workers, submit the analysis, and publish the contact files."""
@@ -218,6 +222,7 @@ class AnalyticsPool:
             lanes=config.lanes,
             security=config.security,
             checkpoint=self._state,
+            windows=self._windows,
             **{"memory_share": config.memory_share, "n_steps": n_steps, **changes},
         )
 

@@ -107,7 +107,7 @@ class Simulation(Component):
         if self._config().restart_files:
             run = ips_compat.run_config(self.services)
             self.services.get_restart_files(
-                run.restart_root, timestamp, list(self._config().restart_files)
+                run.restart_root, run.checkpoint_time(), list(self._config().restart_files)
             )
 
     # --- internals ------------------------------------------------------------------------------

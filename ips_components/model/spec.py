@@ -74,6 +74,15 @@ class StepAxis:
             return None
         return index
 
+    def index_from(self, step: int) -> int:
+        """Return the first time index that is not before a simulation step.
+
+        >>> axis = StepAxis(start=10, every=5, count=3)
+        >>> [axis.index_from(step) for step in (0, 10, 11, 20, 30)]
+        [0, 0, 1, 2, 3]
+        """
+        return min(max(0, -((self.start - step) // self.every)), self.length)
+
     def step(self, index: int) -> int:
         """Return the simulation step of a time index."""
         if index < 0 or index >= self.length:

@@ -21,7 +21,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).par
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 # Words in capitals that are no parameters of a config.
-OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "RUN_DIR", "INFO"}
+OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "NUM_CHECKPOINT", "RUN_DIR", "INFO"}
 OTHERS |= {"SCHED_BATCH", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVLOWAT"}  # the kernel's
 
 

@@ -24,8 +24,9 @@ class GenericDriver(Component):
         self.how = getattr(self, "CALL", "call")
         ports = {n: services.get_port(n) for n in names if n not in ("DRIVER", "INIT")}
         times = services.get_time_loop()
+        mode = services.get_config_param("SIMULATION_MODE")
         for name, port in ports.items():
-            self.do(name, port, "init", times[0])
+            self.do(name, port, "restart" if mode == "RESTART" else "init", times[0])
         for t in times[1:]:
             services.update_time_stamp(t)
             if self.how == "together":
