@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import socket
@@ -12,36 +11,31 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from enum import Enum, auto
-from hmac import compare_digest
 from typing import Any, Protocol
 
 import numpy as np
 
 from ips_components.errors import ProtocolError
-from ips_components.receiver.claims import Claim
 from ips_components.receiver.delivery import Delivery
+from ips_components.receiver.handshake import encrypt, read_hello
 from ips_components.receiver.outbox import Outbox
 from ips_components.receiver.peer import Peer
-from ips_components.receiver.reading import JOINED, PAUSED, READABLE, Closed, Input, Steps
+from ips_components.receiver.pieces import PieceReader
+from ips_components.receiver.rank_credit import RankCredit
+from ips_components.receiver.reading import AT_ONCE, JOINED, PAUSED, READABLE, Closed, Input, Steps
 from ips_components.receiver.slots import Acknowledgements, MappedSlots
-from ips_components.wire import framing, proof
+from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import Connection as State
 from ips_components.wire.protocol import check_hello
 from ips_components.wire.threads import be_patient
-from ips_components.wire.tls import TlsSocket, speaks_tls
+from ips_components.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 
 ANSWER_AT = 2  # pieces that may go without an answer until the maintenance thread's next turn
 READS_PER_TURN = 16  # of a connection that shares its thread with others
-UNENCRYPTED = (
-    "this receiver takes TCP connections with TLS only, but the contact file names no certificates "
-    "or the rank is in C or Fortran, which cannot speak TLS: run a Dask worker on the rank's node, "
-    "so that shared memory serves, or see SECURITY in the parameters"
-)
 _WHOLE = int(socket.MSG_WAITALL)
-_AT_ONCE = int(socket.MSG_DONTWAIT)
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
@@ -125,8 +119,7 @@ class Connection:
     field                    written by          guarded by
     ======================== =================== ==================================================
     ``peer, generation``     reader, at the join the lock of the `PeerTable`; then constant
-    ``_credited, wanted``    any thread          `_credit_lock`
-    ``_last_row``            reader              no lock: a stale row delays credit by one message
+    ``credit``               never               see `RankCredit`
     ``_urgent, _steps``      reader              no lock: the reader alone
     ``_ack_scheduled``       reader, maintenance no lock: a lost one is followed by the next piece
     ``last_ping``            maintenance         no lock: the maintenance thread alone
@@ -150,7 +143,7 @@ class Connection:
         self.generation = 0
         self.connected_at = self.last_ping = time.monotonic()
         self.silence: float | None = None  # seconds after which the peer counts as gone
-        self.wanted: dict[int, int] = {}  # array -> row for which the rank waits
+        self.credit = RankCredit()
         self.paused = False
         self._plain = sock
         self._tls = None if tls is None else TlsSocket(sock, tls, server_side=True)
@@ -159,9 +152,6 @@ class Connection:
         self._state = State.of_receiver()
         self._slots = MappedSlots()
         self._acks = Acknowledgements(lambda: owner.ack_now(self))
-        self._credit_lock = threading.Lock()
-        self._credited: dict[int, int] = {}
-        self._last_row: dict[int, int] = {}
         self._urgent = False
         self._ack_scheduled = False
         self._why = ""
@@ -228,39 +218,10 @@ class Connection:
         self.generation = generation
         self._outbox.enqueue(greeting)
 
-    def first_credit(self, watermarks: list[int]) -> list[m.Message]:
-        """Return the credit with which the rank begins, and note that it has it."""
-        with self._credit_lock:
-            self._credited = {array: mark for array, mark in enumerate(watermarks) if mark}
-            return [m.Credit(array, mark) for array, mark in self._credited.items()]
-
-    def want(self, message: m.Want) -> None:
-        """Note that the rank waits for credit."""
-        with self._credit_lock:
-            self.wanted[message.array] = message.row
-
-    def credit(self, watermarks: list[int]) -> None:
+    def send_credit(self, watermarks: list[int]) -> None:
         """Send credit when half of the last one is used up or the rank waits."""
-        if not any(self._is_due(array, mark) for array, mark in enumerate(watermarks)):
-            return  # the common case, without the lock
-        frames = []
-        with self._credit_lock:
-            for array, mark in enumerate(watermarks):
-                if self._is_due(array, mark):
-                    self._credited[array] = mark
-                    frames.append(m.Credit(array, mark))
-                    waits = self.wanted.get(array)
-                    if waits is not None and waits < mark:
-                        del self.wanted[array]
-        if frames:
+        if frames := self.credit.due(watermarks):
             self.send(*frames)
-
-    def _is_due(self, array: int, mark: int) -> bool:
-        credited = self._credited.get(array, 0)
-        if mark <= credited:
-            return False
-        used = self._last_row.get(array, -1) + 1
-        return array in self.wanted or credited - used <= (mark - used) // 2
 
     def ping(self, now: float, interval: float) -> None:
         """Send a sign of life when the last one is old."""
@@ -310,7 +271,7 @@ class Connection:
                     n = 0
                 else:
                     try:
-                        n = self._input.receive(target, _AT_ONCE)
+                        n = self._input.receive(target, AT_ONCE)
                     except BlockingIOError:
                         return Progress.DRAINED
                 self._target = self._steps.send(n)
@@ -361,62 +322,26 @@ class Connection:
     def _conversation(self) -> Steps:
         """Read what the rank sends, and act on it."""
         if self._tls is not None:
-            yield from self._encrypt(self._tls)
+            yield from encrypt(self._plain, self._tls)
         peer = yield from self._handshake()
         self._input.grow()
+        pieces = PieceReader(
+            peer,
+            self.generation,
+            self.delivery,
+            self._input,
+            self._slots,
+            self._acks,
+            self.owner.dtype,
+        )
         yield JOINED
         while True:
-            yield from self._frame(peer)
-
-    def _encrypt(self, tls: TlsSocket) -> Generator[memoryview, int, None]:
-        """Agree on encryption; a rank that comes without it gets an answer that it can read."""
-        begins: bool | None = None
-        waiting = True
-        while waiting:
-            try:
-                begins = speaks_tls(self._plain, _AT_ONCE)
-                waiting = False
-            except BlockingIOError:
-                yield READABLE
-        if begins is None:
-            raise Closed("the connection was closed by the rank's side")
-        if not begins:
-            refusal = framing.pack(m.Refused(UNENCRYPTED))
-            with contextlib.suppress(OSError):
-                # What lies unread when a socket is closed takes the answer with it.
-                self._plain.recv(1 << 16, _AT_ONCE)
-                self._plain.send(refusal, _AT_ONCE | socket.MSG_NOSIGNAL)
-            raise ProtocolError("it speaks without TLS, which this receiver requires")
-        while not tls.handshake(_AT_ONCE):
-            yield READABLE
-
-    def _read_hello(self, token: bytes) -> Generator[memoryview, int, m.Hello]:
-        """Answer a greeting, and read a hello; nothing of it is looked at before its proof."""
-        reading = self._input
-        header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
-        if header.op != m.Greeting.OP or header.body != proof.NONCE_BYTES:
-            raise ProtocolError(f"the first message must be a greeting, got message {header.op}")
-        nonces = bytes((yield from reading.take(proof.NONCE_BYTES))), proof.new_nonce()
-        self._state.received(m.Greeting(nonces[0]))
-        self.send(m.Challenge(nonces[1], proof.proof_of_receiver(token, *nonces)))
-        header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
-        if header.op != m.Hello.OP or header.body < m.HELLO_BYTES:
-            raise ProtocolError(f"the second message must be a hello, got message {header.op}")
-        fixed = bytes((yield from reading.take(m.HELLO_BYTES)))
-        if not compare_digest(fixed[: m.PROOF_BYTES], proof.proof_of_rank(token, *nonces)):
-            raise ProtocolError("a hello with a wrong token")
-        body = memoryview(bytearray(header.body))
-        body[: m.HELLO_BYTES] = fixed
-        yield from reading.read_into(body[m.HELLO_BYTES :])
-        hello = framing.parse(header, body)
-        self._state.received(hello)
-        assert isinstance(hello, m.Hello)
-        return hello
+            yield from self._frame(peer, pieces)
 
     def _handshake(self) -> Generator[memoryview | None, int, Peer]:
-        """Take a rank in."""
+        """Take a rank in, once the receiver can."""
         owner = self.owner
-        hello = yield from self._read_hello(owner.token)
+        hello = yield from read_hello(self._input, self._state, self.send, owner.token)
         self.name = f"rank {hello.rank} ({self.name})"
         try:
             check_hello(hello, owner.run)
@@ -430,7 +355,7 @@ class Connection:
         assert self.peer is not None
         return self.peer
 
-    def _frame(self, peer: Peer) -> Generator[memoryview, int, None]:
+    def _frame(self, peer: Peer, pieces: PieceReader) -> Generator[memoryview, int, None]:
         reading = self._input
         if reading.empty:
             self._settle()
@@ -445,11 +370,11 @@ class Connection:
         self._state.received(message)
         if isinstance(message, m.Piece):
             row = self.delivery.assembler.row(message.array, message.chunk)
-            self._last_row[message.array] = row
+            self.credit.note_row(message.array, row)
             if message.slot != m.NO_SLOT:
-                self._piece_in_slot(peer, message)
+                pieces.take_slot(message)
             else:
-                yield from self._piece(peer, message, header.data)
+                yield from pieces.receive(message, header.data)
         elif isinstance(message, m.Slot):
             self._slots.add(message, reading.pop_fd())
         elif isinstance(message, m.SlotDrop):
@@ -458,7 +383,7 @@ class Connection:
             self.owner.message(self, peer, message)
         if header.seq:
             with peer.lock:
-                self._check_current(peer)
+                peer.check_generation(self.generation)
                 peer.last_seq = max(peer.last_seq, header.seq)
             self._acks.note()
             self._urgent |= bool(header.op == m.Piece.OP and header.flags & m.Piece.ANSWER_NOW)
@@ -470,7 +395,7 @@ class Connection:
         has free slots and buffers, so that the maintenance thread sends most answers, several in
         one.
         """
-        self.credit(self.owner.watermarks)
+        self.send_credit(self.owner.watermarks)
         owed = self._acks.owed
         if owed >= ANSWER_AT or (owed and self._urgent):
             self._urgent = False
@@ -478,62 +403,6 @@ class Connection:
         elif owed and not self._ack_scheduled:
             self._ack_scheduled = True
             self.owner.ack_soon(self)
-
-    def _check_current(self, peer: Peer) -> None:
-        """Stop where the rank has another connection by now (the peer's lock is held)."""
-        if peer.generation != self.generation:
-            raise Closed("the rank has connected anew")
-
-    def _piece(self, peer: Peer, piece: m.Piece, nbytes: int) -> Generator[memoryview, int, None]:
-        """Receive a piece straight into its chunk."""
-        claim = self.delivery.begin(peer.rank, piece)
-        if claim is None:
-            yield from self._input.discard(nbytes)
-            return
-        try:
-            if claim.cells.nbytes != nbytes:
-                raise ProtocolError(
-                    f"a piece of {claim.cells.nbytes} bytes came with {nbytes} bytes"
-                )
-            yield from self._input.read_cells(claim.cells)
-            self._commit(peer, claim)
-        except BaseException:
-            self.delivery.abandon(claim)
-            raise
-
-    def _piece_in_slot(self, peer: Peer, piece: m.Piece) -> None:
-        """Take a piece that lies in shared memory: as the chunk itself, or by a copy."""
-        cells, slot = self._slots.cells(piece, self.owner.dtype(piece.array))
-        if cells.flags.c_contiguous and self._acks.may_hold(slot):
-            with peer.lock:
-                self._check_current(peer)
-                complete = self.delivery.adopt_slot(piece, cells)
-            if complete is not None:
-                self._acks.hold(slot.ring, (piece.slot, piece.generation), cells)
-                del cells
-                self.delivery.deliver(complete)
-                return
-        claim = self.delivery.begin(peer.rank, piece)
-        if claim is not None:
-            try:
-                if claim.cells.shape != cells.shape:
-                    raise ProtocolError(
-                        f"a piece of shape {cells.shape}, expected {claim.cells.shape}"
-                    )
-                np.copyto(claim.cells, cells)
-                self._commit(peer, claim)
-            except BaseException:
-                self.delivery.abandon(claim)
-                raise
-        # Only now: the rank may write into the slot as soon as it is released.
-        self._acks.release((piece.slot, piece.generation))
-
-    def _commit(self, peer: Peer, claim: Claim) -> None:
-        with peer.lock:
-            self._check_current(peer)
-            complete = self.delivery.commit(claim)
-        claim.clear()  # the last view must be that of the chunk's consumers
-        self.delivery.deliver(complete)
 
 
 def _do_nothing(connection: Connection) -> None:

@@ -69,10 +69,10 @@ class CreditPump:
 
     def want(self, connection: Connection, message: m.Want) -> None:
         """Note that a rank waits for credit."""
-        connection.want(message)
+        connection.credit.want(message)
         self.credit_wanted = True
         self._schedule(True)
-        connection.credit(self.watermarks)
+        connection.send_credit(self.watermarks)
 
     def collect(self) -> None:
         """Account for the chunks that were released."""
@@ -108,10 +108,10 @@ class CreditPump:
                 for connection in connections:
                     connection.send_bytes(frame)
             for connection in connections:
-                connection.credit(self.watermarks)
-            self.credit_wanted = self.any_drop_policy or any(c.wanted for c in connections)
+                connection.send_credit(self.watermarks)
+            self.credit_wanted = self.any_drop_policy or any(c.credit.wanted for c in connections)
 
     def greeting(self, connection: Connection) -> list[m.Message]:
         """Return the first credit of a connection, and the chunks that are requested again."""
         requests = [m.Resend(array, chunk) for array, chunk in self.assembler.asked()]
-        return [*connection.first_credit(self.watermarks), *requests]
+        return [*connection.credit.first(self.watermarks), *requests]

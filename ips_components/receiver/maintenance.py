@@ -218,7 +218,7 @@ class Maintenance:
         credit = self._credit
         if self._on_pressure is None or not credit.assembler.blocked:
             return
-        waiting = any(connection.wanted for connection in connections)
+        waiting = any(connection.credit.wanted for connection in connections)
         if waiting and now - credit.last_release >= self._pressure_after:
             credit.last_release = now
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from ips_components.receiver.reading import Closed
+
 
 class Peer:
     """A rank, from its first hello to its goodbye or its loss.
@@ -52,3 +54,14 @@ class Peer:
         self.why = ""
         self.left = False
         self.wants_contract = False
+
+    def check_generation(self, generation: int) -> None:
+        """Stop a connection when the rank has another one by now (the lock is held).
+
+        Raises
+        ------
+        Closed
+            The rank has a later generation.
+        """
+        if self.generation != generation:
+            raise Closed("the rank has connected anew")

@@ -36,6 +36,7 @@ READ_AHEAD = 64 << 10
 SCRATCH = 1 << 20  # strided pieces pass through this much, which stays in the cache
 PART = 16 << 20  # of a large piece; between parts the connection is seen to be alive
 MAX_FDS = 16
+AT_ONCE = int(socket.MSG_DONTWAIT)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _FD_SPACE = socket.CMSG_SPACE(MAX_FDS * 4)
 

@@ -30,7 +30,7 @@ buffer of one chunk        `PartialChunk`           ``PartialChunk.buffer_lock``
 admission, watermarks      `CreditPump`             ``CreditPump._pumping``
 frames to send             `Outbox`                 ``Outbox._lock``
 numbers and slots owed     `Acknowledgements`       ``Acknowledgements._lock``
-credit of a connection     `Connection`             ``Connection._credit_lock``
+credit of a connection     `RankCredit`             ``RankCredit._lock``
 read-ahead, mapped slots   `Input`, `MappedSlots`   the connection's reader alone
 timers                     `Maintenance`            its thread alone
 idle buffers               `BufferPool`             ``BufferPool._lock``
@@ -354,7 +354,7 @@ class Receiver:
             chunks=assembler.completed,
             open_chunks=assembler.open_chunks(),
             ranks=len(current),
-            waiting_ranks=sum(bool(connection.wanted) for connection in current),
+            waiting_ranks=sum(connection.credit.wanted for connection in current),
             pool_leased=pool.leased,
             pool_idle=pool.idle,
             lanes={
