@@ -140,7 +140,7 @@ class Delivery:
             deadline = deadline or time.monotonic() + self._deadlines["step"]
             if full is not None:
                 closed_since = None
-                if out.drops_when_full or mailbox.stop is not None:
+                if out.drops_when_full or (mailbox.stop is not None and not out.keeps_on):
                     return pieces, found, False
                 row = pieces[len(found)].chunk // out.n_space
                 self._ask_for_credit(full, out, row)

@@ -117,11 +117,23 @@ class Ending:
         """Resolve chunks beyond the end of a simulation that has *at most* so many steps.
 
         Returns whether that is under way. What stands for them goes to every worker, so that it
-        outlives each of them. Where other chunks are missing, too, the run has failed anyway.
+        outlives each of them. Where other chunks are missing, too, the run has failed anyway: also
+        where ranks saw the stop of the analysis at different steps, and some of the data beyond
+        the last common step have been used.
         """
-        last = run.state.last_put
-        if run.state.stop_reason:  # ranks may have seen the stop at different steps
+        last = newest = run.state.last_put
+        if run.state.stop_reason and newest is not None:
             last = run.state.last_common_step
+            if last is not None and self._has_come_between(run, last, newest):
+                self.fail(
+                    run,
+                    "simulation",
+                    "stopped at different steps",
+                    f"every rank has put step {last}, some have put step {newest}, and parts of "
+                    "the steps between were analysed; let all ranks stop at the same step: "
+                    "should_stop is to be called by all of them, with their communicator",
+                )
+                return True
         done = [each.last_step for each in run.launches if each.ok and each.last_step is not None]
         last = max([*done, -1 if last is None else last])
         if last < 0 or run.ahead or not run.has_tasks:
@@ -141,6 +153,23 @@ class Ending:
             if mine:
                 self._outbox.send(run, ResolveAbsent(number, mine))
         return bool(waiting)
+
+    def _has_come_between(self, run: CoordinatedRun, last: int, newest: int) -> bool:
+        """Tell whether a chunk has come of steps that some ranks have put and others have not."""
+        if run.ahead or not run.has_tasks:
+            return False
+        waiting = set(self._tasks.waiting(run.state.run))
+        for array in run.agreed.arrays:
+            axis = array.spec.steps
+            rows = range(array.layout.numblocks[0]) if axis.at_most else ()
+            beyond = [
+                row for row in rows if last < axis.step(array.layout.bounds(0, row)[0]) <= newest
+            ]
+            if beyond:
+                needed = array.needed_ids(beyond[0], beyond[-1] + 1).tolist()
+                if any(array.key(chunk) not in waiting for chunk in needed):
+                    return True
+        return False
 
     def _still_to_come(self, run: CoordinatedRun) -> bool:
         """Whether ranks are sending something again that they had put."""

@@ -111,7 +111,10 @@ int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
         } else {
             gone_since = 0;
         }
-        if (lacking && (b->stop || (a->contract->drop && now - lacking->opened_at > FIRST_CREDIT_GRACE)))
+        /* With at most n steps a step that has begun is put by all ranks, stop or not. */
+        bool stopped = b->stop && !a->contract->at_most;
+        bool full = a->contract->drop && lacking && now - lacking->opened_at > FIRST_CREDIT_GRACE;
+        if (lacking && (stopped || full))
             return IPS_BRIDGE_OK;
         if (lacking && !want(lacking, a, row))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");

@@ -4,7 +4,7 @@
 
 #include "ips_contract.h"
 
-enum { RAGGED = 1, DROP = 2, OPEN = 4 };
+enum { RAGGED = 1, DROP = 2, OPEN = 4, AT_MOST = 8 };
 
 /* Bounds that keep all later arithmetic inside 64 bits. */
 static const int64_t OPEN_ENDED = (int64_t)1 << 40, MAX_LENGTH = (int64_t)1 << 48;
@@ -172,6 +172,7 @@ static void read_array(reader *r, agreement *a)
         refuse(r, "the contract names a type of cells that this library does not know");
     a->ragged = flags & RAGGED;
     a->drop = flags & DROP;
+    a->at_most = flags & AT_MOST;
     if (flags & OPEN)
         a->steps = -1;
     else if (a->steps < 1 || a->steps >= OPEN_ENDED)

@@ -28,7 +28,7 @@ typedef struct chunk_axis {
 typedef struct agreement {
     char *name, *dtype;
     int64_t itemsize;
-    bool ragged, drop;
+    bool ragged, drop, at_most;
     int64_t first, every, steps; /* steps -1: open-ended */
     int ndim;
     int64_t shape[MAX_NDIM];
