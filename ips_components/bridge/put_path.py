@@ -12,7 +12,15 @@ import numpy as np
 from ips_components.bridge.connection import Connection, Item, LinkState
 from ips_components.bridge.delivery import Delivery, Find
 from ips_components.bridge.outgoing import Cells, FastPlan, Offset, OutgoingArray, Scratch
-from ips_components.bridge.slots import CACHE_LINE, BorrowedMemory, Place, Ring, Slot, Stored
+from ips_components.bridge.slots import (
+    CACHE_LINE,
+    BorrowedMemory,
+    Place,
+    Ring,
+    Slot,
+    Stored,
+    view,
+)
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError
 from ips_components.model.pieces import BlockPlan, Piece
@@ -168,7 +176,7 @@ class PutPath:
         stored = []
         at = 0
         for i, piece in enumerate(pieces):
-            source = cells[piece.src]
+            source = view(cells, piece.src)
             place = slot.place(i, out.ordinal, piece, source, at)
             place.cells[...] = source
             stored.append(Stored(out.ordinal, t, piece, place))
@@ -258,7 +266,7 @@ class PutPath:
         while admitted:
             memory = BorrowedMemory(wanted)
             stored = [
-                Stored(out.ordinal, t, piece, Place(piece.src, cells[piece.src]))
+                Stored(out.ordinal, t, piece, Place(piece.src, view(cells, piece.src)))
                 for piece in pieces
             ]
             if self.delivery.send_borrowed(memory, stored, connections):

@@ -131,7 +131,7 @@ class Slot(SlotLife):
         if whole is None:
             raise BridgeError("a part of a block that is not computed in place")
         starts = [cut.start * stride for cut, stride in zip(piece.src, whole.strides, strict=True)]
-        return self._lay(i, array, piece, whole[piece.src], sum(starts))
+        return self._lay(i, array, piece, view(whole, piece.src), sum(starts))
 
     def place(
         self, i: int, array: int, piece: Piece, source: np.ndarray[Any, Any], at: int
@@ -357,6 +357,13 @@ class Ring:
             for stored in slot.stored
             if stored.array == array and stored.piece.chunk == chunk
         ]
+
+
+def view(cells: np.ndarray[Any, Any], src: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+    """Return a part of an array; without dimensions too, where NumPy would give a scalar."""
+    index: Any = (*src, ...)
+    part: np.ndarray[Any, Any] = cells[index]
+    return part
 
 
 def _for_replay(sizes: list[int]) -> int:

@@ -163,13 +163,17 @@ must belong to exactly one block (give blocks without their halo)
 def dims_create(size: int, ndim: int) -> tuple[int, ...]:
     """Factor a number of ranks into a balanced grid, the larger factors first (MPI_Dims_create).
 
+    Without any dimension there is a single cell, and a grid of one rank.
+
     Examples
     --------
-    >>> dims_create(12, 2), dims_create(8, 3), dims_create(7, 2)
-    ((4, 3), (2, 2, 2), (7, 1))
+    >>> dims_create(12, 2), dims_create(8, 3), dims_create(7, 2), dims_create(1, 0)
+    ((4, 3), (2, 2, 2), (7, 1), ())
     """
-    if size < 1 or ndim < 1:
-        raise GeometryError(f"expected size >= 1 and ndim >= 1, got {size} and {ndim}")
+    if size < 1 or ndim < 0:
+        raise GeometryError(f"expected size >= 1 and ndim >= 0, got {size} and {ndim}")
+    if not ndim:
+        return ()
 
     def grids(n: int, k: int, at_most: int) -> Iterable[tuple[int, ...]]:
         if k == 1:

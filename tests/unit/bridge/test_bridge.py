@@ -141,6 +141,22 @@ def test_blocks_in_place(tmp_path, lanes):
         assert np.array_equal(assembled(contract, 0, sinks), field)
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["put", "in place"])
+@pytest.mark.parametrize("dtype", ["f8", ">i4"])
+def test_an_array_of_a_single_cell(tmp_path, lanes, dtype, in_place):
+    spec = ArraySpec("e", dtype, (), StepAxis(count=12))
+    options = {"lanes": lanes}
+    with receivers(tmp_path, agree(spec), contact_options=options) as (file, _, sinks):
+        with Bridge(contact=file) as bridge:
+            for step in range(12):
+                if in_place:
+                    with bridge.block("e", step) as cell:
+                        cell[...] = step + 1
+                else:
+                    bridge.put("e", step, np.asarray(step + 1, dtype))
+        assert np.array_equal(assembled(agree(spec), 0, sinks), np.arange(1, 13))
+
+
 def test_a_body_that_raises_publishes_nothing(tmp_path, lanes):
     contract = agree(SPEC)
     with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, sinks):
