@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.gaps import first_gap
 from ips_components.coordination.messages import (
     Flush,
     ReleaseRanks,
@@ -102,11 +103,16 @@ class Ending:
             return
         ending = run.state.ending(run.settings.get("n_steps"))
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
-        remaining = 0
+        remaining, gap = 0, ""
         if run.has_tasks:
-            remaining = self._tasks.fail_remaining(run.state.run, SimulationLost(reason))
+            gap = first_gap(run, self._tasks.waiting(run.state.run))
+            remaining = self._tasks.fail_remaining(
+                run.state.run, SimulationLost(f"{gap}; {reason}" if gap else reason)
+            )
         if remaining and not run.state.stop_reason and not run.ahead:
-            self.fail(run, "simulation", "ended early", f"{ending}; {remaining} chunks never came")
+            what = "left out a step" if gap else "ended early"
+            cause = f"{gap}; {ending}" if gap else ending
+            self.fail(run, "simulation", what, f"{cause}; {remaining} chunks never came")
         else:
             run.state.end()
             self._outbox.send(run, ReleaseRanks())

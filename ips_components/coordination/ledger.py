@@ -186,6 +186,14 @@ class Ledger:
         """One entry, summed over ranks and arrays."""
         return int(self._totals()[:, UNITS.index(unit), ENTRIES.index(entry)].sum())
 
+    def blocks_put(self, name: str, n_ranks: int) -> list[int]:
+        """Blocks of an array that each rank of the newest launch has put."""
+        counts = np.zeros(n_ranks, np.int64)
+        if (column := self._columns.get(name)) is not None:
+            known = self._counts[:n_ranks, column, _BLOCKS, _PRODUCED]
+            counts[: len(known)] = known
+        return [int(count) for count in counts]
+
     def imbalances(self) -> list[str]:
         """One sentence for each array and unit that does not add up."""
         return [

@@ -202,6 +202,13 @@ class RunState:
             return None
         return min((self._last_steps[rank] for rank in range(self.n_ranks)), default=None)
 
+    def newest_steps(self) -> NDArray[np.int64]:
+        """The newest step that each rank of this launch has put, as far as is known; else -1."""
+        newest = self.steps.newest_of(self.n_ranks or 0)
+        for rank, step in self._last_steps.items():
+            newest[rank] = max(newest[rank], step)
+        return newest
+
     @property
     def steps_done(self) -> int:
         """Steps that all ranks have put."""

@@ -127,6 +127,23 @@ class Steps(Mapping[int, Step]):
         self.complete += 1
         return entry
 
+    def ranks_of(self, step: int, n_ranks: int) -> NDArray[np.bool_] | None:
+        """Return which ranks have put a step; None if that is not remembered."""
+        entry = self._kept.get(step)
+        if entry is None:
+            return None if step <= self._newest_gone else np.zeros(n_ranks, bool)
+        if entry.complete is not None:
+            return np.ones(n_ranks, bool)
+        return None if entry.ranks is None else _padded(entry.ranks, n_ranks)
+
+    def newest_of(self, n_ranks: int) -> NDArray[np.int64]:
+        """Return the newest step that each rank has put, as far as is remembered; -1 before any."""
+        newest = np.full(n_ranks, -1)
+        for step in self._kept:
+            if (put := self.ranks_of(step, n_ranks)) is not None:
+                newest[put & (newest < step)] = step
+        return newest
+
     def begin_launch(self) -> None:
         """Forget which ranks have put a step that is not complete: others will put it."""
         for entry in self._kept.values():
@@ -172,6 +189,10 @@ class Steps(Mapping[int, Step]):
     def to_json(self) -> list[dict[str, Any]]:
         """Return the steps that are kept, by number."""
         return [self._kept[step].to_json(step) for step in sorted(self._kept)]
+
+
+def _padded(ranks: NDArray[np.bool_], n_ranks: int) -> NDArray[np.bool_]:
+    return np.pad(ranks[:n_ranks], (0, max(n_ranks - len(ranks), 0)))
 
 
 def _remember(steps: dict[int, None], step: int, limit: int) -> None:

@@ -792,3 +792,55 @@ def test_versions_of_a_model_of_some_mebibytes_come_whole(cluster, coupled):
     future.result(30)
     assert wait_for_end(cluster, name, 20)["phase"] == "ended"
     assert outcomes[0] == sorted(outcomes[0]) and len(outcomes[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("skips", "said"),
+    [
+        ({0, 1, 2, 3}, "step 5 of array 'temperature' was put by no rank, but step 11 was"),
+        ({2}, "step 5 of array 'temperature' was not put by rank 2, but step 11 was"),
+    ],
+)
+def test_a_step_that_ranks_leave_out_is_named_with_them(cluster, coupled, skips, said):
+    def ranks(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
+            for step in range(STEPS):
+                if step != 5 or rank not in skips:
+                    bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, _ = coupled("mean_and_slice", ranks)
+    with pytest.raises(SimulationLost, match=said):
+        future.result(30)
+    record = wait_for_end(cluster, name, 20)
+    assert record["fatal"]["cause"].count(said) == 1
+
+
+def test_an_array_that_a_rank_leaves_out_in_a_step_is_named(cluster, coupled):
+    """The rank has put the step, but not all arrays in it."""
+
+    def both(rank):
+        y, x = RANKS[rank]
+        return [
+            Array(name, (NY, NX), "f8", offset=(y, x), dims=("y", "x"), steps=STEPS)
+            for name in ("temperature", "pressure")
+        ]
+
+    def ranks(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=both(rank), rank=rank, size=len(RANKS)) as bridge:
+            for step in range(STEPS):
+                block = field(step)[y : y + 4, x : x + 3]
+                bridge.put("temperature", step, block)
+                if step != 5 or rank != 2:
+                    bridge.put("pressure", step, block)
+
+    name, future, _, _ = coupled("both_means", ranks)
+    said = "rank 2 has put array 'pressure' in 11 steps, rank [013] in 12"
+    with pytest.raises(SimulationLost, match=said):
+        future.result(30)
+    assert wait_for_end(cluster, name, 20)["fatal"]["what"] == "left out a step"
+
+
+def both_means(arrays):
+    return {name: arrays[name].mean(axis=0) for name in ("temperature", "pressure")}

@@ -1,0 +1,93 @@
+"""Steps that ranks have left out: why chunks wait although the simulation went on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.model.array_contract import ArrayContract
+from ips_components.model.pieces import BlockPlan, ranks_of
+
+#: Chunks that are looked at, in the order of their steps.
+LOOK_AT = 100
+
+
+def first_gap(run: CoordinatedRun, waiting: Iterable[Any]) -> str:
+    """Return which step which ranks have left out; empty if no step is known to be left out.
+
+    Parameters
+    ----------
+    run : CoordinatedRun
+        A run with a contract.
+    waiting : iterable of keys
+        Chunks that have not arrived. A rank that has not come as far as their steps has left out
+        none; nothing that it has put may still be under way.
+    """
+    arrays = {array.name: array for array in run.agreed.arrays}
+
+    def first_step(key: Any) -> tuple[int, str]:
+        array = arrays[key[0]]
+        return array.spec.steps.step(array.layout.bounds(0, key[1])[0]), str(key)
+
+    newest = run.state.newest_steps()
+    for key in sorted(waiting, key=first_step)[:LOOK_AT]:
+        array = arrays[key[0]]
+        chunk = array.layout.ravel(key[1:])
+        for t in range(*array.layout.bounds(0, key[1])):
+            if said := _left_out(run, array, chunk, t, newest):
+                return said
+    return ""
+
+
+def _left_out(
+    run: CoordinatedRun, array: ArrayContract, chunk: int, t: int, newest: np.ndarray
+) -> str:
+    step, name = array.spec.steps.step(t), array.spec.name
+    ranks = _contributors(run, array, chunk, t)
+    put = run.state.steps.ranks_of(step, len(newest))
+    if put is None:  # not remembered
+        return ""
+    lacking = [rank for rank in ranks if not put[rank] and newest[rank] > step]
+    if lacking:
+        others = f" and {len(lacking) - 1} more" if lacking[1:] else ""
+        by = "put by no rank" if lacking == ranks else f"not put by rank {lacking[0]}{others}"
+        return (
+            f"step {step} of array {name!r} was {by}, but step {newest[lacking].max()} was; put "
+            "every step that the array is described with, or describe it with the steps that are "
+            "put (steps = start:stop:every)"
+        )
+    # Accounts can be compared once they are final.
+    if ranks and put[ranks].all() and not run.state.missing_goodbyes:
+        return _array_left_out(run, array, ranks)
+    return ""
+
+
+def _array_left_out(run: CoordinatedRun, array: ArrayContract, ranks: list[int]) -> str:
+    """Of a step that every rank has put: say which rank has put less of this array."""
+    name = array.spec.name
+    counts = run.state.ledger.blocks_put(name, run.state.n_ranks or 0)
+    blocks = run.blocks.get(name, {})
+    steps = {rank: counts[rank] // max(len(blocks.get(rank, ())), 1) for rank in ranks}
+    least, most = min(steps, key=steps.__getitem__), max(steps, key=steps.__getitem__)
+    if steps[least] == steps[most]:
+        return ""
+    return (
+        f"rank {least} has put array {name!r} in {steps[least]} steps, rank {most} in "
+        f"{steps[most]}; all ranks must put an array in the same steps"
+    )
+
+
+def _contributors(run: CoordinatedRun, array: ArrayContract, chunk: int, t: int) -> list[int]:
+    """Return the ranks parts of whose blocks belong to a chunk at a time index."""
+    size = run.state.n_ranks or 0
+    if array.spec.ragged:
+        index = array.layout.unravel(chunk)
+        return list(ranks_of(index[1], array.layout.numblocks[1], size))
+    return [
+        rank
+        for rank, blocks in sorted(run.blocks.get(array.spec.name, {}).items())
+        if any(piece.chunk == chunk for block in blocks for piece in BlockPlan(array, block).at(t))
+    ]
