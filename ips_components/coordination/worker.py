@@ -331,10 +331,10 @@ class WorkerSession:
     def _spill(self, nbytes: int) -> None:
         if self.worker.state.executing_count or self.worker.state.ready:
             return  # consumers are at work; what they finish comes back as credit
-        evict = getattr(self.worker.data, "evict", None)
+        data: Any = self.worker.data
         freed = 0
-        while evict is not None and freed < nbytes:
-            weight = evict()
+        while freed < nbytes and getattr(data, "fast", None):  # it has a disk, and holds something
+            weight = data.evict()
             if weight <= 0:
                 break
             freed += weight

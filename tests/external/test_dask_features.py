@@ -22,6 +22,8 @@ from external_helpers import (
     until,
 )
 
+from ips_components.coordination.settings import RunSettings
+from ips_components.coordination.worker import WorkerSession
 from ips_components.external.state import State
 
 
@@ -164,6 +166,19 @@ async def test_external_data_spill_to_disk_and_come_back(c, s, a):
     await until(lambda: len(a.data.slow) > 0, "something to be spilled")
     await external_of(a).provide({key(15): chunk(15, (size,))})
     assert await total == size * 120
+
+
+@gen_cluster(client=True, nthreads=[("127.0.0.1", 1)], worker_kwargs={"memory_limit": "40 MiB"})
+async def test_ranks_that_wait_for_memory_have_dask_spill_what_there_is(c, s, a):
+    """Also when the worker holds nothing that could be spilled."""
+    session = WorkerSession(RunSettings(run="r", token="5e" * 32, analysis="a:b"), a, external=None)
+    session._spill(1 << 20)
+    assert not a.data.slow
+    held = c.submit(np.ones, 1 << 18, key="held")
+    await held
+    session._spill(1 << 20)
+    assert list(a.data.slow) == ["held"]
+    session._spill(1 << 20)
 
 
 @gen_cluster(client=True, nthreads=[("127.0.0.1", 1)])
