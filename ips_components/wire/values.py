@@ -15,6 +15,7 @@ FLOAT, INTEGER, TEXT, JSON = range(4)
 MAX_MODEL_ARRAY = 60 << 20  # bytes as sent; a frame of feedback has at most 64 MiB
 NO_MORE = Feedback("", 0, TEXT)
 """The last message of an analysis: a value without a name says that no other one will come."""
+_MAX_INTEGER = (1 << 63) - 1
 _DTYPES = {FLOAT: np.dtype("<f8"), INTEGER: np.dtype("<i8")}
 
 
@@ -30,6 +31,11 @@ def encode(name: str, step: int, value: Any) -> Feedback:
     value
         A number, an array of numbers, a text, or anything that JSON can express.
 
+    Raises
+    ------
+    ProtocolError
+        If the value is none of these, or an integer has more than 64 bits with its sign.
+
     Examples
     --------
     >>> decode(encode("gain", 3, 0.5)), decode(encode("mode", 3, "fast"))
@@ -40,6 +46,11 @@ def encode(name: str, step: int, value: Any) -> Feedback:
     array = np.asarray(value) if not isinstance(value, (dict, list, tuple)) else None
     if array is not None and array.dtype.kind in "biuf" and array.ndim < 16:
         kind = FLOAT if array.dtype.kind == "f" else INTEGER
+        if array.dtype == np.uint64 and array.size and array.max() > _MAX_INTEGER:
+            raise ProtocolError(
+                f"feedback {name!r}: {array.max()} is larger than {_MAX_INTEGER}, the largest "
+                "integer that ranks take; send it as a float or a text"
+            )
         cells = np.ascontiguousarray(array, dtype=_DTYPES[kind])
         return Feedback(name, step, kind, array.shape, cells.tobytes())
     try:
