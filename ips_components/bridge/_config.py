@@ -107,20 +107,26 @@ def library(*, shared: bool = False) -> Path:
     Raises
     ------
     BridgeError
-        When there is no compiler, or it fails.
+        When there is no compiler, or it fails, or there is no place for the library.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     flags = shlex.split(os.environ.get("CFLAGS", "-O2 -g"))
     identity = hashlib.sha256(repr((compiler, flags, os.uname().machine)).encode())
     for path in (*sources(), *sorted(SOURCES.glob("*.h"))):
         identity.update(path.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     # One kind of library in each folder, so that -lips_bridge finds this one.
     kind = "shared" if shared else "static"
     directory = cache / "ips_components" / f"c-{__version__}-{identity.hexdigest()[:16]}" / kind
     target = directory / ("libips_bridge.so" if shared else LIBRARY)
     if not target.exists():
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BridgeError(
+                f"the library cannot be kept in {directory}: {error.strerror}; set XDG_CACHE_HOME "
+                "to a directory that you may write"
+            ) from None
         # Another process may do the same: the complete library replaces its, which is the same.
         with tempfile.TemporaryDirectory(dir=directory) as work:
             if shared:

@@ -175,6 +175,14 @@ def test_without_a_compiler_it_says_so(capsys, monkeypatch):
     assert _config.main([]) == 2
 
 
+def test_without_a_place_for_the_library_it_says_where_to_put_it(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    assert _config.main(["--libs"]) == 1
+    said = capsys.readouterr().err
+    assert "Not a directory; set XDG_CACHE_HOME to a directory that you may write" in said
+
+
 def test_all_files_say_the_same_version():
     header = (LIBRARY / "ips_bridge.h").read_text()
     assert f'#define IPS_BRIDGE_VERSION "{__version__}"' in header
