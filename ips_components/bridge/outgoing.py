@@ -109,6 +109,7 @@ class OutgoingArray:
         axis = spec.steps if spec is not None else StepAxis()
         self.first, self.every = axis.start, axis.every
         self.n_space = contract.layout.n_space if contract is not None else 1
+        self.steps_per_chunk = 1 if contract is None else max(contract.layout.chunks[0])
         # With at most n steps a step that has begun is put by all ranks, stop or not.
         self.keeps_on = axis.at_most
         self.drops_when_full = contract is not None and contract.policy == "drop"

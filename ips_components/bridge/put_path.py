@@ -47,7 +47,7 @@ class PutPath:
     arrays
         By name, those that nobody needs included.
     replay
-        Number of steps that can be sent again.
+        Number of steps that can be sent again; with 0 none, else those of a whole chunk at least.
     shared
         Whether receivers on this machine may map slots.
     rank
@@ -232,7 +232,8 @@ class PutPath:
         nth = out.nth if out.last_step == step else 0
         out.nth = nth + 1
         while len(rings) <= nth:
-            rings.append(Ring(self._replay, self._shared, self.delivery.replay))
+            replay = max(self._replay, out.steps_per_chunk) if self._replay else 0
+            rings.append(Ring(replay, self._shared, self.delivery.replay))
         return rings[nth]
 
     # -- from the caller's memory ------------------------------------------------------------------

@@ -536,6 +536,28 @@ def test_another_receiver_takes_over(start, sinks, tmp_path):
         assert not made[0].missed
 
 
+def test_a_chunk_of_many_steps_moves_when_some_of_them_are_put(start, sinks, tmp_path):
+    """Its receiver dies after five of eight steps, which are more than REPLAY_STEPS."""
+    spec = spec_of(count=8)
+    made = sinks(2)
+    contract = agree(spec, receivers=2, chunks=(8, 8, 12))
+    array = contract.arrays[0]
+    (dying,) = {array.placement.owner(0)}
+    with coupling(tmp_path, made, contract, options={"replay_steps": 1}) as (contact, receivers):
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(5):
+            rank("put", "t", step, "C")
+        rank("wait", 5)
+        receivers[dying].close()
+        after, other = replace(array.placement, [1 - dying]), receivers[1 - dying]
+        other.set_placement({0: after}, [other.endpoint], [(0, 0)])
+        for step in range(5, 8):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        right(contract, made[1 - dying])
+        assert not made[1 - dying].missed
+
+
 @pytest.mark.parametrize("policy", ["continue", "abort"])
 @pytest.mark.parametrize("limits", [{"connect": 0.4}, {"connect": 2.0, "step": 0.5}])
 def test_all_receivers_are_lost(start, sinks, tmp_path, policy, limits):

@@ -283,12 +283,14 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     return code;
 }
 
-/* How many slots may have a descriptor: half of what the process may open is the program's. */
+/* How many slots may have a descriptor: half of what the process may open is the program's, and
+ * receivers map so many (wire/leases.py). */
 static size_t descriptors_for_slots(void)
 {
+    const size_t mapped = 4096;
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == RLIM_INFINITY)
-        return SIZE_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur / 2 > mapped)
+        return mapped;
     return (size_t)limit.rlim_cur / 2;
 }
 

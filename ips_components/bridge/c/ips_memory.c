@@ -1,18 +1,14 @@
 /* Memory between put and the receivers: slots, and copies into them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "ips_memory.h"
 
 /* Touching memory in steps of the smallest page serves larger ones too. */
-enum { PAGE = 4096, HUGE_PAGE = 2 << 20, MAX_SHARED = 4096 /* as wire/leases.py */ };
-
-static atomic_uint descriptors; /* of all slots in this process */
+enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
 
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
@@ -24,23 +20,10 @@ static atomic_uint descriptors; /* of all slots in this process */
 #define F_SEAL_FUTURE_WRITE 0x10
 #endif
 
-/* Half of the descriptors that the process may have are left to the program. */
-static bool may_take_descriptor(void)
-{
-    struct rlimit limit;
-    unsigned taken = atomic_load(&descriptors);
-    if (taken >= MAX_SHARED)
-        return false;
-    return getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
-           taken < limit.rlim_cur / 2;
-}
-
 /* A mapping of a sealed descriptor that receivers may map too; -1 where there can be none. */
 static int shared_memory(size_t size, void **memory)
 {
     int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW;
-    if (!may_take_descriptor())
-        return -1;
     int fd = memfd_create("ips-components-slot", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
@@ -50,10 +33,8 @@ static int shared_memory(size_t size, void **memory)
     /* After this mapping nobody can make another writable one, or change the size. Kernels before
      * 5.1 do not know the seal against future writing. */
     if (*memory != MAP_FAILED && (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE) == 0 ||
-                                  fcntl(fd, F_ADD_SEALS, seals) == 0)) {
-        atomic_fetch_add(&descriptors, 1);
+                                  fcntl(fd, F_ADD_SEALS, seals) == 0))
         return fd;
-    }
     if (*memory != MAP_FAILED)
         munmap(*memory, size);
     close(fd);
@@ -98,10 +79,8 @@ void ipsb_slot_free(slot *s)
     if (!s)
         return;
     munmap(s->memory, s->size);
-    if (s->fd >= 0) {
+    if (s->fd >= 0)
         close(s->fd);
-        atomic_fetch_sub(&descriptors, 1);
-    }
     free(s->stored);
     free(s->numbers);
     free(s->announced);

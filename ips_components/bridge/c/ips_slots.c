@@ -12,6 +12,16 @@ static bool has_one_owner(const agreement *c)
     return true;
 }
 
+/* Slots of a ring at most: steps that can be sent again are those of a whole chunk, or more. */
+static uint32_t length_of_ring(const ips_bridge *b, const agreement *c)
+{
+    const int64_t longest = 1 << 20;
+    int64_t steps = b->contact.replay_steps;
+    for (int i = 0; steps && i < c->chunks[0].n_runs; i++)
+        steps = c->chunks[0].runs[i].size > steps ? c->chunks[0].runs[i].size : steps;
+    return (uint32_t)(steps < longest ? steps : longest) + NEEDED;
+}
+
 /* The n-th block of an array in a step, put or begun, has the n-th ring. */
 ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
 {
@@ -24,7 +34,7 @@ ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
         if (!more)
             return NULL;
         a->rings = more;
-        a->rings[nth] = (ring){.number = b->next_ring++, .length = b->contact.replay_steps + NEEDED};
+        a->rings[nth] = (ring){.number = b->next_ring++, .length = length_of_ring(b, a->contract)};
         a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
         a->rings[nth].holders = calloc(1, sizeof(holders));
         if (!a->rings[nth].slots || !a->rings[nth].holders) {
