@@ -221,8 +221,9 @@ class PutPath:
             out.dropped_blocks += 1
             out.dropped_bytes += wanted
             for piece in pieces:
-                connection = self._connections.get(piece.receiver)
-                if connection is not None:
+                self._connections.get(piece.receiver)  # connects where it is new
+                connection = self._connections.by_ordinal.get(piece.receiver)
+                if connection is not None:  # sent again after a reconnect, like a piece
                     dropped = partial(m.Dropped, out.ordinal, piece.chunk)
                     self.delivery.send_numbered(connection, dropped)
 

@@ -413,8 +413,9 @@ def _check(case: Case, analysis: Analysis, ears: list[Ear], outcomes: list[Any])
         replayed = case.doomed is not None and "replay buffer" in why
         if not dropped and not replayed:
             wrong.append(f"array {key[0]}, chunk {key[1]} is missing without a cause: {why}")
-        # Of rows whose size is not known yet, one is taken at a time.
-        ample = budget_of(case, analysis.contract) == AMPLE and not case.arrays[key[0]].ragged
+        # Rows whose size is not known yet are taken one at a time, and hold up what follows them.
+        ragged = any(field.ragged for field in case.arrays)
+        ample = budget_of(case, analysis.contract) == AMPLE and not ragged
         if dropped and ample:
             wrong.append(f"array {key[0]}, chunk {key[1]} was dropped by an empty receiver")
     for key in sorted(analysis.awaited()):

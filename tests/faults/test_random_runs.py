@@ -45,7 +45,8 @@ def _run(seed, directory):
         pause.wait(0.01)
 
 
-@pytest.mark.parametrize("seed", range(40))
+# 177: a part is dropped while the connection to the receiver of another part is broken.
+@pytest.mark.parametrize("seed", [*range(40), 177])
 def test_a_random_run_is_right(tmp_path, seed):
     _run(seed, tmp_path)
 
