@@ -202,8 +202,8 @@ def test_both_builds_know_all_sources():
 
 
 # From the bottom to the top: each part may call those before it.
-PARTS = """error bytes wire contact contract plan memory link link_io links state array describe
-feedback
+PARTS = """error bytes proof wire contact contract plan memory link link_io links state array
+describe feedback
 dispatch slots admit put put_named inplace join bridge"""
 
 

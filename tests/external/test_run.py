@@ -400,7 +400,7 @@ def test_overlapping_blocks_are_refused_with_both_ranks_named(cluster, coupled):
     name, future, _, _ = coupled("mean_and_slice", overlapping)
     with pytest.raises(Exception, match="overlap"):
         future.result(30)
-    assert run_record(cluster, name)["faults"][0]["what"] == "described wrong blocks"
+    assert run_record(cluster, name)["fatal"]["what"] == "described wrong blocks"
 
 
 def test_a_hole_between_blocks_is_found_at_the_first_put(coupled):

@@ -1,5 +1,6 @@
 """Worker plugins in pools under real ``ips.py``: the examples, and the death of a worker."""
 
+import contextlib
 import shutil
 import signal
 import tarfile
@@ -85,8 +86,10 @@ def test_last_good_archive_survives_kill_9_of_the_worker(example, tmp_path):
         assert time.monotonic() < deadline and process.poll() is None, flow.output()
         time.sleep(0.1)
     for child in psutil.Process(process.pid).children(recursive=True):
-        if "dask_worker" in " ".join(child.cmdline()) or "spawn_main" in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # some live only for a moment
+            command = " ".join(child.cmdline())
+            if "dask_worker" in command or "spawn_main" in command:
+                child.send_signal(signal.SIGKILL)
     ended = flow.wait(process, 60)
     assert ended.status == 1
     assert _names_in(archives[0]) <= OUTPUTS
