@@ -6,6 +6,7 @@ from a stored field (see `replay_run`).
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -15,7 +16,10 @@ from distributed import Client
 from ips_components.coordination.messages import RPC
 from ips_components.coordination.settings import RunSettings
 from ips_components.deadlines import Deadline, poll_until
-from ips_components.errors import DeadlineExceeded
+from ips_components.errors import AnalyticsLost, DeadlineExceeded
+
+_LOOK = 0.5  # seconds between two looks at the connection of a client that waits
+_RECONNECT = 3.0  # seconds that it has to find its scheduler again
 
 
 class Coordinator(Protocol):
@@ -170,12 +174,30 @@ def call(
         Client, name of the call, run id, and arguments of the call.
     within : float, optional
         Seconds; TimeoutError if the scheduler has not answered by then.
+
+    Raises
+    ------
+    AnalyticsLost
+        When the client has lost its scheduler: Dask would try to reconnect for much longer.
     """
     return client.sync(_call, client, method, run, arguments, callback_timeout=within)
 
 
 async def _call(client: Client, method: str, run: str, arguments: dict[str, Any]) -> Any:
-    return await getattr(client.scheduler, RPC)(method=method, run=run, **arguments)
+    call = getattr(client.scheduler, RPC)(method=method, run=run, **arguments)
+    answer = asyncio.ensure_future(call)
+    lost: Deadline | None = None
+    try:
+        while not (await asyncio.wait({answer}, timeout=_LOOK))[0]:
+            if client.status == "running":
+                lost = None
+            elif lost is None:
+                lost = Deadline(_RECONNECT)
+            elif lost.expired:
+                raise AnalyticsLost("the connection to the Dask scheduler was lost; see its log")
+        return answer.result()
+    finally:
+        answer.cancel()
 
 
 # -- for the IPS components ----------------------------------------------------------------

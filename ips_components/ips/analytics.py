@@ -15,7 +15,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig
-from ips_components.errors import IPSComponentsError
+from ips_components.errors import AnalyticsLost, IPSComponentsError
 from ips_components.ips import coupled_component
 from ips_components.ips.analytics_pool import AnalyticsPool
 from ips_components.ips.conclusion import Conclusion
@@ -370,8 +370,13 @@ class Analytics(Component):
                 )
 
             def look(interval: float = ASK) -> None:
-                for watch in watches:
-                    watch.look(interval)
+                try:
+                    for watch in watches:
+                        watch.look(interval)
+                except AnalyticsLost:
+                    if running.loss():  # who waits for the pool says which process is gone
+                        return
+                    raise
                 if config.on_analytics_loss == "abort":
                     end_together(dict(zip(pool.runs, watches, strict=True)))
                 terms = [watch.terms for watch in watches]

@@ -74,6 +74,8 @@ class Watch:
                 f"the Dask scheduler has not answered for {self._patience:g} s (SILENCE_TIME_OUT): "
                 "it is stopped or overloaded; see its log"
             ) from None
+        except AnalyticsLost:
+            raise
         except Exception:  # the pool is watched elsewhere, and ends the wait when it is lost
             return
         self.state = state

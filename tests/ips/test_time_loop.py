@@ -180,6 +180,22 @@ def test_a_launch_that_dies_fails_the_run(tmp_path, leaves_nothing):
     assert "simulation" in record["cause"]
 
 
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("word", "cause"), [("dask_scheduler", "Dask scheduler"), ("dask_worker", "worker")]
+)
+def test_a_pool_that_dies_in_a_launch_ends_the_run_soon(tmp_path, leaves_nothing, word, cause):
+    """The deadlines of the run, 120 s and more, are not waited for."""
+    components = {
+        "SIM": simulation("field", f"4 --total 12 --launch {{LAUNCH}} --kill {word}:1:2"),
+        "ANALYTICS": {**ANALYTICS, "ON_ANALYTICS_LOSS": "abort"},
+    }
+    flow = loop(tmp_path, 3, components)
+    ended = flow.run(100)
+    assert ended.status == 1
+    assert cause in ended.last_lines
+
+
 @pytest.mark.parametrize(
     ("skip", "cause"),
     [

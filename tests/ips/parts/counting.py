@@ -1,6 +1,7 @@
 """A simulation for tests of the time loop: each launch puts some steps of what it counts.
 
 counting.py NAME CELLS STEPS [--from-zero] [--total N] [--die LAUNCH:STEP] [--launch N]
+            [--kill WORD:LAUNCH:STEP]
 
 The value of cell c at step s is ``100 s + c``. With ``--from-zero`` the code counts its steps from
 0 at every launch, as codes do that know nothing of the bridge's.
@@ -12,9 +13,20 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 from mpi4py import MPI
 
 from ips_components.bridge import Array, Bridge
+
+
+def kill(word: str) -> None:
+    """Kill the processes of this workflow in whose command a word occurs."""
+    here = str(Path.cwd()).partition("/work/")[0]
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if word in command and here in command:
+            process.kill()
+
 
 parser = argparse.ArgumentParser()
 parser.add_argument("name")
@@ -24,6 +36,7 @@ parser.add_argument("--from-zero", action="store_true")
 parser.add_argument("--total", type=int)
 parser.add_argument("--launch", type=int, default=0)
 parser.add_argument("--die", default="")
+parser.add_argument("--kill", default="")
 parser.add_argument("--first", type=int)
 parser.add_argument("--undescribed", action="store_true")
 parser.add_argument("--read-state", default="")
@@ -57,4 +70,8 @@ with Bridge(comm=comm, arrays=None if options.undescribed else [array]) as bridg
             bridge.wait()
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        word, _, when = options.kill.partition(":")
+        if when == f"{options.launch}:{count}" and comm.rank == 0:
+            bridge.wait()
+            kill(word)
         bridge.put(options.name, count if options.from_zero else step, 100.0 * step + mine)
