@@ -24,7 +24,7 @@ import numpy as np
 from dask.array.core import normalize_chunks
 from dask.highlevelgraph import HighLevelGraph
 from distributed import default_client
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 from distributed.utils import wait_for
 
 from ips_components.deadlines import Deadline
@@ -80,9 +80,14 @@ def external_future(key: Key, client: Client | None = None) -> Future:
     return client.sync(_external_future, client, check_key(key))
 
 
+def _scheduler(client: Client) -> Any:
+    """Return what calls handlers of the scheduler, those of plugins included."""
+    return client.scheduler
+
+
 async def _external_future(client: Client, key: Key) -> Future:
     await ensure_plugins(client)
-    await client.scheduler.external_declare_keys(keys=[key], group=FUTURES, client=client.id)
+    await _scheduler(client).external_declare_keys(keys=[key], group=FUTURES, client=client.id)
     future = _compat.make_future(client, key)
     # On the same stream, hence after the client's own claim.
     _compat.send_to_scheduler(client, {"op": "external-let-go", "keys": [key]})
@@ -130,7 +135,7 @@ async def _external_array(client: Client, name: str, chunks: Any, dtype: np.dtyp
     chunks = tuple(tuple(map(int, dim)) for dim in chunks)
     numblocks = tuple(map(len, chunks))
     group = f"array-{name}"
-    await client.scheduler.external_declare(
+    await _scheduler(client).external_declare(
         name=name,
         numblocks=numblocks,
         group=group,
@@ -227,7 +232,7 @@ async def _running_workers(
     client: Client, workers: Iterable[str] | None, timeout: float
 ) -> list[str]:
     deadline = Deadline(timeout)
-    while not (nthreads := await client.scheduler.ncores_running(workers=workers)):
+    while not (nthreads := await _scheduler(client).ncores_running(workers=workers)):
         deadline.raise_if_expired(
             f"no running worker {'among the given ones ' if workers else ''}within "
             f"{timeout:g} s to provide data to; start workers or raise the timeout"

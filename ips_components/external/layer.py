@@ -96,7 +96,7 @@ class ExternalLayer(Layer):
         return f"ExternalLayer<name={self.name!r}, numblocks={self.numblocks}>"
 
     @property
-    def has_legacy_tasks(self) -> bool:  # type: ignore[override]
+    def has_legacy_tasks(self) -> bool:
         return False
 
     def is_materialized(self) -> bool:

@@ -175,7 +175,7 @@ class ExternalWorker:
                     # Dask has removed it since, answering a message of before.
                     self._keep(key, value, stimulus, monotonic() + self.deadline)
             if items:
-                message = {"op": "external-arrived", "items": items}
+                message: dict[str, Any] = {"op": "external-arrived", "items": items}
                 # Without a given cause, all that came meanwhile is one event.
                 message["stimulus_id"] = stimulus or self._stimulus()
                 message["reply"] = any((key, stimulus) in self._awaited for key in values)
