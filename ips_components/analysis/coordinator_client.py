@@ -121,7 +121,7 @@ class RemoteCoordinator:
 
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """See `Coordinator`."""
-        self._call("let_go_steps", array=array, first=first, stop=stop)
+        self._call("release_steps", array=array, first=first, stop=stop)
 
     def raise_if_failed(self) -> None:
         """See `Coordinator`."""

@@ -146,7 +146,7 @@ class AnalysisCalls:
         run.results = dict(zip(call.names, keys, strict=False))
         self._scheduler.client_desires_keys(keys=keys, client=run.holder)
         if not call.hold and run.has_tasks:
-            self._tasks.let_go(run.state.run)
+            self._tasks.release_group(run.state.run)
         if run.state.phase == "contracted":
             run.state.phase = "running"
             if run.asked:
@@ -161,10 +161,10 @@ class AnalysisCalls:
 
     async def release_steps(self, run: CoordinatedRun, call: ReleaseSteps) -> None:
         keys, _ = _keys_between(run.agreed.arrays[call.array], call.first, call.stop)
-        self._tasks.let_go_keys(keys)
+        self._tasks.release_keys(keys)
 
     async def release_keys(self, run: CoordinatedRun, call: ReleaseKeys) -> None:
-        self._tasks.let_go_keys([tuple(key) for key in call.keys])
+        self._tasks.release_keys([tuple(key) for key in call.keys])
 
     async def publish(self, run: CoordinatedRun, call: Publish) -> None:
         run.published.add(call.step, call.values)

@@ -359,7 +359,7 @@ class DeclareAhead(Call):
 class ReleaseSteps(Call):
     """Leave the chunks of the time indices ``first .. stop - 1`` to the graphs that need them."""
 
-    NAME: ClassVar[str] = "let_go_steps"
+    NAME: ClassVar[str] = "release_steps"
     array: int
     first: int
     stop: int

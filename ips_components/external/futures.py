@@ -90,7 +90,7 @@ async def _external_future(client: Client, key: Key) -> Future:
     await _scheduler(client).external_declare_keys(keys=[key], group=FUTURES, client=client.id)
     future = _compat.make_future(client, key)
     # On the same stream, hence after the client's own claim.
-    _compat.send_to_scheduler(client, {"op": "external-let-go", "keys": [key]})
+    _compat.send_to_scheduler(client, {"op": "external-release", "keys": [key]})
     return future
 
 
@@ -144,16 +144,16 @@ async def _external_array(client: Client, name: str, chunks: Any, dtype: np.dtyp
         client=client.id,
     )
     layer = ExternalLayer(name, numblocks)
-    weakref.finalize(layer.hold, _let_go, weakref.ref(client), group).atexit = False
+    weakref.finalize(layer.hold, _release_group, weakref.ref(client), group).atexit = False
     graph = HighLevelGraph({name: layer}, {name: set()})
     return da.Array(graph, name, chunks, dtype=dtype)
 
 
-def _let_go(client_ref: weakref.ref[Client], group: str) -> None:
+def _release_group(client_ref: weakref.ref[Client], group: str) -> None:
     client = client_ref()
     if client is not None and client.status in ("running", "connecting"):
         # Behind the graphs that were submitted before, on the same stream.
-        _compat.send_to_scheduler(client, {"op": "external-let-go", "group": group})
+        _compat.send_to_scheduler(client, {"op": "external-release", "group": group})
 
 
 def provide(

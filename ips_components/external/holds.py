@@ -56,7 +56,7 @@ class Holds:
         name = self.holder(group, client).client_key
         self._scheduler.client_desires_keys(keys=list(keys), client=name)
 
-    def let_go(self, group: str, client: str | None, when_known: Iterable[Key]) -> None:
+    def release_group(self, group: str, client: str | None, when_known: Iterable[Key]) -> None:
         """Drop a hold, once the scheduler knows all of `when_known`."""
         record = self._registry.get(group)
         awaited = self._awaited.get((group, client), set())
@@ -66,7 +66,7 @@ class Holds:
         else:
             self._drop(record, holder_name(group, client), None)
 
-    def let_go_keys(self, keys: Iterable[Key], client: str | None) -> None:
+    def release_keys(self, keys: Iterable[Key], client: str | None) -> None:
         """Drop the hold on single keys."""
         by_group: defaultdict[str, list[Key]] = defaultdict(list)
         for key in keys:
@@ -81,7 +81,7 @@ class Holds:
             if keys is None:
                 keys = [ts.key for ts in cs.wants_what]
             self._scheduler.client_releases_keys(
-                keys=keys, client=name, stimulus_id=self._stimulus("let-go")
+                keys=keys, client=name, stimulus_id=self._stimulus("release")
             )
         self.tidy(group)
 
@@ -99,18 +99,18 @@ class Holds:
             if all(key in known for key in awaited):
                 del self._awaited[group, client]
                 # Not now: the scheduler is in the middle of registering the graph.
-                self._scheduler.loop.add_callback(self._let_go_later, group, client)
+                self._scheduler.loop.add_callback(self._release_later, group, client)
 
-    def _let_go_later(self, group: str, client: str | None) -> None:
+    def _release_later(self, group: str, client: str | None) -> None:
         if group in self._registry.groups:
-            self.let_go(group, client, ())
+            self.release_group(group, client, ())
 
     def client_left(self, client: str) -> None:
         """Let go what was held for a client that is gone."""
         for group in list(self._registry.groups.values()):
             if holder_name(group.name, client) in group.holders:
                 self._awaited.pop((group.name, client), None)
-                self.let_go(group.name, client, ())
+                self.release_group(group.name, client, ())
 
     def restarted(self) -> None:
         """Dask has forgotten all tasks."""

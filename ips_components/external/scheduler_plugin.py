@@ -61,7 +61,7 @@ class ExternalTasksPlugin(SchedulerPlugin):
                 "external_install": self.install,
                 "external_declare": self.declare,
                 "external_declare_keys": self.declare_keys,
-                "external_let_go": self.let_go,
+                "external_release": self.release_group,
                 "external_fail": self.fail,
                 "external_state": self.state,
                 "external_story": self.story,
@@ -72,7 +72,7 @@ class ExternalTasksPlugin(SchedulerPlugin):
             {
                 "external-arrived": self.on_arrived,
                 "external-undeliverable": self.on_undeliverable,
-                "external-let-go": self.on_let_go,
+                "external-release": self.on_release,
             }
         )
 
@@ -156,9 +156,9 @@ class ExternalTasksPlugin(SchedulerPlugin):
             client=None if client is None else check_name("a client", client),
         )
 
-    def let_go(self, group: Any, when_known: Any = (), client: Any = None) -> None:
-        """See :meth:`ExternalTasks.let_go`."""
-        self._tasks.let_go(
+    def release_group(self, group: Any, when_known: Any = (), client: Any = None) -> None:
+        """See :meth:`ExternalTasks.release_group`."""
+        self._tasks.release_group(
             check_name("a group of external tasks", group),
             when_known=_tuple("when_known", when_known),
             client=None if client is None else check_name("a client", client),
@@ -206,14 +206,14 @@ class ExternalTasksPlugin(SchedulerPlugin):
             worker,
         )
 
-    def on_let_go(self, client: str, group: Any = None, keys: Any = ()) -> None:
+    def on_release(self, client: str, group: Any = None, keys: Any = ()) -> None:
         """A client drops the hold on a group or on single keys, after what it sent before."""
 
         def act() -> None:
             if keys:
-                self._tasks.let_go_keys(_keys(keys), client=client)
+                self._tasks.release_keys(_keys(keys), client=client)
             elif group in self._tasks.registry.groups:
-                self._tasks.let_go(group, client=client)
+                self._tasks.release_group(group, client=client)
 
         self._guard(act, client)
 

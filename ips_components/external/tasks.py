@@ -112,7 +112,7 @@ class ExternalTasks:
     ) -> int:
         """Create the external tasks ``(name, i, j, ...)`` of an array; return how many are new.
 
-        They wait for data, are held by a pseudo-client until :meth:`let_go`, and data that
+        They wait for data, are held by a pseudo-client until :meth:`release_group`, and data that
         have arrived already are matched at once.  Declaring the same again changes nothing.
 
         Parameters
@@ -228,7 +228,7 @@ class ExternalTasks:
             self._gate.close(stimulus)
             self._arrivals.match(new, stimulus)
 
-    def let_go(
+    def release_group(
         self, group: str, *, when_known: Iterable[Key] = (), client: str | None = None
     ) -> None:
         """Drop the hold on a group's keys, so that each is freed after its last consumer.
@@ -238,11 +238,11 @@ class ExternalTasks:
         gone.  Give the keys of its results as `when_known`; the hold is then dropped as soon
         as the scheduler knows them all.
         """
-        self._holds.let_go(group, client, when_known)
+        self._holds.release_group(group, client, when_known)
 
-    def let_go_keys(self, keys: Iterable[Key], *, client: str | None = None) -> None:
+    def release_keys(self, keys: Iterable[Key], *, client: str | None = None) -> None:
         """Drop the hold on single keys."""
-        self._holds.let_go_keys(keys, client)
+        self._holds.release_keys(keys, client)
 
     # -- arriving ------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ async def test_array_expression_submitted_before_the_data(c, s, a, b, name, opti
     tasks.declare(NAME, (STEPS, 2, 1), None, group="g")
     expression = EXPRESSIONS[name]
     result = c.compute(expression(field()), optimize_graph=optimised)
-    tasks.let_go("g", when_known=[result.key])
+    tasks.release_group("g", when_known=[result.key])
     await until(lambda: tasks.counts("g").get("wanted"), "the graph")
     await deliver(tasks, a, b)
     got = await result
@@ -113,7 +113,7 @@ async def test_persisting_the_external_array_itself_keeps_its_chunks(c, s, a, b)
     tasks.declare(NAME, (STEPS, 2, 1), None, group="g")
     kept = c.persist(field())
     await until(lambda: tasks.counts("g").get("wanted"), "the graph")
-    tasks.let_go("g")
+    tasks.release_group("g")
     await deliver(tasks, a, b)
     np.testing.assert_allclose(await c.compute(kept.sum()), truth().sum())
     np.testing.assert_allclose(await c.compute(kept.max()), truth().max())
@@ -159,7 +159,7 @@ async def test_xarray_with_named_dimensions_and_coordinates(c, s, a, b):
 
     lazy_set = analysis(field())
     future = c.compute(lazy_set)
-    tasks.let_go("g", when_known=[future.key])
+    tasks.release_group("g", when_known=[future.key])
     await until(lambda: tasks.counts("g").get("wanted"), "the graph")
     # Only the selected steps are wanted; the others go when the hold on them is dropped.
     await until(
@@ -220,7 +220,7 @@ async def test_several_arrays_at_different_rates_in_one_graph(c, s, a, b):
     fast, slow = lazy(12, "external-fast-00000000"), lazy(3, "external-slow-00000000")
     ratio = (fast.reshape((3, 16)).mean(axis=1) / slow.reshape((3, 4)).mean(axis=1)).sum()
     result = c.compute(ratio)
-    tasks.let_go("g", when_known=[result.key])
+    tasks.release_group("g", when_known=[result.key])
     for i in range(12):
         external_of(a).deliver({key(i, "external-fast-00000000"): np.full(4, i)})
         if i % 4 == 3:

@@ -45,7 +45,7 @@ class Tasks:
                 add_callback=lambda *args, **kwargs: self.callbacks.append((args, kwargs)),
             ),
         )
-        self.let_go_of: list[str] = []
+        self.released_groups: list[str] = []
         self.later: list[tuple] = []
         self.callbacks: list[tuple] = []
         self.there = self.count_waiting = False
@@ -59,8 +59,8 @@ class Tasks:
         self.declared.update(keys)
         return len(self.declared)
 
-    def let_go(self, group) -> None:
-        self.let_go_of.append(group)
+    def release_group(self, group) -> None:
+        self.released_groups.append(group)
 
     def fail_remaining(self, group, failure) -> int:
         return len(self.waiting(group)) if self.count_waiting else 0
@@ -132,7 +132,7 @@ def test_asked_for_before_it_is_made(coordinator):
     assert not told(coordinator, "a", "contract")
     run(sign(coordinator))
     assert told(coordinator, "a", "contract")
-    assert coordinator.tasks.let_go_of == ["r"]
+    assert coordinator.tasks.released_groups == ["r"]
 
 
 def test_chunks_go_to_receivers_on_the_host_of_their_blocks(coordinator):

@@ -81,7 +81,7 @@ async def test_idle_scheduler_is_idle_again_after_the_last_external_task(c, s, a
     s.check_idle()
     assert s.idle_since is None  # waiting for a simulation is no idleness
     total = c.compute(lazy(3).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await external_of(a).provide({key(i): chunk(i) for i in range(3)})
     await total
     s.check_idle()
@@ -93,7 +93,7 @@ async def test_idle_timeout_closes_the_scheduler_although_keys_were_declared(c, 
     await install(c)
     tasks = tasks_of(s)
     tasks.declare(NAME, (1000,), None, group="g")
-    tasks.let_go("g")
+    tasks.release_group("g")
     s.idle_timeout = 0.05
     s.check_idle()
     s.check_idle()
@@ -127,7 +127,7 @@ async def test_stealing_takes_consumers_not_external_tasks(c, s, a, b):
     tasks, events = tasks_of(s), Events()
     tasks.declare(NAME, (20,), None, group="g", on_event=events)
     totals = c.compute([lazy(20).blocks[i].map_blocks(slow_sum).sum() for i in range(20)])
-    tasks.let_go("g", when_known=[t.key for t in totals])
+    tasks.release_group("g", when_known=[t.key for t in totals])
     await until(lambda: tasks.counts("g") == {"wanted": 20}, "the graph")
     # All data on one worker: the other must steal.
     external_of(a).deliver({key(i): chunk(i) for i in range(20)})

@@ -34,7 +34,7 @@ async def test_worker_lost_between_arrival_and_consumption(c, s, a, b):
     tasks, events = tasks_of(s), Events()
     tasks.declare(NAME, (4,), None, group="g", on_event=events)
     total = c.compute(lazy(4).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 4}, "the graph")
     await external_of(a).provide({key(0): chunk(0), key(1): chunk(1)})
     await a.close()
@@ -53,7 +53,7 @@ async def test_worker_lost_with_consumed_chunks_whose_result_died_too(c, s, a, b
     tasks, events = tasks_of(s), Events()
     tasks.declare(NAME, (2,), None, group="g", on_event=events)
     result = c.compute(lazy(2).sum(), workers=[a.address], allow_other_workers=True)
-    tasks.let_go("g", when_known=[result.key])
+    tasks.release_group("g", when_known=[result.key])
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     await external_of(b).provide({key(0): chunk(1), key(1): chunk(1)})
     assert await result == 8
@@ -76,7 +76,7 @@ async def test_lost_chunk_that_cannot_be_had_again_errs(c, s, a, b):
     tasks.declare(NAME, (2,), None, group="g", on_event=cannot)
     second = c.compute(lazy(2).blocks[1].sum())
     both = c.compute(lazy(2).rechunk(-1).sum())  # needs both chunks at once
-    tasks.let_go("g", when_known=[f.key for f in (second, both)])
+    tasks.release_group("g", when_known=[f.key for f in (second, both)])
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     await external_of(a).provide({key(0): chunk(0)})
     await until(lambda: tasks.state(key(0)) is State.MEMORY, "the sum of both to hold the chunk")
@@ -93,7 +93,7 @@ async def test_chunks_lost_after_the_end_of_their_group_err(c, s, a, b):
     tasks = tasks_of(s)
     tasks.declare(NAME, (2,), None, group="g")
     total = c.compute(lazy(2).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     await external_of(a).provide({key(0): chunk(0)})
     tasks.declare("other", (1,), None, group="h")
@@ -120,7 +120,7 @@ async def test_retiring_a_worker_moves_its_chunks(c, s, a, b, d):
     tasks, events = tasks_of(s), Events()
     tasks.declare(NAME, (4,), None, group="g", on_event=events)
     total = c.compute(lazy(4).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 4}, "the graph")
     await external_of(a).provide({key(i): chunk(i) for i in range(3)})
     await c.retire_workers([a.address])
@@ -135,7 +135,7 @@ async def test_rebalance_moves_chunks_that_wait_for_their_consumer(c, s, a, b):
     tasks = tasks_of(s)
     tasks.declare(NAME, (9,), None, group="g")
     total = c.compute(lazy(9).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 9}, "the graph")
     await external_of(a).provide({key(i): chunk(i) for i in range(8)})
     await c.rebalance()
@@ -198,7 +198,7 @@ async def test_copy_that_outlives_the_worker_it_came_from_is_the_data(c, s, a, b
     tasks = tasks_of(s)
     tasks.declare(NAME, (2,), None, group="g")
     total = c.compute(lazy(2).rechunk(-1).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     await external_of(a).provide({key(0): chunk(3)})
     b.update_data({key(0): chunk(3)})  # the transfer has succeeded ...
@@ -278,7 +278,7 @@ async def test_worker_process_killed_with_arrived_chunks(c, s, a, b, phase):
     futures = []
     if phase != "before-graph":
         futures = c.compute([lazy(6).rechunk(-1).sum(), lazy(6).blocks[0].sum()])
-        tasks.let_go("g", when_known=[f.key for f in futures])
+        tasks.release_group("g", when_known=[f.key for f in futures])
         await until(lambda: tasks.counts("g") == {"wanted": 6}, "the graph")
     await provide({key(i): chunk(i) for i in range(3)}, client=c, workers=victim)
     if phase == "partly-consumed":
@@ -288,7 +288,7 @@ async def test_worker_process_killed_with_arrived_chunks(c, s, a, b, phase):
     await until(lambda: set(events.of("lost")) == held, f"{held} to be reported", 30)
     if phase == "before-graph":
         futures = c.compute([lazy(6).rechunk(-1).sum(), lazy(6).blocks[0].sum()])
-        tasks.let_go("g", when_known=[f.key for f in futures])
+        tasks.release_group("g", when_known=[f.key for f in futures])
         await until(lambda: "wanted" in tasks.counts("g"), "the graph")
     await provide({key(i): chunk(i) for i in range(6)}, client=c, workers=other)
     assert await futures[0] == 60

@@ -34,7 +34,7 @@ async def test_field_of_twenty_times_the_workers_memory(c, s, a, b):
     tasks.declare(NAME, (N,), None, group="g", on_event=events)
     field = lazy(N, shape=(CHUNK,))
     future = c.compute((field * 2).sum(split_every=8))
-    tasks.let_go("g", when_known=[future.key])
+    tasks.release_group("g", when_known=[future.key])
     await until(lambda: tasks.counts("g") == {"wanted": N}, "the graph")
     await until(lambda: not s.tasks[NAME, 0].who_wants, "the hold to be dropped")
     assert not any(s.tasks[NAME, i].who_wants for i in range(N))

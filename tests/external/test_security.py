@@ -65,7 +65,7 @@ async def test_bad_messages_do_not_cut_the_worker_off(c, s, a, b):
 async def test_bad_messages_do_not_cut_the_client_off(c, s, a, b):
     await install(c)
     for message in ({"keys": 5}, {"group": {}}, {"keys": [()]}, {"group": "nobody"}):
-        c._send_to_scheduler({"op": "external-let-go", **message})
+        c._send_to_scheduler({"op": "external-release", **message})
     assert await c.submit(sum, [1, 2]) == 3
 
 

@@ -183,7 +183,7 @@ async def scenario(world: World, dice: random.Random) -> None:
         tasks.declare(name, (N,), None, group="run", on_event=world.on_event)
     wanted = analyses()
     futures = dict(zip(wanted, world.client.compute([r[0] for r in wanted.values()]), strict=True))
-    tasks.let_go("run", when_known=[f.key for f in futures.values()])
+    tasks.release_group("run", when_known=[f.key for f in futures.values()])
     pending = [(name, i) for name in NAMES for i in range(N)]
     dice.shuffle(pending)
     cancelled: set[str] = set()

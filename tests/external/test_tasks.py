@@ -40,7 +40,7 @@ async def test_declared_tasks_wait_behind_one_gate(c, s, a, b):
     assert len(s.unrunnable) == 1
     assert s.tasks[NAME, 0, 0].state == "waiting"
     s.validate_state()
-    tasks.let_go("g")
+    tasks.release_group("g")
     await until(lambda: not s.tasks, "everything to be forgotten")
     assert not s.unrunnable
 
@@ -66,7 +66,7 @@ async def test_graph_submitted_before_the_data_exist(c, s, a, b):
     events = Events()
     tasks.declare(NAME, (6,), None, group="g", on_event=events)
     total = c.compute(lazy(6).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 6}, "the graph")
     await until(lambda: not s.tasks[key(0)].who_wants, "the hold to be dropped")
     for i in range(6):
@@ -83,7 +83,7 @@ async def test_chunks_are_freed_one_by_one_after_their_last_consumer(c, s, a, b)
     tasks = tasks_of(s)
     tasks.declare(NAME, (3,), None, group="g")
     totals = c.compute([lazy(3).blocks[i].sum() for i in range(3)])
-    tasks.let_go("g", when_known=[t.key for t in totals])
+    tasks.release_group("g", when_known=[t.key for t in totals])
     external_of(a).deliver({key(0): chunk(1)})
     assert await totals[0] == 4
     await until(lambda: key(0) not in a.data, "chunk 0 to be freed")
@@ -174,7 +174,7 @@ async def test_data_after_release_are_dropped(c, s, a, b):
     tasks.declare(NAME, (2,), None, group="g")
     total = c.compute(lazy(2).blocks[0].sum())
     both = c.compute(lazy(2).sum())
-    tasks.let_go("g", when_known=[total.key, both.key])
+    tasks.release_group("g", when_known=[total.key, both.key])
     await external_of(a).provide({key(0): chunk(1)})
     await total
     # Chunk 0 is held by the sum of both; chunk 1 still waits.
@@ -190,7 +190,7 @@ async def test_data_after_the_group_is_forgotten_are_late_not_early(c, s, a, b):
     await install(c)
     tasks = tasks_of(s)
     tasks.declare(NAME, (1,), None, group="g")
-    tasks.let_go("g")
+    tasks.release_group("g")
     assert tasks.state(key(0)) is State.FORGOTTEN
     assert (await external_of(b).provide({key(0): chunk(1)})) == {key(0): "late"}
     await until(lambda: key(0) not in b.data, "late data to be dropped")
@@ -224,7 +224,7 @@ async def test_data_of_the_wrong_shape_or_dtype_err_the_task(c, s, a, b):
     tasks = tasks_of(s)
     tasks.declare(NAME, (3,), None, group="g", chunks=((4, 4, 4),), dtype="<f8")
     totals = c.compute([lazy(3).blocks[i].sum() for i in range(3)])
-    tasks.let_go("g", when_known=[t.key for t in totals])
+    tasks.release_group("g", when_known=[t.key for t in totals])
     outcome = await external_of(a).provide({key(0): np.zeros(5), key(1): np.zeros(4, "i4")})
     assert "shape (5,), declared was (4,)" in outcome[key(0)]
     assert "dtype '<i4', declared was '<f8'" in outcome[key(1)]
@@ -244,7 +244,7 @@ async def test_several_clients_on_the_same_keys(c, s, a, b):
     async with Client(s.address, asynchronous=True) as d:
         tasks.declare(NAME, (4,), None, group="g")
         one, two = c.compute(lazy(4).sum()), d.compute(lazy(4).max())
-        tasks.let_go("g", when_known=[one.key, two.key])
+        tasks.release_group("g", when_known=[one.key, two.key])
         for i in range(4):
             external_of(b).deliver({key(i): chunk(i)})
         assert await one == 24
@@ -258,7 +258,7 @@ async def test_cancelling_the_only_consumer_releases_the_tasks(c, s, a, b):
     events = Events()
     tasks.declare(NAME, (4,), None, group="g", on_event=events)
     total = c.compute(lazy(4).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await external_of(a).provide({key(0): chunk(1)})
     await c.cancel(total)
     await until(lambda: not s.tasks, "everything to be forgotten")
@@ -273,7 +273,7 @@ async def test_releasing_one_of_two_consumers_keeps_the_tasks(c, s, a, b):
     tasks = tasks_of(s)
     tasks.declare(NAME, (4,), None, group="g")
     total, largest = c.compute([lazy(4).sum(), lazy(4).max()])
-    tasks.let_go("g", when_known=[total.key, largest.key])
+    tasks.release_group("g", when_known=[total.key, largest.key])
     await until(lambda: tasks.counts("g") == {"wanted": 4}, "the graph")
     total.release()
     del total
@@ -307,7 +307,7 @@ async def test_failure_names_its_cause_and_poisons_no_other(c, s, a, b):
     events = Events()
     tasks.declare(NAME, (3,), None, group="g", on_event=events)
     totals = c.compute([lazy(3).blocks[i].sum() for i in range(3)])
-    tasks.let_go("g", when_known=[t.key for t in totals])
+    tasks.release_group("g", when_known=[t.key for t in totals])
     await until(lambda: tasks.counts("g") == {"wanted": 3}, "the graph")
     assert tasks.fail([key(1)], ExternalTaskError("array t, step 1: rank 3 died")) == 1
     with pytest.raises(ExternalTaskError, match="array t, step 1: rank 3 died"):
@@ -339,7 +339,7 @@ async def test_end_of_the_group_before_its_last_chunk(c, s, a, b):
     tasks.declare(NAME, (4,), None, group="g")
     steps = [lazy(4).blocks[i].sum() for i in range(4)]
     *totals, all_of_it = c.compute([*steps, lazy(4).sum()])
-    tasks.let_go("g", when_known=[f.key for f in (*totals, all_of_it)])
+    tasks.release_group("g", when_known=[f.key for f in (*totals, all_of_it)])
     for i in range(2):
         await external_of(b).provide({key(i): chunk(i)})
     assert tasks.fail_remaining("g", ExternalTaskError("simulation ended at step 2 of 4")) == 2
@@ -383,7 +383,7 @@ async def test_retry_of_a_failed_task_waits_for_data_again(c, s, a, b):
 
 
 @gen_cluster(client=True)
-async def test_let_go_before_the_graph_is_registered_waits_for_it(c, s, a, b):
+async def test_a_release_before_the_graph_is_registered_waits_for_it(c, s, a, b):
     """update_graph is asynchronous: without when_known this ends in a cancelled Future."""
     await install(c)
     tasks = tasks_of(s)
@@ -391,7 +391,7 @@ async def test_let_go_before_the_graph_is_registered_waits_for_it(c, s, a, b):
         name = f"{NAME}-{i}"
         tasks.declare(name, (4,), None, group=f"g{i}")
         total = c.compute(lazy(4, name).sum())
-        tasks.let_go(f"g{i}", when_known=[total.key])
+        tasks.release_group(f"g{i}", when_known=[total.key])
         external_of(a).deliver({(name, j): chunk(1) for j in range(4)})
         assert await total == 16
 
@@ -430,7 +430,7 @@ async def test_story_and_log_tell_every_change(c, s, a, b, tmp_path):
     tasks.log.write_to(path, group="g")
     tasks.declare(NAME, (2,), None, group="g")
     total = c.compute(lazy(2).sum())
-    tasks.let_go("g", when_known=[total.key])
+    tasks.release_group("g", when_known=[total.key])
     await until(lambda: tasks.counts("g") == {"wanted": 2}, "the graph")
     for i in range(2):
         await external_of(a).provide({key(i): chunk(i)})

@@ -232,7 +232,7 @@ def test_slots_that_became_too_small_are_unmapped_by_the_receiver(tmp_path):
         sink.wait(lambda: connection.slots <= ours)
 
 
-def test_chunks_that_are_let_go_at_once_are_never_copied_by_the_receiver(tmp_path):
+def test_chunks_that_are_released_at_once_are_never_copied_by_the_receiver(tmp_path):
     with (
         receivers(tmp_path, agree(SPEC), keep=False) as (file, (receiver,), (sink,)),
         Bridge(contact=file) as bridge,
