@@ -91,7 +91,7 @@ def test_two_simulations_feed_one_analysis(tmp_path, leaves_nothing):
     assert [each["simulation"] for each in record["ranks"]] == ["HOT"] * 2 + ["COLD"] * 3
     assert [each["rank"] for each in record["ranks"]] == list(range(5))
     assert record["pool"]["analysis"] == "several_analysis:both"
-    assert record["pool"]["scheduler"].startswith("tcp://")
+    assert record["pool"]["scheduler"].startswith("tls://")
     assert record["ledger"]["closed"]
     for name in ("hot", "cold"):
         account = record["ledger"]["arrays"][name]["bytes"]
