@@ -76,10 +76,10 @@ def declare(name: str, n: int, dask_scheduler: Any) -> float:
     return time.process_time() - start
 
 
-def let_go(name: str, dask_scheduler: Any) -> None:
+def release_group(name: str, dask_scheduler: Any) -> None:
     tasks = dask_scheduler.extensions[EXTENSION]
     if name in tasks.registry.groups:
-        tasks.let_go(name)
+        tasks.release_group(name)
 
 
 def rest_gc(paused: bool, dask_scheduler: Any) -> None:
@@ -283,7 +283,7 @@ def measure_declare(client: Client, n: int) -> dict[str, float]:
     meter.figures["cpu_us"] = seconds / n * 1e6
     name_again = f"external-allocated{n}-00000000"
     meter.figures["allocated_kb"] = client.run_on_scheduler(allocated, name_again, n) / n / 1e3
-    client.run_on_scheduler(let_go, name_again)
+    client.run_on_scheduler(release_group, name_again)
     before = client.run_on_scheduler(probe)[2]
     join = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -297,7 +297,7 @@ def measure_declare(client: Client, n: int) -> dict[str, float]:
         finally:
             late.terminate()
             late.wait(30)
-    client.run_on_scheduler(let_go, name)
+    client.run_on_scheduler(release_group, name)
     idle(client)
     return meter.figures
 
@@ -314,7 +314,7 @@ def measure_arrive(client: Client, n: int) -> dict[str, float]:
     with Meter(client, n) as meter:
         send(client, name, n)
         in_memory(client, name, n)
-    client.run_on_scheduler(let_go, name)
+    client.run_on_scheduler(release_group, name)
     idle(client)
     return meter.figures
 
@@ -329,7 +329,7 @@ def measure_handling(client: Client, n: int) -> dict[str, dict[str, float]]:
     name = f"external-handled{n}-00000000"
     client.run_on_scheduler(declare, name, n)
     ours = client.run_on_scheduler(handle_arrivals, name, n, BATCH)
-    client.run_on_scheduler(let_go, name)
+    client.run_on_scheduler(release_group, name)
     idle(client)
     theirs = client.run_on_scheduler(handle_finished, f"finished{n}", n, BATCH)
     idle(client)
@@ -363,7 +363,7 @@ def measure_submit(
         registered(client, future.key)
     submit.figures["client_cpu_us"] = client_cpu / n_steps * 1e6
     client.run_on_scheduler(rest_gc, True)
-    client.run_on_scheduler(let_go, name)
+    client.run_on_scheduler(release_group, name)
     future.release()
     idle(client)
     return submit.figures
@@ -375,7 +375,7 @@ def measure_reduce(client: Client, n: int) -> dict[str, float]:
     client.run_on_scheduler(declare, name, n)
     future = external_submit(client, {"sum": external_array(name, n).sum()})["sum"]
     registered(client, future.key)
-    client.run_on_scheduler(let_go, name)
+    client.run_on_scheduler(release_group, name)
     with Meter(client, n) as meter:
         send(client, name, n)
         if future.result(timeout=TIMEOUT) != 0:

@@ -201,7 +201,7 @@ def _binary(name: str) -> Callable[[Any, Any], Any]:
         def select(key: tuple[Any, ...]) -> Any:
             mine = _part(self, key, result.shape)
             theirs = _part(other, key, result.shape) if np.ndim(other) else other
-            return getattr(mine, name)(theirs)
+            return operate(mine, theirs)
 
         return DerivedArray(result, select) if result.ndim else result
 
