@@ -15,6 +15,7 @@ from ips_components.bridge.connection import FIRST_RETRY, LAST_RETRY, Connection
 from ips_components.bridge.connection import ConnectionContext as Context
 from ips_components.bridge.dialing import Dialed, Socket
 from ips_components.bridge.mailbox import Mailbox
+from ips_components.deadlines import Deadline
 from ips_components.errors import (
     BridgeError,
     DeadlineExceeded,
@@ -148,18 +149,17 @@ class Connections:
             When none answers in time.
         """
         errors: dict[int, str] = {}
-        deadline = time.monotonic() + self._connect_within
+        deadline = Deadline(self._connect_within)
         attempt, pause = _FIRST_ATTEMPT, FIRST_RETRY
         while candidates := self._candidates():
             for connection in candidates:
-                left = deadline - time.monotonic()
                 try:
-                    connection.connect(max(0.1, min(attempt, left)))
+                    connection.connect(max(0.1, min(attempt, deadline.left)))
                     return connection
                 except (OSError, ProtocolError) as error:
                     errors[connection.ordinal] = f"{connection.endpoint}: {error}"
             with self._mailbox.changed:
-                if time.monotonic() + pause > deadline:
+                if deadline.left < pause:
                     break
                 self._mailbox.changed.wait(pause)
             attempt, pause = 2 * attempt, min(LAST_RETRY, 2 * pause)

@@ -14,6 +14,7 @@ from ips_components.bridge.dialing import Dialed
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
 from ips_components.bridge.slots import BorrowedMemory, ReplayMemory, Ring, Slot, Stored
+from ips_components.deadlines import Deadline
 from ips_components.errors import DeadlineExceeded, IPSComponentsError
 from ips_components.model.pieces import Piece
 from ips_components.model.placement import Placement
@@ -128,7 +129,8 @@ class Delivery:
         self, out: OutgoingArray, find: Find, t: int
     ) -> tuple[Sequence[Piece], list[Connection], bool]:
         mailbox = self.mailbox
-        deadline = closed_since = None
+        deadline: Deadline | None = None
+        takeover: Deadline | None = None  # of a receiver that is gone, by another one
         while True:
             mailbox.check()
             pieces = find(t)
@@ -137,9 +139,9 @@ class Delivery:
             found, full = self._open_to(out, pieces)
             if full is None and len(found) == len(pieces):
                 return pieces, found, True
-            deadline = deadline or time.monotonic() + self._deadlines["step"]
+            deadline = deadline or Deadline(self._deadlines["step"])
             if full is not None:
-                closed_since = None
+                takeover = None
                 if out.drops_when_full or (mailbox.stop is not None and not out.keeps_on):
                     return pieces, found, False
                 row = pieces[len(found)].chunk // out.n_space
@@ -148,14 +150,13 @@ class Delivery:
                 continue
             receiver = pieces[len(found)].receiver
             if not self.connections.is_closed(receiver):
-                closed_since = None
+                takeover = None
             else:  # until a placement names another one
-                closed_since = closed_since or time.monotonic()
-                limit = self._deadlines["connect"]
-                if time.monotonic() - closed_since > limit:
+                takeover = takeover or Deadline(self._deadlines["connect"])
+                if takeover.expired:
                     mailbox.lose(
                         f"receiver {receiver} is gone, and no other took over its chunks within "
-                        f"{limit:g} s"
+                        f"{takeover.seconds:g} s"
                     )
                     continue
             with mailbox.changed:
@@ -191,7 +192,7 @@ class Delivery:
             connection.pump()
 
     def _wait_for_credit(
-        self, connection: Connection, out: OutgoingArray, row: int, deadline: float
+        self, connection: Connection, out: OutgoingArray, row: int, deadline: Deadline
     ) -> None:
         with self.mailbox.changed:
             if (
@@ -200,11 +201,10 @@ class Delivery:
                 or self.mailbox.wait(deadline)
             ):
                 return
-        limit = self._deadlines["step"]
         raise DeadlineExceeded(
             f"array {out.name!r}, rank {self.rank}: {connection.endpoint} gave no credit "
-            f"within {limit:g} s; the analysis holds its memory or has stopped; give workers "
-            "more memory, or raise the deadline"
+            f"within {deadline.seconds:g} s; the analysis holds its memory or has stopped; give "
+            "workers more memory, or raise the deadline"
         )
 
     def may_still_send(self, connections: Sequence[Connection]) -> bool:
@@ -231,7 +231,7 @@ class Delivery:
 
     @waiting
     def _slot_in_time(self, ring: Ring, nbytes: int) -> Slot | None:
-        deadline = time.monotonic() + self._deadlines["step"]
+        deadline = Deadline(self._deadlines["step"])
         while (slot := ring.next(nbytes)) is None:
             self.mailbox.check()
             if self.mailbox.disconnected:
@@ -241,7 +241,7 @@ class Delivery:
             ):
                 raise DeadlineExceeded(
                     f"rank {self.rank}: no buffer came back from the receivers within "
-                    f"{self._deadlines['step']:g} s; the analysis holds the data or has stopped"
+                    f"{deadline.seconds:g} s; the analysis holds the data or has stopped"
                 )
         return slot
 
@@ -330,7 +330,7 @@ class Delivery:
         for connection in connections:
             if connection.to_send:
                 connection.pump()
-        deadline = time.monotonic() + self._deadlines["step"]
+        deadline = Deadline(self._deadlines["step"])
         with mailbox.changed:
             try:
                 while memory.uses and not mailbox.disconnected:
@@ -340,7 +340,7 @@ class Delivery:
                     ):
                         raise DeadlineExceeded(
                             f"rank {self.rank}: receivers did not take a block within "
-                            f"{self._deadlines['step']:g} s"
+                            f"{deadline.seconds:g} s"
                         )
             finally:
                 if memory.uses:  # its owner is about to write it

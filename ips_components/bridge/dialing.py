@@ -6,11 +6,11 @@ import os
 import select
 import socket
 import struct
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, TlsError
 from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
@@ -73,7 +73,7 @@ class Dialer:
         BridgeError
             When it refuses this rank, or one does not trust the other.
         """
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         try:
             sock, lane = self._connect(endpoint, timeout)
             try:
@@ -117,7 +117,7 @@ class Dialer:
         return encrypted
 
     def _introduce(
-        self, sock: Socket, lane: str, endpoint: Endpoint, hello: m.Hello, deadline: float
+        self, sock: Socket, lane: str, endpoint: Endpoint, hello: m.Hello, deadline: Deadline
     ) -> Dialed:
         state, decoder = ConnectionState.of_rank(), framing.Decoder()
 
@@ -168,13 +168,14 @@ def _connect_locally(endpoint: Endpoint, timeout: float) -> socket.socket:
     return sock
 
 
-def _receive(sock: Socket, decoder: framing.Decoder, deadline: float, who: str) -> list[m.Message]:
+def _receive(
+    sock: Socket, decoder: framing.Decoder, deadline: Deadline, who: str
+) -> list[m.Message]:
     """Return the first messages that arrive."""
     poll = select.poll()  # unlike select, for any descriptor
     poll.register(sock, select.POLLIN)
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if deadline.expired or not poll.poll(deadline.left * 1000):
             raise DeadlineExceeded(
                 f"{who} did not answer the hello in time: it may be stopped or overloaded"
             )

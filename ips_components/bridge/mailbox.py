@@ -12,9 +12,9 @@ may be read without it.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
+from ips_components.deadlines import Deadline
 from ips_components.errors import AnalyticsLost, DeadlineExceeded, RunStopped
 from ips_components.wire import messages as m
 from ips_components.wire import values
@@ -150,17 +150,16 @@ class Mailbox:
             "whether the analysis sends it"
         )
 
-    def wait(self, deadline: float) -> bool:
+    def wait(self, deadline: Deadline) -> bool:
         """Wait for some change (the lock is held); False when the deadline has passed."""
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if deadline.expired:
             return False
-        self.changed.wait(min(left, LOOK_AGAIN))
+        self.changed.wait(min(deadline.left, LOOK_AGAIN))
         return True
 
     def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition holds; return whether it does."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         with self.changed:
             while not done():
                 if not self.wait(deadline):

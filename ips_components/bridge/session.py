@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from ips_components.bridge.delivery import Delivery
 from ips_components.bridge.dialing import Dialed, Dialer
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import (
     AnalyticsLost,
     BridgeError,
@@ -181,20 +181,20 @@ def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
         limit = float(text)
     except ValueError:
         raise ContactError(f"{DEADLINE} must be a number of seconds, got {text!r}") from None
-    deadline = time.monotonic() + limit
-    pause = 0.01
-    while True:
-        try:
+
+    def read() -> Contact | None:
+        with contextlib.suppress(FileNotFoundError):
             return contacts.read(path)
-        except FileNotFoundError:
-            if time.monotonic() + pause > deadline:
-                raise ContactError(
-                    f"no contact file at {path} after {limit:g} s: the analytics have not started; "
-                    f"see their log, or raise {DEADLINE}"
-                ) from None
-        # A file system has no portable signal for a new file: look again, ever less often.
-        time.sleep(pause)
-        pause = min(0.5, 2 * pause)
+        return None
+
+    # A file system has no portable signal for a new file: look again, ever less often.
+    found = poll_until(read, Deadline(limit), pause=0.01, growth=2.0, max_pause=0.5)
+    if found is None:
+        raise ContactError(
+            f"no contact file at {path} after {limit:g} s: the analytics have not started; "
+            f"see their log, or raise {DEADLINE}"
+        )
+    return found
 
 
 # -- with the contract -------------------------------------------------------------------------
@@ -328,17 +328,17 @@ class Session:
         there to send its chunks to another one.
         """
         mailbox, connections = self.mailbox, self.delivery.connections
-        deadline = time.monotonic() + self.contact.deadlines["connect"]
+        deadline = Deadline(self.contact.deadlines["connect"])
         while not mailbox.disconnected or connections.open():
             connections.say_goodbye(bye)
-            if not mailbox.wait_for(connections.goodbye_answered, deadline - time.monotonic()):
+            if not mailbox.wait_for(connections.goodbye_answered, deadline.left):
                 import logging  # 4 ms that no rank has to pay at import
 
                 logging.getLogger(__name__).warning(
                     "Rank %s: receivers did not answer the goodbye", self.rank
                 )
             answered = mailbox.goodbyes_answered
-            if answered or mailbox.disconnected or time.monotonic() > deadline:
+            if answered or mailbox.disconnected or deadline.expired:
                 break
             try:
                 connections.connect_home()  # those that heard it are gone
