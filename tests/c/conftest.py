@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from c_ranks import DEADLINE, Rank, build, compiler
+from open_here import descriptors, threads
 
 
 @pytest.fixture(scope="session")
@@ -103,16 +104,8 @@ def sinks():
 
 
 def _left():
-    found = set()
-    for fd in Path("/proc/self/fd").iterdir():
-        try:
-            what = str(fd.readlink())
-        except OSError:
-            continue
-        if any(word in what for word in ("socket", "memfd", "event")):
-            found.add((fd.name, what))
-    threads = {t.name for t in threading.enumerate() if t.name.startswith("receiver")}
-    return found | threads | {p.name for p in Path("/dev/shm").iterdir() if "ips" in p.name}
+    shared = {path.name for path in Path("/dev/shm").iterdir() if "ips" in path.name}
+    return descriptors() | threads("receiver") | shared
 
 
 @pytest.fixture(autouse=True)

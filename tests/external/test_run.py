@@ -505,17 +505,19 @@ def test_rolling_windows_of_an_open_ended_run(cluster, coupled, steps):
     assert record["ledger"]["closed"]
 
 
-def test_an_early_stop_ends_the_simulation_cleanly(cluster, coupled):
-    def until_stopped(rank, contact):
-        y, x = RANKS[rank]
-        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
-            for step in range(10_000):
-                if bridge.should_stop():
-                    return step
-                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
-        return None
+def simulate_until_stopped(rank: int, contact) -> int | None:
+    """Put steps until the analysis has seen enough; return how many."""
+    y, x = RANKS[rank]
+    with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
+        for step in range(10_000):
+            if bridge.should_stop():
+                return step
+            bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+    return None
 
-    name, future, outcomes, _ = coupled("converging", until_stopped)
+
+def test_an_early_stop_ends_the_simulation_cleanly(cluster, coupled):
+    name, future, outcomes, _ = coupled("converging", simulate_until_stopped)
     future.result(30)
     record = wait_for_end(cluster, name, 20)
     assert record["phase"] == "ended"
@@ -623,16 +625,7 @@ def test_a_model_is_trained_on_steps_as_they_come(cluster, coupled, tmp_path):
 
 
 def test_training_that_does_not_improve_ends_the_simulation(cluster, coupled):
-    def until_stopped(rank, contact):
-        y, x = RANKS[rank]
-        with Bridge(contact=contact, arrays=offer_open(rank), rank=rank, size=4) as bridge:
-            for step in range(10_000):
-                if bridge.should_stop():
-                    return step
-                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
-        return None
-
-    name, future, outcomes, results = coupled("learning_until_stopped", until_stopped)
+    name, future, outcomes, results = coupled("learning_until_stopped", simulate_until_stopped)
     future.result(30)
     record = wait_for_end(cluster, name, 20)
     assert record["stop_reason"] == "the validation has not improved since step 5"

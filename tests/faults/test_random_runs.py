@@ -8,11 +8,11 @@ import gc
 import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import random_cases
 import random_runs
+from open_here import descriptors, threads
 
 SECONDS = float(os.environ.get("CAMPAIGN_SECONDS", "600"))
 FIRST = int(os.environ.get("CAMPAIGN_SEED", "1000"))
@@ -20,17 +20,7 @@ ENOUGH = 10  # failures
 
 
 def _left():
-    """Sockets, shared memory and threads of bridges and receivers."""
-    found = set()
-    for fd in Path("/proc/self/fd").iterdir():
-        try:
-            what = str(fd.readlink())
-        except OSError:
-            continue
-        if any(word in what for word in ("socket", "memfd", "event")):
-            found.add((fd.name, what))
-    names = {thread.name for thread in threading.enumerate()}
-    return found | {name for name in names if name.startswith(("receiver", "bridge"))}
+    return descriptors() | threads("receiver", "bridge")
 
 
 def _run(seed, directory):

@@ -6,20 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-
-def _descriptors() -> dict[str, str]:
-    found = {}
-    for fd in Path("/proc/self/fd").iterdir():
-        try:
-            found[fd.name] = str(fd.readlink())
-        except OSError:
-            continue
-    return found
-
-
-def _threads() -> set[str]:
-    return {t.name for t in threading.enumerate() if t.name.startswith(("receiver", "bridge"))}
+from open_here import descriptors, threads
 
 
 def _shared() -> set[str]:
@@ -28,16 +15,14 @@ def _shared() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    before, shared = _descriptors(), _shared()
+    before, shared = descriptors(), _shared()
     yield
     deadline = time.monotonic() + 5
     while True:
         gc.collect()
-        after = _descriptors()
-        more = {fd: what for fd, what in after.items() if before.get(fd) != what}
-        more = {fd: w for fd, w in more.items() if "socket" in w or "memfd" in w or "event" in w}
-        if not more and not _threads():
+        more, running = descriptors() - before, threads("receiver", "bridge")
+        if not more and not running:
             break
-        assert time.monotonic() < deadline, f"left over: {more}, {_threads()}"
+        assert time.monotonic() < deadline, f"left over: {more}, {running}"
         threading.Event().wait(0.02)
     assert _shared() == shared
