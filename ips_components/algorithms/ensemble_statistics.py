@@ -45,9 +45,25 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Sobol:
+    """What Martinez' estimators need of the rows so far."""
+
     count: int
     first: tuple[_Pair, ...]  # of B and each A_B^i
     total: tuple[_Pair, ...]  # of A and each A_B^i
+
+
+@dataclass(frozen=True, slots=True)
+class _Saltelli:
+    """What Saltelli's and Jansen's estimators need; outputs are less A of the first row."""
+
+    count: int
+    origin: np.ndarray
+    mean: np.ndarray  # of all outputs
+    pooled: np.ndarray  # mean of A and B
+    squares: np.ndarray  # sum of squared deviations of A and B from it
+    change: np.ndarray  # (parameters, ...): mean of A_B^i - A
+    product: np.ndarray  # (parameters, ...): mean of B (A_B^i - A)
+    jansen: np.ndarray  # (parameters, ...): mean of (A - A_B^i)^2
 
 
 class _PerCell:
@@ -195,7 +211,7 @@ def ensemble_statistics(
     return EnsembleStatistics(len(probabilities), *parts)
 
 
-def sobol_indices(rows: Sequence[Sequence[Any]]) -> SobolIndices:
+def sobol_indices(rows: Sequence[Sequence[Any]], *, estimator: str = "martinez") -> SobolIndices:
     """Estimate Sobol' indices of first order and total, row by row of a pick-freeze design.
 
     Parameters
@@ -205,6 +221,8 @@ def sobol_indices(rows: Sequence[Sequence[Any]]) -> SobolIndices:
         ``p + 2`` members ``A, B, A_B^1, ..., A_B^p``, where ``A_B^i`` has parameter `i` of ``B``
         and all others of ``A`` (Saltelli's design). A row with NaN, which is what a member that
         failed leaves, is left out where it has it.
+    estimator : {"martinez", "saltelli"}
+        See the notes. The second is what SALib's ``analyze.sobol`` computes.
 
     Returns
     -------
@@ -213,16 +231,22 @@ def sobol_indices(rows: Sequence[Sequence[Any]]) -> SobolIndices:
     Raises
     ------
     AnalysisError
-        If there are fewer than two rows, or rows or shapes differ.
+        If there are fewer than two rows, rows or shapes differ, or there is no such estimator.
 
     Notes
     -----
-    Martinez' estimators: the first order is the correlation of ``B`` and ``A_B^i``, the total is
-    one less that of ``A`` and ``A_B^i``, both from iterative co-moments (Baudin, Boumhaout, Delage,
-    Iooss, Martinez, Numerical stability of Sobol' indices estimation formula, 2016; Terraz, Ribes,
+    Martinez' estimators, the default: the first order is the correlation of ``B`` and ``A_B^i``,
+    the total is one less that of ``A`` and ``A_B^i``, both from iterative co-moments (Baudin,
+    Boumhaout, Delage, Iooss, Martinez, Numerical stability of Sobol' indices estimation formula, 2016; Terraz, Ribes,
     Fournier, Iooss, Raffin, Melissa: large scale in transit sensitivity analysis, SC'17). NaN where
     the output does not vary.
+
+    ``"saltelli"``: the first order is the mean of ``B (A_B^i - A)``, of outputs less their mean,
+    the total half the mean of ``(A - A_B^i)^2``, both over the variance of ``A`` and ``B`` pooled
+    (Saltelli et al., Variance based sensitivity analysis of model output, 2010, table 2 (b), (f)).
     """
+    if estimator not in _ADD:
+        raise AnalysisError(f"estimator must be one of {sorted(_ADD)}, got {estimator!r}")
     sizes = {len(row) for row in rows}
     if len(rows) < 2 or len(sizes) != 1 or min(sizes) < 3:
         raise AnalysisError(
@@ -231,7 +255,7 @@ def sobol_indices(rows: Sequence[Sequence[Any]]) -> SobolIndices:
         )
     groups = [_members(row, 0) for row in rows]
     _agree([array for group in groups for array in group])
-    parts = _chained("sobol", groups, _add_row)
+    parts = _chained(f"sobol-{estimator}", groups, _ADD[estimator])
     return SobolIndices(sizes.pop() - 2, *parts)
 
 
@@ -316,6 +340,36 @@ def _add_row(state: _Sobol | None, blocks: list[np.ndarray]) -> _Sobol:
     return replace(state, count=n, first=first, total=total)
 
 
+def _add_row_saltelli(state: _Saltelli | None, blocks: list[np.ndarray]) -> _Saltelli:
+    """Add a row of the design to the sums of a chunk, as running means."""
+    outputs = np.stack([np.asarray(block, dtype=np.float64) for block in blocks])
+    if state is None:
+        zero, each = np.zeros(outputs.shape[1:]), np.zeros((len(blocks) - 2, *outputs.shape[1:]))
+        state = _Saltelli(0, outputs[0], zero, zero, zero, each, each, each)
+    if _has_nan(blocks):
+        return state
+    n = state.count + 1
+    origin = outputs[0] if state.count == 0 else state.origin
+    outputs = outputs - origin
+    a, b, mixed = outputs[0], outputs[1], outputs[2:]
+    pooled = state.pooled + (0.5 * (a + b) - state.pooled) / n
+    # Welford's update holds for a batch as well: each value less the mean before, and after.
+    squares = state.squares + sum((x - state.pooled) * (x - pooled) for x in (a, b))
+    return _Saltelli(
+        n,
+        origin,
+        state.mean + (outputs.mean(axis=0) - state.mean) / n,
+        pooled,
+        squares,
+        state.change + (mixed - a - state.change) / n,
+        state.product + (b * (mixed - a) - state.product) / n,
+        state.jansen + ((a - mixed) ** 2 - state.jansen) / n,
+    )
+
+
+_ADD = {"martinez": _add_row, "saltelli": _add_row_saltelli}
+
+
 def _paired(pair: _Pair, x: np.ndarray, y: np.ndarray, n: int) -> _Pair:
     """Add a pair of outputs to means, sums of squares, and the sum of products (Pebay 2008)."""
     dx, dy = x - pair.mean[0], y - pair.mean[1]
@@ -332,10 +386,22 @@ def _statistic(state: _Moments, field: str) -> np.ndarray:
     return np.asarray(getattr(state, field), dtype=np.float64)
 
 
-def _index(state: _Sobol, field: str) -> np.ndarray:
+def _index(state: _Sobol | _Saltelli, field: str) -> np.ndarray:
+    if isinstance(state, _Saltelli):
+        return _saltelli_index(state, field)
     if field == "used":
         return np.full(state.first[0].product.shape, float(state.count))
     pairs = state.first if field == "first" else state.total
     with np.errstate(divide="ignore", invalid="ignore"):
         found = [p.product / np.sqrt(p.squares[0] * p.squares[1]) for p in pairs]
     return np.stack(found) if field == "first" else 1.0 - np.stack(found)
+
+
+def _saltelli_index(state: _Saltelli, field: str) -> np.ndarray:
+    if field == "used":
+        return np.full(state.mean.shape, float(state.count))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = state.squares / (2 * state.count)
+        if field == "first":
+            return (state.product - state.mean * state.change) / variance
+        return 0.5 * state.jansen / variance

@@ -111,11 +111,28 @@ def test_sobol_indices_come_near_the_analytic_ones_and_those_of_salib():
     np.testing.assert_allclose(total, known["ST"], atol=0.08)
 
 
-def test_rows_with_a_failed_member_are_left_out():
+def test_saltelli_indices_are_those_of_salib_on_stored_data():
+    analyze = pytest.importorskip("SALib.analyze.sobol", reason="SALib is not installed").analyze
+    outputs = ishigami(design(64)) + 1e3  # an offset that a naive sum of squares would not survive
+    found = sobol_indices([lazily(row) for row in outputs], estimator="saltelli")
+    first, total, used = dask.compute(found.first, found.total, found.used)
+    assert (used == 64).all()
+    problem = {"num_vars": 3, "names": ["a", "b", "c"], "bounds": [[-np.pi, np.pi]] * 3}
+    for cell in np.ndindex(STEPS, CELLS):
+        y = outputs[(slice(None), [0, 2, 3, 4, 1], *cell)].ravel()  # SALib's order: A, A_B, B
+        known = analyze(problem, y, calc_second_order=False, num_resamples=2, seed=0)
+        np.testing.assert_allclose(first[(slice(None), *cell)], known["S1"], atol=1e-10)
+        np.testing.assert_allclose(total[(slice(None), *cell)], known["ST"], atol=1e-10)
+
+
+@pytest.mark.parametrize("estimator", ["martinez", "saltelli"])
+@pytest.mark.parametrize("failed", [0, 7])
+def test_rows_with_a_failed_member_are_left_out(estimator, failed):
     outputs = ishigami(design(12))
-    outputs[7, 3] = np.nan
-    found = sobol_indices([lazily(row) for row in outputs])
-    expected = sobol_indices([lazily(row) for i, row in enumerate(outputs) if i != 7])
+    outputs[failed, 3] = np.nan
+    found = sobol_indices([lazily(row) for row in outputs], estimator=estimator)
+    others = [lazily(row) for i, row in enumerate(outputs) if i != failed]
+    expected = sobol_indices(others, estimator=estimator)
     np.testing.assert_allclose(found.first.compute(), expected.first.compute(), rtol=1e-12)
     assert (found.used.compute() == 11).all()
 
@@ -129,6 +146,10 @@ def test_rows_with_a_failed_member_are_left_out():
         (lambda: ensemble_statistics(da.ones((2, 3)), gamma=0.2), "gamma must be > 0.5"),
         (lambda: sobol_indices([[da.ones(3)] * 2] * 4), r"got 4 rows of \[2\] members"),
         (lambda: sobol_indices([[da.ones(3)] * 3]), "got 1 rows"),
+        (
+            lambda: sobol_indices([[da.ones(3)] * 3] * 2, estimator="s"),
+            r"\['martinez', 'saltelli'\]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
