@@ -237,9 +237,9 @@ def sobol_indices(rows: Sequence[Sequence[Any]], *, estimator: str = "martinez")
     -----
     Martinez' estimators, the default: the first order is the correlation of ``B`` and ``A_B^i``,
     the total is one less that of ``A`` and ``A_B^i``, both from iterative co-moments (Baudin,
-    Boumhaout, Delage, Iooss, Martinez, Numerical stability of Sobol' indices estimation formula, 2016; Terraz, Ribes,
-    Fournier, Iooss, Raffin, Melissa: large scale in transit sensitivity analysis, SC'17). NaN where
-    the output does not vary.
+    Boumhaout, Delage, Iooss, Martinez, Numerical stability of Sobol' indices estimation formula,
+    2016; Terraz, Ribes, Fournier, Iooss, Raffin, Melissa: large scale in transit sensitivity
+    analysis, SC'17). NaN where the output does not vary.
 
     ``"saltelli"``: the first order is the mean of ``B (A_B^i - A)``, of outputs less their mean,
     the total half the mean of ``(A - A_B^i)^2``, both over the variance of ``A`` and ``B`` pooled
