@@ -316,8 +316,12 @@ class Session:
         return arrays
 
     def _as_agreed(self, described: ArraySpec, agreed: ArraySpec) -> ArraySpec:
-        """Return a description with the run's steps, where launches may describe only their own."""
-        if not self._many_launches or described.steps.every != agreed.steps.every:
+        """Return a description with the run's steps, where it may say less than the config does.
+
+        Launches may describe the steps of their own only, and a program none.
+        """
+        own_launch = self._many_launches and described.steps.every == agreed.steps.every
+        if not own_launch and not described.steps.open_ended:
             return described
         return replace(described, steps=agreed.steps)
 

@@ -52,7 +52,10 @@ class ArrayConfig:
         types.WIDTHS, "Ghost cells around each block, never sent.", 0, unit="cells"
     )
     steps: Mapping[str, int | None] | None = parameter(
-        types.STEPS, "Steps at which it is put; [TIME_LOOP]'s by default.", None
+        types.STEPS,
+        "Steps at which it is put; [TIME_LOOP]'s by default. Without SHAPE: what the simulation "
+        "does not know when it describes the array.",
+        None,
     )
     at_most: bool = parameter(
         types.BOOL,

@@ -54,6 +54,9 @@ class RunSettings:
         Width of the ghost rim of each array, one number or one per dimension. Optional.
     chunks
         Chunks of each array in Dask's notation, time first. Optional.
+    steps
+        Steps (fields of ``StepAxis``) of arrays that the simulation describes without knowing how
+        many there will be.
     at_most
         Names of the arrays whose number of steps is a bound: the simulation may end earlier.
     policies
@@ -131,6 +134,7 @@ class RunSettings:
     checkpoint: str = ""
     windows: str = ""
     simulation: str = "the simulation"
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     at_most: tuple[str, ...] = ()
     launches: Mapping[str, Any] = field(default_factory=dict)
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
@@ -180,15 +184,26 @@ class RunSettings:
         return self.specs_from(described)
 
     def bounded(self, specs: Iterable[ArraySpec]) -> list[ArraySpec]:
-        """Return specifications of which those in `at_most` have a bound of steps.
+        """Return specifications with what the config says of their steps.
 
         Raises
         ------
         ConfigError
-            If one of them has no number of steps.
+            If `steps` contradicts what the simulation says, or an array in `at_most` has no number
+            of steps.
         """
+        from ips_components.model.spec import StepAxis
+
         found = []
         for spec in specs:
+            if (steps := self.steps.get(spec.name)) is not None:
+                axis = StepAxis(**steps)
+                if not spec.steps.open_ended and axis != spec.steps:
+                    raise ConfigError(
+                        f"array {spec.name!r}: the simulation describes {spec.steps}, the config "
+                        f"says {axis}; leave STEPS out of [[[{spec.name}]]]"
+                    )
+                spec = replace(spec, steps=axis)
             if spec.name in self.at_most:
                 if spec.steps.open_ended:
                     raise ConfigError(

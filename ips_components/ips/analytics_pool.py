@@ -208,6 +208,7 @@ class AnalyticsPool:
             decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
             halos={a.name: a.halo for a in config.arrays if a.halo},
             chunks={a.name: a.chunks for a in config.arrays if a.chunks},
+            steps={a.name: dict(a.steps) for a in config.arrays if a.steps and a.shape is None},
             at_most=tuple(a.name for a in config.arrays if a.at_most),
             policies={a.name: a.policy for a in config.arrays},
             results=str(self.run_dir / (config.results or f"results{suffix}")),

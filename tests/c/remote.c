@@ -2,6 +2,7 @@
  * with one line: "ok ..." or "error CODE words". The tests are thus real C programs, driven from
  * Python step by step. Cells follow a pattern of global index and step that Python knows too. */
 #define _POSIX_C_SOURCE 200809L
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,6 +277,8 @@ static int obey(const char *command)
         rank = (int)number();
         return ips_bridge_open(&bridge, rank, (int)number());
     }
+    if (!strcmp(command, "partial"))
+        return ips_bridge_set_partial(bridge, 1);
     if (!strcmp(command, "request"))
         return request();
     if (!strcmp(command, "join"))
@@ -342,6 +345,18 @@ static int obey(const char *command)
     if (!strcmp(command, "attribute")) {
         const char *attribute = word();
         return ips_bridge_attribute(bridge, name, attribute, rest);
+    }
+    if (!strcmp(command, "doubles") || !strcmp(command, "integers")) { /* NAME ATTRIBUTE COUNT ... */
+        const char *attribute = word();
+        int64_t count = number(), whole[DIMS];
+        double real[DIMS];
+        for (int64_t i = 0; i < (count < 0 ? 1 : count); i++) {
+            real[i] = strtod(word(), NULL);
+            whole[i] = isfinite(real[i]) ? (int64_t)real[i] : 0;
+        }
+        return !strcmp(command, "doubles")
+                   ? ips_bridge_attribute_doubles(bridge, name, attribute, real, count)
+                   : ips_bridge_attribute_integers(bridge, name, attribute, whole, count);
     }
     if (!strcmp(command, "array")) { /* what this program knows: NAME ITEMSIZE NDIM GLOBAL... */
         array = find("");

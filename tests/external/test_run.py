@@ -136,7 +136,7 @@ def offer(rank: int, lower: int = 0) -> list[Array]:
     return [Array("temperature", (NY, NX), "f8", offset=offset, dims=("y", "x"), steps=STEPS)]
 
 
-def simulate(rank: int, contact, stop_after: int = STEPS):
+def simulate(rank: int, contact, stop_after: int = STEPS, offer=offer):
     y, x = RANKS[rank]
     with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
         for step in range(stop_after):
@@ -325,6 +325,36 @@ def test_an_adaptive_simulation_is_stopped_by_its_analysis(cluster, coupled, tog
         np.testing.assert_array_equal(found["curve"].values, np.arange(60))
         np.testing.assert_array_equal(found["sum"].values, np.full((NY, NX), sum(range(60))))
     assert run_record(cluster, name)["stop_reason"] == "seen enough"
+
+
+def test_the_config_says_how_many_steps_there_are(cluster, coupled):
+    """Where the program that describes the array does not know it."""
+    axis = {"start": 0, "every": 1, "count": STEPS}
+    name, future, _, results = coupled(
+        f"{adaptive.__name__}:adaptive",
+        lambda rank, contact: simulate(rank, contact, offer=offer_open),
+        steps={"temperature": axis},
+    )
+    future.result(30)
+    with xr.open_zarr(results) as found:
+        for result, value in adaptive.expected(FIELD).items():
+            np.testing.assert_allclose(found[result].values, value, rtol=1e-12, err_msg=result)
+    assert run_record(cluster, name)["phase"] == "ended"
+
+
+def test_steps_in_the_config_that_contradict_the_program_are_refused(coupled):
+    def refused(rank, contact):
+        with pytest.raises(ContractError, match="leave STEPS out"):
+            simulate(rank, contact)
+
+    _, future, _, _ = coupled(
+        f"{adaptive.__name__}:adaptive",
+        refused,
+        steps={"temperature": {"start": 0, "every": 2, "count": STEPS}},
+        on_analytics_loss="abort",
+    )
+    with pytest.raises(Exception, match="leave STEPS out"):
+        future.result(30)
 
 
 def test_an_adaptive_simulation_that_puts_nothing_fails(cluster, coupled):

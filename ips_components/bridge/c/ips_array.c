@@ -110,9 +110,9 @@ static int compare(ips_bridge *b, const array *a, const agreement *c)
     int first = c->ragged ? 2 : 1;
     const int64_t *shape = a->shape + (c->ragged ? 1 : 0);
     bool same = !strcmp(a->dtype, c->dtype) && a->ndim == c->ndim - 1 && a->ragged == c->ragged &&
-                a->every == c->every;
+                (a->every == c->every || a->steps < 0);
     /* Where the program is launched many times, it may describe the steps of one launch. */
-    if (!b->many_launches)
+    if (!b->many_launches && a->steps >= 0) /* else the config says it */
         same = same && a->first == c->first && a->steps == c->steps;
     for (int d = first; same && d < c->ndim; d++)
         same = shape[d - first] == c->shape[d];
@@ -202,10 +202,19 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
         if (!known)
             a->wanted[a->n_wanted++] = steps;
     }
+    if (c->ragged && b->partial && !a->declared)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s is ragged: every rank declares it, and puts its rows (or none) "
+                         "at every step",
+                         a->name);
     if (c->ragged)
         return IPS_BRIDGE_OK;
     if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim)
         memcpy(a->halo, c->halo, sizeof a->halo);
+    if (b->partial && !a->declared && !a->has_block) { /* none of it is here */
+        a->has_block = true;
+        return IPS_BRIDGE_OK;
+    }
     if (!a->has_block && !a->ndim && b->self.rank) { /* a number: that of rank 0 is sent */
         a->n_wanted = 0;
         a->has_block = true;
@@ -227,7 +236,7 @@ int ipsb_arrays_join(ips_bridge *b)
         agreement *c = &b->contract.arrays[i];
         array *a = ipsb_array(b, c->name);
         int code;
-        if (b->described && (!a || !a->declared))
+        if (b->described && !b->partial && (!a || !a->declared))
             return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
                              "the analysis wants array %s, which this simulation does not declare: "
                              "rename one of them",

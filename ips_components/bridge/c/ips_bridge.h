@@ -20,7 +20,7 @@
  *
  *   call                     who          waits                              buffers
  *   open declare block where independent  no                                 copied
- *   request                  rank 0       for contact file and contract      blob: the bridge's
+ *   request                  rank 0 (*)   for contact file and contract      blob: the bridge's
  *   join                     collective   for one receiver                   blob: reusable
  *   put put_block put_rows   independent  for credit and a free buffer; one  reusable on return
  *                                         copy; TCP: until the kernel took
@@ -132,6 +132,18 @@ IPS_BRIDGE_API int ips_bridge_dims(ips_bridge *bridge, const char *array, const 
 IPS_BRIDGE_API int ips_bridge_attribute(ips_bridge *bridge, const char *array, const char *name,
                                         const char *text);
 
+/* Numbers that travel with a declared array. count < 0: `values` is a single number, not a list. */
+IPS_BRIDGE_API int ips_bridge_attribute_doubles(ips_bridge *bridge, const char *array,
+                                                const char *name, const double *values,
+                                                int64_t count);
+IPS_BRIDGE_API int ips_bridge_attribute_integers(ips_bridge *bridge, const char *array,
+                                                 const char *name, const int64_t *values,
+                                                 int64_t count);
+
+/* Say that other ranks put the arrays that this rank does not declare: it has no cells of them.
+ * Rank 0 declares all arrays in any case. partial: 1, or 0 (the default): they are an error. */
+IPS_BRIDGE_API int ips_bridge_set_partial(ips_bridge *bridge, int partial);
+
 /* This rank's block of an array, declared or configured; before request and join. Called again, it
  * adds another block. Without any call, ranks have the regular decomposition of the global shape
  * (blocks [i*n/p, (i+1)*n/p), ranks in C order).
@@ -162,7 +174,8 @@ IPS_BRIDGE_API int ips_bridge_ranks(ips_bridge *bridge, const char *texts);
 /* Rank 0: find the contact file (NULL: by the environment's IPS_COMPONENTS_CONTACT) and wait for
  * the contract. Whatever the outcome, `blob` is set and must be broadcast: when this call fails, it
  * carries the error to the `join` of all ranks. It holds the run's secret. It stays the bridge's
- * and lives until free, or the next request. */
+ * and lives until free, or the next request. Where there is no way to broadcast it, every rank may
+ * ask for itself: as many requests as ranks. */
 IPS_BRIDGE_API int ips_bridge_request(ips_bridge *bridge, const char *contact, const void **blob,
                                       size_t *length);
 

@@ -1,4 +1,5 @@
 /* Arrays as the program describes them, and what ranks say of themselves. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -51,6 +52,16 @@ int ips_bridge_declare(ips_bridge *b, const char *name, const char *dtype, int n
     memcpy(a->dtype, explicit_name, sizeof a->dtype);
     for (int d = 0; d < ndim; d++)
         a->shape[d] = shape[d];
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_set_partial(ips_bridge *b, int partial)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "say before the join what this rank declares");
+    b->partial = partial != 0;
     return IPS_BRIDGE_OK;
 }
 
@@ -119,22 +130,73 @@ int ips_bridge_dims(ips_bridge *b, const char *name, const char *dims)
     return take_text(b, &out, &a->dims);
 }
 
+/* Begin another attribute of a declared array, up to its value. */
+static int begin_attribute(ips_bridge *b, const char *name, const char *attribute,
+                           const void *value, array **a, buffer *out)
+{
+    int code = declared(b, name, a);
+    if (code)
+        return code;
+    if (!attribute || !value)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: an attribute has a name and a value", name);
+    if ((*a)->attributes) {
+        ipsb_append(out, (*a)->attributes, strlen((*a)->attributes));
+        ipsb_append(out, ",", 1);
+    }
+    ipsb_append_json_string(out, attribute);
+    ipsb_append(out, ":", 1);
+    return IPS_BRIDGE_OK;
+}
+
 int ips_bridge_attribute(ips_bridge *b, const char *name, const char *attribute, const char *text)
 {
     array *a;
     buffer out = {0};
-    int code = declared(b, name, &a);
+    int code = begin_attribute(b, name, attribute, text, &a, &out);
     if (code)
         return code;
-    if (!attribute || !text)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: an attribute has a name and a text", name);
-    if (a->attributes) {
-        ipsb_append(&out, a->attributes, strlen(a->attributes));
-        ipsb_append(&out, ",", 1);
-    }
-    ipsb_append_json_string(&out, attribute);
-    ipsb_append(&out, ":", 1);
     ipsb_append_json_string(&out, text);
+    return take_text(b, &out, &a->attributes);
+}
+
+/* A number as JSON, with Python's words for those that JSON lacks. */
+static void append_double(buffer *out, double value)
+{
+    if (isfinite(value))
+        ipsb_append_text(out, "%.17g", value);
+    else
+        ipsb_append_text(out, isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity");
+}
+
+int ips_bridge_attribute_doubles(ips_bridge *b, const char *name, const char *attribute,
+                                 const double *values, int64_t count)
+{
+    array *a;
+    buffer out = {0};
+    int code = begin_attribute(b, name, attribute, values, &a, &out);
+    if (code)
+        return code;
+    ipsb_append(&out, "[", count >= 0);
+    for (int64_t i = 0; i < (count < 0 ? 1 : count); i++) {
+        ipsb_append(&out, ",", i > 0);
+        append_double(&out, values[i]);
+    }
+    ipsb_append(&out, "]", count >= 0);
+    return take_text(b, &out, &a->attributes);
+}
+
+int ips_bridge_attribute_integers(ips_bridge *b, const char *name, const char *attribute,
+                                  const int64_t *values, int64_t count)
+{
+    array *a;
+    buffer out = {0};
+    int code = begin_attribute(b, name, attribute, values, &a, &out);
+    if (code)
+        return code;
+    ipsb_append(&out, "[", count >= 0);
+    for (int64_t i = 0; i < (count < 0 ? 1 : count); i++)
+        ipsb_append_text(&out, "%s%lld", i ? "," : "", (long long)values[i]);
+    ipsb_append(&out, "]", count >= 0);
     return take_text(b, &out, &a->attributes);
 }
 
@@ -289,7 +351,7 @@ void ipsb_hello_info(const ips_bridge *b, buffer *out)
     ipsb_append_text(out, ",\"hosts\":[");
     ipsb_append(out, b->hosts, b->hosts ? strlen(b->hosts) : 0);
     ipsb_append_text(out, "],\"arrays\":[");
-    for (size_t i = 0; i < b->n_arrays; i++) {
+    for (size_t i = 0; b->self.rank == 0 && i < b->n_arrays; i++) {
         const array *a = b->arrays[i];
         if (!a->declared)
             continue;

@@ -1,4 +1,4 @@
-/* Rank 0's request, and the join of all ranks. */
+/* The request, of rank 0 or of each rank, and the join of all ranks. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
@@ -99,7 +99,7 @@ static int connect_any(ips_bridge *b, bool patient, peer **out)
                      b->contact.connect, last->at.ordinal, last->at.host, last->at.port, last->why);
 }
 
-/* ---- The request of rank 0 --------------------------------------------------------------------- */
+/* ---- The request -------------------------------------------------------------------------------- */
 
 static int wait_for_contact(ips_bridge *b, const char *path, buffer *record)
 {
@@ -199,8 +199,8 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
     b->blob = NULL;
     *blob = NULL;
     *length = 0;
-    if (b->self.rank != 0 || b->joined || b->closed)
-        code = ipsb_fail(b, IPS_BRIDGE_USAGE, "only rank 0 asks for the contract, before the join");
+    if (b->joined || b->closed)
+        code = ipsb_fail(b, IPS_BRIDGE_USAGE, "a rank asks for the contract before its join");
     else
         code = ask(b, contact, &record);
     if (code) {

@@ -10,6 +10,7 @@ struct ips_bridge {
     errors errors; /* first: see ips_error.c */
     identity self;
     bool joined, closed, described;
+    bool partial; /* what this rank does not declare, other ranks put */
     uint8_t *blob;
     size_t blob_length;
     contact contact;
