@@ -52,6 +52,20 @@ class SimulationLost(IPSComponentsError):
     """The simulation ended, or a rank died, before all contracted data were delivered."""
 
 
+class RunFailed(IPSComponentsError):
+    """A coupled run did not end well; the message is its first cause.
+
+    Attributes
+    ----------
+    result : RunResult or None
+        What the run left, where it was started with :func:`ips_components.run`.
+    """
+
+    def __init__(self, cause: str = "", result: object = None) -> None:
+        super().__init__(cause)
+        self.result = result
+
+
 class ExternalTaskError(IPSComponentsError):
     """An external task will never get its data; names array, step and cause."""
 

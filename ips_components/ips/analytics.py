@@ -106,7 +106,7 @@ class Analytics(Component):
             "pool": pool.address,
         }
         try:
-            pool.start()
+            self._start(pool)
         except Exception as error:
             self._publish_state(OPEN)
             self._fail(error)
@@ -295,6 +295,16 @@ class Analytics(Component):
 
     # --- internals ------------------------------------------------------------------------------
 
+    def _start(self, pool: AnalyticsPool) -> None:
+        """Start the pool, and show that this takes some seconds."""
+        from ips_components.report import Progress
+
+        config = pool.config
+        workers = f"{config.n_receivers} Dask worker{'' if config.n_receivers == 1 else 's'}"
+        with Progress(quiet=not config.progress) as progress:
+            progress.doing(f"starting {workers}", run=pool.run, run_dir=str(pool.run_dir))
+            pool.start()
+
     def _config(self) -> AnalyticsConfig:
         run = ips_compat.run_config(self.services)
         section = ips_compat.section_of(self)
@@ -363,6 +373,7 @@ class Analytics(Component):
         told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
             for page, where in pool.live_pages():
+                progress.doing("waiting for the simulation to connect", live_page=page)
                 host = socket.gethostname()
                 progress.note(
                     f"live page on {host}: its address is {where}",

@@ -1,5 +1,6 @@
 """The end of a run: its record, its report, its figure and the summary on the terminal."""
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,6 +12,9 @@ from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
 from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
+_WHERE = re.compile(r"; at [^\n]+, line \d+, in [^\n]+\Z")
+_WORD = re.compile(r"\w")
+_NAMES_AN_ERROR = re.compile(r"[A-Z][\w.]*(Error|Exception)\b")
 _LEDGER_OPEN = "the ledger does not close: some blocks were produced and never accounted for"
 
 
@@ -58,7 +62,11 @@ class Conclusion:
         """
         from ips_components.report import make_record, write_record, write_report
         from ips_components.report.ledger import print_summary
+        from ips_components.report.progress_file import ProgressFile
 
+        ProgressFile.wanted().note(
+            doing="drawing the figure and writing the report", run_dir=str(self.run_dir)
+        )
         records = Records(self.services)
         coordinator = records.read(COORDINATOR)
         simulations = self.config.coupled_ports
@@ -108,11 +116,12 @@ class Conclusion:
         if not config.figure or not self.outcome.get("results"):
             return []
         from ips_components.report.figure import run_figure
+        from ips_components.report.stored import open_groups
 
         path = Path(self.outcome["results"])
         try:
             with ExitStack() as stack:
-                groups = _open_groups(path)
+                groups = open_groups(path)
                 for group in groups.values():
                     stack.enter_context(group)
                 return [run_figure(groups, self.run_dir / "results.png").name]
@@ -140,18 +149,6 @@ def _fault_of(coordinator: Mapping[str, Any]) -> str:
     return _LEDGER_OPEN
 
 
-def _open_groups(path: Path) -> dict[str, Any]:
-    """Open all groups of a store of results, lazily and without Dask."""
-    import xarray
-
-    if path.suffix == ".zarr":
-        return dict(xarray.open_groups(path, engine="zarr", chunks=None, consolidated=False))
-    try:
-        return dict(xarray.open_groups(path))
-    except NotImplementedError:  # SciPy reads files without groups
-        return {"/": xarray.open_dataset(path)}
-
-
 def _facts(
     config: SimulationConfig, launched: Mapping[str, Any], coordinator: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -172,6 +169,12 @@ def _facts(
 
 
 def in_short(text: str) -> str:
-    """First and last line of a message that quotes a log."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if len(lines) < 2 else f"{lines[0]} {lines[-1]}"
+    """First line of a message, the line of it that names an error, and where that was raised."""
+    text = text.strip()
+    if found := _WHERE.search(text):
+        text, where = text[: found.start()], found[0]
+    else:
+        where = ""
+    first, *lines = [line.strip() for line in text.splitlines() if _WORD.search(line)] or [""]
+    named = [line for line in lines if _NAMES_AN_ERROR.match(line)] or lines
+    return " ".join([first, *named[-1:]]) + where

@@ -14,7 +14,7 @@ from ipsframework import Component
 from ips_components import ips_compat
 from ips_components.config import RunConfig
 from ips_components.deadlines import Deadline
-from ips_components.errors import IPSComponentsError
+from ips_components.errors import RunFailed
 from ips_components.ips.conclusion import Conclusion
 from ips_components.ips.coupling import (
     ABORT,
@@ -32,10 +32,6 @@ ips_compat.install()
 
 _MARGIN = 60.0
 _POLL_INTERVAL = 5.0
-
-
-class RunFailed(IPSComponentsError):
-    """A coupled run did not end well; the message is its first cause."""
 
 
 class Driver(Component):

@@ -40,7 +40,7 @@ def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) 
     """
     record = check_record(record)
     facts = Facts.of(record)
-    rows = _summary_rows(record, facts, None if run_dir is None else Path(run_dir))
+    rows = summary_rows(record, run_dir)
     width = max(len(name) for name, _ in rows)
     lines = [_headline(record, facts)]
     lines += [f"  {name:<{width}}  {text}" for name, text in rows]
@@ -123,9 +123,12 @@ def _headline(record: Mapping[str, Any], facts: Facts) -> str:
     return f"Run {record['run']} FAILED{took}: {facts.short_cause()}"
 
 
-def _summary_rows(
-    record: Mapping[str, Any], facts: Facts, run_dir: Path | None
+def summary_rows(
+    record: Mapping[str, Any], run_dir: str | Path | None = None
 ) -> list[tuple[str, str]]:
+    """Names and texts of :func:`summary_table`, without its headline."""
+    record, run_dir = check_record(record), None if run_dir is None else Path(run_dir)
+    facts = Facts.of(record)
     rows = [("replay of", facts.source)] if facts.source else _coupled_rows(record, facts)
     if facts.explained_variance:
         ratios = ", ".join(map(numbers.percent, facts.explained_variance))

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from ips_components.report import _numbers as numbers
+from ips_components.report.progress_file import ProgressFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +69,7 @@ class Progress:
         self._interval = interval
         self._clock = clock
         self._rate = Rate()
+        self._file = ProgressFile.wanted()
         self._stream = sys.stderr if stream is None else stream
         self._view: _Lines | _Bars | None = None
         if not quiet:
@@ -74,6 +77,7 @@ class Progress:
         self._shown = -interval
         self._last = ""
         self._phase: Any = None
+        self._doing = ""
 
     def __enter__(self) -> Self:
         if isinstance(self._view, _Bars):
@@ -92,6 +96,9 @@ class Progress:
         state : mapping
             ``RunCoordinator.progress()``; every entry may be missing.
         """
+        self._file.update(state)
+        if words := awaited(state):
+            self.doing(words)
         if self._view is None:
             return
         now = self._clock()
@@ -105,6 +112,30 @@ class Progress:
         if due and line != self._last:
             self._view.show(line)
             self._shown, self._last, self._phase = now, line, phase
+
+    def show_known(self, known: Mapping[str, Any]) -> None:
+        """Show what another process has written to its progress file."""
+        if doing := known.get("doing"):
+            self.doing(doing)
+        if state := known.get("state"):
+            self.update(state)
+
+    def doing(self, text: str, **facts: Any) -> None:
+        """Show in words what the run is doing.
+
+        Parameters
+        ----------
+        text
+            For example "starting 2 Dask workers".
+        **facts
+            What else is known by now, for the progress file: ``run``, ``run_dir``, ...
+        """
+        if text == self._doing:
+            return
+        self._doing = text
+        self._file.note(doing=text, **facts)
+        if self._view is not None:
+            self._view.doing(text)
 
     def note(self, text: str, *, terminal: str = "") -> None:
         """Show one line that stays.
@@ -168,6 +199,58 @@ class Rate:
         return (last - first) / (t1 - t0) if t1 > t0 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How far one side of a run is.
+
+    Attributes
+    ----------
+    name
+        Of the side.
+    done, total
+        In steps or tasks; `total` is None where it is not known, or was exceeded.
+    words
+        The same for people, with what goes with it.
+    """
+
+    name: str
+    done: int
+    total: int | None
+    words: str
+
+
+def bars(state: Mapping[str, Any], rate: float | None = None) -> list[Bar]:
+    """The bars of a state: the simulation's, and the analysis' once it has tasks."""
+    steps, n_steps = state.get("steps") or 0, state.get("n_steps")
+    total = None if n_steps is not None and steps > n_steps else n_steps
+    words = ", ".join([_of("step", steps, n_steps), *_traffic(state, rate)])
+    found = [Bar("simulation", steps, total, words)]
+    tasks = state.get("tasks") or {}
+    if tasks.get("total"):
+        done, total = tasks["done"], tasks["total"]
+        words = f"{numbers.count(done)} of {numbers.count(total)} tasks"
+        found.append(Bar("analysis", done, total, words))
+    return found
+
+
+def awaited(state: Mapping[str, Any]) -> str:
+    """What a run waits for in this state, in words; empty when it is not known."""
+    phase = state.get("phase")
+    if phase == "open":
+        if not state.get("ranks"):
+            return "waiting for the simulation to connect"
+        return "waiting for the contract: the analysis makes its graph"
+    if phase == "contracted":
+        return "waiting for the first step"
+    if phase == "running":
+        return "running"
+    if phase == "ended":
+        tasks = state.get("tasks") or {}
+        left = (tasks.get("total") or 0) - (tasks.get("done") or 0)
+        return "finishing the analysis" if left > 1 else "writing results"
+    return ""
+
+
 def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
     """One line of plain text about a state.
 
@@ -223,6 +306,9 @@ class _Lines:
 
     note = show
 
+    def doing(self, text: str) -> None:
+        """A log has the steps; words that only fill a wait would be noise."""
+
 
 class _Bars:
     """Two bars and a line that stay in place."""
@@ -241,6 +327,8 @@ class _Bars:
         self._simulation = self._bars.add_task("simulation", total=None, words="starting")
         self._analysis = self._bars.add_task("analysis  ", total=None, words="starting")
         self._line = Text(style="dim", no_wrap=True, overflow="ellipsis")
+        self._doing = ""
+        self._costs: list[str] = []
         self._live = Live(
             Group(self._bars, self._line),
             console=console or Console(file=stream),
@@ -256,20 +344,13 @@ class _Bars:
     def note(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def doing(self, text: str) -> None:
+        self._doing = text
+        self._line.plain = ", ".join([text, *self._costs])
+
     def show(self, state: Mapping[str, Any], rate: float | None) -> None:
-        steps, n_steps = state.get("steps") or 0, state.get("n_steps")
-        self._bars.update(
-            self._simulation,
-            total=None if n_steps is not None and steps > n_steps else n_steps,
-            completed=steps,
-            words=", ".join([_of("step", steps, n_steps), *_traffic(state, rate)]),
-        )
-        tasks = state.get("tasks") or {}
-        if tasks.get("total"):
-            self._bars.update(
-                self._analysis,
-                total=tasks["total"],
-                completed=tasks["done"],
-                words=f"{numbers.count(tasks['done'])} of {numbers.count(tasks['total'])} tasks",
-            )
-        self._line.plain = ", ".join(_cost(state))
+        ids = {"simulation": self._simulation, "analysis": self._analysis}
+        for bar in bars(state, rate):
+            self._bars.update(ids[bar.name], total=bar.total, completed=bar.done, words=bar.words)
+        self._costs = _cost(state)
+        self.doing(self._doing)

@@ -195,7 +195,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 def last_line(text: str | None) -> str:
     """The last line with words in it: of a traceback, the one that names the error."""
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    lines = [line.strip() for line in (text or "").splitlines() if re.search(r"\w", line)]
     return lines[-1] if lines else ""
 
 

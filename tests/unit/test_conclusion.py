@@ -4,8 +4,9 @@ import pytest
 import xarray as xr
 
 from ips_components.analysis.results import ResultStore, name_results
-from ips_components.ips.conclusion import _fault_of, _open_groups
+from ips_components.ips.conclusion import _fault_of, in_short
 from ips_components.report.figure import compose
+from ips_components.report.stored import open_groups
 
 SHORT = xr.DataArray([1.0, 2.0], {"time": [0.0, 1.0]}, "time")
 LONG = xr.Dataset({"spread": ("time", [1.0, 2.0, 3.0])}, {"time": [0.0, 1.0, 2.0]})
@@ -16,7 +17,7 @@ def test_the_figure_shows_all_groups_of_the_results(tmp_path, name, format):
     """Groups may have other coordinates than those above them."""
     store = ResultStore(tmp_path / name, format, {"run": "r1"})
     store.write(name_results({"mean": SHORT, "inner": LONG}))
-    groups = _open_groups(store.path)
+    groups = open_groups(store.path)
     assert not any(group.chunks for group in groups.values())
     titles = {ax.get_title() for ax in compose(groups).get_axes()}
     assert titles >= {"mean", "spread"}
@@ -26,7 +27,7 @@ def test_the_figure_shows_all_groups_of_the_results(tmp_path, name, format):
 
 def test_a_file_of_scipy_has_no_groups(tmp_path):
     SHORT.to_dataset(name="mean").to_netcdf(tmp_path / "r.nc", engine="scipy")
-    with _open_groups(tmp_path / "r.nc")["/"] as found:
+    with open_groups(tmp_path / "r.nc")["/"] as found:
         assert list(found.data_vars) == ["mean"]
 
 
@@ -36,3 +37,22 @@ def test_why_a_run_without_an_error_has_failed():
     joined = {"ranks": ranks, "ledger": {"closed": False}}
     assert _fault_of({**joined, "byes": {"0": "ok"}}).startswith("rank 1 ended without closing")
     assert _fault_of({**joined, "ledger": {"closed": True}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("one line", "one line"),
+        ("the task failed:\n  Fatal: no input\n", "the task failed: Fatal: no input"),
+        (
+            "inference failed in `map_blocks`.\n\nOriginal error is below:\n----------\n"
+            "NameError(\"name 'missing' is not defined\")\n\nTraceback:\n"
+            "  lambda t: t / len(missing)\n          ^^^^^^^; at a b.py, line 2, in analyse",
+            "inference failed in `map_blocks`. NameError(\"name 'missing' is not defined\")"
+            "; at a b.py, line 2, in analyse",
+        ),
+        ("", ""),
+    ],
+)
+def test_a_cause_in_short_names_the_error_and_where_it_was_raised(text, short):
+    assert in_short(text) == short
