@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ips_components.errors import BridgeError
+from ips_components.errors import BridgeError, GeometryError
+from ips_components.model.margins import Margins
 from ips_components.model.spec import ArraySpec, StepAxis
 
 Box: TypeAlias = tuple[Sequence[int], Sequence[int]]
@@ -35,7 +36,14 @@ class Array:
         This rank's blocks, each an offset and a shape; an empty list for a rank without cells.
         None, with no ``offset``: the regular decomposition over ``grid``.
     halo
-        Ghost cells around the block in what is put, one number or one per dimension; never sent.
+        Ghost cells around the block in what is put, never sent: one number; or one entry per
+        dimension, a number or a pair (below, above), such as ``((2, 3), (2, 3))``; or a single
+        pair ``((2, 3),)`` for all dimensions, as in `numpy.pad`.
+    shared
+        For staggered arrays, in which neighbouring blocks both have the plane of points between
+        them: ``"low"`` if the block that begins lower owns it, ``"high"`` if the next one does;
+        one for all dimensions, or one per dimension, None where blocks share no points. Blocks are
+        given and put with all their points; each is sent once. None: blocks do not overlap.
     dims
         Names of the dimensions.
     steps
@@ -53,7 +61,8 @@ class Array:
     Raises
     ------
     BridgeError
-        When a number of cells, a position or a step is not a whole number.
+        When a number of cells, a position or a step is not a whole number, or halo or shared
+        points do not fit the shape.
 
     Examples
     --------
@@ -66,13 +75,14 @@ class Array:
     dtype: Any = "f8"
     offset: tuple[int, ...] | None = None
     blocks: Sequence[Box] | None = None
-    halo: int | tuple[int, ...] = 0
+    halo: int | tuple[int | tuple[int, int], ...] = 0
     dims: tuple[str, ...] = ()
     steps: StepAxis | range | int | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = False
     grid: tuple[int, ...] | None = None
     fill_value: Any = None
+    shared: str | tuple[str | None, ...] | None = None
 
     def __post_init__(self) -> None:
         # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
@@ -81,10 +91,7 @@ class Array:
         for name in ("offset", "grid"):
             if (value := getattr(self, name)) is not None:
                 changes[name] = whole(name, value)
-        if np.ndim(self.halo):
-            changes["halo"] = whole("halo", self.halo)
-        else:
-            (changes["halo"],) = whole("halo", (self.halo,))
+        changes["halo"] = _whole_halo(whole, self.halo)
         if self.blocks is not None:
             changes["blocks"] = [
                 (whole("blocks", offset), whole("blocks", extent)) for offset, extent in self.blocks
@@ -93,6 +100,19 @@ class Array:
             (changes["steps"],) = whole("steps", (self.steps,))
         for name, value in changes.items():
             object.__setattr__(self, name, value)
+        try:
+            margins = self.margins
+        except GeometryError as error:
+            raise BridgeError(str(error)) from None
+        if self.ragged and (any(map(any, margins.halo)) or any(margins.shared)):
+            raise BridgeError(
+                f"array {self.name!r} is ragged: its rows have neither halo nor shared points"
+            )
+
+    @property
+    def margins(self) -> Margins:
+        """Ghost cells and shared points around what this rank owns."""
+        return Margins.of(self.name, self.shape, self.halo, self.shared)
 
     @property
     def spec(self) -> ArraySpec:
@@ -131,6 +151,16 @@ class Array:
             "attrs": dict(spec.attrs),
             "ragged": spec.ragged,
         }
+
+
+def _whole_halo(whole: Callable[[str, Any], tuple[int, ...]], halo: Any) -> Any:
+    """Return a halo with Python's integers, in the notation in which it came."""
+    if isinstance(halo, Iterable) and not isinstance(halo, str) and getattr(halo, "ndim", 1) != 0:
+        return tuple(
+            whole("halo", entry) if isinstance(entry, Iterable) else whole("halo", (entry,))[0]
+            for entry in halo
+        )
+    return whole("halo", (halo,))[0]
 
 
 def _whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from ips_components.bridge.arrays import Array
 from ips_components.bridge.slots import Ring
-from ips_components.errors import BridgeError
+from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
-from ips_components.model.decomposition import Decomposition, dims_create
+from ips_components.model.decomposition import dims_create
+from ips_components.model.margins import Margins
 from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -113,15 +114,11 @@ class OutgoingArray:
         # With at most n steps a step that has begun is put by all ranks, stop or not.
         self.keeps_on = axis.at_most
         self.drops_when_full = contract is not None and contract.policy == "drop"
-        if described is not None:
-            halo = described.halo
-        else:
-            halo = spec.attrs.get("halo", 0) if spec is not None else 0
-        ndim = len(spec.shape) if spec is not None else 0
-        self.halo = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
+        self.margins = _margins(name, described, spec)
         self.offset = described.offset if described is not None else None
         self.blocks = self._own_blocks(described, rank, size)
         self._by_offset = {block.offset: block for block in self.blocks or ()}
+        self.check_blocks()
         # Described by an offset alone: the first put shows the extent, and announces it.
         self.block_announced = self.offset is None
         # A single number, which all ranks have and another one sends.
@@ -152,10 +149,9 @@ class OutgoingArray:
             else:
                 self._plans = BlockPlans(contract, max(_PLANS, len(self._by_offset)))
                 if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
-                    self.fixed = self._plans.of(self.blocks[0], self.halo)
-                    inner = self.blocks[0].shape
-                    self.put_shape = tuple(n + 2 * h for n, h in zip(inner, self.halo, strict=True))
-                    self.own_bytes = self.blocks[0].size * spec.itemsize
+                    self.fixed = self._plan_of(self._plans, self.blocks[0])
+                    self.put_shape = self.margins.extent(self.blocks[0])
+                    self.own_bytes = self.fixed.size * spec.itemsize
         self.has_fast_path = (
             self.fixed is not None
             and self.fixed.single is not None
@@ -174,7 +170,7 @@ class OutgoingArray:
         grid = described.grid if described is not None else spec.attrs.get("process_grid")
         if grid is None:
             grid = dims_create(size, len(spec.shape))
-        decomposition = Decomposition.regular(spec.shape, tuple(grid))
+        decomposition = self.margins.regular(tuple(grid))
         if decomposition.size != size:
             raise BridgeError(
                 f"array {self.name!r}: the process grid {tuple(grid)} is for {decomposition.size} "
@@ -202,13 +198,35 @@ class OutgoingArray:
             return np.asarray(block.filled(self.fill_value))
         return np.asarray(block)
 
-    def owned_bytes(self, block: Any) -> int:
-        """Return the bytes of what is put, without halo."""
+    @property
+    def owned(self) -> list[Block] | None:
+        """This rank's blocks without points that others own, where they are known beforehand."""
+        return None if self.blocks is None else list(map(self.margins.owned, self.blocks))
+
+    def check_blocks(self) -> None:
+        """Refuse blocks that cannot share points with others.
+
+        Raises
+        ------
+        BridgeError
+            Naming the block.
+        """
+        try:
+            for block in self.blocks or ():
+                self.margins.owned(block)
+        except GeometryError as error:
+            raise BridgeError(f"array {self.name!r}, rank {self.rank}: {error}") from None
+
+    def owned_bytes(self, block: Any, offset: Offset) -> int:
+        """Return the bytes that this rank owns of what is put."""
         cells = np.asarray(block)
-        if len(self.halo) != cells.ndim:
+        if len(self.margins.shape) != cells.ndim:
             return cells.nbytes
-        inner = (max(0, n - 2 * h) for n, h in zip(cells.shape, self.halo, strict=True))
-        return int(prod(inner)) * cells.itemsize
+        inner = tuple(max(0, n) for n in self.margins.within(cells.shape))
+        offset = self.offset if offset is None else offset
+        if offset is not None and any(self.margins.shared):
+            inner = self.margins.owned(Block(offset, inner)).shape
+        return prod(inner) * cells.itemsize
 
     def check_step(self, step: int, offset: Offset) -> None:
         """Refuse a step that does not follow those that were put.
@@ -292,7 +310,15 @@ class OutgoingArray:
         if offset is None and self.put_shape is not None:
             return self.put_shape
         block = self._block_at(offset, None, step)
-        return tuple(n + 2 * h for n, h in zip(block.shape, self.halo, strict=True))
+        return self.margins.extent(block)
+
+    def _plan_of(self, plans: BlockPlans, block: Block) -> BlockPlan:
+        """Return the plan of a block that is put with its halo and shared points."""
+        try:
+            owned, before = self.margins.owned(block), self.margins.before(block)
+        except GeometryError as error:
+            raise BridgeError(f"array {self.name!r}, rank {self.rank}: {error}") from None
+        return plans.of(owned, before)
 
     def plan(self, cells: Cells, offset: Offset, step: int) -> BlockPlan:
         """Return the plan of a block that is put, after checking it.
@@ -311,23 +337,16 @@ class OutgoingArray:
                 f"put of array {self.name!r} at step {step} on rank {self.rank}: expected dtype "
                 f"{self.dtype}, got {cells.dtype}; convert the block, or describe the array so"
             )
-        plan = self.fixed if offset is None else None
-        if plan is None:
-            assert_plans = self._plans
-            if assert_plans is None:
-                raise BridgeError(f"array {self.name!r} has no plan: it is not in the contract")
-            plan = assert_plans.of(self._block_at(offset, cells.shape, step), self.halo)
-        for n, m, h in zip(cells.shape, plan.block.shape, self.halo, strict=False):
-            if n != m + 2 * h:
-                break
-        else:
-            if cells.ndim == plan.block.ndim:
-                return plan
-        halo = f" with halo {self.halo}" if any(self.halo) else ""
+        plans = self._plans
+        if plans is None:
+            raise BridgeError(f"array {self.name!r} has no plan: it is not in the contract")
+        block = self._block_at(offset, cells.shape, step)
+        expected = self.margins.extent(block)
+        if cells.shape == expected:
+            return self._plan_of(plans, block)
         raise BridgeError(
             f"put of array {self.name!r} at step {step} on rank {self.rank}: expected shape "
-            f"{tuple(m + 2 * h for m, h in zip(plan.block.shape, self.halo, strict=True))} (block "
-            f"{plan.block.shape}{halo}), got {cells.shape}"
+            f"{expected} (block {block.shape}{self.margins.text()}), got {cells.shape}"
         )
 
     def plan_at(self, offset: Offset, step: int) -> BlockPlan | None:
@@ -335,7 +354,7 @@ class OutgoingArray:
         if self.fixed is not None and offset is None:
             return self.fixed
         plans = self._plans
-        return None if plans is None else plans.of(self._block_at(offset, None, step), self.halo)
+        return None if plans is None else self._plan_of(plans, self._block_at(offset, None, step))
 
     def _block_at(self, offset: Offset, shape: tuple[int, ...] | None, step: int) -> Block:
         where = f"array {self.name!r} at step {step} on rank {self.rank}"
@@ -361,11 +380,14 @@ class OutgoingArray:
                 f"{where}: no block at offset {offset} was described; described are "
                 f"{list(self._by_offset) or 'none'}"
             )
-        if len(shape) != len(self.halo):
-            raise BridgeError(f"{where}: expected {len(self.halo)} dimensions, got shape {shape}")
-        inner = tuple(n - 2 * h for n, h in zip(shape, self.halo, strict=True))
+        ndim = len(self.margins.shape)
+        if len(shape) != ndim:
+            raise BridgeError(f"{where}: expected {ndim} dimensions, got shape {shape}")
+        inner = self.margins.within(shape)
         if min(inner, default=0) < 0:
-            raise BridgeError(f"{where}: shape {shape} is smaller than the halo {self.halo}")
+            raise BridgeError(
+                f"{where}: shape {shape} is smaller than the halo {self.margins.halo}"
+            )
         return Block(offset, inner)
 
     def row_cells(self, cells: Cells, step: int) -> Cells:
@@ -397,6 +419,16 @@ class OutgoingArray:
         """Return the account so far."""
         ordinal, *numbers = self.numbers()
         return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:]))  # type: ignore[arg-type]
+
+
+def _margins(name: str, described: Array | None, spec: ArraySpec | None) -> Margins:
+    """Return what is around the blocks of an array: as described in code, else by the config."""
+    if described is not None:
+        return described.margins
+    if spec is None:
+        return Margins((), (), ())
+    attrs = spec.attrs
+    return Margins.of(name, spec.shape, attrs.get("halo", 0), attrs.get("shared"))
 
 
 class Scratch:

@@ -91,7 +91,7 @@ class PutPath:
             out.mark_step(step, offset)
             out.skipped_blocks += 1
             own = out.own_bytes
-            out.skipped_bytes += out.owned_bytes(block) if own is None else own
+            out.skipped_bytes += out.owned_bytes(block, offset) if own is None else own
             self.steps.skipped(step)
             return
         if step != self.steps.current:

@@ -253,9 +253,9 @@ class Session:
 
         self.arrays = self._arrays(described, rank, size)
         introduction.blocks = {
-            name: [(block.offset, block.shape) for block in out.blocks]
+            name: [(block.offset, block.shape) for block in owned]
             for name, out in self.arrays.items()
-            if out.blocks is not None and out.contract is not None
+            if out.contract is not None and (owned := out.owned) is not None
         }
         self.shared = "shm" in lanes and any(
             endpoint.local and endpoint.unix for endpoint in agreed.endpoints

@@ -49,7 +49,8 @@ def check_array(
     where: str, array: ArrayConfig, n_steps: int | None, n_receivers: int, problems: Problems
 ) -> None:
     """Check the numbers of one array by the classes that the run makes of them."""
-    from ips_components.model import ArraySpec, ChunkLayout, Decomposition, StepAxis
+    from ips_components.model import ArraySpec, ChunkLayout, StepAxis
+    from ips_components.model.margins import Margins
 
     add = problems.add
     before = len(problems.found)
@@ -86,9 +87,15 @@ def check_array(
         name = "CHUNKS"
         if not steps.open_ended:
             ChunkLayout.from_spec(spec, array.chunks, n_receivers)
+        name = "SHARED" if array.shared else "HALO"
+        margins = Margins.of(array.name, array.shape, array.halo, array.owner)
+        if spec.ragged and (any(map(any, margins.halo)) or any(margins.shared)):
+            add(
+                where, name, "is given, but the array is ragged: its rows have none", "leave it out"
+            )
         name = "DECOMPOSITION"
         if array.decomposition is not None and not spec.ragged:
-            Decomposition.regular(array.shape, array.decomposition)
+            margins.regular(array.decomposition)
     except (GeometryError, TypeError, ValueError) as error:
         add(where, name, str(error))
 
@@ -110,11 +117,11 @@ def _check_name_and_type(where: str, array: ArrayConfig, problems: Problems) -> 
 def _check_lengths(where: str, array: ArrayConfig, problems: Problems) -> None:
     """Check that lists have an entry for each dimension."""
     dimensions = len(array.shape or ())
-    halo = array.halo if isinstance(array.halo, tuple) else (array.halo,) * dimensions
     for name, entries, expected in (
         ("DIMS", array.dims, dimensions),
         ("DECOMPOSITION", array.decomposition, dimensions),
-        ("HALO", halo, dimensions),
+        ("HALO", array.halo if _is_each(array.halo) else (), dimensions),
+        ("SHARED", array.shared if len(array.shared) > 1 else (), dimensions),
         ("CHUNKS", array.chunks, dimensions + 1),
     ):
         if entries and len(entries) != expected:
@@ -132,6 +139,11 @@ def _check_lengths(where: str, array: ArrayConfig, problems: Problems) -> None:
             "has 'time', which is the name of the dimension that the steps make",
             "leave it out: DIMS names the dimensions of space",
         )
+
+
+def _is_each(halo: object) -> bool:
+    """Return whether a halo has an entry per dimension: it is no number, and no pair for all."""
+    return isinstance(halo, tuple) and (len(halo) > 1 or not isinstance(halo[0], tuple))
 
 
 def simulations_of(

@@ -48,8 +48,17 @@ class ArrayConfig:
     decomposition: tuple[int, ...] | None = parameter(
         types.EXTENTS, "Blocks along each dimension of space.", None
     )
-    halo: int | tuple[int, ...] = parameter(
-        types.WIDTHS, "Ghost cells around each block, never sent.", 0, unit="cells"
+    halo: int | tuple[int | tuple[int, int], ...] = parameter(
+        types.WIDTHS,
+        "Ghost cells around each block, never sent; `2:3` is 2 below and 3 above it.",
+        0,
+        unit="cells",
+    )
+    shared: tuple[str, ...] = parameter(
+        types.OWNERS,
+        "Where neighbouring blocks both have the plane of points between them (staggered arrays): "
+        "which of them owns it, the lower or the higher one.",
+        (),
     )
     steps: Mapping[str, int | None] | None = parameter(
         types.STEPS,
@@ -78,6 +87,13 @@ class ArrayConfig:
     )
     units: str = parameter(types.TEXT, "Physical unit.", "")
     long_name: str = parameter(types.TEXT, "Name for figures.", "")
+
+    @property
+    def owner(self) -> str | tuple[str, ...] | None:
+        """Who owns shared points: one word for all dimensions, or one per dimension."""
+        if len(self.shared) > 1:
+            return self.shared
+        return self.shared[0] if self.shared else None
 
     def description(self, n_steps: int | None) -> dict[str, Any] | None:
         """Fields of an ``ArraySpec``, None when the simulation is to describe the array."""

@@ -147,11 +147,24 @@ def _extents(raw: Raw) -> tuple[int, ...]:
     return values
 
 
-def _widths(raw: Raw) -> int | tuple[int, ...]:
-    values = tuple(int(word) for word in as_list(raw))
-    if not values or min(values) < 0:
+def _widths(raw: Raw) -> Any:
+    values: list[int | tuple[int, ...]] = []
+    for word in as_list(raw):
+        below, colon, above = word.partition(":")
+        widths = (int(below), int(above)) if colon else (int(below),)
+        if min(widths) < 0:
+            raise ValueError("not widths")
+        values.append(widths if colon else widths[0])
+    if not values:
         raise ValueError("not widths")
-    return values[0] if len(values) == 1 else values
+    return values[0] if len(values) == 1 and isinstance(values[0], int) else tuple(values)
+
+
+def _owners(raw: Raw) -> tuple[str, ...]:
+    words = tuple(word.lower() for word in as_list(raw))
+    if not words or any(word not in ("low", "high", "none") for word in words):
+        raise ValueError("not owners")
+    return tuple("" if word == "none" else word for word in words)
 
 
 def _module_function(raw: Raw) -> str:
@@ -258,7 +271,12 @@ BOOL = ParameterType("True or False", parse_bool, "True")
 EXTENTS = ParameterType(
     "whole numbers >= 1 (-1: varies), one for each dimension", _extents, "256, 256"
 )
-WIDTHS = ParameterType("whole numbers >= 0, one for all or one for each dimension", _widths, "1")
+WIDTHS = ParameterType(
+    "whole numbers >= 0, or below:above, one for all or one for each dimension", _widths, "2:3, 1"
+)
+OWNERS = ParameterType(
+    "low, high or none, one for all or one for each dimension", _owners, "none, low"
+)
 FUNCTION = ParameterType("package.module:function", _module_function, "my_package.analysis:mean")
 FUNCTIONS = ParameterType(
     "package.module:function, or several with commas between",

@@ -51,7 +51,11 @@ class RunSettings:
     decompositions
         Expected decomposition of each array: blocks per dimension of space. Optional.
     halos
-        Width of the ghost rim of each array, one number or one per dimension. Optional.
+        Ghost cells around the blocks of each array: one number, or per dimension a number or a
+        pair (below, above). Optional.
+    shared
+        Owner of the points that neighbouring blocks of an array share, ``"low"`` or ``"high"``,
+        one for all dimensions or one per dimension (``""``: none are shared). Optional.
     chunks
         Chunks of each array in Dask's notation, time first. Optional.
     steps
@@ -115,6 +119,7 @@ class RunSettings:
     arrays: tuple[Mapping[str, Any], ...] | None = None
     decompositions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     halos: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
     chunks: Mapping[str, Any] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
     results: str = "results.zarr"
@@ -172,14 +177,23 @@ class RunSettings:
 
     def array_specs(self) -> list[ArraySpec]:
         """Return the arrays that the config describes; none when the simulation describes them."""
+        from ips_components.model.margins import owners, sides
+
         described = []
         for array in self.arrays or ():
             # What only ranks need to find their blocks travels with the array.
             attrs = dict(array.get("attrs", {}))
             if (grid := self.decompositions.get(array["name"])) is not None:
                 attrs["process_grid"] = list(grid)
+            ndim = len(array["shape"])
             if halo := self.halos.get(array["name"]):
-                attrs["halo"] = halo if isinstance(halo, int) else list(halo)
+                attrs["halo"] = halo
+                if not isinstance(halo, int):
+                    pairs = sides(halo, ndim)
+                    even = all(low == high for low, high in pairs)
+                    attrs["halo"] = [low if even else [low, high] for low, high in pairs]
+            if owner := self.shared.get(array["name"]):
+                attrs["shared"] = list(owners(owner, ndim))
             described.append({**array, "attrs": attrs})
         return self.specs_from(described)
 

@@ -207,6 +207,7 @@ class AnalyticsPool:
             arrays=arrays or None,
             decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
             halos={a.name: a.halo for a in config.arrays if a.halo},
+            shared={a.name: a.owner for a in config.arrays if a.owner},
             chunks={a.name: a.chunks for a in config.arrays if a.chunks},
             steps={a.name: dict(a.steps) for a in config.arrays if a.steps and a.shape is None},
             at_most=tuple(a.name for a in config.arrays if a.at_most),

@@ -6,6 +6,7 @@ import os
 import selectors
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ips_components.wire import contact as contacts
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "ips_components" / "bridge" / "c"
 WARNINGS = "-Wall -Wextra -Wconversion -Werror -pedantic"
+PYTHON = [sys.executable, str(HERE / "remote_python.py")]
 RUN = "c-run"
 DEADLINE = 20.0
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from c_ranks import DEADLINE, Rank, build, compiler
+from c_ranks import DEADLINE, PYTHON, Rank, build, compiler
 from open_here import descriptors, threads
 
 
@@ -22,6 +22,34 @@ def built(tmp_path_factory):
 def command(built):
     """How a C rank is started."""
     return [str(built / "remote")]
+
+
+@pytest.fixture(params=["c", "python"])
+def language(request):
+    """The bridge of the ranks that `either` starts."""
+    return request.param
+
+
+@pytest.fixture(params=["shm", "tcp"])
+def lane(request):
+    """How the ranks that `either` starts reach the receivers."""
+    return request.param
+
+
+@pytest.fixture
+def either(language, command, lane):
+    """Start ranks of one of the bridges; those that still run are killed at the end."""
+    started = []
+
+    def start(rank=0, size=1, **environment):
+        how = command if language == "c" else PYTHON
+        environment.setdefault("IPS_COMPONENTS_LANE", lane)
+        started.append(Rank(how, rank, size, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.forget()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ enum { DIMS = 16, ARRAYS = 8, BLOCKS = 16, ANSWERED = 99 };
 static struct known {
     char name[64];
     int ndim;
-    int64_t itemsize, global[DIMS], offset[DIMS], count[DIMS], halo[DIMS];
+    int64_t itemsize, global[DIMS], offset[DIMS], count[DIMS], low[DIMS], high[DIMS];
     void *acquired;
     int64_t step;
 } known[ARRAYS];
@@ -70,12 +70,12 @@ static void fill(unsigned char *first, const struct known *a, const int64_t *off
 {
     int64_t at[DIMS] = {0}, total = 1;
     for (int d = 0; d < a->ndim; d++)
-        total *= count[d] + 2 * a->halo[d];
+        total *= count[d] + a->low[d] + a->high[d];
     for (int64_t i = 0; i < total; i++) {
         int64_t index = 0, place = 0;
         int inside = 1;
         for (int d = 0; d < a->ndim; d++) {
-            int64_t own = at[d] - a->halo[d];
+            int64_t own = at[d] - a->low[d];
             inside &= own >= 0 && own < count[d];
             index = index * a->global[d] + offset[d] + own;
             place += at[d] * strides[d];
@@ -84,7 +84,7 @@ static void fill(unsigned char *first, const struct known *a, const int64_t *off
             pattern(first + place, a->itemsize, index, step);
         else
             memset(first + place, 0xEE, (size_t)a->itemsize);
-        for (int d = a->ndim - 1; d >= 0 && ++at[d] == count[d] + 2 * a->halo[d]; d--)
+        for (int d = a->ndim - 1; d >= 0 && ++at[d] == count[d] + a->low[d] + a->high[d]; d--)
             at[d] = 0;
     }
 }
@@ -98,7 +98,7 @@ static size_t layout(const struct known *a, const int64_t *count, char order, in
     *first = 0;
     for (int i = 0; i < a->ndim; i++) {
         int d = order == 'F' ? i : a->ndim - 1 - i;
-        int64_t n = count[d] + 2 * a->halo[d];
+        int64_t n = count[d] + a->low[d] + a->high[d];
         strides[d] = order == 'R' ? -run : run;
         if (order == 'R' && n)
             *first += (size_t)((n - 1) * run);
@@ -372,13 +372,39 @@ static int obey(const char *command)
         snprintf(dtype, sizeof dtype, "%s", word());
         numbers(array->offset, array->ndim);
         numbers(array->count, array->ndim);
-        numbers(array->halo, array->ndim);
+        numbers(a, array->ndim);
+        int uneven = 0; /* then the halo comes by a call of its own */
+        for (int d = 0; d < array->ndim; d++)
+            uneven |= array->low[d] != array->high[d];
+        for (int d = 0; d < array->ndim && !uneven; d++)
+            array->low[d] = array->high[d] = a[d];
         return ips_bridge_block(bridge, name, strcmp(dtype, "-") ? dtype : NULL, array->ndim,
-                                array->offset, array->count, array->halo);
+                                array->offset, array->count, uneven ? NULL : a);
     }
     if (!strcmp(command, "halo")) { /* NAME HALO...: what the configuration says */
-        numbers(array->halo, array->ndim);
+        numbers(array->low, array->ndim);
+        memcpy(array->high, array->low, sizeof array->high);
         return 0;
+    }
+    if (!strcmp(command, "margins")) { /* NAME LOW... HIGH...: the same */
+        numbers(array->low, array->ndim);
+        numbers(array->high, array->ndim);
+        return 0;
+    }
+    if (!strcmp(command, "sides")) { /* NAME LOW... HIGH... */
+        numbers(array->low, array->ndim);
+        numbers(array->high, array->ndim);
+        return ips_bridge_halo(bridge, name, array->ndim, array->low, array->high);
+    }
+    if (!strcmp(command, "shared")) { /* NAME OWNER...: low, high, none */
+        int owner[DIMS];
+        for (int d = 0; d < array->ndim; d++) {
+            const char *who = word();
+            owner[d] = *who == 'l' ? IPS_BRIDGE_LOW
+                       : *who == 'h' ? IPS_BRIDGE_HIGH
+                                     : IPS_BRIDGE_NOBODY;
+        }
+        return ips_bridge_shared(bridge, name, array->ndim, owner);
     }
     if (!strcmp(command, "bench")) {
         int code = bench(array);

@@ -50,7 +50,11 @@ class Known:
     def __init__(self, itemsize, shape):
         self.itemsize, self.shape = itemsize, shape
         self.dtype = None
-        self.offset = self.count = self.halo = None
+        self.offset = self.count = self.halo = self.shared = None
+
+    def sides(self):
+        """Ghost cells below and above, per dimension."""
+        return self.halo or ((0, 0),) * len(self.shape)
 
 
 def pattern(known, offset, count, step):
@@ -90,11 +94,24 @@ class Rank:
         known = self.known[name]
         n = len(known.shape)
         offset, count, halo = (tuple(map(int, numbers[i * n : i * n + n])) for i in range(3))
-        known.dtype, known.offset, known.count, known.halo = dtype, offset, count, halo
+        known.dtype, known.offset, known.count = dtype, offset, count
+        if all(low == high for low, high in known.sides()):
+            known.halo = tuple((h, h) for h in halo)
         self.boxes.setdefault(name, []).append((offset, count))
 
     def halo(self, name, *numbers):
-        self.known[name].halo = tuple(map(int, numbers))
+        self.known[name].halo = tuple((int(h), int(h)) for h in numbers)
+
+    def sides(self, name, *numbers):
+        n = len(numbers) // 2
+        low, high = numbers[:n], numbers[n:]
+        self.known[name].halo = tuple((int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+    def margins(self, name, *numbers):
+        self.sides(name, *numbers)
+
+    def shared(self, name, *owners):
+        self.known[name].shared = tuple(None if owner == "none" else owner for owner in owners)
 
     def arrays(self):
         found = []
@@ -111,6 +128,7 @@ class Rank:
                     halo=known.halo or 0 if known is not None else 0,
                     steps=StepAxis(first, every, count if count > 0 else None),
                     ragged=ragged,
+                    shared=known.shared if known is not None else None,
                 )
             )
         return found or None
@@ -132,11 +150,13 @@ class Rank:
     def cells(self, name, step, offset, count, order="C"):
         """Return a block with halo (0xEE) in some order of memory."""
         known = self.known[name]
-        halo = known.halo or (0,) * len(count)
+        halo = known.sides()
         raw = np.full(
-            (*(n + 2 * h for n, h in zip(count, halo, strict=True)), known.itemsize), 0xEE, np.uint8
+            (*(n + a + b for n, (a, b) in zip(count, halo, strict=True)), known.itemsize),
+            0xEE,
+            np.uint8,
         )
-        inner = tuple(slice(h, h + n) for h, n in zip(halo, count, strict=True))
+        inner = tuple(slice(a, a + n) for (a, _), n in zip(halo, count, strict=True))
         raw[inner] = pattern(known, offset, count, step)
         dtype = np.dtype(self.bridge_dtype(name))
         block = raw.reshape(-1).view(dtype).reshape(raw.shape[:-1])
@@ -150,6 +170,9 @@ class Rank:
     def bridge_dtype(self, name):
         if name in self.described:
             return self.described[name][0]
+        agreed = self.bridge._arrays.get(name)  # of an array that the config describes
+        if self.known[name].dtype is None and agreed is not None and agreed.dtype is not None:
+            return agreed.dtype
         return self.known[name].dtype or f"V{self.known[name].itemsize}"
 
     def put(self, name, step, order="C"):
@@ -157,7 +180,7 @@ class Rank:
         block = self.cells(name, int(step), known.offset, known.count, order)
         self.bridge.put(name, int(step), block)
         if block.ndim:  # what is put may be re-used at once
-            block.view(np.uint8)[...] = 0xDD if block.flags.c_contiguous else 0
+            block[...] = np.full(block.itemsize, 0xDD, np.uint8).view(block.dtype)[0]
 
     def put_block(self, name, step, order, *numbers):
         n = len(self.known[name].shape)

@@ -2,7 +2,6 @@
 
 import contextlib
 import resource
-import sys
 import threading
 from dataclasses import replace as changed
 from pathlib import Path
@@ -14,7 +13,6 @@ from c_ranks import (
     RUN,
     STOPPED,
     USAGE,
-    Rank,
     RankError,
     agree,
     coupling,
@@ -31,35 +29,11 @@ from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
 
-PYTHON = [sys.executable, str(Path(__file__).with_name("remote_python.py"))]
-
-
-@pytest.fixture(params=["c", "python"])
-def language(request):
-    """The bridge of the ranks."""
-    return request.param
-
-
-@pytest.fixture(params=["shm", "tcp"])
-def lane(request):
-    """How ranks reach the receivers."""
-    return request.param
-
 
 @pytest.fixture
-def start(language, command, lane):
-    """Start ranks; those that still run are killed at the end."""
-    started = []
-
-    def start(rank=0, size=1, **environment):
-        how = command if language == "c" else PYTHON
-        environment.setdefault("IPS_COMPONENTS_LANE", lane)
-        started.append(Rank(how, rank, size, **environment))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.forget()
+def start(either):
+    """Start ranks of either bridge."""
+    return either
 
 
 def joined(start, contact, directory, *specs, boxes=None, **environment):

@@ -134,6 +134,24 @@ def test_the_time_loop_may_be_left_out_where_nothing_needs_it(files):
     assert "ARGS of [HEAT] has {NSTEP}" in config.explain(problems)
 
 
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("HALO = 2:3, 1", ""),
+        ("HALO = 2:3, 0:1\n            SHARED = none, low", ""),
+        ("SHARED = high", ""),
+        ("HALO = 2:3, 1, 1", "expected 2 entries"),
+        ("HALO = 2:-3, 1", "below:above"),
+        ("HALO = 1:2:3, 1", "below:above"),
+        ("SHARED = low, low, low", "expected 2 entries"),
+        ("SHARED = left", "low, high or none"),
+    ],
+)
+def test_ghost_cells_per_side_and_shared_points(files, lines, complaint):
+    problems, _ = files(("HALO = 1", lines))
+    assert complaint in config.explain(problems) if complaint else not problems
+
+
 def test_several_analyses_of_one_run(files):
     several = "my_analysis:mean, my_analysis:spread"
     problems, _ = files(("my_analysis:mean", several))

@@ -80,11 +80,62 @@ bool ipsb_is_wanted(const array *a, int64_t step)
     return false;
 }
 
-int64_t ipsb_bytes_of(const array *a, const int64_t *extent)
+int64_t ipsb_extent(const array *a, int d, int64_t count)
 {
-    int64_t bytes = a->itemsize;
+    return count + a->halo_low[d] + a->halo_high[d];
+}
+
+/* Points of a dimension in all; 0: not known. */
+static int64_t points(const array *a, int d)
+{
+    return a->contract ? a->contract->shape[d + 1] : a->declared ? a->shape[d] : 0;
+}
+
+/* What the rank owns; the dimension along which a block has too few points, or -1. */
+static int owned(const array *a, const int64_t *offset, const int64_t *count, int64_t *own_offset,
+                 int64_t *own_count, int64_t *before)
+{
+    int wrong = -1;
+    for (int d = 0; d < a->ndim; d++) {
+        int64_t n = points(a, d);
+        bool below = a->shared[d] == IPS_BRIDGE_LOW && offset[d] > 0 && count[d];
+        bool above = a->shared[d] == IPS_BRIDGE_HIGH && n && offset[d] + count[d] < n && count[d];
+        if ((below || above) && count[d] < 2)
+            wrong = d;
+        own_offset[d] = offset[d] + below;
+        own_count[d] = count[d] - below - above;
+        before[d] = a->halo_low[d] + below;
+    }
+    return wrong;
+}
+
+int ipsb_owned(ips_bridge *b, const array *a, const int64_t *offset, const int64_t *count,
+               int64_t *own_offset, int64_t *own_count, int64_t *before)
+{
+    int wrong = owned(a, offset, count, own_offset, own_count, before);
+    if (wrong < 0)
+        return IPS_BRIDGE_OK;
+    return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                     "array %s, rank %d: a block at %lld shares its only plane along dimension %d "
+                     "with another block: a block has the points on both sides of its cells, 2 at "
+                     "least, or none",
+                     a->name, b->self.rank, (long long)offset[wrong], wrong);
+}
+
+void ipsb_own_box(const array *a, const int64_t *offset, const int64_t *count, int64_t *own_offset,
+                  int64_t *own_count)
+{
+    int64_t before[MAX_NDIM];
+    (void)owned(a, offset, count, own_offset, own_count, before);
+}
+
+int64_t ipsb_owned_bytes(const array *a, const int64_t *offset, const int64_t *count)
+{
+    int64_t own_offset[MAX_NDIM], own_count[MAX_NDIM], before[MAX_NDIM], bytes = a->itemsize;
+    (void)owned(a, offset ? offset : a->offset, count ? count : a->count, own_offset, own_count,
+                before);
     for (int d = 0; d < a->ndim; d++)
-        bytes *= extent[d];
+        bytes *= own_count[d];
     return bytes;
 }
 
@@ -145,10 +196,11 @@ static int regular(ips_bridge *b, array *a, const int64_t *shape, int grid_ndim,
                          "which block each rank has by ips_bridge_block",
                          a->name, b->self.size);
     for (int d = ndim - 1; d >= 0; d--) {
-        int64_t n = shape[d], i = rest % grid[d];
+        bool more = a->shared[d] != IPS_BRIDGE_NOBODY; /* then cells are distributed, not points */
+        int64_t n = shape[d] - more, i = rest % grid[d];
         rest /= grid[d];
         offset[d] = i * n / grid[d];
-        count[d] = (i + 1) * n / grid[d] - offset[d];
+        count[d] = (i + 1) * n / grid[d] - offset[d] + more;
     }
     a->has_block = ipsb_add_box(a, offset, count);
     return a->has_block ? IPS_BRIDGE_OK
@@ -158,9 +210,13 @@ static int regular(ips_bridge *b, array *a, const int64_t *shape, int grid_ndim,
 static int make_plan(ips_bridge *b, const array *a, const int64_t *offset, const int64_t *count,
                      plan **out)
 {
-    int code;
+    int64_t own_offset[MAX_NDIM], own_count[MAX_NDIM], before[MAX_NDIM];
+    int code = ipsb_owned(b, a, offset, count, own_offset, own_count, before);
+    if (code)
+        return code;
     *out = malloc(sizeof **out);
-    code = *out ? ipsb_plan_make(*out, a->contract, offset, count, a->halo) : IPS_BRIDGE_MEMORY;
+    code = *out ? ipsb_plan_make(*out, a->contract, own_offset, own_count, before)
+                : IPS_BRIDGE_MEMORY;
     if (!code)
         return code;
     free(*out);
@@ -209,8 +265,12 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
                          a->name);
     if (c->ragged)
         return IPS_BRIDGE_OK;
-    if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim)
-        memcpy(a->halo, c->halo, sizeof a->halo);
+    if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim) {
+        memcpy(a->halo_low, c->halo_low, sizeof a->halo_low);
+        memcpy(a->halo_high, c->halo_high, sizeof a->halo_high);
+    }
+    if (!a->declared && !a->has_shared && c->shared_ndim == a->ndim)
+        memcpy(a->shared, c->shared, sizeof a->shared);
     if (b->partial && !a->declared && !a->has_block) { /* none of it is here */
         a->has_block = true;
         return IPS_BRIDGE_OK;
@@ -262,15 +322,18 @@ int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *
                  plan **out)
 {
     size_t bytes = sizeof *offset * (size_t)a->ndim;
-    int oldest = 0, code;
+    int64_t own_offset[MAX_NDIM], own_count[MAX_NDIM], before[MAX_NDIM];
+    int oldest = 0, code = ipsb_owned(b, a, offset, count, own_offset, own_count, before);
     plan *made;
     *out = a->fixed;
-    if (a->fixed && !memcmp(offset, a->fixed->offset, bytes) &&
-        !memcmp(count, a->fixed->count, bytes))
+    if (code)
+        return code;
+    if (a->fixed && !memcmp(own_offset, a->fixed->offset, bytes) &&
+        !memcmp(own_count, a->fixed->count, bytes))
         return IPS_BRIDGE_OK;
     for (int i = 0; i < PLANS; i++) {
         plan *p = a->others[i];
-        if (p && !memcmp(offset, p->offset, bytes) && !memcmp(count, p->count, bytes)) {
+        if (p && !memcmp(own_offset, p->offset, bytes) && !memcmp(own_count, p->count, bytes)) {
             p->used = ++a->plan_uses;
             *out = p;
             return IPS_BRIDGE_OK;

@@ -36,8 +36,10 @@ typedef struct ips_bridge_array {
     char *dims, *attributes; /* JSON, without the brackets */
     size_t n_boxes; /* this rank's blocks: offset and count of each */
     int64_t *boxes;
-    int64_t offset[MAX_NDIM], count[MAX_NDIM], halo[MAX_NDIM]; /* of the only one */
-    bool has_halo;
+    int64_t offset[MAX_NDIM], count[MAX_NDIM]; /* of the only one */
+    int64_t halo_low[MAX_NDIM], halo_high[MAX_NDIM];
+    bool has_halo, has_shared;
+    int shared[MAX_NDIM]; /* enum ips_bridge_owner */
     agreement *contract;
     uint32_t ordinal;
     int n_wanted;
@@ -81,6 +83,14 @@ int ipsb_arrays_join(ips_bridge *b);
 /* The account of an array as frames carry it. */
 void ipsb_counters(const array *a, uint64_t out[COUNTERS]);
 bool ipsb_is_wanted(const array *a, int64_t step);
-int64_t ipsb_bytes_of(const array *a, const int64_t *extent);
+/* Cells of a block along a dimension as it lies in the program's memory, with halo. */
+int64_t ipsb_extent(const array *a, int d, int64_t count);
+/* What the rank owns of a block, and the cells that its array has before that; a code. */
+int ipsb_owned(ips_bridge *b, const array *a, const int64_t *offset, const int64_t *count,
+               int64_t *own_offset, int64_t *own_count, int64_t *before);
+void ipsb_own_box(const array *a, const int64_t *offset, const int64_t *count, int64_t *own_offset,
+                  int64_t *own_count);
+/* Bytes that the rank owns of a block; without a place, of the declared one. */
+int64_t ipsb_owned_bytes(const array *a, const int64_t *offset, const int64_t *count);
 
 #endif

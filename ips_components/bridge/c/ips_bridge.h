@@ -19,7 +19,8 @@
  * on without them (the default), calls succeed and do nothing.
  *
  *   call                     who          waits                              buffers
- *   open declare block where independent  no                                 copied
+ *   open declare block halo  independent  no                                 copied
+ *   shared
  *   request                  rank 0 (*)   for contact file and contract      blob: the bridge's
  *   join                     collective   for one receiver                   blob: reusable
  *   put put_block put_rows   independent  for credit and a free buffer; one  reusable on return
@@ -151,11 +152,28 @@ IPS_BRIDGE_API int ips_bridge_set_partial(ips_bridge *bridge, int partial);
  * dtype   type of the cells that will be put, checked against the contract; NULL: not checked
  * offset  global index of the block's first cell; NULL: blocks move, every put tells its place
  * count   extent of the block, without halo; a rank may have none (0)
- * halo    ghost cells on both sides in what is put, never sent; NULL: none, or what the
- *         configuration says */
+ * halo    ghost cells on both sides in what is put, never sent; NULL: none, or what
+ *         ips_bridge_halo or the configuration says */
 IPS_BRIDGE_API int ips_bridge_block(ips_bridge *bridge, const char *array, const char *dtype,
                                     int ndim, const int64_t *offset, const int64_t *count,
                                     const int64_t *halo);
+
+/* Ghost cells below and above the blocks of an array, where the two sides differ; before request and
+ * join. */
+IPS_BRIDGE_API int ips_bridge_halo(ips_bridge *bridge, const char *array, int ndim,
+                                   const int64_t *low, const int64_t *high);
+
+/* Who owns the plane of points that neighbouring blocks of a staggered array both have. */
+enum ips_bridge_owner {
+    IPS_BRIDGE_NOBODY = 0, /* blocks share no points */
+    IPS_BRIDGE_LOW = 1,    /* the block that begins lower */
+    IPS_BRIDGE_HIGH = 2    /* the next one */
+};
+
+/* The owner along each dimension; before request and join, alike on every rank. Blocks are described
+ * and put with all their points; each point is sent once. */
+IPS_BRIDGE_API int ips_bridge_shared(ips_bridge *bridge, const char *array, int ndim,
+                                     const int *owner);
 
 /* Optional, for runs on several hosts: chunks then go to receivers on the host of their blocks.
  * Every rank describes itself in some bytes (valid until the next call). Rank 0 takes those of all

@@ -150,6 +150,58 @@ static int attribute(const char *json, const char *key, int ndim, long least, in
     return n;
 }
 
+/* The halo: numbers as above, or a list of pairs [below, above]. Returns for how many dimensions. */
+static int halo_attribute(const char *json, agreement *a)
+{
+    const char *at = ipsb_json_find(json, strlen(json), 2, "halo");
+    int n = 0;
+    if (!at || *at != '[' || at[1 + strspn(at + 1, " \n")] != '[') {
+        n = attribute(json, "halo", a->ndim - 1, 0, a->halo_low);
+        memcpy(a->halo_high, a->halo_low, sizeof a->halo_high);
+        return n;
+    }
+    for (at++; n < MAX_NDIM; n++) {
+        long pair[2];
+        at += strspn(at, " \n,");
+        if (*at != '[')
+            break;
+        for (int i = 0; i < 2; i++) {
+            char *end;
+            at += 1 + strspn(at + 1, " \n");
+            pair[i] = strtol(at, &end, 10);
+            if (end == at || pair[i] < 0 || pair[i] > 1 << 30)
+                return 0;
+            at = end + strspn(end, " \n");
+            if (*at != (i ? ']' : ','))
+                return 0;
+        }
+        at++;
+        a->halo_low[n] = pair[0];
+        a->halo_high[n] = pair[1];
+    }
+    return n;
+}
+
+/* The owners of shared points: a list of "low", "high" and "". */
+static int shared_attribute(const char *json, int *out)
+{
+    const char *at = ipsb_json_find(json, strlen(json), 2, "shared");
+    int n = 0;
+    if (!at || *at != '[')
+        return 0;
+    for (at++; n < MAX_NDIM; n++) {
+        at += strspn(at, " \n,");
+        if (!strncmp(at, "\"low\"", 5))
+            out[n] = IPS_BRIDGE_LOW;
+        else if (!strncmp(at, "\"high\"", 6))
+            out[n] = IPS_BRIDGE_HIGH;
+        else if (strncmp(at, "\"\"", 2))
+            break;
+        at = strchr(at + 1, '"') + 1;
+    }
+    return n;
+}
+
 static void read_array(reader *r, agreement *a)
 {
     char explicit_name[24], *unused, *json;
@@ -241,7 +293,8 @@ static void read_array(reader *r, agreement *a)
     json = string(r);
     if (json && !r->error) {
         a->grid_ndim = attribute(json, "process_grid", a->ndim - 1, 1, a->grid);
-        a->halo_ndim = attribute(json, "halo", a->ndim - 1, 0, a->halo);
+        a->halo_ndim = halo_attribute(json, a);
+        a->shared_ndim = shared_attribute(json, a->shared);
     }
     free(json);
 }

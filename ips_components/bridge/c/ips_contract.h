@@ -41,7 +41,9 @@ typedef struct agreement {
     uint32_t period, n_owners;
     uint32_t *owners;
     int grid_ndim, halo_ndim; /* process grid and halo, if the attributes name them; else 0 */
-    int64_t grid[MAX_NDIM], halo[MAX_NDIM];
+    int64_t grid[MAX_NDIM], halo_low[MAX_NDIM], halo_high[MAX_NDIM];
+    int shared_ndim; /* the owners of shared points, likewise: enum ips_bridge_owner */
+    int shared[MAX_NDIM];
 } agreement;
 
 typedef struct contract {

@@ -231,12 +231,79 @@ int ips_bridge_block(ips_bridge *b, const char *name, const char *dtype, int ndi
     if (dtype && !a->declared) /* if the analysis wants none of it, nothing else says it */
         a->itemsize = ipsb_dtype(dtype, explicit_name);
     for (int d = 0; d < ndim && halo; d++)
-        a->halo[d] = halo[d];
+        a->halo_low[d] = a->halo_high[d] = halo[d];
     a->has_halo |= halo != NULL;
     a->varies |= ndim && !offset;
     return a->varies || ipsb_add_box(a, offset, count)
                ? IPS_BRIDGE_OK
                : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+}
+
+/* An array of so many dimensions that is described before the join; made if it is new. */
+static int described(ips_bridge *b, const char *name, int ndim, array **out)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name) || b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: describe it before the join",
+                         name ? name : "NULL");
+    *out = ipsb_array(b, name);
+    if (*out && (*out)->ragged)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s is ragged: its rows have neither halo nor shared points", name);
+    if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (*out && (*out)->ndim >= 0 && (*out)->ndim != ndim))
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: expected %d dimensions, got %d", name,
+                         *out ? (*out)->ndim : IPS_BRIDGE_MAX_DIMS, ndim);
+    if (!*out && !(*out = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    (*out)->ndim = ndim;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_halo(ips_bridge *b, const char *name, int ndim, const int64_t *low,
+                    const int64_t *high)
+{
+    array *a;
+    for (int d = 0; b && low && high && d < ndim && d < IPS_BRIDGE_MAX_DIMS; d++)
+        if (low[d] < 0 || high[d] < 0)
+            return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                             "array %s: a halo must be >= 0, got %lld and %lld along dimension %d",
+                             name ? name : "NULL", (long long)low[d], (long long)high[d], d);
+    int code = described(b, name, ndim, &a);
+    if (code)
+        return code;
+    if (ndim && (!low || !high))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: a halo has two sides", name);
+    for (int d = 0; d < ndim; d++) {
+        a->halo_low[d] = low[d];
+        a->halo_high[d] = high[d];
+    }
+    a->has_halo = true;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_shared(ips_bridge *b, const char *name, int ndim, const int *owner)
+{
+    array *a;
+    int code = described(b, name, ndim, &a);
+    if (code)
+        return code;
+    for (int d = 0; d < ndim; d++) {
+        if (!owner || owner[d] < IPS_BRIDGE_NOBODY || owner[d] > IPS_BRIDGE_HIGH)
+            return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                             "array %s: the owner of shared points along dimension %d must be one "
+                             "of enum ips_bridge_owner",
+                             name, d);
+        if (owner[d] && a->declared && a->shape[d] < 2)
+            return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                             "array %s: dimension %d has shared points, so that it must have at "
+                             "least 2, got %lld",
+                             name, d, (long long)a->shape[d]);
+    }
+    for (int d = 0; d < ndim; d++)
+        a->shared[d] = owner[d];
+    a->has_shared = true;
+    return IPS_BRIDGE_OK;
 }
 
 static void numbers(buffer *out, const int64_t *values, int n)
@@ -262,10 +329,12 @@ static void boxes(const ips_bridge *b, buffer *out)
         ipsb_append_text(out, ":[");
         for (size_t n = 0; n < a->n_boxes; n++) {
             const int64_t *box = a->boxes + 2 * n * (size_t)a->ndim;
+            int64_t offset[MAX_NDIM], count[MAX_NDIM];
+            ipsb_own_box(a, box, box + a->ndim, offset, count);
             ipsb_append_text(out, n ? ",[" : "[");
-            numbers(out, box, a->ndim);
+            numbers(out, offset, a->ndim);
             ipsb_append(out, ",", 1);
-            numbers(out, box + a->ndim, a->ndim);
+            numbers(out, count, a->ndim);
             ipsb_append(out, "]", 1);
         }
         ipsb_append(out, "]", 1);

@@ -67,7 +67,7 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
     for (int d = 0; d < a->ndim; d++) {
         o->offset[d] = offset ? offset[d] : a->offset[d];
         o->count[d] = extent ? extent[d] : a->count[d];
-        o->bytes *= (size_t)(o->count[d] + 2 * a->halo[d]);
+        o->bytes *= (size_t)ipsb_extent(a, d, o->count[d]);
     }
     if (a->contract && ipsb_is_wanted(a, step)) {
         put_request put = {.a = a, .step = step, .t = ipsb_time_index(a->contract, step)};
@@ -107,12 +107,12 @@ static int publish_slot(ips_bridge *b, array *a, const open_block *o)
     }
     for (int d = a->ndim - 1; d >= 0; d--) {
         strides[d] = run;
-        run *= o->count[d] + 2 * a->halo[d];
+        run *= ipsb_extent(a, d, o->count[d]);
     }
     ipsb_begin_step(b, o->step);
     code = ipsb_admit(b, &put, &admitted);
     wanted = ipsb_wanted_bytes(b, a);
-    ipsb_count(a, SKIPPED, 0, ipsb_bytes_of(a, o->count) - wanted);
+    ipsb_count(a, SKIPPED, 0, ipsb_owned_bytes(a, o->offset, o->count) - wanted);
     ipsb_note(b, &put);
     for (size_t i = 0; !code && admitted && stored && i < b->pieces.n; i++) {
         const piece *p = &b->pieces.items[i];

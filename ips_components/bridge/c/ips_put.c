@@ -418,7 +418,7 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
     int code = named ? begin(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
     if (code || !a) {
         if (!code && named->ndim >= 0 && !named->ragged)
-            named->bytes[SKIPPED] += (uint64_t)ipsb_bytes_of(named, extent ? extent : named->count);
+            named->bytes[SKIPPED] += (uint64_t)ipsb_owned_bytes(named, offset, extent);
         return code;
     }
     if (a->ragged)
@@ -433,7 +433,7 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
     o = (put_request){.a = a, .step = step, .t = ipsb_time_index(a->contract, step)};
     if ((code = ipsb_plan_of(b, a, offset, extent, &o.plan)))
         return code;
-    total = ipsb_bytes_of(a, extent);
+    total = ipsb_owned_bytes(a, offset, extent);
     if (total && !cells)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", a->name);
     if ((code = ipsb_take_step(b, a, ipsb_mark_of(a, o.plan), step)))
@@ -442,7 +442,7 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
         int64_t run = a->itemsize;
         for (int d = a->ndim - 1; d >= 0; d--) {
             own[d] = run;
-            run *= extent[d] + 2 * a->halo[d];
+            run *= ipsb_extent(a, d, extent[d]);
         }
         strides = own;
     }

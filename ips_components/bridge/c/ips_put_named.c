@@ -70,7 +70,7 @@ static int put_view(ips_bridge *b, const char *name, int64_t step, const void *c
                          name, (long long)step, b->self.rank, itemsize, a->contract->dtype,
                          (long long)a->itemsize);
     for (int d = 0; d < a->ndim; d++) {
-        int64_t extent = (count ? count[d] : a->count[d]) + 2 * a->halo[d];
+        int64_t extent = ipsb_extent(a, d, count ? count[d] : a->count[d]);
         expected *= extent;
         whole = whole && d < ndim && extents[d] == extent;
     }
