@@ -209,6 +209,17 @@ def _binary(name: str) -> Callable[[Any, Any], Any]:
     return operate
 
 
+def _mixed(name: str) -> Callable[[Any, Any], Any]:
+    """Return an operation whose slices are not pushed down."""
+    ordinary = getattr(da.Array, name)
+
+    def operate(self: Any, other: Any) -> Any:
+        return ordinary(_ordinary(self), _ordinary(other))
+
+    operate.__name__ = name
+    return operate
+
+
 def _unary(name: str) -> Callable[[Any], Any]:
     ordinary = getattr(da.Array, name)
 
@@ -231,9 +242,13 @@ def _is_operand(other: Any) -> bool:
 
 
 _ARITHMETIC = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"]
+_ARITHMETIC += ["lshift", "rshift"]
 for _name in _ARITHMETIC:
     setattr(SlicedFirst, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(SlicedFirst, f"__r{_name}__", _binary(f"__r{_name}__"))
+for _name in ["matmul", "divmod"]:
+    setattr(SlicedFirst, f"__{_name}__", _mixed(f"__{_name}__"))
+    setattr(SlicedFirst, f"__r{_name}__", _mixed(f"__r{_name}__"))
 for _name in ["lt", "le", "eq", "ne", "gt", "ge"]:
     setattr(SlicedFirst, f"__{_name}__", _binary(f"__{_name}__"))
 for _name in ["neg", "pos", "abs", "invert"]:

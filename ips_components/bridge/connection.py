@@ -433,12 +433,17 @@ class Connection:
             sock.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def _announce(self, sock: Socket, slot: Slot) -> None:
-        """Give the receiver a slot's descriptor."""
+        """Give the receiver the descriptor of a slot's segment."""
+        segment = slot.segment
+        if segment is None:  # the connection was given up meanwhile, and with it this use
+            raise ConnectionAbortedError("the slot was given up")
         self.announced.add(slot.number)
         ring = slot.ring
         spare = ring.spare_for(self.ordinal)
-        head = framing.pack(m.Slot(slot.number, ring.number, slot.size, ring.length, spare))
-        fds = array.array("i", [slot.fd])
+        where = (segment.number, slot.offset)
+        message = m.Slot(slot.number, ring.number, slot.size, ring.length, spare, *where)
+        head = framing.pack(message)
+        fds = array.array("i", [segment.fd])
         cast(socket.socket, sock).sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
     def ping(self, now: float) -> None:

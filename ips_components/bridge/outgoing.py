@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ips_components.bridge.arrays import Array
+from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Ring
 from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.block import Block
@@ -124,6 +125,7 @@ class OutgoingArray:
         # A single number, which all ranks have and another one sends.
         elsewhere = spec is not None and spec.shape == () and self.blocks == []
         self.wanted = () if elsewhere else _wanted_steps(contract)
+        self.segments = Segments()  # shared memory, in which the rings' slots lie
         self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
         self.fast: FastPlan | None = None  # once a block has gone the usual way
         self.last_step: int | None = None

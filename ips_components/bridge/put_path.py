@@ -234,7 +234,8 @@ class PutPath:
         out.nth = nth + 1
         while len(rings) <= nth:
             replay = max(self._replay, out.steps_per_chunk) if self._replay else 0
-            rings.append(Ring(replay, self._shared, self.delivery.replay))
+            segments = out.segments if self._shared else None
+            rings.append(Ring(replay, segments, self.delivery.replay))
         return rings[nth]
 
     # -- from the caller's memory ------------------------------------------------------------------

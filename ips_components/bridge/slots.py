@@ -6,24 +6,21 @@ has k + 3 slots: one is written, k are replayed, and two may be lent to a receiv
 place as chunks for as long as the analysis likes. What a rank keeps only for replay is bounded in
 bytes as well: a ring has fewer slots when more would pass the bound, but never fewer than three.
 
-Each slot that receivers may map takes a file descriptor. Half of those that the process may have
-are left to the program, and receivers map `MAX_SLOTS` of a rank: further slots are private, and
-their cells are sent.
+Slots that receivers may map are parts of the array's `Segments`. Where there is no shared memory,
+and beyond `MAX_SLOTS` of a rank, slots are private, and their cells are sent.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import math
 import mmap
-import os
-import resource
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ips_components.bridge.segments import Segment, Segments
 from ips_components.errors import BridgeError
 from ips_components.model.pieces import Piece
 from ips_components.wire import mapping
@@ -34,9 +31,6 @@ CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
 _NEEDED = 3  # slots of a ring without any replay
 _numbers, _ring_numbers = itertools.count(), itertools.count()
-
-F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
-_SEAL, _SHRINK, _GROW, _FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
 
 
 class Place:
@@ -76,44 +70,51 @@ class Stored(NamedTuple):
 
 
 class Slot(SlotLife):
-    """Some memory; with a descriptor when receivers on this machine may map it.
+    """Some memory; part of a segment when receivers on this machine may map it.
 
     Its `SlotLife` states who may read or write it. ``places`` are those of the last step's pieces,
     one after the other, or parts of the ``whole`` block when it was computed in place.
     """
 
     __slots__ = (
-        "fd",
         "memory",
         "number",
+        "offset",
         "places",
         "ring",
+        "segment",
         "size",
         "stored",
         "whole",
     )
 
-    def __init__(self, nbytes: int, shared: bool, ring: Ring) -> None:
+    def __init__(self, nbytes: int, ring: Ring) -> None:
         super().__init__()
         self.ring = ring
-        self.size = slot_size(nbytes)
+        self.size = size = slot_size(nbytes)
         self.number = next(_numbers)
-        self.fd = _shared_memory(self.size) if shared else -1
-        if self.fd >= 0:
-            self.memory = mapping.shared(self.fd, self.size, writable=True)
-            # After this mapping nobody can make another writable one, or change the size.
-            seals = _SEAL | _SHRINK | _GROW
-            try:
-                fcntl.fcntl(self.fd, F_ADD_SEALS, seals | _FUTURE_WRITE)
-            except OSError:  # kernels before 5.1
-                fcntl.fcntl(self.fd, F_ADD_SEALS, seals)
+        self.segment: Segment | None = None
+        self.offset = 0  # in the segment
+        part = None
+        if ring.segments is not None and _shared.count < MAX_SLOTS:
+            part = ring.segments.take(size, ring.length)
+        if part is not None:
+            self.segment, self.offset = part
+            self.memory = self.segment.memory[self.offset : self.offset + size]
+            _shared.count += 1
         else:
-            self.memory = mapping.private(self.size)
+            self.memory = mapping.private(size)
         # Touch every page now: the first step must not pay for it.
         np.frombuffer(self.memory, np.uint8)[::_PAGE] = 0
         self.stored: Sequence[Stored] = ()
         self.places: list[Place] = []
         self.whole: np.ndarray[Any, Any] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the slot can be written again when it is free."""
+        segment = self.segment
+        return self.state is SlotState.FREE and (segment is None or not segment.given_up)
 
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Return the slot's memory as a block that is computed in place."""
@@ -153,73 +154,38 @@ class Slot(SlotLife):
 
     def _lay(self, i: int, array: int, piece: Piece, cells: np.ndarray[Any, Any], at: int) -> Place:
         frame = None
-        if self.fd >= 0 and cells.nbytes:
+        if self.segment is not None and cells.nbytes:
             frame = SlotFrame(array, piece.dst, self.number, at, (0, *cells.strides))
         place = Place(piece.src, cells, at, frame)
         self.places[i:] = [place]
         return place
 
     def close(self) -> None:
-        """Give the descriptor up; the memory goes with its last array."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            _in_use.count -= 1
+        """Give the memory up; it goes with its last array."""
+        segment, segments = self.segment, self.ring.segments
+        if segment is not None and segments is not None:
+            self.segment = None
+            _shared.count -= 1
+            segments.give_back(segment, self.offset, self.size, self.state is SlotState.FREE)
 
 
-class _Descriptors:
-    """Of slots, in this process."""
+class _Shared:
+    """Slots of this process that receivers may map."""
 
     count = 0
-    warned = False
 
 
-_in_use = _Descriptors()
-
-
-def _shared_memory(size: int) -> int:
-    """Return a descriptor of new memory that others may map; -1 when there cannot be one."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if _in_use.count >= MAX_SLOTS:
-        _warn_once(f"there are more than {MAX_SLOTS} of them")
-        return -1
-    if limit != resource.RLIM_INFINITY and _in_use.count >= limit // 2:
-        _warn_once(f"{_in_use.count} blocks take half of the {limit} descriptors (ulimit -n)")
-        return -1
-    try:
-        fd = os.memfd_create("ips-components-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    except OSError as error:
-        _warn_once(f"there is no shared memory ({error})")
-        return -1
-    try:
-        os.ftruncate(fd, size)
-    except OSError as error:
-        os.close(fd)
-        _warn_once(f"there is no shared memory of {size} bytes ({error})")
-        return -1
-    _in_use.count += 1
-    return fd
-
-
-def _warn_once(why: str) -> None:
-    if not _in_use.warned:
-        _in_use.warned = True
-        import logging  # 4 ms that no rank has to pay at import
-
-        logging.getLogger(__name__).warning(
-            "Blocks are sent instead of being read in shared memory, which takes longer: %s", why
-        )
+_shared = _Shared()
 
 
 class BorrowedMemory:
     """The caller's own memory, sent while the caller waits: no copy, and nothing to replay."""
 
-    __slots__ = ("abandoned", "fd", "number", "size", "uses")
+    __slots__ = ("abandoned", "number", "size", "uses")
 
     def __init__(self, nbytes: int) -> None:
         self.size = nbytes
         self.number = next(_numbers)
-        self.fd = -1
         self.uses: set[Use] = set()
         self.abandoned = False
 
@@ -265,8 +231,8 @@ class Ring:
     ----------
     replay
         Number of steps that can be sent again.
-    shared
-        Whether receivers may map the slots.
+    segments
+        Shared memory of the array, where receivers may map the slots.
     memory
         What this ring and the others may take for replay.
     """
@@ -280,12 +246,12 @@ class Ring:
         "refused",
         "replay",
         "retired",
-        "shared",
+        "segments",
         "slots",
     )
 
-    def __init__(self, replay: int, shared: bool, memory: ReplayMemory) -> None:
-        self.replay, self.shared, self.memory = replay, shared, memory
+    def __init__(self, replay: int, segments: Segments | None, memory: ReplayMemory) -> None:
+        self.replay, self.segments, self.memory = replay, segments, memory
         self.number = next(_ring_numbers)
         self.slots: list[Slot] = []  # the one used longest ago comes first
         self.retired: list[int] = []  # numbers of slots that receivers may unmap
@@ -317,7 +283,7 @@ class Ring:
             else:
                 return None
             slots.remove(slot)
-            if slot.state is SlotState.FREE and slot.size >= nbytes:
+            if slot.usable and slot.size >= nbytes:
                 slots.append(slot)
                 slot.move(SlotEvent.TAKE)
                 slot.stored = ()
@@ -326,7 +292,7 @@ class Ring:
             self.retired.append(slot.number)
             self.refused = math.inf
             self.memory.update(self)
-        slot = Slot(nbytes, self.shared, self)
+        slot = Slot(nbytes, self)
         slots.append(slot)
         self.memory.update(self)
         slot.move(SlotEvent.TAKE)

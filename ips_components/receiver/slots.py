@@ -15,51 +15,92 @@ from ips_components.errors import ProtocolError
 from ips_components.receiver.buffers import on_last_view
 from ips_components.wire import mapping
 from ips_components.wire import messages as m
-from ips_components.wire.leases import MAX_SLOTS, Lease
+from ips_components.wire.leases import MAX_SEGMENTS, MAX_SLOTS, Lease
 
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK if hasattr(fcntl, "F_SEAL_SHRINK") else 2
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 
 
+class _Segment:
+    """Mapped memory, and how many slots lie in it."""
+
+    __slots__ = ("memory", "slots")
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self.slots = 0
+
+
 class MappedSlots:
-    """The slots that one connection has announced; used by its reader only."""
+    """The slots that one connection has announced; used by its reader only.
+
+    A segment is mapped with its first slot. It is forgotten with the last one, and unmapped when no
+    array in it is left.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[int, tuple[memoryview, m.Slot]] = {}
+        self._segments: dict[int, _Segment] = {}
 
     @property
     def numbers(self) -> frozenset[int]:
         """Numbers of the slots."""
         return frozenset(self._slots)
 
+    @property
+    def segments(self) -> int:
+        """Number of segments that are mapped."""
+        return len(self._segments)
+
     def add(self, slot: m.Slot, fd: int | None) -> None:
-        """Map the memory that came with an announcement, read-only; the descriptor is closed."""
+        """Take a slot, whose segment came with it as a descriptor, which is closed."""
         if fd is None:
             raise ProtocolError(f"slot {slot.slot} was announced without a descriptor")
         try:
-            # Unsealed memory could be truncated under us, and reading it would be a bus error.
-            seals = fcntl.fcntl(fd, _F_GET_SEALS)
-            size = os.fstat(fd).st_size
-            if not seals & _NEEDED_SEALS or not 0 < slot.size <= size:
-                raise ProtocolError(
-                    f"slot {slot.slot}: {size} bytes with seals {seals}, expected {slot.size} "
-                    "sealed against shrinking"
-                )
-            if slot.slot not in self._slots and len(self._slots) >= MAX_SLOTS:
+            self.drop(slot.slot)
+            if len(self._slots) >= MAX_SLOTS:
                 raise ProtocolError(f"more than {MAX_SLOTS} slots")
-            self._slots[slot.slot] = (mapping.shared(fd, slot.size, writable=False), slot)
+            segment = self._segments.get(slot.segment) or self._map(slot, fd)
         except OSError as error:
             raise ProtocolError(f"slot {slot.slot} cannot be mapped: {error}") from error
         finally:
             os.close(fd)
+        end = slot.offset + slot.size
+        if not slot.offset < end <= len(segment.memory):
+            raise ProtocolError(
+                f"slot {slot.slot}: {slot.size} bytes at {slot.offset} are outside segment "
+                f"{slot.segment} of {len(segment.memory)} bytes"
+            )
+        self._segments[slot.segment] = segment
+        self._slots[slot.slot] = (segment.memory[slot.offset : end], slot)
+        segment.slots += 1
+
+    def _map(self, slot: m.Slot, fd: int) -> _Segment:
+        # Unsealed memory could be truncated under us, and reading it would be a bus error.
+        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+        if not seals & _NEEDED_SEALS:
+            raise ProtocolError(
+                f"slot {slot.slot}: segment {slot.segment} has seals {seals}, expected it sealed "
+                "against shrinking"
+            )
+        if len(self._segments) >= MAX_SEGMENTS:
+            raise ProtocolError(f"more than {MAX_SEGMENTS} segments")
+        return _Segment(mapping.shared(fd, os.fstat(fd).st_size, writable=False))
 
     def drop(self, slot: int) -> None:
         """Forget a slot; arrays in it keep its memory."""
-        self._slots.pop(slot, None)
+        known = self._slots.pop(slot, None)
+        if known is not None:
+            number = known[1].segment
+            segment = self._segments[number]
+            segment.slots -= 1
+            if not segment.slots:
+                del self._segments[number]
 
     def clear(self) -> None:
         """Forget all slots."""
         self._slots.clear()
+        self._segments.clear()
 
     def cells(self, piece: m.Piece, dtype: np.dtype[Any]) -> tuple[np.ndarray[Any, Any], m.Slot]:
         """Return a piece's cells as they lie in its slot, and the slot."""

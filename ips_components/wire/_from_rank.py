@@ -244,17 +244,27 @@ class Gone(Fixed):
 
 
 class Slot(Fixed):
-    """A sealed memfd in which pieces will lie; its descriptor travels with this frame."""
+    """A part of a sealed memfd in which pieces will lie; its descriptor travels with this frame."""
 
     slot: int = 0
     ring: int = 0
     size: int = 0
     length: int = 0
     spare: int = 0
+    segment: int = 0
+    offset: int = 0
 
     OP: ClassVar[int] = 8
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQII")
-    FIELDS: ClassVar[tuple[str, ...]] = ("slot", "ring", "size", "length", "spare")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQIIQQ")
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "slot",
+        "ring",
+        "size",
+        "length",
+        "spare",
+        "segment",
+        "offset",
+    )
 
 
 class SlotDrop(Fixed):

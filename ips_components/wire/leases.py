@@ -39,8 +39,10 @@ from enum import IntEnum
 
 from ips_components.errors import BridgeError
 
-MAX_SLOTS = 4096
-"""Slots of one rank that a receiver maps at most; the cells of further ones are sent."""
+MAX_SLOTS = 1 << 16
+"""Slots of one rank that a receiver knows at most; the cells of further ones are sent."""
+MAX_SEGMENTS = 4096
+"""Segments of memory, in which the slots lie, that a receiver maps of one rank at most."""
 GENERATIONS = 1 << 32
 """Generations are counted modulo this."""
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ips_components.bridge.segments import Segments
 from ips_components.model.decomposition import dims_create
 
 VECTORS = Path(__file__).parents[1] / "conformance"
 GEOMETRY = json.loads((VECTORS / "geometry_vectors.json").read_text(encoding="utf-8"))
 CONTRACTS = json.loads((VECTORS / "contract_vectors.json").read_text(encoding="utf-8"))
+LEASES = json.loads((VECTORS / "leases.json").read_text(encoding="utf-8"))
 WIRE = json.loads((VECTORS / "wire.json").read_text(encoding="utf-8"))
 TO_RANK = 32
 
@@ -209,7 +211,8 @@ def pack_words(name, f):
         case "Gone":
             return words(f["array"], 0, f["chunk"])
         case "Slot":
-            return words(f["slot"], f["ring"], f["size"], f["length"], f["spare"])
+            found = words(f["slot"], f["ring"], f["size"], f["length"], f["spare"])
+            return found + words(f["segment"], f["offset"])
         case "SlotDrop":
             return words(f["slot"])
         case "Greeting":
@@ -232,6 +235,41 @@ def test_message_to_a_receiver_is_packed(ask, vector):
     if vector["message"] == "Hello":
         frame[32 + 156 : 32 + 160] = bytes(4)  # a library without a thread promises no heartbeat
     assert answer == f"pack {frame.hex()}"
+
+
+@pytest.mark.parametrize(
+    "row", LEASES["transitions"] + LEASES["refused"], ids=lambda r: f"{r['state']}-{r['event']}"
+)
+def test_life_of_a_slot(ask, row):
+    state, event = LEASES["states"].index(row["state"]), LEASES["events"].index(row["event"])
+    after = LEASES["states"].index(row["next"]) if "next" in row else "-"
+    assert ask(f"lease {state} {event}") == [f"lease {after}"]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(1, 20), st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), max_size=40))
+def test_slots_lie_at_the_same_places_of_segments(ask, slots, moves):
+    """Moves take so many pages, or give an earlier part back, which may be read for ever."""
+    segments, taken, numbers = Segments(), [], {}
+    given, expected = [], []
+    for pages, choice in moves:
+        held = [i for i, part in enumerate(taken) if part]
+        if choice < 6 or not held:
+            segment, offset = segments.take(pages << 12, slots)
+            taken.append((segment, offset, pages << 12))
+            given += ["take", pages << 12]
+            expected += [numbers.setdefault(segment.number, len(numbers)), offset]
+        else:
+            which, reuse = held[pages % len(held)], choice < 9
+            segments.give_back(*taken[which], reuse)
+            taken[which] = None
+            given += ["give", which, int(reuse)]
+        expected.append(len(segments._segments))
+    for part in filter(None, taken):
+        segments.give_back(*part)
+    assert ask(" ".join(words("segments", slots, given))) == [" ".join(words("segments", expected))]
 
 
 @pytest.mark.parametrize("vector", WIRE["proofs"], ids=lambda v: v["token"][:4])

@@ -362,8 +362,9 @@ static void do_pack(void)
     } else if (op == OP_SLOT) {
         uint32_t slot = (uint32_t)number(), ring = (uint32_t)number();
         uint64_t size = (uint64_t)number();
-        uint32_t length = (uint32_t)number();
-        ipsb_pack_slot(&out, slot, ring, size, length, (uint32_t)number());
+        uint32_t length = (uint32_t)number(), spare = (uint32_t)number();
+        uint64_t segment = (uint64_t)number();
+        ipsb_pack_slot(&out, slot, ring, size, length, spare, segment, (uint64_t)number());
     } else if (op == OP_SLOT_DROP) {
         ipsb_pack_slot_drop(&out, (uint32_t)number());
     } else if (op == OP_PING) {
@@ -424,6 +425,53 @@ static void do_gather(void)
     free(out);
 }
 
+/* lease STATE EVENT: the next state of a slot, - when this is refused */
+static void do_lease(void)
+{
+    slot_state state = (slot_state)number();
+    slot_state next = ipsb_slot_after(state, (slot_event)number());
+    printf("lease");
+    if (next == SLOT_STATES)
+        printf(" -\n");
+    else
+        printf(" %d\n", (int)next);
+}
+
+/* segments SLOTS, then "take SIZE" and "give WHICH REUSE" (the taken one of this number): says segment
+ * and offset of each, and the number of descriptors after it */
+static void do_segments(void)
+{
+    enum { MOST = 512 };
+    struct {
+        segment *in;
+        size_t offset, size;
+    } taken[MOST];
+    segments all = {NULL, 0};
+    segment_limits limits = {.max_segments = 64};
+    uint32_t slots = (uint32_t)number();
+    size_t n = 0;
+    printf("segments");
+    for (const char *what = word(); *what && n < MOST; what = word()) {
+        if (!strcmp(what, "take")) {
+            size_t size = (size_t)number();
+            taken[n].size = size;
+            taken[n].in = ipsb_segment_take(&all, &limits, size, slots, &taken[n].offset);
+            show(taken[n].in ? (int64_t)taken[n].in->number : -1);
+            show((int64_t)taken[n++].offset);
+        } else {
+            size_t which = (size_t)number();
+            ipsb_segment_give_back(&all, &limits, taken[which].in, taken[which].offset,
+                                   taken[which].size, number() != 0);
+            taken[which].in = NULL;
+        }
+        show((int64_t)limits.segments);
+    }
+    printf("\n");
+    for (size_t i = 0; i < n; i++)
+        if (taken[i].in)
+            ipsb_segment_give_back(&all, &limits, taken[i].in, taken[i].offset, taken[i].size, true);
+}
+
 int main(void)
 {
     char *line = NULL;
@@ -450,6 +498,10 @@ int main(void)
             do_contact();
         } else if (!strcmp(command, "gather")) {
             do_gather();
+        } else if (!strcmp(command, "lease")) {
+            do_lease();
+        } else if (!strcmp(command, "segments")) {
+            do_segments();
         } else if (!strcmp(command, "dtype")) {
             char name[24] = "-";
             int64_t n = ipsb_dtype(word(), name);

@@ -62,7 +62,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Want(array=1, row=12),
     m.Dropped(array=1, chunk=24, seq=9),
     m.Gone(array=1, chunk=25),
-    m.Slot(slot=7, ring=2, size=1 << 21, length=4, spare=2),
+    m.Slot(slot=7, ring=2, size=1 << 21, length=4, spare=2, segment=5, offset=3 << 21),
     m.SlotDrop(slot=7, zero=0),
     m.Bye(last_step=99, status=1, counters=COUNTERS, reason="ValueError: é"),
     m.Ping(),

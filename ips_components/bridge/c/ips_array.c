@@ -43,10 +43,11 @@ void ipsb_array_free(array *a)
 {
     for (size_t r = 0; r < a->n_rings; r++) {
         for (uint32_t i = 0; i < a->rings[r].n; i++)
-            ipsb_slot_free(a->rings[r].slots[i]);
+            ipsb_slot_free(a->rings[r].slots[i], &a->segments, &a->bridge->segment_limits);
         free(a->rings[r].holders);
         free(a->rings[r].slots);
     }
+    free(a->segments.items);
     for (int i = 0; i < PLANS; i++)
         if (a->others[i]) {
             ipsb_plan_free(a->others[i]);
@@ -369,7 +370,7 @@ static bool in_slots(const array *a, int64_t chunk, int64_t t)
     for (size_t r = 0; r < a->n_rings; r++)
         for (uint32_t i = 0; i < a->rings[r].n; i++) {
             const slot *s = a->rings[r].slots[i];
-            for (size_t j = 0; j < s->n_stored && !s->busy; j++)
+            for (size_t j = 0; j < s->n_stored && s->state != SLOT_WRITING; j++)
                 if (s->stored[j].chunk == chunk && s->stored[j].t == t)
                     return true;
         }

@@ -48,6 +48,7 @@ typedef struct ips_bridge_array {
     uint64_t plan_uses;
     progression row_spans[2 * MAX_NDIM];
     cut row_cut;
+    segments segments; /* shared memory, in which the rings' slots lie */
     ring *rings;
     size_t n_rings, nth; /* rings handed out at `ring_step` */
     bool any_ring;

@@ -82,7 +82,7 @@ static bool on_resend(ips_bridge *b, peer *k, const message *m)
     for (size_t r = 0; r < a->n_rings; r++)
         for (uint32_t i = 0; i < a->rings[r].n; i++) {
             slot *s = a->rings[r].slots[i];
-            for (size_t j = 0; j < s->n_stored && !s->busy; j++)
+            for (size_t j = 0; j < s->n_stored && s->state != SLOT_WRITING; j++)
                 if (s->stored[j].chunk == chunk && !ipsb_enqueue_piece(k, s, j))
                     return protocol_error(k, "too many wishes");
         }

@@ -283,9 +283,9 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     return code;
 }
 
-/* How many slots may have a descriptor: half of what the process may open is the program's, and
+/* How many segments may have a descriptor: half of what the process may open is the program's, and
  * receivers map so many (wire/leases.py). */
-static size_t descriptors_for_slots(void)
+static size_t descriptors_for_segments(void)
 {
     const size_t mapped = 4096;
     struct rlimit limit;
@@ -305,7 +305,7 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
         return code;
     for (uint32_t i = 0; i < b->links.n; i++)
         b->shared |= b->links.items[i]->local && b->links.items[i]->at.unix_name[0] && b->links.lanes & LANE_SHM;
-    b->max_shared = descriptors_for_slots();
+    b->segment_limits.max_segments = descriptors_for_segments();
     if (!b->links.lost[0] && (code = connect_any(b, true, &b->links.home)))
         return code;
     b->joined = b->links.joined = true;

@@ -53,12 +53,13 @@ static bool enqueue(peer *k, item *entry)
 bool ipsb_enqueue_piece(peer *k, slot *s, size_t piece)
 {
     item *entry = k->n_queue < MAX_QUEUE ? calloc(1, sizeof *entry) : NULL;
-    if (!entry)
+    if (!entry || !ipsb_slot_use(s)) {
+        free(entry);
         return false;
+    }
     entry->seq = ++k->seq;
     entry->slot = s;
     entry->piece = piece;
-    s->pending++;
     return enqueue(k, entry);
 }
 
@@ -83,7 +84,7 @@ bool ipsb_enqueue_frame(peer *k, buffer *frame, bool numbered)
 static void drop_item(item *entry)
 {
     if (entry->slot)
-        entry->slot->pending--;
+        ipsb_slot_done(entry->slot);
     free(entry);
 }
 
@@ -99,7 +100,7 @@ static void lose_leases(items *list)
 {
     for (item *entry = list->first; entry; entry = entry->next)
         if (entry->leased) {
-            entry->slot->retired = true;
+            (void)ipsb_slot_move(entry->slot, SLOT_LEASE_LOST);
             entry->leased = false;
         }
 }

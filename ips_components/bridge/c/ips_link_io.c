@@ -64,7 +64,7 @@ static void fill(peer *k)
         item *entry = k->queue.first;
         slot *s = entry->slot;
         bool failed = false;
-        if (s && k->shm && s->fd >= 0) {
+        if (s && k->shm && s->segment) {
             /* A descriptor travels with the first byte of what is sent. */
             if (k->out.length && (k->index >= s->n_announced ||
                                   s->announced[k->index] != k->generation))
@@ -72,9 +72,10 @@ static void fill(peer *k)
             if (!announced(k, s, &failed)) {
                 if (failed)
                     return;
-                k->out_fd = s->fd;
+                k->out_fd = s->segment->fd;
                 ipsb_pack_slot(&k->out, s->number, s->ring, s->size, s->length,
-                                s->length - ipsb_may_hold(s->holders, k->index));
+                                s->length - ipsb_may_hold(s->holders, k->index),
+                                s->segment->number, s->at);
             }
         }
         ipsb_pop(&k->queue);
@@ -85,7 +86,7 @@ static void fill(peer *k)
             const stored *cells = &s->stored[entry->piece];
             const int64_t *dst = s->numbers + cells->numbers, *strides = dst + 3 * cells->ndim;
             uint64_t chunk = (uint64_t)cells->chunk, t = (uint64_t)cells->t;
-            if (k->shm && s->fd >= 0) {
+            if (k->shm && s->segment) {
                 entry->leased = true;
                 entry->generation = ++s->generation;
                 ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst, 0,

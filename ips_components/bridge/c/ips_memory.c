@@ -1,45 +1,12 @@
 /* Memory between put and the receivers: slots, and copies into them. */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "ips_memory.h"
 
 /* Touching memory in steps of the smallest page serves larger ones too. */
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
-
-#ifndef F_ADD_SEALS
-#define F_ADD_SEALS 1033
-#define F_SEAL_SEAL 1
-#define F_SEAL_SHRINK 2
-#define F_SEAL_GROW 4
-#endif
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x10
-#endif
-
-/* A mapping of a sealed descriptor that receivers may map too; -1 where there can be none. */
-static int shared_memory(size_t size, void **memory)
-{
-    int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW;
-    int fd = memfd_create("ips-components-slot", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return -1;
-    *memory = MAP_FAILED;
-    if (!ftruncate(fd, (off_t)size))
-        *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    /* After this mapping nobody can make another writable one, or change the size. Kernels before
-     * 5.1 do not know the seal against future writing. */
-    if (*memory != MAP_FAILED && (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE) == 0 ||
-                                  fcntl(fd, F_ADD_SEALS, seals) == 0))
-        return fd;
-    if (*memory != MAP_FAILED)
-        munmap(*memory, size);
-    close(fd);
-    return -1;
-}
 
 size_t ipsb_slot_size(size_t bytes)
 {
@@ -47,7 +14,8 @@ size_t ipsb_slot_size(size_t bytes)
     return bytes ? (bytes + unit - 1) / unit * unit : unit;
 }
 
-slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared)
+slot *ipsb_slot_make(uint32_t number, size_t bytes, uint32_t expected, segments *shared,
+                     segment_limits *limits)
 {
     size_t size = ipsb_slot_size(bytes);
     void *memory = MAP_FAILED;
@@ -58,15 +26,17 @@ slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared)
     }
     s->number = number;
     s->size = size;
-    s->fd = shared ? shared_memory(size, &memory) : -1;
-    if (s->fd < 0)
+    s->segment = shared ? ipsb_segment_take(shared, limits, size, expected, &s->at) : NULL;
+    if (s->segment)
+        memory = s->segment->memory + s->at;
+    else
         memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         free(s);
         return NULL;
     }
     s->memory = memory;
-    if (size >= HUGE_PAGE)
+    if (size >= HUGE_PAGE && !s->segment)
         (void)madvise(memory, size, MADV_HUGEPAGE);
     /* Touch every page now: the first step must not pay for it. */
     for (size_t at = 0; at < size; at += PAGE)
@@ -74,13 +44,47 @@ slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared)
     return s;
 }
 
-void ipsb_slot_free(slot *s)
+bool ipsb_slot_move(slot *s, slot_event event)
+{
+    slot_state next = ipsb_slot_after(s->state, event);
+    if (next == SLOT_STATES)
+        return false;
+    s->state = next;
+    return true;
+}
+
+bool ipsb_slot_use(slot *s)
+{
+    if (!ipsb_slot_move(s, SLOT_USE))
+        return false;
+    s->pending++;
+    return true;
+}
+
+void ipsb_slot_done(slot *s)
+{
+    if (!--s->pending)
+        (void)ipsb_slot_move(s, SLOT_UNUSED);
+}
+
+bool ipsb_slot_discardable(const slot *s)
+{
+    return s->state == SLOT_FREE || (s->state == SLOT_RETIRED && !s->pending);
+}
+
+bool ipsb_slot_usable(const slot *s)
+{
+    return s->state == SLOT_FREE && !(s->segment && s->segment->given_up);
+}
+
+void ipsb_slot_free(slot *s, segments *shared, segment_limits *limits)
 {
     if (!s)
         return;
-    munmap(s->memory, s->size);
-    if (s->fd >= 0)
-        close(s->fd);
+    if (s->segment)
+        ipsb_segment_give_back(shared, limits, s->segment, s->at, s->size, s->state == SLOT_FREE);
+    else
+        munmap(s->memory, s->size);
     free(s->stored);
     free(s->numbers);
     free(s->announced);

@@ -2,7 +2,9 @@
 #ifndef IPS_MEMORY_H
 #define IPS_MEMORY_H
 
+#include "ips_leases.h"
 #include "ips_plan.h"
+#include "ips_segments.h"
 
 /* A piece as it lies in a slot. */
 typedef struct stored {
@@ -25,17 +27,17 @@ typedef struct holders {
 /* Slots of the ring that the receiver of a link may keep; the first links to ask get all. */
 uint32_t ipsb_may_hold(holders *h, uint32_t link);
 
-/* Some memory; with a descriptor when receivers on this machine may map it. */
+/* Some memory; part of a segment when receivers on this machine may map it. */
 typedef struct slot {
     uint32_t number, ring, length; /* the ring has `length` slots */
     holders *holders;              /* the ring's */
     uint64_t used;                        /* turn of the ring in which it was handed out last */
     size_t size;
     uint8_t *memory;
-    int fd;
-    size_t pending; /* sent pieces that still read it */
-    bool busy;      /* the program writes it now */
-    bool retired;   /* a connection ended that had a lease of it: never written again */
+    segment *segment; /* NULL: nobody can map it */
+    size_t at;        /* in the segment */
+    slot_state state;
+    size_t pending;      /* sent pieces that still read it */
     uint32_t generation; /* number of leases so far */
     stored *stored;
     size_t n_stored, room_stored;
@@ -47,8 +49,18 @@ typedef struct slot {
 
 /* Bytes that a slot for `bytes` has: whole pages, huge ones when it is large. */
 size_t ipsb_slot_size(size_t bytes);
-slot *ipsb_slot_make(uint32_t number, size_t bytes, bool shared);
-void ipsb_slot_free(slot *s);
+/* New memory; of `shared` unless this is NULL or has no room, where `expected` such slots may follow. */
+slot *ipsb_slot_make(uint32_t number, size_t bytes, uint32_t expected, segments *shared,
+                     segment_limits *limits);
+void ipsb_slot_free(slot *s, segments *shared, segment_limits *limits);
+/* False when the table of a slot's life does not allow it: an error of this library. */
+bool ipsb_slot_move(slot *s, slot_event event);
+/* Begin and end a use: a piece that is to be sent from the slot. */
+bool ipsb_slot_use(slot *s);
+void ipsb_slot_done(slot *s);
+/* Whether the memory may be given up, and whether it may be written again. */
+bool ipsb_slot_discardable(const slot *s);
+bool ipsb_slot_usable(const slot *s);
 void ipsb_slot_clear(slot *s);
 /* Note a piece; strides of all ndim dimensions. False when there is no memory. */
 bool ipsb_slot_store(slot *s, uint32_t array, int64_t t, const piece *p, int ndim, size_t offset,
@@ -57,6 +69,7 @@ bool ipsb_slot_store(slot *s, uint32_t array, int64_t t, const piece *p, int ndi
 /* The slots of one block: the free one that was used longest ago is the next one. */
 typedef struct ring {
     slot **slots;
+    segments *shared; /* the array's; NULL: receivers map nothing */
     holders *holders;
     uint32_t number, length, n;
     uint64_t turn;

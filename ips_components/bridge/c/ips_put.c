@@ -74,12 +74,13 @@ static int flush_all(ips_bridge *b)
 
 int ipsb_publish(ips_bridge *b, slot *s)
 {
-    bool sent = true;
-    s->busy = false;
+    bool sent = ipsb_slot_move(s, SLOT_PUBLISH);
     for (size_t i = 0; i < s->n_stored; i++) {
         peer *k = ipsb_link_of(&b->links, b->pieces.items[i].receiver);
         sent = sent && k && ipsb_enqueue_piece(k, s, i);
     }
+    if (!s->pending) /* nothing of it could be queued */
+        (void)ipsb_slot_move(s, SLOT_UNUSED);
     return sent ? flush_all(b) : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
 }
 

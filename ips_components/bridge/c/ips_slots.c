@@ -4,6 +4,8 @@
 
 #include "ips_slots.h"
 
+enum { MAX_SLOTS = 1 << 16 }; /* that a receiver knows of a rank (wire/leases.py) */
+
 static bool has_one_owner(const agreement *c)
 {
     for (uint32_t i = 1; i < c->n_owners; i++)
@@ -35,6 +37,7 @@ ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
             return NULL;
         a->rings = more;
         a->rings[nth] = (ring){.number = b->next_ring++, .length = length_of_ring(b, a->contract)};
+        a->rings[nth].shared = b->shared ? &a->segments : NULL;
         a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
         a->rings[nth].holders = calloc(1, sizeof(holders));
         if (!a->rings[nth].slots || !a->rings[nth].holders) {
@@ -49,7 +52,7 @@ ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
 }
 
 /* Receivers need not keep a slot mapped that is used no more. */
-static void retire(ips_bridge *b, slot *s)
+static void retire(ips_bridge *b, const ring *r, slot *s)
 {
     for (uint32_t i = 0; i < b->links.n && i < s->n_announced; i++) {
         buffer frame = {0};
@@ -59,15 +62,16 @@ static void retire(ips_bridge *b, slot *s)
         ipsb_pack_slot_drop(&frame, s->number);
         (void)ipsb_enqueue_frame(k, &frame, false);
     }
-    b->n_shared -= s->fd >= 0;
-    ipsb_slot_free(s);
+    b->n_shared -= s->segment != NULL;
+    ipsb_slot_free(s, r->shared, &b->segment_limits);
 }
 
 static slot *new_slot(ips_bridge *b, const ring *r, size_t bytes)
 {
-    slot *s = ipsb_slot_make(b->next_slot++, bytes, b->shared && b->n_shared < b->max_shared);
+    segments *shared = b->n_shared < MAX_SLOTS ? r->shared : NULL;
+    slot *s = ipsb_slot_make(b->next_slot++, bytes, r->length, shared, &b->segment_limits);
     if (s) {
-        b->n_shared += s->fd >= 0;
+        b->n_shared += s->segment != NULL;
         s->ring = r->number;
         s->length = r->length;
         s->holders = r->holders;
@@ -119,17 +123,17 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
     while (!may_grow(b, r, bytes)) {
         uint32_t at = r->n;
         for (uint32_t i = 0; i < r->n; i++)
-            if (!r->slots[i]->pending && !r->slots[i]->busy &&
+            if (ipsb_slot_discardable(r->slots[i]) &&
                 (at == r->n || r->slots[i]->used < r->slots[at]->used))
                 at = i;
         if (at == r->n)
             return NULL;
         s = r->slots[at];
-        if (!s->retired && s->size >= bytes) {
+        if (ipsb_slot_usable(s) && s->size >= bytes) {
             s->used = ++r->turn;
             return s;
         }
-        retire(b, s);
+        retire(b, r, s);
         r->slots[at] = r->slots[--r->n];
         r->refused = 0;
     }
@@ -145,7 +149,7 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
 static bool all_busy(const ring *r)
 {
     for (uint32_t i = 0; i < r->n; i++)
-        if (!r->slots[i]->busy)
+        if (r->slots[i]->state != SLOT_WRITING)
             return false;
     return true;
 }
@@ -165,7 +169,7 @@ static bool end_broken_links(ips_bridge *b)
     return any;
 }
 
-/* A slot that may be written, marked busy; NULL with code 0 when the analytics are lost. */
+/* A slot that may be written, marked so; NULL with code 0 when the analytics are lost. */
 int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waited)
 {
     int64_t deadline = 0;
@@ -178,7 +182,9 @@ int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waite
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a buffer of %zu bytes", bytes);
         *out = s;
         if (s) {
-            s->busy = true;
+            if (!ipsb_slot_move(s, SLOT_TAKE))
+                return ipsb_fail(b, IPS_BRIDGE_PROTOCOL, "a slot cannot be taken in state %d: this "
+                                 "is an error of ips_components, please report it", (int)s->state);
             ipsb_slot_clear(s);
             return IPS_BRIDGE_OK;
         }
@@ -207,7 +213,7 @@ void ipsb_release_slot(array *a, slot *s)
 {
     if (a->nth && a->rings[a->nth - 1].number == s->ring)
         a->nth--;
-    s->busy = false;
+    (void)ipsb_slot_move(s, SLOT_CANCEL);
     s->used = 0;
     ipsb_slot_clear(s);
 }

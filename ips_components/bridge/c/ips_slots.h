@@ -6,7 +6,7 @@
 
 /* The n-th block of an array in a step, put or begun, has the n-th ring; NULL without memory. */
 ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step);
-/* A slot that may be written, marked busy; NULL with code 0 when the analytics are lost. */
+/* A slot that may be written, marked so; NULL with code 0 when the analytics are lost. */
 int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waited);
 /* Take back a slot that was not published; it is the next one again, and so is its ring. */
 void ipsb_release_slot(array *a, slot *s);

@@ -22,7 +22,8 @@ struct ips_bridge {
     size_t n_arrays;
     array **agreed; /* by ordinal in the contract */
     bool shared;
-    size_t n_shared, max_shared; /* slots with a descriptor: some must be left to the program */
+    size_t n_shared; /* slots that receivers may map */
+    segment_limits segment_limits;
     uint32_t next_slot, next_ring;
     char *hosts; /* rank 0: where the ranks are, as JSON */
     buffer where;

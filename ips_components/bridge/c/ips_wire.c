@@ -128,9 +128,9 @@ void ipsb_pack_bye(buffer *out, int64_t last_step, uint32_t status, const uint64
 }
 
 void ipsb_pack_slot(buffer *out, uint32_t slot, uint32_t ring, uint64_t size, uint32_t length,
-                    uint32_t spare)
+                    uint32_t spare, uint64_t segment, uint64_t offset)
 {
-    uint8_t *p = frame(out, OP_SLOT, 0, 0, 0, 24, 0);
+    uint8_t *p = frame(out, OP_SLOT, 0, 0, 0, 40, 0);
     if (!p)
         return;
     set32(p, slot);
@@ -138,6 +138,8 @@ void ipsb_pack_slot(buffer *out, uint32_t slot, uint32_t ring, uint64_t size, ui
     set64(p + 8, size);
     set32(p + 16, length);
     set32(p + 20, spare);
+    set64(p + 24, segment);
+    set64(p + 32, offset);
 }
 
 void ipsb_pack_slot_drop(buffer *out, uint32_t slot)

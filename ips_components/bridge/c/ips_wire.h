@@ -6,7 +6,7 @@
 
 enum {
     HEADER_BYTES = 32,
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     TOKEN_BYTES = 32,
     NONCE_BYTES = 32,
     PROOF_BYTES = 32,
@@ -115,7 +115,7 @@ void ipsb_pack_step_end(buffer *out, int64_t step, uint64_t waited_ns, const uin
 void ipsb_pack_bye(buffer *out, int64_t last_step, uint32_t status, const uint64_t *counters,
                    uint32_t n, const char *reason);
 void ipsb_pack_slot(buffer *out, uint32_t slot, uint32_t ring, uint64_t size, uint32_t length,
-                    uint32_t spare);
+                    uint32_t spare, uint64_t segment, uint64_t offset);
 void ipsb_pack_slot_drop(buffer *out, uint32_t slot);
 /* Want, Dropped, Gone: one number about an array. */
 void ipsb_pack_number(buffer *out, uint8_t op, uint32_t array, uint64_t seq, uint64_t number);

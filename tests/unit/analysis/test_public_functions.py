@@ -5,6 +5,7 @@ the same chunks. Where the ordinary one gives a result, the external one gives t
 """
 
 import inspect
+import operator
 import warnings
 
 import dask
@@ -217,6 +218,65 @@ def _data_array(x):
     ],
 )
 def test_calls_that_once_differed(call):
+    assert compare(call)
+
+
+BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "divmod"]
+BINARY += ["and", "or", "xor", "lshift", "rshift", "lt", "le", "eq", "ne", "gt", "ge"]
+SQUARE = np.arange(1.0, 9).reshape(8, 1) * np.ones(8)
+OPERANDS = {
+    "external": lambda x: x[:, 1:5, 0],
+    "sliced": lambda x: x[::-2, :4, 1],
+    "transposed": lambda x: x[:, 2, :].T,
+    "computed": lambda x: x[:4, 3] + 1,
+    "integers": lambda x: (x[:4, 0] * 8).astype(int),
+    "reduced": lambda x: x[:4].mean(axis=1),
+    "ordinary": lambda x: da.from_array(SQUARE[:4, :4] // 3, chunks=2).astype(int),
+    "numpy": lambda x: SQUARE[:4, 2:6],
+    "number": lambda x: 2,
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_operators_between_arrays_of_every_kind(name):
+    ordinary = da.Array.__dict__
+    assert f"__{name}__" in ordinary
+    operate = getattr(operator, f"__{name}__", divmod)
+    kinds = list(OPERANDS)
+    shifts = range(len(kinds)) if name == "matmul" else [BINARY.index(name) % len(kinds)]
+    for shift in shifts:
+        for i, left in enumerate(kinds):
+            right = kinds[(i + shift) % len(kinds)]
+            if {left, right} <= {"ordinary", "numpy", "number"}:
+                continue
+            one, other = OPERANDS[left], OPERANDS[right]
+            compare(lambda x, one=one, other=other: operate(one(x), other(x)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda u: u[:, 0].T @ u[:, 1],
+        lambda u: u[:, 1:3] @ u[:, 2:4].transpose(0, 2, 1),
+        lambda u: u @ u[0].T,
+        lambda u: u[:, 0, 0] @ u[:, 1],
+        lambda u: da.moveaxis(u, 0, -1)[0] @ u[:, 1],
+        lambda u: (u[:, 0] - u[:, 0].mean(0)).T @ (u[:, 1] * 2),
+        lambda u: (u[:, 0].T @ u[:, 1])[1:3, 0],
+        lambda u: np.ones((3, 6)) @ u[0],
+        lambda u: np.matmul(u[0].T, u[1]),
+        lambda u: da.dot(u[::-1, 0].T, u[:, 1]),
+        lambda u: da.tensordot(u[::2, 1:], u[::2, 1:].transpose(2, 1, 0), axes=((0, 2), (2, 0))),
+        lambda u: da.tensordot(u, u, axes=((0,), (0,)))[1:3, 0, :, 2],
+        lambda u: np.tensordot(u[:, 0], u[:, 1].T, axes=((0,), (1,))),
+        lambda u: da.einsum("tij,tkj->ik", u, u[:, ::2]),
+        lambda u: da.einsum("ij,jk", u[:, 0].T, u[:, 1])[0],
+        lambda u: np.einsum("ti,tj->ij", u[:, 0], u[:, 1]),
+        lambda u: da.cov(u[:, 0].T),
+        lambda u: da.linalg.svd(u[:, :, 0].rechunk((8, 2)))[1],
+    ],
+)
+def test_products_of_sliced_and_transposed_arrays(call):
     assert compare(call)
 
 

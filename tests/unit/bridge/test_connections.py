@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from _pair import RUN, TOKEN, agree, receivers, together
 
-from ips_components.bridge import Array, Bridge, slots
+from ips_components.bridge import Array, Bridge, segments
 from ips_components.bridge.connection import LinkState
 from ips_components.errors import AnalyticsLost, BridgeError
 from ips_components.model.contract import ArrayContract, Contract
@@ -161,18 +161,41 @@ def test_many_blocks_leave_the_program_its_descriptors(tmp_path, few_descriptors
     array = ArrayContract.agree(spec, run=RUN, chunks=(1, n, 64))
     arrays = [Array("t", spec.shape, blocks=[((i, 0), (1, 64)) for i in range(n)], steps=8)]
     field = np.random.default_rng(2).random((8, n, 64))
-    slots._in_use.warned = False
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with receivers(tmp_path, Contract(RUN, (array,))) as (file, _, (sink,)):
         with Bridge(contact=file, arrays=arrays) as bridge:
             for step in range(8):
                 for i in range(n):
                     bridge.put("t", step, field[step, i : i + 1], offset=(i, 0))
             assert bridge.wait()
-            shared = [s.fd for ring in bridge._arrays["t"].rings for s in ring.slots if s.fd >= 0]
-            assert 0 < len(shared) <= few_descriptors // 2
+            slots = [slot for ring in bridge._arrays["t"].rings for slot in ring.slots]
+            assert len(slots) >= 4 * n
+            assert all(slot.segment is not None for slot in slots)
+            assert len({slot.segment.number for slot in slots}) < 10
+            assert len(list(Path("/proc/self/fd").iterdir())) < before + 40
         assert all(np.array_equal(sink.chunks[0, step][0], field[step]) for step in range(8))
+    assert "ulimit -n" not in caplog.text
+    assert segments._in_use.count == 0
+
+
+def test_many_arrays_leave_the_program_half_of_its_descriptors(tmp_path, few_descriptors, caplog):
+    names = [f"t{i}" for i in range(100)]
+    specs = [ArraySpec(name, "f8", (64,), StepAxis(count=4)) for name in names]
+    agreed = tuple(ArrayContract.agree(spec, run=RUN, chunks=(1, 64)) for spec in specs)
+    field = np.random.default_rng(2).random((4, len(names), 64))
+    segments._in_use.warned = False
+    with receivers(tmp_path, Contract(RUN, agreed)) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(4):
+                for i, name in enumerate(names):
+                    bridge.put(name, step, field[step, i])
+            assert bridge.wait()
+            assert 0 < segments._in_use.count <= few_descriptors // 2
+        for i in range(len(names)):
+            for step in range(4):
+                assert np.array_equal(sink.chunks[i, step][0], field[step, i])
     assert len([r for r in caplog.records if "ulimit -n" in r.getMessage()]) == 1
-    assert slots._in_use.count == 0
+    assert segments._in_use.count == 0
 
 
 def test_without_shared_memory_blocks_are_sent(tmp_path, monkeypatch, caplog):
@@ -180,13 +203,13 @@ def test_without_shared_memory_blocks_are_sent(tmp_path, monkeypatch, caplog):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "memfd_create", refused)
-    slots._in_use.warned = False
+    segments._in_use.warned = False
     with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
         with Bridge(contact=file) as bridge:
             for step in range(40):
                 bridge.put("t", step, FIELD[step])
         assert all(np.array_equal(sink.chunks[0, step][0], FIELD[step]) for step in range(40))
-    assert "there is no shared memory" in caplog.text
+    assert "there is none (" in caplog.text
 
 
 def test_a_block_described_by_its_offset_alone_is_not_known_before_it_is_put(tmp_path):
