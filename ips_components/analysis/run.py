@@ -309,6 +309,8 @@ class Run:
         for row in self.contract.table():
             logger.info("Contract: %s", row)
         for run, coordinator in self._coordinators.items():
+            if self._settings[run].leave_out:
+                _check_may_be_left_out(contracts[run], self._settings[run].simulation)
             signed = replace(contracts[run], unneeded=self._unneeded(run, contracts[run]))
             coordinator.sign(signed.to_bytes(), ahead=ahead)
         if self._guard is not None and self._with_windows:
@@ -529,6 +531,17 @@ class Run:
             arrays.update(offered)
             offered_by.update(dict.fromkeys(offered, settings.simulation))
         return arrays
+
+
+def _check_may_be_left_out(contract: Contract, simulation: str) -> None:
+    """Raise unless all arrays of a contract can have NaN."""
+    for array in contract.arrays:
+        if array.dtype.kind not in "fc" and not array.spec.ragged:
+            raise ContractError(
+                f"array {array.spec.name!r} of {simulation} has dtype {array.dtype}, which has no "
+                "NaN to stand for what a simulation that is left out has not delivered; put it as "
+                "float64, or set ON_FAILURE = fail"
+            )
 
 
 @contextlib.contextmanager

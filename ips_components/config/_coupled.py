@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from configobj import ConfigObj, Section
 
 from ips_components.config._arrays import (
@@ -204,6 +205,8 @@ def check_coupling(
                     "add a port with MODULE = ips_components.analytics and NAME = Analytics, or "
                     "leave COUPLED out",
                 )
+    for each in analytics:
+        _check_left_out(each, simulations, problems)
     if not drivers:
         if keeps_checkpoints(conf):
             _check_checkpoints(simulations, analytics, problems)
@@ -267,6 +270,30 @@ def _check_described(
                 "launched one after the other, the first one would wait for the graph, and the "
                 "graph for the description of an array by a program that is not launched yet",
                 f"[[ARRAYS]] with [[[name]]], SHAPE, DTYPE and SIMULATION = {simulation.port}",
+            )
+
+
+def _check_left_out(
+    analytics: AnalyticsConfig, simulations: Sequence[SimulationConfig], problems: Problems
+) -> None:
+    """Check that the analysis can go on without each simulation that may be left out."""
+    optional = {each.port: each for each in simulations if each.on_failure == "leave_out"}
+    for each in optional.values() if len(simulations) < 2 else ():
+        problems.add(
+            each.section,
+            "ON_FAILURE",
+            "leave_out needs other simulations that feed the analysis, with which the run goes on",
+            "fail, or several simulations",
+        )
+    for array in analytics.arrays if len(simulations) > 1 else ():
+        integers = array.shape is not None and np.dtype(array.dtype).kind not in "fc"
+        if array.simulation in optional and integers and array.shape[0] != -1:
+            problems.add(
+                f"{analytics.section}][ARRAYS][{array.name}",
+                "DTYPE",
+                f"{array.dtype} has no NaN to stand for what {array.simulation}, which may be left "
+                "out (ON_FAILURE = leave_out), has not delivered",
+                "a float, or ON_FAILURE = fail",
             )
 
 

@@ -166,6 +166,12 @@ class SimulationConfig:
         "How often one launch is launched again, with ON_LAUNCH_FAILURE = retry.",
         1,
     )
+    on_failure: str = parameter(
+        types.choice("fail", "leave_out"),
+        "What it means to the run that this simulation fails, where several feed an analysis: "
+        "`leave_out` puts NaN in place of what it has not delivered, and the others go on.",
+        "fail",
+    )
     restart_files: tuple[str, ...] = ()
     state_files: tuple[str, ...] = ()
     bin_path: str = ""

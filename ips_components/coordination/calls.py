@@ -83,6 +83,12 @@ class AnalysisCalls:
 
         def arrays() -> list[dict[str, Any]] | None:
             run.raise_if_failed()
+            if run.state.described is None and (fault := run.state.left_out) is not None:
+                raise ContractError(
+                    f"{run.settings.get('simulation')} failed before it had described its arrays, "
+                    "and so cannot be left out of the run: describe them in the config, section "
+                    f"[[ARRAYS]]; {fault.who} {fault.what}: {fault.cause}"
+                )
             return run.state.described
 
         described: list[dict[str, Any]] = await run.until(
@@ -95,7 +101,9 @@ class AnalysisCalls:
 
     async def _first_launch(self, run: CoordinatedRun) -> None:
         """Wait until the workflow launches the simulation, which may be long after the start."""
-        while run.settings.get("launches") and not (run.launches or run.closed):
+        while run.settings.get("launches") and not (
+            run.launches or run.closed or run.state.left_out
+        ):
             run.raise_if_failed()
             await run.changed.wait()
 
@@ -151,6 +159,7 @@ class AnalysisCalls:
             run.state.phase = "running"
             if run.asked:
                 self._placer.answer(run)
+            self._ending.committed(run)
         run.notify()
 
     async def declare_ahead(self, run: CoordinatedRun, call: DeclareAhead) -> None:

@@ -47,6 +47,9 @@ class ChunkEvents:
         elif kind == "released":
             self._note_analysed(run, keys)
         elif kind in ("lost", "wanted_again"):
+            if run.state.left_out is not None:
+                self._ending.fill(run, keys)
+                return
             gone = keys
             if not run.over:
                 gone = [key for key in keys if _is_of_earlier_launch(run, key)]
@@ -62,6 +65,9 @@ class ChunkEvents:
             f"the part of rank {event.rank} will not come: {event.why}"
         )
         run.state.fault(f"worker {worker}", "chunk lost", text)
+        if run.settings.get("leave_out"):
+            self._ending.fail(run, f"rank {event.rank}", "lost a chunk", text)
+            return
         self._tasks.fail([contract.key(event.chunk)], ExternalTaskError(text))
 
     def _note_analysed(self, run: CoordinatedRun, keys: list[Any]) -> None:

@@ -114,6 +114,11 @@ class CoordinatedRun:
         return self.contract is not None and bool(self.contract.arrays)
 
     @property
+    def graph_is_there(self) -> bool:
+        """Whether the graph that needs the chunks is registered."""
+        return self.state.phase in ("running", "ended", "failed")
+
+    @property
     def holder(self) -> str:
         """The pseudo-client that holds the results, so that they outlive the analysis task."""
         return f"external-results-{self.state.run}"

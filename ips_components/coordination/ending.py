@@ -9,6 +9,7 @@ from typing import Any
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.gaps import first_gap
 from ips_components.coordination.messages import (
+    DropChunks,
     Flush,
     ReleaseRanks,
     ResolveAbsent,
@@ -87,6 +88,10 @@ class Ending:
         """
         if not run.flushed or run.over:
             return
+        if run.state.left_out is not None:
+            self.fill(run)
+            self._end(run)
+            return
         if in_time and self._still_to_come(run):
             return
         if in_time and self._are_on_their_way(run) and run.state.clock() < run.flush_until:
@@ -105,7 +110,11 @@ class Ending:
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
         remaining, gap = 0, ""
         if run.has_tasks:
-            gap = first_gap(run, self._tasks.waiting(run.state.run))
+            waiting = self._tasks.waiting(run.state.run)
+            gap = first_gap(run, waiting)
+            if waiting and run.settings.get("leave_out") and not run.state.stop_reason:
+                self._leave_out(run, "simulation", "ended early", gap or ending)
+                return
             remaining = self._tasks.fail_remaining(
                 run.state.run, SimulationLost(f"{gap}; {reason}" if gap else reason)
             )
@@ -114,10 +123,13 @@ class Ending:
             cause = f"{gap}; {ending}" if gap else ending
             self.fail(run, "simulation", what, f"{cause}; {remaining} chunks never came")
         else:
-            run.state.end()
-            self._outbox.send(run, ReleaseRanks())
-            self.retire_if_over(run)
-            run.notify()
+            self._end(run)
+
+    def _end(self, run: CoordinatedRun) -> None:
+        run.state.end()
+        self._outbox.send(run, ReleaseRanks())
+        self.retire_if_over(run)
+        run.notify()
 
     def _resolve_absent(self, run: CoordinatedRun) -> bool:
         """Resolve chunks beyond the end of a simulation that has *at most* so many steps.
@@ -154,11 +166,15 @@ class Ending:
         if new:
             logger.info("Run %s: the simulation ended at step %d", run.state.run, last)
         run.absent.update(new)
-        for number, array in enumerate(run.agreed.arrays):
-            mine = [array.layout.ravel(key[1:]) for key in new if key[0] == array.name]
-            if mine:
-                self._outbox.send(run, ResolveAbsent(number, mine))
+        self._resolve(run, new)
         return bool(waiting)
+
+    def _resolve(self, run: CoordinatedRun, keys: list[Any], missing: bool = False) -> None:
+        """Have every worker hold what stands for chunks that will not come."""
+        for number, array in enumerate(run.agreed.arrays):
+            mine = [array.layout.ravel(key[1:]) for key in keys if key[0] == array.name]
+            if mine:
+                self._outbox.send(run, ResolveAbsent(number, mine, missing))
 
     def _has_come_between(self, run: CoordinatedRun, last: int, newest: int) -> bool:
         """Tell whether a chunk has come of steps that some ranks have put and others have not."""
@@ -209,7 +225,13 @@ class Ending:
     def fail(
         self, run: CoordinatedRun, who: str, what: str, cause: str, policy: str | None = None
     ) -> None:
-        """Fail the run, whatever its components answer; later causes are only noted."""
+        """Fail the run, whatever its components answer; later causes are only noted.
+
+        A simulation that may be left out does not fail its run.
+        """
+        if run.settings.get("leave_out") and who not in ("analysis", "analytics"):
+            self._leave_out(run, who, what, cause)
+            return
         first = run.state.phase != "failed"
         run.state.fail(who, what, cause)
         if first:
@@ -228,6 +250,40 @@ class Ending:
             self._outbox.send(run, ReleaseRanks())
             self.retire_if_over(run)
         run.notify()
+
+    # -- without the simulation --------------------------------------------------------
+
+    def _leave_out(self, run: CoordinatedRun, who: str, what: str, cause: str) -> None:
+        """Go on without the simulation: what it has not delivered will be NaN.
+
+        Chunks may be on their way. The workers drop those that are complete after this, and say
+        when all that came before is announced, so that no chunk is filled that has come.
+        """
+        if run.state.left_out is not None or run.over:
+            if what != "lost":  # which is noted already
+                run.state.fault(who, what, cause)
+            return
+        logger.error("Run %s is left out: %s %s: %s", run.state.run, who, what, cause)
+        run.state.leave_out(who, what, cause)
+        self._outbox.send(run, SendFault(f"{who} {what}: {cause}", None))
+        self._outbox.send(run, DropChunks())
+        self._outbox.send(run, ReleaseRanks())
+        if run.graph_is_there:
+            self.committed(run)
+        run.notify()
+
+    def committed(self, run: CoordinatedRun) -> None:
+        """The graph of a run is registered; its simulation may have failed before."""
+        if run.state.left_out is not None:
+            if not run.answered:  # the workers need the contract
+                self._placer.answer(run)
+            self._flush(run)
+
+    def fill(self, run: CoordinatedRun, keys: list[Any] | None = None) -> None:
+        """Put NaN for chunks of a simulation that is left out; for all that wait by default."""
+        if keys is None:
+            keys = self._tasks.waiting(run.state.run) if run.has_tasks else []
+        self._resolve(run, keys, missing=True)
 
     def _continue_alone(self, run: CoordinatedRun) -> None:
         """The analysis failed while the ranks waited for a contract: send one without arrays."""

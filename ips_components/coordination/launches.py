@@ -161,7 +161,7 @@ def end(run: CoordinatedRun, launch: int, ok: bool) -> str:
     if not ok:
         for rank in missing:
             state.rank_lost(rank, f"launch {launch} failed")
-    if state.phase == "failed":
+    if state.phase == "failed" or state.left_out is not None:
         wrong = ""  # it has a cause already
     record.ok = ok and not wrong
     record.accounts = state.launch_accounts()

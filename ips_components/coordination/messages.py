@@ -262,11 +262,22 @@ class Flush(Action):
 
 @dataclass(frozen=True, slots=True)
 class ResolveAbsent(Action):
-    """Chunks of an array whose steps never came: put what stands for them into memory."""
+    """Chunks of an array that will never come: put what stands for them into memory.
+
+    That is a mark where their steps never came, and with ``missing`` an array of NaN.
+    """
 
     NAME: ClassVar[str] = "absent"
     array: int
     chunks: list[int]
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropChunks(Action):
+    """Hand over no chunk any more: the simulation is left out of the run from now on."""
+
+    NAME: ClassVar[str] = "drop_chunks"
 
 
 @dataclass(frozen=True, slots=True)

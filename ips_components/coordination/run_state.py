@@ -37,6 +37,10 @@ class Fault:
     what: str
     cause: str
 
+    @property
+    def text(self) -> str:
+        return f"{self.who} {self.what}: {self.cause}"
+
     def to_json(self) -> dict[str, Any]:
         return {"t": self.t, "who": self.who, "what": self.what, "cause": self.cause}
 
@@ -79,6 +83,7 @@ class RunState:
         self.faults: list[Fault] = []  # the first and the last ones
         self.faults_left_out = 0
         self.fatal: Fault | None = None  # the one that made the run fail
+        self.left_out: Fault | None = None  # for which the run goes on without its simulation
         self.stop_reason: str | None = None
 
     # -- events -----------------------------------------------------------------------
@@ -178,6 +183,11 @@ class RunState:
             self.phase = "failed"
             self.ended = self.clock()
 
+    def leave_out(self, who: str, what: str, cause: str) -> None:
+        """The simulation has failed, and the analysis goes on with what it has delivered."""
+        self.fault(who, what, cause)
+        self.left_out = self.faults[-1]
+
     def end(self) -> None:
         if self.phase not in ("failed", "ended"):
             self.phase = "ended"
@@ -248,6 +258,7 @@ class RunState:
             "skipped": self.ledger.total("skipped"),
             "waited": max(self.waited, default=0.0),
             "faults": len(self.faults) + self.faults_left_out,
+            "left_out": "" if self.left_out is None else self.left_out.text,
             "workers": self.latest_samples(),
         }
 
@@ -258,7 +269,8 @@ class RunState:
     def _account(self) -> dict[str, Any]:
         """The ledger; it is closed only when every rank has closed its bridge, too."""
         account = self.ledger.to_json()
-        return {**account, "closed": account["closed"] and not self.missing_goodbyes}
+        all_said_goodbye = not self.missing_goodbyes or self.left_out is not None
+        return {**account, "closed": account["closed"] and all_said_goodbye}
 
     def record(self) -> dict[str, Any]:
         """The coordinator's part of ``run.json``."""
@@ -278,5 +290,6 @@ class RunState:
             "faults": [fault.to_json() for fault in self.faults],
             "faults_left_out": self.faults_left_out,
             "fatal": None if self.fatal is None else self.fatal.to_json(),
+            "left_out": [] if self.left_out is None else [self.left_out.to_json()],
             "stop_reason": self.stop_reason,
         }

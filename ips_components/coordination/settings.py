@@ -106,6 +106,8 @@ class RunSettings:
         will be, None when nobody knows), ``checkpoint`` (whether the workflow takes checkpoints).
         A run that goes on from one also has ``first_step``, ``first_launch`` and ``published``
         (how often something was published that the workflow has taken).
+    leave_out
+        Whether a failure of the simulation leaves it out of the run, instead of failing the run.
     partners
         Settings of further runs, as dicts: those of the other simulations that feed this
         analysis. Each has a run id, a token, receivers and ranks of its own.
@@ -142,6 +144,7 @@ class RunSettings:
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     at_most: tuple[str, ...] = ()
     launches: Mapping[str, Any] = field(default_factory=dict)
+    leave_out: bool = False
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

@@ -149,6 +149,7 @@ class WorkerSession:
         self._peers: list[Endpoint] = []
         self._tally = StepTally()
         self._process = psutil.Process()
+        self._drops = False  # chunks come too late, see `DropChunks`; event loop only
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
         self._last: dict[str, Any] = {}
@@ -218,6 +219,8 @@ class WorkerSession:
                 self._flush()
             case m.ResolveAbsent():
                 self._resolve_absent(action)
+            case m.DropChunks():
+                self._drops = True
             case m.Retire():
                 self._retire(self._loop.time() + action.within)
             case _:
@@ -259,7 +262,9 @@ class WorkerSession:
     def _resolve_absent(self, action: m.ResolveAbsent) -> None:
         assert self.contract is not None
         array = self.contract.arrays[action.array]
-        self.external.deliver({array.key(chunk): ABSENT for chunk in action.chunks})
+        for chunk in action.chunks:
+            value = array.missing(chunk) if action.missing else ABSENT
+            self.external.deliver({array.key(chunk): value})
 
     def _retire(self, deadline: float) -> None:
         """Answer once no rank is connected, or at the deadline."""
@@ -289,7 +294,16 @@ class WorkerSession:
 
     def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
         assert self.contract is not None
-        self.external.deliver({self.contract.arrays[array].key(chunk): value})
+        key = self.contract.arrays[array].key(chunk)
+        if self.settings.leave_out:
+            self._on_loop(self._deliver_unless_dropped, key, value)
+        else:
+            self.external.deliver({key: value})
+
+    def _deliver_unless_dropped(self, key: Any, value: Any) -> None:
+        """On the loop, where the decision to drop is made, so that none comes after it."""
+        if not self._drops:
+            self.external.deliver({key: value})
 
     def missing(self, array: int, chunk: int, rank: int, why: str) -> None:
         self._from_thread(m.ChunkMissing(array, chunk, rank, why))

@@ -234,7 +234,11 @@ class AnalyticsPool:
         if not run.coupled_ports:
             return {}
         simulation = run.coupled_ports[number]
-        return {"n_steps": run.steps_of(simulation), "launches": run.launches_of(simulation)}
+        return {
+            "n_steps": run.steps_of(simulation),
+            "launches": run.launches_of(simulation),
+            "leave_out": simulation.on_failure == "leave_out",
+        }
 
     def _prepare_environment(self) -> None:
         """Let the workers find the analysis beside the config; this process is our own."""

@@ -75,7 +75,7 @@ class Conclusion:
         if isinstance(error, SystemExit):
             cause = "the run was ended by a signal"
         if error is None:
-            cause = _fault_of(coordinator) or None
+            cause = _fault_of(coordinator, len(simulations)) or None
         contract = self.outcome.get("contract")
         record = make_record(
             self.run,
@@ -130,10 +130,13 @@ class Conclusion:
             return []
 
 
-def _fault_of(coordinator: Mapping[str, Any]) -> str:
+def _fault_of(coordinator: Mapping[str, Any], n_simulations: int = 1) -> str:
     """Return why a run has failed although no component raised; empty if it went well."""
     if (fatal := coordinator.get("fatal")) is not None:
         return f"{fatal['who']} {fatal['what']}: {fatal['cause']}"
+    left_out = coordinator.get("left_out") or []
+    if left_out and len(left_out) == n_simulations:
+        return f"every simulation has failed: {left_out[0]['cause']}"
     if (coordinator.get("ledger") or {}).get("closed", False):
         return ""
     if not coordinator.get("ranks"):

@@ -160,7 +160,12 @@ class Driver(Component):
             try:
                 answers[port] = ips_compat.answer(services, ended)
             except Exception as error:
-                self._failures[port] = error
+                if self._is_left_out(port):  # its process was killed
+                    services.error("%s is left out: %s", port, ips_compat.describe(error))
+                    self._note_end(port, ips_compat.describe(error))
+                    answers[port] = {}
+                else:
+                    self._failures[port] = error
             others = [other for other in waiting.values() if other in self._simulations]
             deadline = self._inform_others(port, port in answers, others)
         if self._failures:
@@ -171,11 +176,8 @@ class Driver(Component):
         """Inform the other sides that one has ended; return until when they may go on."""
         config = self._analytics
         if port in self._simulations:
-            known = self._records.read(launches_of(port))
-            if known.get("state") != "ended":  # its process was killed
-                cause = "" if went_well else ips_compat.describe(self._failures[port])
-                ended = {**known, "state": "ended", "ok": went_well, "cause": cause}
-                self._records.write(launches_of(port), ended)
+            if not went_well:
+                self._note_end(port, ips_compat.describe(self._failures[port]))
             if busy and (went_well or config.on_analytics_loss == "continue"):
                 return Deadline(math.inf)  # the other simulations have time-outs of their own
             if busy:
@@ -196,6 +198,17 @@ class Driver(Component):
             cause = "the analytics failed, and ON_ANALYTICS_LOSS = abort"
         self._records.write(ABORT, {"cause": cause})
         return Deadline(config.drain_time_out + _MARGIN)
+
+    def _is_left_out(self, port: str) -> bool:
+        """Whether the run goes on without a simulation that has failed."""
+        return port in self._simulations and self._simulations[port].on_failure == "leave_out"
+
+    def _note_end(self, port: str, cause: str) -> None:
+        """Note the end of a launch whose process was killed before it could."""
+        known = self._records.read(launches_of(port))
+        if known.get("state") != "ended":
+            ended = {**known, "state": "ended", "ok": False, "cause": cause}
+            self._records.write(launches_of(port), ended)
 
     def _first_cause(self) -> str:
         """What went wrong first; the coordinator, if it is reachable, knows the order."""

@@ -133,6 +133,13 @@ class Launches:
         self._run = run
         return run
 
+    @property
+    def left_out(self) -> str:
+        """Why the run goes on without this simulation; empty while it takes part."""
+        if self.component.on_failure != "leave_out" or not self.open_run():
+            return ""
+        return str(self._call("progress").get("left_out") or "")
+
     def begin(self, nproc: int, timestamp: Any, attended: bool) -> Launch:
         """Begin a launch.
 
@@ -200,7 +207,7 @@ class Launches:
             return
         with suppress(Exception):  # the first error is the one to see
             self._call("end_launch", launch=launch.number, ok=False, again=again)
-        if not again:
+        if not again and self.component.on_failure != "leave_out":
             self._abandon(ips_compat.describe(error))
             if raises:
                 raise error

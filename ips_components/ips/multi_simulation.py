@@ -107,6 +107,9 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     counts = [record["step_counts"] for record in records.values()]
     whole["step_counts"] = {name: max(count[name] for count in counts) for name in counts[0]}
     whole["faults_left_out"] = sum(record["faults_left_out"] for record in records.values())
+    whole["left_out"] = [
+        {**fault, "simulation": port} for port, r in records.items() for fault in r["left_out"]
+    ]
     fatal = [_told_by(port, r["fatal"]) for port, r in records.items() if r["fatal"]]
     whole["fatal"] = min(fatal, key=lambda fault: fault["t"], default=None)
     reasons = [record["stop_reason"] for record in records.values()]

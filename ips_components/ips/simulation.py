@@ -54,7 +54,8 @@ class Simulation(Component):
         Returns
         -------
         dict
-            ``executable``, ``nproc``, ``exit_status``, ``seconds``, ``log``.
+            ``executable``, ``nproc``, ``exit_status``, ``seconds``, ``log``; empty where the
+            simulation has failed and is left out of the run.
 
         Raises
         ------
@@ -68,6 +69,9 @@ class Simulation(Component):
         if state_files:  # as the other components have left them
             self.services.stage_state(state_files)
         launches = self._of_this_component(run, config)
+        if not attended and (cause := launches.left_out):
+            self.services.warning("%s is left out: %s", config.port, cause)
+            return {}
         retries = 0 if attended or config.on_launch_failure == "fail" else config.retries
         for left in range(retries, -1, -1):
             launch = launches.begin(config.nproc, timestamp, attended)
@@ -75,6 +79,9 @@ class Simulation(Component):
                 facts = self._launch(config, run, launch, timestamp)
             except Exception as error:
                 launches.end(launch, error, again=left > 0)
+                if not left and config.on_failure == "leave_out":
+                    self.services.error("%s failed, and is left out: %s", config.port, error)
+                    return {}
                 if not left:
                     raise
                 self.services.warning(

@@ -108,8 +108,8 @@ class Watch:
             self._moved = now
         elif launched.get("state") == "ended":
             self._simulation_ended = self._simulation_ended or now
-            if not launched["ok"] and now - self._simulation_ended > 2 * ASK:
-                return str(launched["cause"])
+            if not launched["ok"]:
+                return str(launched["cause"]) if now - self._simulation_ended > 2 * ASK else ""
             if still > self.config.drain_time_out or not state.get("ranks"):
                 return (
                     "it ended well, but not all of its ranks closed their bridges"

@@ -215,6 +215,17 @@ class ArrayContract:
         """Return the Dask key of a chunk."""
         return chunk_key(self.name, self.layout.unravel(chunk))
 
+    def missing(self, chunk: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return what stands for a chunk of a simulation that is left out: NaN, or no rows.
+
+        The array is read-only, and one number in memory, whatever its shape.
+        """
+        value = 0 if self.spec.ragged else np.nan
+        shape = self.chunk_shape(chunk)
+        if self.spec.ragged:
+            shape = (*shape[:1], 0, *shape[2:])
+        return np.broadcast_to(np.asarray(value, self.dtype), shape)
+
     def with_placement(self, placement: Placement) -> ArrayContract:
         """Return the same agreement with other receivers."""
         return replace(self, placement=placement)

@@ -158,6 +158,17 @@ RECORD = Entry(
             )
         ),
         "faults_left_out": ZERO,
+        "left_out": Listing(
+            Entry(
+                {
+                    "t": NUMBER,
+                    "who": Value("text", (str,), "?"),
+                    "what": Value("text", (str,), "?"),
+                    "cause": Value("text", (str,), ""),
+                    "simulation": TEXT,
+                }
+            )
+        ),
         "results": Entry(
             {
                 "path": TEXT,

@@ -10,7 +10,7 @@ from ips_components.report import _numbers as numbers
 from ips_components.report._facts import Facts, open_account
 from ips_components.report._schema import LEDGER_ENTRIES
 from ips_components.report.html import FILE_NAME as REPORT
-from ips_components.report.record import check_record
+from ips_components.report.record import check_record, last_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,6 +152,13 @@ def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, st
     rows = [("steps", f"{numbers.count(facts.steps)}{of}{within}")]
     if record["stop_reason"]:
         rows.append(("ended early", record["stop_reason"]))
+    rows += [
+        (
+            "left out",
+            f"{each['simulation']}: {each['who']} {each['what']}: {last_line(each['cause'])}",
+        )
+        for each in record["left_out"]
+    ]
     rows.append(("produced", numbers.size(facts.bytes["produced"])))
     rows.append(("skipped by contract", _part(facts, "skipped")))
     rate = "" if facts.rate is None else f", {numbers.rate(facts.rate)}"

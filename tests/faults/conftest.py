@@ -89,3 +89,26 @@ def coupled_two(tmp_path, leaves_nothing):
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def members(tmp_path, leaves_nothing):
+    """Make a run of three simulations, MEMBER_A, _B and _C, that may be left out."""
+    made = []
+
+    def make(pace=0.0, workers=1, steps=12, on_failure=None, **parameters):
+        words = {name: parameters.pop(name, "") for name in ("a", "b", "c")}
+        simulations = {
+            f"MEMBER_{name}".upper(): _simulation(
+                f"--name {name} --pace {pace} {words[name]}",
+                ON_FAILURE=(on_failure or {}).get(name, "leave_out"),
+            )
+            for name in words
+        }
+        analyse = "members_analysis:analyse"
+        made.append(_coupled(tmp_path, simulations, steps, workers, analyse, **parameters))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

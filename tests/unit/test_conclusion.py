@@ -36,7 +36,11 @@ def test_why_a_run_without_an_error_has_failed():
     ranks = [{"rank": 0}, {"rank": 1}]
     joined = {"ranks": ranks, "ledger": {"closed": False}}
     assert _fault_of({**joined, "byes": {"0": "ok"}}).startswith("rank 1 ended without closing")
-    assert _fault_of({**joined, "ledger": {"closed": True}}) == ""
+    closed = {**joined, "ledger": {"closed": True}}
+    assert _fault_of(closed) == ""
+    left_out = {**closed, "left_out": [{"simulation": "A", "cause": "no memory"}]}
+    assert _fault_of(left_out, 2) == ""
+    assert _fault_of(left_out, 1) == "every simulation has failed: no memory"
 
 
 @pytest.mark.parametrize(

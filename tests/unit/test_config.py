@@ -271,6 +271,22 @@ def test_arrays_of_several_simulations(files):
     assert [each.port for each in run.simulations] == ["SIMULATION", "COLD"]
 
 
+def test_a_simulation_that_may_be_left_out(files):
+    """Others must be there, and its arrays must have a NaN."""
+    optional = "ON_FAILURE = leave_out\n"
+    problems, _ = files(("NPROC = 4", f"NPROC = 4\n{optional}"))
+    assert "leave_out needs other simulations" in config.explain(problems)
+    roomy = [("CORES_PER_NODE = 8", "CORES_PER_NODE = 32")]
+    text = two_simulations(cold=optional)
+    shape = ("SHAPE = 64, 32\n", "SHAPE = 64, 32\nSIMULATION = COLD\n")
+    problems, (run,) = files(shape, text=text, platform=roomy)
+    assert not problems, config.explain(problems)
+    assert [each.on_failure for each in run.simulations] == ["fail", "leave_out"]
+    integers = (shape[0], f"{shape[1]}DTYPE = int32\n")
+    problems, _ = files(integers, text=text, platform=roomy)
+    assert "int32 has no NaN to stand for what COLD" in config.explain(problems)
+
+
 def test_everything_is_read(files):
     problems, (run,) = files()
     assert not problems, config.explain(problems)

@@ -29,6 +29,7 @@ def record(rank_count, t, **changes):
         "steps": [step],
         "step_counts": {"begun": 1, "complete": 1, "analysed": 1},
         "faults_left_out": 0,
+        "left_out": [],
         "stop_reason": None,
         **changes,
     }

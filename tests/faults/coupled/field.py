@@ -26,6 +26,7 @@ def main():
     parser.add_argument("--fault", default="")
     parser.add_argument("--pace", type=float, default=0.0)
     parser.add_argument("--no-bridge", action="store_true")
+    parser.add_argument("--end-at", type=int, default=1 << 30, help="end well before this step")
     options = parser.parse_args()
     comm = MPI.COMM_WORLD
     Path(f"rank_{comm.rank}.pid").write_text(str(os.getpid()))
@@ -44,7 +45,7 @@ def main():
     field = Array(options.name, shape=(CELLS,), offset=(mine.start,), steps=options.steps)
     with Bridge(comm=comm, arrays=[field]) as bridge:
         now("open")
-        for step in range(options.steps):
+        for step in range(min(options.steps, options.end_at)):
             now(f"step:{step}")
             bridge.put(options.name, step, np.arange(CELLS)[mine] + 100.0 * step)
             time.sleep(options.pace)
