@@ -10,7 +10,7 @@ from ips_components.config import check_files
 from ips_components.config._overrides import as_written, override
 from ips_components.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "configs" / "heat2d_ipca.config"
 PLATFORM = ROOT / "platform" / "workstation.conf"
 

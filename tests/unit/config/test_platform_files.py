@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from configobj import ConfigObj
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PLATFORM = REPOSITORY / "platform"
 FILES = sorted(PLATFORM.glob("*.conf"))
 SCRIPTS = sorted([*PLATFORM.glob("*.sbatch"), *REPOSITORY.glob("examples/*/*.sbatch")])
