@@ -189,7 +189,12 @@ class Delivery:
             with self.mailbox.changed:
                 connection.credit_asked[out.ordinal] = row
                 connection.queue_message(m.Want(out.ordinal, row))
+                home = self.connections.home
+                if home is not None:  # what is waited for may depend on the steps of this rank
+                    self._board(home)
             connection.pump()
+            if home is not None and home is not connection:
+                home.pump()
 
     def _wait_for_credit(
         self, connection: Connection, out: OutgoingArray, row: int, deadline: Deadline

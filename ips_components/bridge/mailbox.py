@@ -90,7 +90,7 @@ class Mailbox:
             When the analysis has failed or is gone, and the policy is to end with it.
         """
         if self.fault is not None and self.fault.policy == m.Fault.ABORT:
-            raise AnalyticsLost(f"the analysis failed: {self.fault.text}")
+            raise AnalyticsLost(f"the run failed: {self.fault.text}")
         if self.lost is not None and self._abort_on_loss:
             raise AnalyticsLost(self.lost)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.live_page import LivePage
+from ips_components.coordination.messages import WaitingRanks
 from ips_components.coordination.published import Published
 from ips_components.coordination.run_state import RunState
 from ips_components.coordination.settings import DEADLINES
@@ -17,6 +19,22 @@ from ips_components.errors import ContractError, SimulationLost
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
+
+
+@dataclass(slots=True)
+class Stall:
+    """Since when nothing has moved, and what the receivers have answered since."""
+
+    mark: tuple[int, ...] = ()  # what has moved until then
+    since: float = 0.0  # seconds since the epoch
+    ask_at: float = 0.0
+    asked: set[str] = field(default_factory=set)
+    answers: dict[str, WaitingRanks] = field(default_factory=dict)
+
+    def begin(self, mark: tuple[int, ...], now: float, patience: float) -> None:
+        """Something has moved: wait again."""
+        self.mark, self.since, self.ask_at = mark, now, now + patience
+        self.asked, self.answers = set(), {}
 
 
 class CoordinatedRun:
@@ -33,6 +51,7 @@ class CoordinatedRun:
     ``graph_keys``, ``results``, ``outcome``        `AnalysisCalls`
     ``flushing``, ``flushed``, ``departing``        `Ending`
     ``absent``                                      `Ending`
+    ``stall``                                       `Stalls`
     ``launches``, ``expecting``, ``closed``         `WorkflowCalls`, through `launches`
     ``published``, ``awaited``, ``windows``         `AnalysisCalls`
     ``state``                                       each service, through its methods
@@ -75,6 +94,7 @@ class CoordinatedRun:
         self.published = Published()
         self.windows = WindowSaves()
         self.awaited: list[Any] = []  # keys of the results that the analysis waits for next
+        self.stall = Stall()
         self.closed = False  # the workflow launches nothing any more
 
     def agree(self, contract: Contract, blob: bytes = b"") -> None:

@@ -11,7 +11,7 @@ and the IPS components call over Dask's own RPC; `messages` lists what they may 
 
 The state of a run is a `CoordinatedRun`; the services act on it, each using only those before it:
 `Outbox`, `Placer` (placement), `Ending` (success, failure, closing), `Membership` (receivers and
-ranks), `ChunkEvents`, `Progress`, `AnalysisCalls`, `WorkflowCalls`.
+ranks), `ChunkEvents`, `Progress`, `Stalls`, `AnalysisCalls`, `WorkflowCalls`.
 
 Concurrency: everything here runs in the scheduler's event loop, without threads and locks. A
 handler of an event never waits; a call may, for a change of the run or its deadline.
@@ -46,6 +46,7 @@ from ips_components.coordination.messages import RPC, STREAM_OP
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.placement import Placer
 from ips_components.coordination.progress import Progress
+from ips_components.coordination.stalls import Stalls
 from ips_components.coordination.watchdog import INTERVAL
 from ips_components.coordination.workflow_calls import WorkflowCalls
 from ips_components.errors import ContractError, IPSComponentsError
@@ -85,6 +86,7 @@ class RunCoordinator(SchedulerPlugin):
         self._ending = ending
         self._membership = Membership(self.scheduler, outbox, placer, ending)
         self.chunk_events = ChunkEvents(self.runs.get, tasks, placer, ending)
+        self._stalls = Stalls(outbox, ending)
         self._progress = Progress(self.scheduler, tasks)
         analysis = AnalysisCalls(
             tasks, outbox, placer, ending, self.chunk_events.observe, self._watch
@@ -102,6 +104,7 @@ class RunCoordinator(SchedulerPlugin):
             m.ReceiverNote: self._progress.note,
             m.Sample: self._progress.sample,
             m.LaunchExpected: self._membership.launch_expected,
+            m.WaitingRanks: self._stalls.answered,
             m.Flushed: lambda run, worker, event: ending.flushed(run, worker),
             m.RanksLeft: lambda run, worker, event: ending.ranks_left(run, worker),
         }
@@ -216,6 +219,7 @@ class RunCoordinator(SchedulerPlugin):
             if run.ahead:
                 forget_groups(self.scheduler)
             await self._membership.check_liveness(run)
+            self._stalls.look(run)
 
     def _retire(self, run: CoordinatedRun) -> None:
         """Close what a run that is over has left on the workers, and forget the oldest runs."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.model.array_contract import ArrayContract
+from ips_components.model.block import Block
 from ips_components.model.pieces import BlockPlan, ranks_of
+from ips_components.model.progression import Progression
 
 #: Chunks that are looked at, in the order of their steps.
 LOOK_AT = 100
@@ -45,24 +47,31 @@ def first_gap(run: CoordinatedRun, waiting: Iterable[Any]) -> str:
 def _left_out(
     run: CoordinatedRun, array: ArrayContract, chunk: int, t: int, newest: np.ndarray
 ) -> str:
-    step, name = array.spec.steps.step(t), array.spec.name
-    ranks = _contributors(run, array, chunk, t)
+    step = array.spec.steps.step(t)
+    ranks = contributors(run, array, chunk, t)
     put = run.state.steps.ranks_of(step, len(newest))
     if put is None:  # not remembered
         return ""
     lacking = [rank for rank in ranks if not put[rank] and newest[rank] > step]
     if lacking:
-        others = f" and {len(lacking) - 1} more" if lacking[1:] else ""
-        by = "put by no rank" if lacking == ranks else f"not put by rank {lacking[0]}{others}"
-        return (
-            f"step {step} of array {name!r} was {by}, but step {newest[lacking].max()} was; put "
-            "every step that the array is described with, or describe it with the steps that are "
-            "put (steps = start:stop:every)"
-        )
+        return left_out(array, step, ranks, lacking, newest)
     # Accounts can be compared once they are final.
     if ranks and put[ranks].all() and not run.state.missing_goodbyes:
         return _array_left_out(run, array, ranks)
     return ""
+
+
+def left_out(
+    array: ArrayContract, step: int, ranks: list[int], lacking: list[int], newest: np.ndarray
+) -> str:
+    """Return that some of the ranks whose cells are needed have put no step but later ones."""
+    others = f" and {len(lacking) - 1} more" if lacking[1:] else ""
+    by = "put by no rank" if lacking == ranks else f"not put by rank {lacking[0]}{others}"
+    return (
+        f"step {step} of array {array.spec.name!r} was {by}, but step {newest[lacking].max()} was; "
+        "put every step that the array is described with, or describe it with the steps that are "
+        "put (steps = start:stop:every)"
+    )
 
 
 def _array_left_out(run: CoordinatedRun, array: ArrayContract, ranks: list[int]) -> str:
@@ -80,14 +89,27 @@ def _array_left_out(run: CoordinatedRun, array: ArrayContract, ranks: list[int])
     )
 
 
-def _contributors(run: CoordinatedRun, array: ArrayContract, chunk: int, t: int) -> list[int]:
+def contributors(run: CoordinatedRun, array: ArrayContract, chunk: int, t: int) -> list[int]:
     """Return the ranks parts of whose blocks belong to a chunk at a time index."""
     size = run.state.n_ranks or 0
     if array.spec.ragged:
         index = array.layout.unravel(chunk)
         return list(ranks_of(index[1], array.layout.numblocks[1], size))
+    space = array.layout.box(chunk).dims[1:]
     return [
         rank
         for rank, blocks in sorted(run.blocks.get(array.spec.name, {}).items())
-        if any(piece.chunk == chunk for block in blocks for piece in BlockPlan(array, block).at(t))
+        if any(
+            piece.chunk == chunk
+            for block in blocks
+            if _touches(block, space)  # a plan costs more than this look
+            for piece in BlockPlan(array, block).at(t)
+        )
     ]
+
+
+def _touches(block: Block, space: Sequence[Progression]) -> bool:
+    return all(
+        offset < axis.stop and axis.start < offset + extent
+        for offset, extent, axis in zip(block.offset, block.shape, space, strict=True)
+    )

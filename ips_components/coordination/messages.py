@@ -157,6 +157,27 @@ class Flushed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingRanks(Event):
+    """Which ranks wait for credit, and what the oldest chunks have (answers `ReportWaiting`).
+
+    Attributes
+    ----------
+    connected : list of int
+        Ranks that are connected to the worker's receiver.
+    wants : list of (rank, array, row)
+        Ranks that wait to put into a row of chunks.
+    oldest : list of (array, chunk, came)
+        By array, the oldest chunk that is incomplete; ``came`` lists what it has, as (rank, time
+        index within the chunk).
+    """
+
+    NAME: ClassVar[str] = "waiting"
+    connected: list[int]
+    wants: list[Any]
+    oldest: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RanksLeft(Event):
     """No rank is connected to the worker's receiver any more (answers `Retire`)."""
 
@@ -258,6 +279,13 @@ class Flush(Action):
     """Report `Flushed` when all that the receiver has completed is announced."""
 
     NAME: ClassVar[str] = "flush"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWaiting(Action):
+    """Report `WaitingRanks`: nothing has come for a while."""
+
+    NAME: ClassVar[str] = "report_waiting"
 
 
 @dataclass(frozen=True, slots=True)

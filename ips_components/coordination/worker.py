@@ -217,6 +217,8 @@ class WorkerSession:
                 receiver.release_ranks()
             case m.Flush():
                 self._flush()
+            case m.ReportWaiting():
+                self._report_waiting()
             case m.ResolveAbsent():
                 self._resolve_absent(action)
             case m.DropChunks():
@@ -258,6 +260,17 @@ class WorkerSession:
             return
         self._flush_steps()
         self._send(m.Flushed())
+
+    def _report_waiting(self) -> None:
+        waiting = self.receiver.waiting()
+        self._flush_steps()
+        self._send(
+            m.WaitingRanks(
+                waiting.connected,
+                [list(each) for each in waiting.wants],
+                [[array, chunk, came] for array, chunk, came in waiting.oldest],
+            )
+        )
 
     def _resolve_absent(self, action: m.ResolveAbsent) -> None:
         assert self.contract is not None

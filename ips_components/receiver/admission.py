@@ -62,6 +62,11 @@ class PartialChunk:
         self.buffer: Array | None = None
         self.buffer_lock = threading.Lock()
 
+    def came(self) -> list[tuple[int, int]]:
+        """Return whose cells have come, as (rank, time index within the chunk)."""
+        cells = {(self.coverage.rank(box), box[0][0]) for box in self.committed}
+        return sorted(cells.union((rank, 0) for rank in self.rows))
+
 
 class ArrayAdmission:
     """The rows of one array: which were admitted, which chunks of them are still open.

@@ -272,6 +272,21 @@ class ChunkAssembler:
         with self._lock:
             self._rows.held -= nbytes
 
+    def oldest(self) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        """Return, by array, the oldest incomplete chunk, and what of it has come.
+
+        Returns
+        -------
+        list of (array, chunk, came)
+            ``came`` has (rank, time index within the chunk) of all pieces.
+        """
+        with self._lock:
+            return [
+                (array.ordinal, chunk, array.open[chunk].came())
+                for array in self._rows.arrays
+                if (chunk := min(array.open, default=None)) is not None
+            ]
+
     def open_chunks(self) -> int:
         """Return the number of admitted chunks that are not complete."""
         with self._lock:

@@ -111,6 +111,10 @@ class Coverage:
     def __contains__(self, box: object) -> bool:
         return box in self._ranks
 
+    def rank(self, box: Axes) -> int:
+        """Return the rank that has claimed a box."""
+        return self._ranks[box]
+
     def claim(self, rank: int, box: Axes) -> Overlap | None:
         """Give a box to a rank; return what it intersects, if it does, and change nothing then.
 

@@ -31,6 +31,12 @@ class RankCredit:
         """Whether the rank waits."""
         return bool(self._wanted)
 
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """For which row of which array the rank waits."""
+        with self._lock:
+            return list(self._wanted.items())
+
     def note_row(self, array: int, row: int) -> None:
         """Note that a piece of a row came (the reader only)."""
         self._last_row[array] = row

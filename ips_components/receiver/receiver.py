@@ -49,7 +49,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -106,6 +106,24 @@ class ReceiverStatistics:
     pool_leased: int
     pool_idle: int
     lanes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Waiting(NamedTuple):
+    """For what the ranks of a receiver wait, and what has come of its oldest chunks.
+
+    Attributes
+    ----------
+    connected : list of int
+        The ranks that are connected.
+    wants : list of (rank, array, row)
+        Ranks that wait for credit, and for which row of which array.
+    oldest : list of (array, chunk, came)
+        See `ChunkAssembler.oldest`.
+    """
+
+    connected: list[int]
+    wants: list[tuple[int, int, int]]
+    oldest: list[tuple[int, int, list[tuple[int, int]]]]
 
 
 class Receiver:
@@ -361,6 +379,15 @@ class Receiver:
                 "shm": sum(connection.local for connection in current),
                 "tcp": sum(not connection.local for connection in current),
             },
+        )
+
+    def waiting(self) -> Waiting:
+        """Return which ranks wait for what, and what has come of the oldest chunks."""
+        current = [(c.peer.rank, c) for c in self._peers.current() if c.peer is not None]
+        return Waiting(
+            [rank for rank, _ in current],
+            [(rank, *wanted) for rank, connection in current for wanted in connection.credit.rows],
+            self._assembler.oldest(),
         )
 
     def close(self, timeout: float = 5.0) -> None:

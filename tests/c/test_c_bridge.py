@@ -610,7 +610,7 @@ def test_fault(start, sinks, tmp_path, policy):
         receiver.fault("KeyError: 'x'", policy)
         sink.wait(lambda: sink.counts)
         if policy == "abort":
-            with pytest.raises(RankError, match="the analysis failed: KeyError: 'x'"):
+            with pytest.raises(RankError, match="the run failed: KeyError: 'x'"):
                 for _ in range(100):
                     rank("put", "t", 1, "C")
         else:

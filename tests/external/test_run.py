@@ -859,7 +859,7 @@ def test_an_array_that_a_rank_leaves_out_in_a_step_is_named(cluster, coupled):
                     bridge.put("pressure", step, block)
 
     name, future, _, _ = coupled("both_means", ranks)
-    said = "rank 2 has put array 'pressure' in 11 steps, rank [013] in 12"
+    said = "step 5 of array 'pressure' was not put by rank 2, but step 11 was"
     with pytest.raises(SimulationLost, match=said):
         future.result(30)
     assert wait_for_end(cluster, name, 20)["fatal"]["what"] == "left out a step"
@@ -867,3 +867,36 @@ def test_an_array_that_a_rank_leaves_out_in_a_step_is_named(cluster, coupled):
 
 def both_means(arrays):
     return {name: arrays[name].mean(axis=0) for name in ("temperature", "pressure")}
+
+
+@pytest.mark.parametrize("policy", ["abort", "continue"])
+def test_a_step_that_a_rank_leaves_out_is_named_while_the_others_wait_for_memory(
+    cluster, coupled, policy
+):
+    """Receivers have room for one step only: all ranks wait for room that the gap takes."""
+
+    def ranks(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
+            for step in range(STEPS):
+                if step != 5 or rank != 2:
+                    bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+        return "done"
+
+    def until_the_policy_acts(rank, contact):
+        try:
+            return ranks(rank, contact)
+        except AnalyticsLost as error:
+            return str(error)
+
+    name, future, outcomes, _ = coupled(
+        "mean_and_slice", until_the_policy_acts, memory_share=1e-9, on_analytics_loss=policy
+    )
+    said = "step 5 of array 'temperature' was not put by rank 2"
+    with pytest.raises(SimulationLost, match=said):
+        future.result(30)
+    assert said in wait_for_end(cluster, name, 20)["fatal"]["cause"]
+    # Rank 3 puts into the same chunks as rank 2; the chunks of the others are complete.
+    assert outcomes[:2] == ["done", "done"]
+    for outcome in outcomes[2:]:
+        assert outcome == "done" if policy == "continue" else said in outcome

@@ -14,7 +14,7 @@ bool ipsb_is_detached(const ips_bridge *b)
 int ipsb_check(ips_bridge *b)
 {
     if (b->fault && b->fault_abort)
-        return ipsb_fail(b, IPS_BRIDGE_LOST, "the analysis failed: %s", b->fault_text);
+        return ipsb_fail(b, IPS_BRIDGE_LOST, "the run failed: %s", b->fault_text);
     if (b->links.lost[0] && b->contact.abort_on_loss)
         return ipsb_fail(b, IPS_BRIDGE_LOST, "%s", b->links.lost);
     return IPS_BRIDGE_OK;
