@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ips_components import ips_compat
@@ -15,6 +14,8 @@ from ips_components.ips.coupling import OPEN, RUN, Records, launches_of
 from ips_components.wire.contact import ENVIRONMENT, Certificates
 
 _ABANDON = 60.0
+_ASIDE = 5.0
+"""Seconds to wait for what only makes a message better."""
 _KEPT = 500
 """Launches of which the record has the facts, the newest ones."""
 
@@ -82,11 +83,13 @@ class Launches:
     @property
     def client(self) -> Any:
         """Connection to the scheduler of the run's pool; made when it is asked for first."""
+        return self._connect(self.config.analytics[0].connect_time_out)
+
+    def _connect(self, limit: float) -> Any:
         if self._client is None:
             from distributed import Client
 
             address, certificates = self._run["pool"]["scheduler"], self._run["certificates"]
-            limit = self.config.analytics[0].connect_time_out
             security = Certificates(**certificates) if certificates else None
             self._client = Client(
                 address,
@@ -251,6 +254,18 @@ class Launches:
         ) as watch:
             yield watch.hopeless
 
+    def rank_of(self, pid: int, host: str) -> int | None:
+        """Return the rank of a process that has opened a bridge; None if that is not known."""
+        with suppress(Exception):  # it goes with another error, which is the one to see
+            if not self._run:
+                return None
+            self._connect(_ASIDE)
+            known = self._call("record", within=_ASIDE)["ranks"]
+            mine = [each for each in known if each.get("pid") == pid]
+            here = [each for each in mine if each.get("host") == host] or mine
+            return int(here[0]["rank"]) if len(here) == 1 else None
+        return None
+
     def finalize(self) -> None:
         """End the simulation: nothing will be launched any more."""
         if self._record["state"] == "started":
@@ -266,10 +281,10 @@ class Launches:
         if self.coupled:
             self.records.write(launches_of(self.port), self._record)
 
-    def _call(self, method: str, **arguments: Any) -> Any:
+    def _call(self, method: str, within: float | None = None, **arguments: Any) -> Any:
         from ips_components.analysis.coordinator_client import call
 
-        limit = self.config.analytics[0].connect_time_out
+        limit = within or self.config.analytics[0].connect_time_out
         try:
             return call(self.client, method, self.coordinated, within=limit, **arguments)
         except TimeoutError:
@@ -298,8 +313,3 @@ def set_environment(launch: Launch, extra: Mapping[str, str], oversubscribe: boo
     ips_compat.prepare_launcher(oversubscribe)
     # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
     os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")
-
-
-def last_lines(log: Path) -> str:
-    """What a task printed last, to go with the message of its end."""
-    return f"; the last lines of {log}:\n{ips_compat.tail(log) or '(nothing)'}"

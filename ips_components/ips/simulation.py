@@ -15,7 +15,8 @@ from ips_components.config import RunConfig, SimulationConfig
 from ips_components.deadlines import Deadline
 from ips_components.errors import IPSComponentsError
 from ips_components.ips.coupling import ABORT
-from ips_components.ips.launches import Launch, Launches, last_lines, set_environment
+from ips_components.ips.launches import Launch, Launches, set_environment
+from ips_components.ips.task_end import describe_end, last_lines
 
 ips_compat.install()
 
@@ -138,6 +139,7 @@ class Simulation(Component):
         self, config: SimulationConfig, run: RunConfig, launch: Launch, timestamp: Any
     ) -> dict[str, Any]:
         """Run the program once; return the facts of a task that ended well."""
+        assert self._launches is not None
         set_environment(launch, config.environment, run.oversubscribe)
         log = Path(self.services.get_working_dir()) / config.task_log
         arguments = config.arguments(
@@ -167,11 +169,8 @@ class Simulation(Component):
         status = self._wait(config, task, log, coupled=bool(launch.run))
         launch.facts.update(exit_status=status, seconds=time.monotonic() - started)
         if status != 0:
-            ended = f"exit status {status}" if status > 0 else f"signal {-status}"
-            raise SimulationFailed(
-                f"the simulation ({executable}, {config.nproc} processes) ended with "
-                f"{ended}{last_lines(log)}"
-            )
+            who = f"the simulation ({executable}, {config.nproc} processes)"
+            raise SimulationFailed(describe_end(who, status, log, self._launches.rank_of))
         names = ("executable", "nproc", "exit_status", "seconds", "log")
         return {name: launch.facts[name] for name in names}
 

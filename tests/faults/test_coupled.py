@@ -74,6 +74,7 @@ FAULTS = [
     ("1:raise@step:5", ("negative density",)),
     ("0:exit@step:5", (EXIT, "rank 0 lost")),
     ("1:kill@step:5", (EXIT, "rank 1 lost")),
+    ("1:crash@step:5", ("died by SIGSEGV (segmentation fault): the simulation (",)),
     (f"1:kill@step:{STEPS - 1}", (EXIT, "rank 1 lost")),
     ("0:raise@end", ("negative density",)),
     ("1:exit@end", (EXIT, "rank 1 lost")),

@@ -2,7 +2,7 @@
 
     field.py STEPS [--name NAME] [--fault RANK:HOW@WHEN] [--pace SECONDS]
 
-HOW is raise, exit, kill or stop; WHEN is start, open, step:N, end (bridge open) or closed.
+HOW is raise, exit, kill, crash or stop; WHEN is start, open, step:N, end (bridge open) or closed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from mpi4py import MPI
 from ips_components.bridge import Array, Bridge
 
 CELLS = 64
+SIGNALS = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "stop": signal.SIGSTOP}
 
 
 def main():
@@ -61,7 +62,7 @@ def fail(how):
         raise ValueError("the simulation found a negative density")
     if how == "exit":
         os._exit(3)
-    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
+    os.kill(os.getpid(), SIGNALS[how])
 
 
 main()

@@ -1,0 +1,130 @@
+"""How the processes of an MPI task died, by what its launcher has written at the end of the log.
+
+Launchers report a process that a signal has ended, each in its own words, and end with a status
+that says little of it. Their report is also the last thing in the log, below what the program
+itself has written.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ips_components import ips_compat
+
+#: Lines of the log that are searched, and those that are shown.
+_SEARCHED, _SHOWN = 200, 8
+
+_HYDRA_PROCESS = re.compile(r"^=\s+PID (\d+) RUNNING AT (\S+)", re.M)
+_HYDRA_SIGNAL = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
+_OPEN_MPI = re.compile(
+    r"process rank (\d+) with PID (\d+) on node (\S+)\s+exited on\s+signal (\d+)"
+)
+_SLURM = re.compile(r"^srun: error: (\S+): tasks? ([\d,\-]+): ([A-Z][a-z ]+)", re.M)
+_BY_SLURM = {signal.strsignal(number): number for number in signal.valid_signals()}
+_CONSEQUENCES = (signal.SIGTERM, signal.SIGKILL)  # what a launcher sends to the other processes
+
+#: Lines that launchers write, and not the program.
+_OF_LAUNCHERS = re.compile(
+    r"^(={20,}|-{20,}|=   .*|YOUR APPLICATION TERMINATED WITH .*|This typically refers to a .*"
+    r"|Please see the FAQ page .*|Primary job  ?terminated .*|a non-zero exit code.*"
+    r"|\w+run noticed that process .*|\w+run detected that one or more processes .*"
+    r"|signal \d+ \(.*\)\.|thus causing the job to be terminated.*"
+    r"|  Process name: \[.*|  Exit code: .*"
+    r"|srun: .*|slurmstepd: .*)$"
+)
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process of a task that a signal has ended.
+
+    Parameters
+    ----------
+    signum : int
+        Number of the signal.
+    rank, pid : int or None
+        As far as the launcher has reported them.
+    host : str
+        Where it ran.
+    """
+
+    signum: int
+    rank: int | None = None
+    pid: int | None = None
+    host: str = ""
+
+    def __str__(self) -> str:
+        who = "a rank" if self.rank is None else f"rank {self.rank}"
+        where = ", ".join(
+            [f"process {self.pid}"] * (self.pid is not None) + [f"on {self.host}"] * bool(self.host)
+        )
+        name = signal.Signals(self.signum).name if self.signum in _BY_SLURM.values() else ""
+        what = signal.strsignal(self.signum) if name else None
+        why = "often: out of memory" if self.signum == signal.SIGKILL else (what or "").lower()
+        by = f"{name or f'signal {self.signum}'}{f' ({why})' if why else ''}"
+        return f"{who}{f' ({where})' if where else ''} died by {by}"
+
+
+def find_death(text: str) -> Death | None:
+    """Return the process that died first, by the report of MPICH, Open MPI or Slurm; else None.
+
+    Examples
+    --------
+    >>> str(find_death("srun: error: n2: task 3: Segmentation fault"))
+    'rank 3 (on n2) died by SIGSEGV (segmentation fault)'
+    """
+    if found := _HYDRA_SIGNAL.search(text):
+        process = _HYDRA_PROCESS.search(text)
+        pid, host = (int(process[1]), process[2]) if process else (None, "")
+        return Death(int(found[1]), None, pid, host)
+    if found := _OPEN_MPI.search(text):
+        return Death(int(found[4]), int(found[1]), int(found[2]) or None, found[3])
+    deaths = [
+        Death(signum, int(re.split(r"[,\-]", tasks)[0]), None, host)
+        for host, tasks, what in _SLURM.findall(text)
+        if (signum := _BY_SLURM.get(what.strip())) is not None
+    ]
+    return min(deaths, key=lambda death: death.signum in _CONSEQUENCES, default=None)
+
+
+def own_lines(text: str) -> str:
+    """Return the last lines that are of the program and not of its launcher."""
+    lines = [line for line in text.splitlines() if line.strip() and not _OF_LAUNCHERS.match(line)]
+    return "\n".join(lines[-_SHOWN:])
+
+
+def last_lines(log: Path) -> str:
+    """Return what a program has written last, to go with the message of its end."""
+    lines = own_lines(ips_compat.tail(log, _SEARCHED))
+    if not lines:
+        return f"; it has written nothing to {log}"
+    return f"; the last lines of {log}:\n{lines}"
+
+
+def describe_end(
+    who: str, status: int, log: Path, rank_of: Callable[[int, str], int | None]
+) -> str:
+    """Return how a task ended that did not end well.
+
+    Parameters
+    ----------
+    who : str
+        The task.
+    status : int
+        Its exit status; negative: the signal that ended the launcher.
+    log : Path
+        What its processes and its launcher have written.
+    rank_of : callable
+        ``rank_of(pid, host)`` returns the rank of a process, None if that is not known.
+    """
+    ended = f"exit status {status}" if status > 0 else f"signal {-status}"
+    death = find_death(ips_compat.tail(log, _SEARCHED))
+    if death is None:
+        return f"{who} ended with {ended}{last_lines(log)}"
+    if death.rank is None and death.pid is not None:
+        death = Death(death.signum, rank_of(death.pid, death.host), death.pid, death.host)
+    return f"{death}: {who} ended with {ended}{last_lines(log)}"
