@@ -9,7 +9,7 @@ import pytest
 from c_ranks import LIBRARY, agree, compiler, coupling, delivered, expected, spec_of
 
 from ips_components import __version__
-from ips_components.bridge import _config
+from ips_components.bridge import _build, _config
 from ips_components.model.spec import ArraySpec, StepAxis
 
 C_PROGRAM = """
@@ -195,7 +195,7 @@ def test_all_files_say_the_same_version():
 
 
 def test_both_builds_know_all_sources():
-    names = {path.name for path in _config.sources()}
+    names = {path.name for path in _build.sources()}
     for file in ("Makefile", "CMakeLists.txt"):
         found = set(re.findall(r"ips_\w+\.c\b", (LIBRARY / file).read_text()))
         assert found - {"ips_bridge_mpi_f.c"} == names
@@ -209,7 +209,7 @@ dispatch slots admit put put_named inplace join bridge"""
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
 def test_no_part_of_the_library_calls_up(built):
-    assert {f"ips_{part}.c" for part in PARTS.split()} == {path.name for path in _config.sources()}
+    assert {f"ips_{part}.c" for part in PARTS.split()} == {path.name for path in _build.sources()}
     above = set()
     exported = set()
     for part in reversed(PARTS.split()):

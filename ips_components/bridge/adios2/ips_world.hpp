@@ -1,0 +1,22 @@
+// Which rank this process is, and of how many.
+#ifndef IPS_ADIOS2_WORLD_HPP
+#define IPS_ADIOS2_WORLD_HPP
+
+#include <cstddef>
+#include <functional>
+#include <string>
+
+namespace ips_adios2 {
+
+struct world {
+    int rank = 0, size = 1;
+    // Gives bytes of rank 0 to all ranks; empty where there is no communicator.
+    std::function<void(char *bytes, std::size_t length)> broadcast;
+};
+
+// By the environment that the launcher of MPI programs sets: Open MPI, PMI (MPICH, Intel MPI, Cray),
+// MVAPICH, PMIx and Slurm. A process without any of them is alone.
+world launched();
+
+} // namespace ips_adios2
+#endif
