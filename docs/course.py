@@ -19,9 +19,12 @@ EXAMPLES = ROOT / "examples"
 LANGUAGES = {
     ".py": "python",
     ".c": "c",
+    ".cpp": "cpp",
     ".f90": "fortran",
     ".config": "ini",
+    ".xml": "xml",
     ".yml": "yaml",
+    ".yaml": "yaml",
     ".sh": "bash",
     ".sbatch": "bash",
 }
