@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from dask._task_spec import convert_legacy_graph, fuse_linear_task_spec
 from dask.array.optimization import optimize as optimize_arrays
+from dask.base import unpack_collections
 from dask.blockwise import fuse_roots, optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
@@ -176,11 +177,51 @@ def submit(
     optimizer = optimize if streaming else optimize_as_trees
     with dask.config.set(array_optimize=optimizer), gc_paused():
         for name, result in results.items():
-            kinds[getattr(result, "__dask_optimize__", type(result))].append(name)
+            kinds[_kind(result)].append(name)
         for names in kinds.values():
-            submitted = client.compute([results[name] for name in names], sync=False, **options)
+            try:
+                submitted = client.compute([results[name] for name in names], sync=False, **options)
+            except TypeError as error:
+                raise _not_sent(names, error) from error
             futures.update(zip(names, submitted, strict=True))
     return {name: futures[name] for name in results}
+
+
+def _not_sent(names: Sequence[str], error: TypeError) -> Exception:
+    """Return why the graph of some results could not be sent to the scheduler."""
+    causes: list[BaseException] = [error]
+    while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(before)
+    if not str(error).startswith("Could not serialize"):
+        return error
+    cause = next((each for each in causes if "pickle" in str(each)), causes[-1])
+    which = f"result{'s' if names[1:] else ''} {', '.join(map(repr, names[:5]))}"
+    return ContractError(
+        f"the tasks of {which} cannot be sent to the workers: {cause}; a function of the "
+        "graph uses something that exists in its own process only, such as a lock, an open file or "
+        "a connection: make it inside the function"
+    )
+
+
+def persist_together(*values: Any) -> tuple[Any, ...]:
+    """Persist the collections in some values, whatever their kinds; as ``dask.persist`` otherwise.
+
+    Dask mixes up collections when delayed values are between arrays, so that those of one kind are
+    given to it one after the other.
+    """
+    collections, repack = unpack_collections(*values)
+    kinds: dict[Any, list[int]] = defaultdict(list)
+    for number, each in enumerate(collections):
+        kinds[_kind(each)].append(number)
+    order = [number for numbers in kinds.values() for number in numbers]
+    persisted = dask.persist(*(collections[number] for number in order), traverse=False)
+    by_number = dict(zip(order, persisted, strict=True))
+    return tuple(repack([by_number[number] for number in range(len(collections))]))
+
+
+def _kind(collection: Any) -> Any:
+    """Return what collections have in common that Dask optimises, and returns, together."""
+    return getattr(collection, "__dask_optimize__", type(collection))
 
 
 def optimize_as_trees(graph: Any, keys: Any, **options: Any) -> Any:

@@ -3,6 +3,9 @@
 A file gives each dimension of a group one size and one coordinate. Results that agree share
 dimensions and coordinates; where one disagrees, its dimension or coordinate gets a name of its own.
 Values are never aligned, filled or dropped.
+
+A group inherits the dimensions of the groups above it when a file is opened as a tree, so that
+groups one of which is inside the other agree on their dimensions, too.
 """
 
 from __future__ import annotations
@@ -25,13 +28,27 @@ class GroupLayout:
         Names of all results of the group; none of them is a dimension or coordinate.
     dims : iterable of str
         Dimensions that any of the results has; no scalar coordinate gets such a name.
+    group : str
+        Path of the group, empty for that of the file.
     """
 
-    def __init__(self, names: Iterable[str] = (), dims: Iterable[str] = ()) -> None:
+    def __init__(
+        self, names: Iterable[str] = (), dims: Iterable[str] = (), group: str = ""
+    ) -> None:
+        self.group = group
+        self._relatives: list[GroupLayout] = []  # groups above and below
         self._names = set(names)
         self._dims = set(dims)
         self._sizes: dict[str, int] = {}
         self._coords: dict[str, xr.Variable] = {}
+
+    def relate(self, others: Iterable[GroupLayout]) -> None:
+        """Agree on dimensions with those of these groups that are above or below this one."""
+        for other in others:
+            upper, lower = sorted((self.group, other.group), key=len)
+            if not upper or lower.startswith(f"{upper}/"):
+                self._relatives.append(other)
+                other._relatives.append(self)
 
     def expect(self, name: str, dims: Iterable[Hashable] = ()) -> None:
         """Reserve the name of a result and of its dimensions before it is placed."""
@@ -78,6 +95,8 @@ class GroupLayout:
             yield f"{name}_dim"
         else:
             yield name
+        if self.group:  # the results of a group, such as the columns of a table, stay together
+            yield f"{self.group.replace('/', '_')}_{name}"
         yield from (
             each
             for each in (f"{result}_{name}", *(f"{result}_{name}_{n}" for n in range(1, 1000)))
@@ -92,10 +111,22 @@ class GroupLayout:
             return False
         if taken in self._coords and self._coords[taken].dims != (taken,):
             return False  # a scalar coordinate of another result
-        if dim not in array.coords:
+        coord = None
+        if dim in array.coords:
+            variable = array.coords[dim].variable.to_base_variable()
+            coord = variable.copy(deep=False)._replace(dims=(taken,))
+        if not all(each._agrees(taken, size, coord) for each in self._relatives):
+            return False
+        return coord is None or self._fits_coord(coord, taken)
+
+    def _agrees(self, dim: str, size: int, coord: xr.Variable | None) -> bool:
+        """Return whether a dimension of a group above or below can be the same as one here."""
+        if self._sizes.get(dim, size) != size:
+            return False
+        known = self._coords.get(dim)
+        if coord is None or known is None or known.dims != (dim,):
             return True
-        coord = array.coords[dim].variable.to_base_variable()
-        return self._fits_coord(coord.copy(deep=False)._replace(dims=(taken,)), taken)
+        return self._fits_coord(coord, dim)
 
     def _fits_other(self, array: xr.DataArray, coord: Hashable, taken: str) -> bool:
         if taken in self._dims or (taken != coord and taken in array.coords):

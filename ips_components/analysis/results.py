@@ -221,7 +221,11 @@ class ResultStore:
     # -- internals ---------------------------------------------------------------------
 
     def _layout(self, group: str) -> GroupLayout:
-        return self._layouts.setdefault(group, GroupLayout())
+        if group not in self._layouts:
+            layout = GroupLayout(group=group)
+            layout.relate(self._layouts.values())
+            self._layouts[group] = layout
+        return self._layouts[group]
 
     def _place(self, path: str) -> tuple[int, str]:
         """Return a key that sorts variables as the analysis has returned them."""

@@ -18,6 +18,7 @@ from dask import delayed
 from distributed import futures_of
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.analysis.contract import persist_together
 from ips_components.analysis.views import View
 from ips_components.analysis.window_checkpoints import is_lazy
 from ips_components.analysis.window_group import WindowArray, WindowRun
@@ -218,7 +219,7 @@ class Rolling:
             return None
         if is_lazy(state):
             # What both share is computed once.
-            state, output = dask.persist(state, output)
+            state, output = persist_together(state, output)
         # One result to wait for. Its parts are held, since the scheduler may learn of their release
         # before it has read the graph that needs them.
         one = output if dask.is_dask_collection(output) or not is_lazy(output) else delayed(output)

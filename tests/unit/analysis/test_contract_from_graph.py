@@ -1,9 +1,14 @@
+import itertools
+import threading
+
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
+from distributed import Client
 
-from ips_components.analysis.contract import contract_from_graph
+from ips_components.analysis.contract import contract_from_graph, persist_together, submit
 from ips_components.errors import ContractError
 from ips_components.model import Contract, Placement
 
@@ -208,3 +213,30 @@ def test_a_thousand_steps_one_by_one():
     )
     assert wanted(contract) == ["[:999:2, :4]"]
     np.testing.assert_allclose(values, field_of(long)[::2].sum(axis=1))
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(("array", "delayed", "labelled"))])
+def test_values_of_several_kinds_are_persisted_each_as_what_it_is(order):
+    """Dask alone mixes them up where a delayed value is between arrays."""
+    ones = da.ones((4, 4), chunks=2)
+    state = {
+        "array": ones.max() * 2,
+        "delayed": dask.delayed(int)(4),
+        "labelled": xr.DataArray(ones.sum() * 7),
+    }
+    data = xr.Dataset({"u": (("y", "x"), ones * 3)})
+    kept, output = persist_together({name: state[name] for name in order}, [data, 5])
+    values = {name: float(value.compute()) for name, value in kept.items()}
+    assert values == {"array": 2.0, "delayed": 4.0, "labelled": 112.0}
+    assert float(output[0].u.sum()) == 48.0
+    assert output[1] == 5
+
+
+def test_a_graph_that_cannot_be_sent_names_the_result_and_the_object():
+    lock = threading.Lock()
+    results = {"good": da.ones(3), "locked": da.ones(3).map_blocks(lambda x: lock and x)}
+    with (
+        Client(processes=False, dashboard_address=None) as client,
+        pytest.raises(ContractError, match=r"'good', 'locked' cannot be sent .*_thread.lock"),
+    ):
+        submit(client, results)

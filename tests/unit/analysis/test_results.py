@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -243,6 +244,33 @@ def test_tables_series_and_bags_are_stored(tmp_path):
         np.testing.assert_array_equal(found["squares"], [0, 1, 4, 9])
         assert sorted(found["counts_0"].values) == ["a", "b"]
         assert sorted(found["counts_1"].values) == [1, 2]
+
+
+@FORMATS
+def test_a_store_with_groups_that_disagree_with_others_opens_as_a_tree(tmp_path, format):
+    """A group inherits the dimensions of those above, which must agree with its own."""
+    table = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6]}, index=["u", "v", "w"])
+    values = {
+        "series": pd.Series([1.0, 2.0], name="s"),  # its own index
+        "table": table,
+        "field": xr.DataArray(np.arange(4.0), dims="y", coords={"y": [0, 1, 2, 3]}),
+        "inner": xr.Dataset({"v": ("y", np.arange(3.0))}, coords={"y": [0.0, 0.5, 1.0]}),
+        "profile": xr.DataArray(np.arange(4.0), dims="y", coords={"y": [0, 1, 2, 3]}),
+        "late": xr.DataArray(np.arange(5.0), dims="index"),
+    }
+    store = ResultStore(tmp_path / "r", format)
+    store.write(values)
+    store.finish()
+    engine = {"engine": "zarr", "consolidated": False} if format == "zarr" else {}
+    with xr.open_datatree(store.path, **engine) as tree:
+        np.testing.assert_array_equal(tree["table/a"], table["a"])
+        np.testing.assert_array_equal(tree["table/b"], table["b"])
+        assert tree["table/a"].dims == tree["table/b"].dims
+        assert [*tree["table"][tree["table/a"].dims[0]].values] == ["u", "v", "w"]
+        np.testing.assert_array_equal(tree["inner/v"], np.arange(3.0))
+        assert [*tree["inner"][tree["inner/v"].dims[0]].values] == [0.0, 0.5, 1.0]
+        assert tree["field"].dims == tree["profile"].dims
+        np.testing.assert_array_equal(tree["late"], np.arange(5.0))
 
 
 @FORMATS
