@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from ips_components.analysis.derived import SlicedFirst
 from ips_components.analysis.last_step import last_step, of_time
+from ips_components.analysis.time_axes import step_coordinate
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.model.layout import ChunkLayout
@@ -167,12 +168,15 @@ class ExternalArray(SlicedFirst):
     def to_xarray(self) -> xr.DataArray:
         """Return a DataArray with names of dimensions, steps as coordinates, and attributes.
 
+        In results the steps become physical times, where these are known.
+
         An array of at most n steps has no steps as coordinates, since nobody knows how many come.
         """
         import xarray as xr
 
         known = 0 in self.external_view.kept and not self.source.at_most
-        coords = {self.spec.dims[0]: self.steps} if known else {}
+        dim = self.spec.dims[0]
+        coords = {dim: step_coordinate(dim, self.source.run, self.steps)} if known else {}
         return xr.DataArray(
             self, dims=self.dims, coords=coords, attrs=dict(self.spec.attrs), name=self.spec.name
         )

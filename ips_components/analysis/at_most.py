@@ -37,6 +37,7 @@ from ips_components.analysis.absence import assemble
 from ips_components.analysis.inlining import inline_cuts
 from ips_components.analysis.step_needs import REMEDY, Guards
 from ips_components.analysis.streaming import stream_reductions
+from ips_components.analysis.time_axes import step_coordinate
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, IPSComponentsError
 from ips_components.external._compat import gc_paused
@@ -187,10 +188,10 @@ def _around(result: Any, guards: Guards) -> Any:
         return None
     coords = dict(result.coords)
     unknown = [axis for axis, size in enumerate(result.shape) if np.isnan(size)]
-    steps = None
+    of_steps = None
     if len(unknown) == 1 and result.dims[unknown[0]] not in coords:
-        steps = guards.steps_along(flatten(result.data.__dask_keys__()), unknown[0])
-    of_steps = (unknown[0], steps) if steps else None
+        found = guards.steps_along(flatten(result.data.__dask_keys__()), unknown[0])
+        of_steps = (unknown[0], *found) if found else None
     return result.dims, coords, result.attrs, result.name, of_steps
 
 
@@ -200,10 +201,10 @@ def _result(name: str, chunks: Any, blocks: Any, around: Any) -> Any:
         return value
     dims, coords, attrs, own, of_steps = around
     if of_steps is not None:
-        axis, steps = of_steps
+        axis, steps, run = of_steps
         came = value.shape[axis]
         if sum(block is not ABSENT for block in _along(blocks, axis)) == came:
-            coords[dims[axis]] = steps[:came]
+            coords[dims[axis]] = step_coordinate(str(dims[axis]), run, steps[:came])
     return xr.DataArray(value, dims=dims, coords=coords, attrs=attrs, name=own)
 
 

@@ -17,6 +17,7 @@ from ips_components.coordination.messages import RPC
 from ips_components.coordination.settings import RunSettings
 from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
+from ips_components.model.step_times import StepTimes
 
 _LOOK = 0.5  # seconds between two looks at the connection of a client that waits
 _RECONNECT = 3.0  # seconds that it has to find its scheduler again
@@ -56,6 +57,9 @@ class Coordinator(Protocol):
 
     def publish(self, step: int, values: bytes) -> None:
         """Give values to the workflow while the run goes on."""
+
+    def times(self) -> StepTimes:
+        """Return what is known of the physical times of the steps that have come."""
 
     def awaits(self, keys: list[Any]) -> None:
         """Report the results of which the analysis waits for the first."""
@@ -134,6 +138,10 @@ class RemoteCoordinator:
     def publish(self, step: int, values: bytes) -> None:
         """See `Coordinator`."""
         self._call("publish", step=step, values=values)
+
+    def times(self) -> StepTimes:
+        """See `Coordinator`."""
+        return StepTimes.from_plain(self._call("times"))
 
     def awaits(self, keys: list[Any]) -> None:
         """See `Coordinator`."""

@@ -16,7 +16,8 @@ import dask.array as da
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
 
-from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.time_axes import TimeAxis
+from ips_components.analysis.views import View, ViewLayer
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +69,13 @@ class Provenance:
         Name of each dimension, empty where it is not known.
     units
         Empty where they are not known.
+    time
+        Steps along one of the dimensions, None where they are not known.
     """
 
     dims: tuple[str, ...] = ()
     units: str = ""
+    time: TimeAxis | None = None
 
 
 def provenance(array: da.Array) -> Provenance:
@@ -87,7 +91,8 @@ def provenance(array: da.Array) -> Provenance:
     if found is None or len(found.dims) != array.ndim:
         return Provenance(("",) * array.ndim)
     unique = tuple(dim if found.dims.count(dim) == 1 else "" for dim in found.dims)
-    return Provenance(unique, found.units)
+    time = found.time if found.time is not None and found.time.dim in unique else None
+    return Provenance(unique, found.units, time)
 
 
 class _Tracer:
@@ -119,7 +124,7 @@ class _Tracer:
             view = layer.view
             spec = view.source.spec
             units = str(spec.attrs.get("units", ""))
-            return Provenance(tuple(spec.dims[dim] for dim in view.kept), units)
+            return Provenance(tuple(spec.dims[dim] for dim in view.kept), units, _steps_of(view))
         if isinstance(layer, Blockwise):
             return self._of_blockwise(layer)
         above = self.graph.dependencies[name]
@@ -133,11 +138,13 @@ class _Tracer:
         dims = _dims_after(source.dims, name, task)
         if dims is None or len(dims) != ndim:
             return None
-        return Provenance(dims, source.units if _operation(name) in _SAME_UNITS else "")
+        units = source.units if _operation(name) in _SAME_UNITS else ""
+        return Provenance(dims, units, _time_after(source, dims, layer, name))
 
     def _of_blockwise(self, layer: Blockwise) -> Provenance:
         names: dict[Any, set[str]] = {}
         units: set[str] = set()
+        times: dict[Any, set[TimeAxis | None]] = {}
         for argument, indices in layer.indices:
             if indices is None or not isinstance(argument, str):
                 continue
@@ -146,6 +153,9 @@ class _Tracer:
             units.add(source.units if source is not None else "")
             for index, dim in zip(indices, dims, strict=True):
                 names.setdefault(index, set()).add(dim)
+                axis = source.time if source is not None else None
+                mine = axis if axis is not None and axis.dim == dim else None
+                times.setdefault(index, set()).add(mine)
         dims = tuple(
             next(iter(names[index])) if len(names.get(index, ())) == 1 else ""
             for index in layer.output_indices
@@ -153,7 +163,49 @@ class _Tracer:
         function = getattr(getattr(layer, "task", None), "func", None)
         known = _operation(layer.output) in _SAME_UNITS and _is_library(function)
         same = len(units) == 1 and known
-        return Provenance(dims, units.pop() if same else "")
+        known_times = [
+            axis
+            for index in layer.output_indices
+            if len(times.get(index, ())) == 1 and (axis := next(iter(times[index]))) is not None
+        ]
+        time = known_times[0] if len(known_times) == 1 else None
+        return Provenance(dims, units.pop() if same else "", time)
+
+
+def _steps_of(view: View) -> TimeAxis | None:
+    """Return the steps of a view of an external array."""
+    if 0 not in view.kept:
+        return None
+    spec, selected = view.source.spec, view.selection.dims[0]
+    first, every = spec.steps.start + spec.steps.every * selected.start, spec.steps.every
+    stride = every * selected.step
+    return TimeAxis(
+        spec.dims[0], view.source.run, range(first, first + stride * selected.count, stride)
+    )
+
+
+def _time_after(
+    source: Provenance, dims: tuple[str, ...], layer: Mapping[Any, Any], name: str
+) -> TimeAxis | None:
+    """Return the steps after a reduction, basic slicing or rechunk of one array."""
+    if source.time is None or source.time.dim not in dims:
+        return None
+    axis, operation = source.dims.index(source.time.dim), _operation(name)
+    if operation == "getitem":
+        # Each task has the slice of its own chunk: only what takes all is known from it.
+        indices = [[i for i in _parts(task)[1][1] if i is not None] for task in layer.values()]
+        kept = all(len(each) <= axis or each[axis] == slice(None) for each in indices)
+        return source.time if kept else None
+    options = None if operation.startswith("rechunk") else _reduction(_first_function(layer))
+    if options is not None:
+        axes = options["axis"]
+        if axis in set(axes if isinstance(axes, Iterable) else [axes]):
+            return None  # it is kept with a single entry
+    return source.time
+
+
+def _first_function(layer: Mapping[Any, Any]) -> Any:
+    return _parts(next(iter(layer.values())))[0]
 
 
 def _dims_after(dims: tuple[str, ...], name: str, task: Any) -> tuple[str, ...] | None:

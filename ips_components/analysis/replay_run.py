@@ -20,6 +20,7 @@ from ips_components.analysis.run import Run, current_client
 from ips_components.analysis.stores import Box, StoredArray, stored_arrays
 from ips_components.coordination.settings import RunSettings
 from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,10 @@ class StoredField:
 
     def publish(self, step: int, values: bytes) -> None:
         """See `Coordinator`: no workflow waits for them."""
+
+    def times(self) -> StepTimes:
+        """See `Coordinator`: a store has no time loop."""
+        return StepTimes()
 
     def awaits(self, keys: list[Any]) -> None:
         """See `Coordinator`."""

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ips_components.analysis.time_axes import TimesOf, is_marked, timed
+
 
 class GroupLayout:
     """The dimensions and coordinates of one group, as results are added to it.
@@ -87,6 +89,22 @@ class GroupLayout:
                 renamed[str(coord)] = new
         self._keep(array)
         return array, renamed
+
+    def set_times(self, times: TimesOf) -> dict[str, xr.Variable]:
+        """Give dimensions that have steps as coordinates their physical times; return what changed.
+
+        Parameters
+        ----------
+        times
+            Of the steps of a run.
+        """
+        changed: dict[str, xr.Variable] = {}
+        for name, known in [(n, c) for n, c in self._coords.items() if is_marked(c)]:
+            new = timed(known, times)
+            changed[name] = self._coords[name] = new["time"]
+            if "step" in new and "step" not in {*self._names, *self._dims, *self._coords}:
+                changed["step"] = self._coords["step"] = new["step"]
+        return changed
 
     def _candidates(self, old: Hashable, result: str) -> Iterator[str]:
         """Yield names for a dimension or coordinate that no result has, the best one first."""

@@ -27,6 +27,7 @@ import xarray as xr
 from ips_components.analysis.result_encoding import plain_attrs, storable
 from ips_components.analysis.result_layout import GroupLayout, as_array
 from ips_components.analysis.result_values import NamedResults, expand, group_of, name_results
+from ips_components.analysis.time_axes import TimeAxis, TimesOf, with_steps, with_times
 from ips_components.errors import ConfigError, ContractError, IPSComponentsError
 
 __all__ = ["ResultStore", "ResultsUnwritten", "lazy_parts", "name_results"]
@@ -88,7 +89,8 @@ class ResultStore:
         self._groups: dict[str, dict[Any, Any]] = {"": {}}
         self._layouts: dict[str, GroupLayout] = {}
         self._renamed: dict[str, dict[str, str]] = {}
-        self._dims: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._dims: dict[str, tuple[tuple[str, ...], str, TimeAxis | None]] = {}
+        self._times: TimesOf | None = None
         self._order: dict[str, int] = {}
 
     # -- before step 0 -----------------------------------------------------------------
@@ -158,15 +160,24 @@ class ResultStore:
                 gathered[path] = value
         return gathered, stored
 
-    def name_dims(self, path: str, dims: tuple[str, ...], units: str = "") -> None:
-        """Set names of the dimensions, and units, of a result that is a plain array."""
-        self._dims[path] = (dims, units)
+    def name_dims(
+        self, path: str, dims: tuple[str, ...], units: str = "", time: TimeAxis | None = None
+    ) -> None:
+        """Set names of the dimensions, units and steps of a result that is a plain array."""
+        self._dims[path] = (dims, units, time)
         self._layout(group_of(path)[0]).expect(group_of(path)[1], filter(None, dims))
 
     # -- after it ----------------------------------------------------------------------
 
-    def write(self, values: Mapping[str, Any]) -> None:
+    def write(self, values: Mapping[str, Any], times: TimesOf | None = None) -> None:
         """Write computed values beside what the workers have stored, each on its own.
+
+        Parameters
+        ----------
+        values
+            By name.
+        times
+            Physical times of steps, which become the coordinates along time.
 
         Raises
         ------
@@ -175,6 +186,8 @@ class ResultStore:
         """
         failed: dict[str, Exception] = {}
         arrays: dict[str, xr.DataArray] = {}
+        self._times = times
+        self._set_times_of_stored()
         for path, value in values.items():
             try:
                 for name, array in self._expand(path, value).items():
@@ -293,11 +306,26 @@ class ResultStore:
         self._groups.update(expanded.attrs)
         return expanded
 
+    def _set_times_of_stored(self) -> None:
+        """Write the times of what the workers have stored with steps as coordinates."""
+        if self._times is None or self.format != "zarr" or not self.path.exists():
+            return
+        for group, layout in self._layouts.items():
+            coords = layout.set_times(self._times)
+            for name in coords:  # of another dtype than the steps
+                self.discard(f"{group}/{name}" if group else name)
+            if coords:
+                with _quiet():
+                    self._to_zarr(xr.Dataset(coords=coords), group)
+
     def _placed(self, path: str, value: Any) -> xr.DataArray:
         """Return an array that can be written into its group."""
         group, name = group_of(path)
-        dims, units = self._dims.get(path, ((), ""))
-        array = storable(as_array(name, value, dims, units))
+        dims, units, time = self._dims.get(path, ((), "", None))
+        array = with_steps(as_array(name, value, dims, units), time)
+        if self._times is not None:
+            array = with_times(array, self._times)
+        array = storable(array)
         array, renamed = self._layout(group).place(name, array)
         if renamed:
             self._renamed[path] = renamed

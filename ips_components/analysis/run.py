@@ -32,6 +32,7 @@ from ips_components.analysis.needed_chunks import needed_chunks
 from ips_components.analysis.provenance import provenance
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
+from ips_components.analysis.time_axes import TimesOf
 from ips_components.analysis.views import ViewLayer
 from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
@@ -178,7 +179,8 @@ class Run:
         step
             Simulation step that they are of.
         time
-            Physical time, the coordinate of the file; the step when it is not given.
+            Physical time, the coordinate of the file. When it is not given, that of the step, as
+            the simulation or the time loop says it; the step where neither does.
         """
         lazy = [name for name, value in values.items() if is_dask_collection(value)]
         if lazy:
@@ -213,7 +215,7 @@ class Run:
         for name, each in named.items():
             if isinstance(each, da.Array):
                 found = provenance(each)
-                self._store.name_dims(name, found.dims, found.units)
+                self._store.name_dims(name, found.dims, found.units, found.time)
         refuse_large(named, GATHER_LIMIT)
         gathered, stored = self._store.plan(named)
         gathered |= state
@@ -448,6 +450,8 @@ class Run:
             if not isinstance(error, ExternalTaskError | SimulationLost):
                 cause = f"result {names[0]!r}: {type(error).__name__}: {message(error)}"
                 self._abort(f"{details(error)}\n{cause}")
+        if not errors:
+            self._send(NO_MORE)
         # In the order of the analysis, so that names of dimensions do not depend on timing.
         values = {name: values[name] for name in self._futures if name in values}
         outcome = self._keep({**values, **self._constants}, errors)
@@ -455,8 +459,16 @@ class Run:
             coordinator.finish(None if errors else outcome)
         if errors:
             raise self._incomplete(values, errors)
-        self._send(NO_MORE)
         return outcome
+
+    def _times(self) -> TimesOf | None:
+        """Return what tells the physical times of steps; None if the coordinator is lost."""
+        try:
+            known = {run: each.times() for run, each in self._coordinators.items()}
+        except Exception as error:  # results are worth more than their coordinates
+            logger.warning("The physical times of the steps are not known: %r", error)
+            return None
+        return lambda run, steps: known[run].of(steps)
 
     def _keep(self, values: dict[str, Any], errors: dict[str, BaseException]) -> dict[str, Any]:
         """Write complete results, and the state of an analysis that has them all."""
@@ -464,7 +476,7 @@ class Run:
         for name in self._stored & errors.keys():
             self._store.discard(name)
         try:
-            self._store.write(values)
+            self._store.write(values, self._times())
         except ResultsUnwritten as error:
             errors |= dict.fromkeys(error.results, error)
         self._store.finish()

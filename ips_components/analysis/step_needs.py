@@ -107,17 +107,19 @@ class Guards:
                 "Result %r needs step %d of a simulation that may end before it", name, step
             )
 
-    def steps_along(self, keys: Iterable[Any], axis: int) -> list[int] | None:
-        """Return which step each block along an axis is of; None where that is not clear."""
+    def steps_along(self, keys: Iterable[Any], axis: int) -> tuple[list[int], str] | None:
+        """Return which step of which run each block along an axis is of; None if not clear."""
         found: dict[int, set[int]] = defaultdict(set)
+        runs = set()
         for key in keys:
             need = self._needs.get(key)
             if need is None or need.reduced or need.step < 0 or type(key) is not tuple:
                 return None
             found[key[1 + axis]].add(need.step)
-        if any(len(steps) > 1 for steps in found.values()):
+            runs.add(need.run)
+        if len(runs) != 1 or any(len(steps) > 1 for steps in found.values()):
             return None
-        return [found[index].pop() for index in sorted(found)]
+        return [found[index].pop() for index in sorted(found)], runs.pop()
 
     # -- internals ---------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 from ips_components.bridge.arrays import Array
 from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
 from ips_components.bridge.in_place import BlockInPlace
+from ips_components.bridge.opening import announce
 from ips_components.bridge.outgoing import Cells, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.session import Session, ask_contract, location_of, wait_for_contact
@@ -72,6 +73,7 @@ class Bridge:
     `block`       independent  while credit or a buffer lacks    belongs to the bridge; not to be
                                                                  touched after the ``with``
     `step_end`    independent  no                                -
+    `step_time`   independent  no                                -
     `wait`        independent  until all is taken by receivers   -
     `receive`     collective   until the value is there, or it   the value is the caller's
                                is known that it will not come;
@@ -121,6 +123,7 @@ class Bridge:
         self.rank, self.size = comm.rank, comm.size
         self._pid = os.getpid()
         self._closed = False
+        announce(self.rank, self.size)
         locations = to_rank_0(comm, location_of(described.values()))
 
         def ask() -> tuple[bytes, bytes]:
@@ -171,6 +174,7 @@ class Bridge:
         block: Cells,
         *,
         offset: tuple[int, ...] | None = None,
+        time: float | None = None,
     ) -> None:
         """Offer a block of one step; what the contract names of it is sent.
 
@@ -185,6 +189,9 @@ class Bridge:
         offset
             Global index of the block's first cell (without halo), when it is not the one
             described.
+        time
+            Physical time of the step, which becomes the coordinate of results. It is said once for
+            each step, by any array and any rank; the time loop's counts where it is not.
 
         Raises
         ------
@@ -202,16 +209,23 @@ class Bridge:
         steps = self._steps
         step += steps.shift
         steps.newest = step
+        if time is not None and step in out.wanted:
+            steps.note_time(step, time)
         self._path.put(out, step, block, offset if offset is None else tuple(offset))
 
     def block(
-        self, name: str, step: int, *, offset: tuple[int, ...] | None = None
+        self,
+        name: str,
+        step: int,
+        *,
+        offset: tuple[int, ...] | None = None,
+        time: float | None = None,
     ) -> AbstractContextManager[Cells]:
         """Give memory inside the bridge to compute a block into; it is put on leaving.
 
         Parameters
         ----------
-        name, step, offset
+        name, step, offset, time
             As in `put`.
 
         Returns
@@ -235,6 +249,8 @@ class Bridge:
         steps = self._steps
         step += steps.shift
         steps.newest = step
+        if time is not None and step in out.wanted:
+            steps.note_time(step, time)
         return BlockInPlace(self._path, out, step, offset if offset is None else tuple(offset))
 
     def rewind(self, step: int) -> None:
@@ -256,6 +272,19 @@ class Bridge:
         """
         self._check_open()
         self._path.rewind(step + self._steps.shift)
+
+    def step_time(self, step: int, time: float) -> None:
+        """Say the physical time of a step, as ``put(..., time=)`` does; before what is put of it.
+
+        Raises
+        ------
+        BridgeError
+            When the time is not finite.
+        """
+        self._check_open()
+        step += self._steps.shift
+        if any(step in out.wanted for out in self._arrays.values()):
+            self._steps.note_time(step, time)
 
     def step_end(self, step: int) -> None:
         """Say that this rank has put all of a step; the next step's first put implies it."""

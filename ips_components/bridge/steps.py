@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -57,6 +58,7 @@ class Steps:
         self._waited: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
         self._waited_before = 0
         self._accounted = 0.0
+        self._timed: int | None = None  # the last step whose physical time was said
         self._shown = time.monotonic()  # when this rank last sent anything about its steps
 
     def begin(self, step: int) -> None:
@@ -73,6 +75,15 @@ class Steps:
             frame = self._frame(before, with_account=now - self._accounted > _ACCOUNT_EVERY)
             if frame is not None:
                 self._delivery.piggybacked.append(frame)
+
+    def note_time(self, step: int, time: float) -> None:
+        """Say the physical time of a step; it travels with its first piece."""
+        if step == self._timed:
+            return
+        if not math.isfinite(time):
+            raise BridgeError(f"step {step} has the physical time {time}; it must be finite")
+        self._timed = step
+        self._delivery.piggybacked.append(framing.pack(m.StepTime(step, float(time))))
 
     def end(self) -> None:
         """End the step that has begun, if any."""

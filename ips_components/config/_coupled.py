@@ -25,6 +25,9 @@ from ips_components.config._functions import (
 from ips_components.config._problems import Problems
 from ips_components.config._run import AnalyticsConfig, SimulationConfig, TimeLoop
 from ips_components.config._sections import ComponentSection, LaunchSection, Platform
+from ips_components.config._types import parse_bool
+from ips_components.errors import ContractError
+from ips_components.model.launch_steps import whole_axis
 
 _NETCDF = ("netCDF4", "h5netcdf", "scipy")
 
@@ -69,13 +72,7 @@ class CoupledChecker:
             bin_path=common.bin_path or common.bin_dir,
             **reader.read(SimulationConfig),
         )
-        if config.renumber and config.steps_per_launch is None:
-            self.problems.add(
-                component.section,
-                "RENUMBER",
-                "is True, but nothing says how many steps each launch puts",
-                "add STEPS_PER_LAUNCH",
-            )
+        self._check_renumber(component.section, config.renumber, config.steps_per_launch)
         if config.executable and shutil.which(config.program()) is None:
             self.problems.add(
                 component.section,
@@ -87,16 +84,25 @@ class CoupledChecker:
         check_program_files(config, self.problems)
         return config
 
+    def _check_renumber(self, section: str, renumber: bool, steps: int | None) -> None:
+        if renumber and steps is None:
+            self.problems.add(
+                section,
+                "RENUMBER",
+                "is True, but nothing says how many steps each launch puts",
+                "add STEPS_PER_LAUNCH",
+            )
+
     def foreign(self, component: Component, common: ComponentSection) -> SimulationConfig:
         """Check the section of a component that is none of ours, and whose tasks put data."""
         values = Reader(component.section, component.values, self.problems).read(LaunchSection)
+        self._check_renumber(component.section, values["renumber"], values["steps_per_launch"])
         return SimulationConfig(
             port=component.port,
             section=component.section,
             nproc=common.nproc or 0,
             executable="",
-            steps_per_launch=values["steps_per_launch"],
-            renumber=values["renumber"],
+            **values,
         )
 
     def analytics(self, component: Component, common: ComponentSection) -> AnalyticsConfig:
@@ -197,7 +203,7 @@ def check_coupling(
     drivers = [each for each in components if each.kind == "driver"]
     if not analytics:
         for each in components:
-            if str(each.values.get("COUPLED", "")).lower() == "true":
+            if _is_coupled(each):
                 add(
                     each.section,
                     "COUPLED",
@@ -213,6 +219,8 @@ def check_coupling(
         if len(simulations) > 1:
             for each in analytics:
                 _check_described(each, simulations, problems)
+        _check_arrays(simulations, analytics, problems)
+        _check_steps_of_launches(simulations, analytics, problems)
         return
     section = drivers[0].section
     if drivers[0].port != "DRIVER":
@@ -228,11 +236,38 @@ def check_coupling(
             )
     if not isinstance(conf.get("TIME_LOOP"), Section):
         _check_without_times(conf, simulations, problems)
+    _check_arrays(simulations, analytics, problems)
+
+
+def _check_arrays(
+    simulations: Sequence[SimulationConfig],
+    analytics: Sequence[AnalyticsConfig],
+    problems: Problems,
+) -> None:
     for each in analytics:
         for array in each.arrays:
             where = f"{each.section}][ARRAYS][{array.name}"
             owners = simulations_of(where, array, simulations, problems)
             check_decomposition(where, array, owners, problems)
+
+
+def _check_steps_of_launches(
+    simulations: Sequence[SimulationConfig],
+    analytics: Sequence[AnalyticsConfig],
+    problems: Problems,
+) -> None:
+    """Check that arrays have the steps of one launch, or of several, where these have a number."""
+    for each in analytics:
+        for array in each.arrays:
+            for simulation in simulations:
+                described = array.description(None)
+                if described is None or array.simulation not in ("", simulation.port):
+                    continue
+                try:
+                    whole_axis(described, {"many": True, "steps": simulation.steps_per_launch})
+                except ContractError as error:
+                    where = f"{each.section}][ARRAYS][{array.name}"
+                    problems.add(where, "STEPS", f"{error} ([{simulation.section}])")
 
 
 def _check_without_times(
@@ -330,6 +365,13 @@ def _check_checkpoints(
                     "use windows (def analysis(arrays, run), run.rolling), whose state is kept, "
                     "or take no checkpoints: NUM_CHECKPOINT = 0 in [CHECKPOINT]",
                 )
+
+
+def _is_coupled(component: Component) -> bool:
+    try:
+        return parse_bool(str(component.values.get("COUPLED", "False")))
+    except ValueError:
+        return False  # reported where it is read
 
 
 def _is_installed(package: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ips_components.config import _types as types
 from ips_components.config._declare import parameter
 from ips_components.errors import ConfigError
+from ips_components.model.step_times import of_time_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,13 @@ class TimeLoop:
             return None
         width = (self.finish - self.start) / self.n_steps
         return sum(self.start + i * width > time + 1e-9 * width for i in range(self.n_steps + 1))
+
+    @property
+    def begin(self) -> float | None:
+        """Time at which the first interval begins; None without a time loop."""
+        if self.times:
+            return self.times[0]
+        return None if self.finish is None else self.start
 
     @property
     def intervals(self) -> int | None:
@@ -435,8 +443,14 @@ class RunConfig:
             "renumber": simulation.renumber,
             "retry": simulation.on_launch_failure == "retry",
             "checkpoint": self.checkpoints,
+            "begin": self.times.begin if self.goes_on is None else self.checkpoint_time(),
             **(self.goes_on or {}),
         }
+
+    def times_of_steps(self) -> dict[str, Any]:
+        """Physical times of the steps of a simulation that is launched once, as plain values."""
+        loop = self.times
+        return of_time_loop(loop.times, loop.start, loop.finish, loop.n_steps).to_plain()
 
     def checkpoint_time(self) -> float:
         """Time stamp of the checkpoint to restart from: the number of steps that were done.

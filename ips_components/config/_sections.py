@@ -95,6 +95,14 @@ class LaunchSection:
     renumber: bool = parameter(
         types.BOOL, "Whether the program counts its steps from 0 at every launch.", False
     )
+    on_launch_failure: str = parameter(
+        types.choice("fail", "retry"),
+        "Whether a task that fails ends the run, or the component launches it again.",
+        "fail",
+    )
+    retries: int = parameter(
+        types.POSITIVE_INT, "How often it does so, with ON_LAUNCH_FAILURE = retry.", 1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,7 @@ class RunCoordinator(SchedulerPlugin):
             m.EndLaunch: workflow.end_launch,
             m.EndSimulation: workflow.end_simulation,
             m.TakePublished: workflow.published,
+            m.GetTimes: workflow.times,
             m.AwaitQuiet: workflow.quiet,
             m.TakeCheckpoint: workflow.checkpoint,
             m.Abort: workflow.abort,

@@ -12,11 +12,17 @@ from ips_components.wire.messages import ContractIs
 class LaunchRecord:
     """One launch, as the record of the run shows it."""
 
-    def __init__(self, number: int, first_step: int, size: int, now: float) -> None:
+    def __init__(
+        self, number: int, first_step: int, size: int, now: float, group: str = ""
+    ) -> None:
         self.number = number
         self.first_step = first_step
         self.size = size
         self.began = now
+        self.group = group  # tasks of one pool, each of which may be one of the ranks
+        self.members = 1  # tasks that have begun it
+        self.left = 0  # tasks that have ended
+        self.time: float | None = None  # of the driver's call
         self.last_step: int | None = None
         self.ok: bool | None = None
         self.ended: float | None = None
@@ -31,6 +37,7 @@ class LaunchRecord:
             "launch": self.number,
             "first_step": self.first_step,
             "last_step": self.last_step,
+            "time": self.time,
             "ranks": self.size,
             "began": self.began,
             "ended": self.ended,

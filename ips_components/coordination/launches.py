@@ -6,48 +6,48 @@ A bridge that closes ends a launch. The simulation ends when the workflow says s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.errors import ContractError
+from ips_components.model.step_times import StepTimes, of_launches
 
 
-def whole_axis(array: Mapping[str, Any], launches: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of an array with the steps of all launches.
+def is_under_way(run: CoordinatedRun) -> bool:
+    """Whether the program of the newest launch has not ended."""
+    return bool(run.launches) and run.launches[-1].ok is None
 
-    Parameters
-    ----------
-    array
-        As the simulation describes it: with the steps of the whole run, of none, or of one launch.
-    launches
-        Settings of the run about launches.
 
-    Raises
-    ------
-    ContractError
-        When the array contradicts STEPS_PER_LAUNCH.
+def join(run: CoordinatedRun, size: int, group: str) -> LaunchRecord | None:
+    """Return the launch whose rank another task of a group is; None if it is a launch of its own.
+
+    Tasks of one group that all say they are one of as many ranks are the ranks of one program.
     """
-    per_launch, total = launches.get("steps"), launches.get("count")
-    steps = dict(array.get("steps") or {})
-    count, every = steps.get("count"), int(steps.get("every") or 1)
-    if not launches or per_launch is None or count is None:
-        return dict(array)
-    published = -(-per_launch // every)
-    if count == published and per_launch % every == 0:  # the steps of one launch
-        count = None if total is None else published * total
-        return {**array, "steps": {**steps, "start": 0, "count": count}}
-    if (count * every) % per_launch:
-        raise ContractError(
-            f"array {array['name']!r} is described with {count} steps, which is neither "
-            f"STEPS_PER_LAUNCH = {per_launch} nor a multiple of it; describe the steps of one "
-            "launch, of all of them, or none"
-        )
-    return dict(array)
+    if not (group and is_under_way(run)):
+        return None
+    record = run.launches[-1]
+    if record.group != group or record.size != size or record.members >= size:
+        return None
+    record.members += 1
+    return record
 
 
-def begin(run: CoordinatedRun, size: int) -> LaunchRecord:
+def leave(run: CoordinatedRun, launch: int, group: str, ok: bool) -> bool:
+    """Note that one task of a launch has ended; return whether the launch has ended by that."""
+    record = run.launches[-1] if run.launches else None
+    if record is None or record.number != launch or record.group != group or record.ok is not None:
+        return False  # another task of the launch has failed before
+    record.left += 1
+    return not ok or record.left == record.size
+
+
+def forget(run: CoordinatedRun) -> None:
+    """Forget the newest launch: its program has opened no bridge, and was no part of the run."""
+    run.launches.pop()
+    run.state.n_ranks = 0
+    run.idle = True
+
+
+def begin(run: CoordinatedRun, size: int, group: str = "") -> LaunchRecord:
     """Begin a launch of `size` ranks; the ranks of the one before are not expected any more.
 
     Raises
@@ -79,7 +79,7 @@ def begin(run: CoordinatedRun, size: int) -> LaunchRecord:
         number, first = before.number + 1, next_step(run)
     else:  # the same again: what had been delivered stays
         number, first = before.number, before.first_step
-    record = LaunchRecord(number, first, size, state.clock())
+    record = LaunchRecord(number, first, size, state.clock(), group)
     run.launches.append(record)
     state.begin_launch(size)
     run.joined.clear()
@@ -110,6 +110,21 @@ def next_step(run: CoordinatedRun) -> int:
         return first + len(done) * int(per_launch)
     last = [launch.last_step for launch in done if launch.last_step is not None]
     return max(last, default=first - 1) + 1
+
+
+def times(run: CoordinatedRun) -> StepTimes:
+    """Return what is known of the physical times of the steps that have come."""
+    launches = run.settings.get("launches", {})
+    if not launches:
+        known = StepTimes.from_plain(run.settings.get("times", {}))
+        return StepTimes({**known.put, **run.state.times}, known.spans)
+    per_launch = launches.get("steps")
+    done = []
+    for each in run.launches:
+        last = each.last_step if per_launch is None else each.first_step + per_launch - 1
+        if each.ok is not False and each.time is not None and last is not None:
+            done.append((each.first_step, last, each.time))
+    return of_launches(done, launches.get("begin"), run.state.times)
 
 
 def position(run: CoordinatedRun) -> dict[str, int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending
-from ips_components.coordination.launches import whole_axis
 from ips_components.coordination.messages import (
     ArraysDescribed,
     LaunchExpected,
@@ -25,6 +24,7 @@ from ips_components.coordination.watchdog import liveness_limit, missing_ranks, 
 from ips_components.errors import ContractError, GeometryError
 from ips_components.model.block import Block
 from ips_components.model.decomposition import Decomposition
+from ips_components.model.launch_steps import whole_axis
 
 
 class Membership:

@@ -479,20 +479,35 @@ class AwaitEnd(Call):
 
 @dataclass(frozen=True, slots=True)
 class BeginLaunch(Call):
-    """The program of the simulation is started with ``size`` ranks; (launch, first step)."""
+    """The program of the simulation is started with ``size`` ranks; (launch, first step).
+
+    ``time`` is the physical one of the driver's call.
+
+    Tasks of one ``group`` that are ranks of one program share a launch; others of it wait, at most
+    ``timeout`` seconds, until no launch is under way.
+    """
 
     NAME: ClassVar[str] = "begin_launch"
     size: int
+    group: str = ""
+    timeout: float = 0.0
+    time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EndLaunch(Call):
-    """The program of a launch has ended; with ``again``, one that failed is launched again."""
+    """The program of a launch has ended; with ``again``, one that failed is launched again.
+
+    With ``silent`` a program that has opened no bridge was no launch; the answer says whether it
+    was one.
+    """
 
     NAME: ClassVar[str] = "end_launch"
     launch: int
     ok: bool
     again: bool = False
+    group: str = ""
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +522,13 @@ class TakePublished(Call):
     """Return what the analysis has published since the last call."""
 
     NAME: ClassVar[str] = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class GetTimes(Call):
+    """Physical times of the steps that have come, as `model.step_times.StepTimes` tells them."""
+
+    NAME: ClassVar[str] = "times"
 
 
 @dataclass(frozen=True, slots=True)

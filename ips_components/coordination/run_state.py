@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from ips_components.coordination.ledger import Ledger
 from ips_components.coordination.step_report import StepReport
 from ips_components.coordination.steps import Steps, grown
+from ips_components.external.groups import BoundedDict
 
 #: Phases of a run, in order.  ``failed`` and ``ended`` are final.
 PHASES = ("open", "contracted", "running", "ended", "failed")
 
 #: Samples kept for the report; older ones are thinned out by a factor of two.
 MAX_SAMPLES = 4096
+#: Steps of which the physical time is kept, the newest ones.
+MAX_TIMES = 1 << 20
 #: Faults kept: the first half of them, and the newest.
 MAX_FAULTS = 1000
 
@@ -74,6 +77,7 @@ class RunState:
         self.described: list[dict[str, Any]] | None = None
         self.ledger = Ledger()
         self.steps = Steps()
+        self.times: dict[int, float] = BoundedDict(MAX_TIMES)  # physical, as ranks have said them
         self.newest_step: int | None = None
         self.signs = 0  # reports of ranks that go on, but put what nobody wants
         self._waited = np.zeros(0)  # seconds by rank, in the newest launch
@@ -121,6 +125,8 @@ class RunState:
     def step_ends(self, report: StepReport) -> None:
         """Ranks have put everything of some steps: the same for many at once."""
         self.ledger.update_all(report.accounted, report.names, report.counts)
+        for step, moment in zip(report.timed.tolist(), report.times.tolist(), strict=True):
+            self.times.setdefault(step, moment)
         self.signs += bool(np.setdiff1d(report.accounted, report.ranks).size)
         if not len(report.steps):
             return

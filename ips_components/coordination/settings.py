@@ -105,7 +105,11 @@ class RunSettings:
         0 at every launch), ``retry`` (one that fails is launched again), ``count`` (how many there
         will be, None when nobody knows), ``checkpoint`` (whether the workflow takes checkpoints).
         A run that goes on from one also has ``first_step``, ``first_launch`` and ``published``
-        (how often something was published that the workflow has taken).
+        (how often something was published that the workflow has taken). ``begin`` is the physical
+        time at which the first launch begins, None where it is not known.
+    times
+        Physical times of the steps of a simulation that is launched once, as
+        `model.step_times.StepTimes` tells them.
     leave_out
         Whether a failure of the simulation leaves it out of the run, instead of failing the run.
     partners
@@ -145,6 +149,7 @@ class RunSettings:
     at_most: tuple[str, ...] = ()
     launches: Mapping[str, Any] = field(default_factory=dict)
     leave_out: bool = False
+    times: Mapping[str, Any] = field(default_factory=dict)
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -39,6 +39,8 @@ class StepReport:
         Their cumulative counters by array, unit (blocks, bytes) and entry of the ledger.
     names : tuple of str
         Names of the arrays.
+    timed, times : arrays of int64 and float64, shape (k,)
+        Steps of which ranks have said the physical time, and that time.
 
     Raises
     ------
@@ -52,6 +54,8 @@ class StepReport:
     accounted: NDArray[np.int64]
     counts: NDArray[np.int64]
     names: tuple[str, ...]
+    timed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not len(self.ranks) == len(self.steps) == len(self.waited):
@@ -69,6 +73,8 @@ class StepReport:
             "accounted": self.accounted.tobytes(),
             "counts": self.counts.tobytes(),
             "names": list(self.names),
+            "timed": self.timed.tobytes(),
+            "times": self.times.tobytes(),
         }
 
     @classmethod
@@ -84,6 +90,8 @@ class StepReport:
             accounted,
             np.frombuffer(message["counts"], np.int64).reshape(shape),
             names,
+            np.frombuffer(message.get("timed", b""), np.int64),
+            np.frombuffer(message.get("times", b""), np.float64),
         )
 
 
@@ -94,11 +102,22 @@ class StepTally:
         self._lock = threading.Lock()
         self._ends: list[tuple[int, int, float]] = []
         self._accounts: dict[int, tuple[Counters, ...]] = {}
+        self._times: dict[int, float] = {}
+
+    def add_time(self, step: int, time: float) -> bool:
+        """Note the physical time of a step; True if it is the first news since `take`."""
+        with self._lock:
+            first = self._is_empty()
+            self._times.setdefault(step, time)
+            return first
+
+    def _is_empty(self) -> bool:
+        return not (self._ends or self._accounts or self._times)
 
     def add(self, rank: int, info: StepInfo) -> bool:
         """Note the end of a rank's step, or its account; True if it is the first since `take`."""
         with self._lock:
-            first = not self._ends and not self._accounts
+            first = self._is_empty()
             if info.step != StepEnd.NO_STEP:
                 self._ends.append((rank, info.step, info.waited))
             if info.counters or info.step == StepEnd.NO_STEP:
@@ -116,7 +135,8 @@ class StepTally:
         with self._lock:
             ends, self._ends = self._ends, []
             accounts, self._accounts = self._accounts, {}
-        if not ends and not accounts:
+            times, self._times = self._times, {}
+        if not ends and not accounts and not times:
             return None
         ranks, steps, waited = zip(*ends, strict=True) if ends else ((), (), ())
         counts = np.zeros((len(accounts), len(names), len(UNITS), len(ENTRIES)), np.int64)
@@ -131,4 +151,6 @@ class StepTally:
             np.fromiter(accounts, np.int64, len(accounts)),
             counts,
             tuple(names),
+            np.fromiter(times, np.int64, len(times)),
+            np.fromiter(times.values(), np.float64, len(times)),
         )

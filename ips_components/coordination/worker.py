@@ -330,6 +330,10 @@ class WorkerSession:
         if self._tally.add(rank, info):
             self._on_loop(self._later, "steps", STEP_INTERVAL, self._flush_steps)
 
+    def step_time(self, rank: int, step: int, time: float) -> None:
+        if self._tally.add_time(step, time):
+            self._on_loop(self._later, "steps", STEP_INTERVAL, self._flush_steps)
+
     def bye(self, rank: int, info: ByeInfo) -> None:
         self._after_steps(
             m.RankBye(

@@ -23,6 +23,7 @@ from ips_components.coordination.messages import (
     GetProgress,
     GetRecord,
     GetTerms,
+    GetTimes,
     OpenLivePage,
     TakeCheckpoint,
     TakePublished,
@@ -78,10 +79,20 @@ class WorkflowCalls:
 
     async def begin_launch(self, run: CoordinatedRun, call: BeginLaunch) -> tuple[int, int]:
         """Begin another launch; its number, and the step at which it goes on."""
-        record = launches.begin(run, call.size)
-        run.notify()
-        run.expecting = set(run.workers)
-        self._outbox.send(run, record.message(run.settings.get("launches", {})))
+        if call.group:
+            await run.until(
+                lambda: not launches.is_under_way(run) or _may_join(run, call),
+                call.timeout,
+                "the launch before this one to end: the tasks of a pool are launched one after "
+                "another, unless each is one of as many ranks",
+            )
+        record = launches.join(run, call.size, call.group)
+        if record is None:
+            record = launches.begin(run, call.size, call.group)
+            record.time = call.time
+            run.notify()
+            run.expecting = set(run.workers)
+            self._outbox.send(run, record.message(run.settings.get("launches", {})))
         await run.until(
             lambda: not run.expecting,
             run.settings["deadlines"]["connect"],
@@ -89,8 +100,14 @@ class WorkflowCalls:
         )
         return record.number, record.first_step
 
-    async def end_launch(self, run: CoordinatedRun, call: EndLaunch) -> None:
+    async def end_launch(self, run: CoordinatedRun, call: EndLaunch) -> bool:
         """End a launch; if its program ended well, all of its ranks have closed by now."""
+        if call.group and not launches.leave(run, call.launch, call.group, call.ok):
+            return True
+        if call.silent and not run.state.ranks and not run.over:
+            launches.forget(run)
+            run.notify()
+            return False
         if call.ok and not run.over:
             # Goodbyes travel through other processes than the program's exit status.
             with contextlib.suppress(DeadlineExceeded):
@@ -100,12 +117,13 @@ class WorkflowCalls:
                     "the ranks to close their bridges",
                 )
         wrong = launches.end(run, call.launch, call.ok)
+        run.notify()
         if wrong:
             self._ending.fail(run, "simulation", "ended wrongly", wrong)
             raise ContractError(wrong)
         if not call.ok and not call.again:
             self._ending.fail(run, "simulation", "failed", f"launch {call.launch} failed")
-        run.notify()
+        return True
 
     async def end_simulation(self, run: CoordinatedRun, call: EndSimulation) -> None:
         """Launch nothing any more; idempotent."""
@@ -119,8 +137,23 @@ class WorkflowCalls:
             self._ending.ranks_closed(run)
         run.notify()
 
-    async def published(self, run: CoordinatedRun, call: TakePublished) -> list[tuple[int, bytes]]:
-        return run.published.take()
+    async def published(
+        self, run: CoordinatedRun, call: TakePublished
+    ) -> list[tuple[int, bytes, float]]:
+        """What was published, each with its step and the step's physical time (nan: unknown)."""
+        taken = run.published.take()
+        known = launches.times(run).of(step for step, _ in taken).tolist()
+        return [(step, values, t) for (step, values), t in zip(taken, known, strict=True)]
+
+    async def times(self, run: CoordinatedRun, call: GetTimes) -> dict[str, Any]:
+        """Physical times; how many steps a launch has is known at its end."""
+        with contextlib.suppress(DeadlineExceeded):
+            await run.until(
+                lambda: run.over or not launches.is_under_way(run),
+                run.settings["deadlines"]["drain"],
+                "the launch to end",
+            )
+        return launches.times(run).to_plain()
 
     async def quiet(self, run: CoordinatedRun, call: AwaitQuiet) -> None:
         deadline = Deadline(call.timeout)
@@ -194,3 +227,8 @@ class WorkflowCalls:
         if run.page is None:
             run.page = self._open_page(run, call)
         return run.page.url
+
+
+def _may_join(run: CoordinatedRun, call: BeginLaunch) -> bool:
+    record = run.launches[-1]
+    return record.group == call.group and record.size == call.size > record.members

@@ -197,7 +197,7 @@ class Analytics(Component):
         self._write_published(pool, published, timestamp)
 
     def _write_published(
-        self, pool: AnalyticsPool, published: list[tuple[int, bytes]], timestamp: Any
+        self, pool: AnalyticsPool, published: list[tuple[int, bytes, float]], timestamp: Any
     ) -> None:
         """Write published values to the files that the section lists."""
         config = pool.config
@@ -213,7 +213,7 @@ class Analytics(Component):
         if config.state_files:
             self.services.update_state(list(config.state_files))
 
-    def _published(self, pool: AnalyticsPool) -> list[tuple[int, bytes]]:
+    def _published(self, pool: AnalyticsPool) -> list[tuple[int, bytes, float]]:
         """Return what the analysis has published since the last call; wait for it if asked to."""
         from ips_components.analysis.coordinator_client import call
 
@@ -221,7 +221,7 @@ class Analytics(Component):
         if pool.config.wait:
             for run in pool.runs.values():
                 call(client, "quiet", run, timeout=limit, within=limit + _ANSWER)
-        found: list[tuple[int, bytes]] = call(client, "published", pool.run, within=limit)
+        found: list[tuple[int, bytes, float]] = call(client, "published", pool.run, within=limit)
         return found
 
     def watch(self, timestamp: float = 0.0, **keywords: Any) -> dict[str, Any]:

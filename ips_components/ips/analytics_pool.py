@@ -12,6 +12,7 @@ from typing import Any
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig, ArrayConfig, RunConfig
 from ips_components.ips.multi_simulation import contact_file, runs_of, task_log_file
+from ips_components.model.launch_steps import whole_axis
 
 POOL = "analytics"
 TASK = "analysis"
@@ -196,7 +197,8 @@ class AnalyticsPool:
 
         config, n_steps = self.config, changes.get("n_steps", self.run_config.n_steps)
         described = [array.description(n_steps) for array in mine]
-        arrays = tuple(each for each in described if each is not None)
+        launches = changes.get("launches", {})
+        arrays = tuple(whole_axis(each, launches) for each in described if each is not None)
         suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
         return RunSettings(
             run=name,
@@ -238,6 +240,7 @@ class AnalyticsPool:
             "n_steps": run.steps_of(simulation),
             "launches": run.launches_of(simulation),
             "leave_out": simulation.on_failure == "leave_out",
+            "times": run.times_of_steps() if run.attended else {},
         }
 
     def _prepare_environment(self) -> None:

@@ -11,7 +11,8 @@ from ips_components import ips_compat
 from ips_components.config import RunConfig
 from ips_components.errors import IPSComponentsError
 from ips_components.ips.coupling import OPEN, RUN, Records, launches_of
-from ips_components.wire.contact import ENVIRONMENT, Certificates
+from ips_components.ips.pool_tasks import Coupling, connect
+from ips_components.wire.contact import ENVIRONMENT
 
 _ABANDON = 60.0
 _ASIDE = 5.0
@@ -64,12 +65,16 @@ class Launches:
         Of the workflow.
     port
         Of the component.
+    silent
+        Whether a task that opens no bridge was no launch: components that are none of ours have
+        other tasks, too.
     """
 
-    def __init__(self, services: Any, config: RunConfig, port: str) -> None:
+    def __init__(self, services: Any, config: RunConfig, port: str, silent: bool = False) -> None:
         self.records = Records(services)
         self.config = config
         self.port = port
+        self.silent = silent
         self._services = services
         self._client: Any = None
         self._run: dict[str, Any] = {}
@@ -87,15 +92,10 @@ class Launches:
 
     def _connect(self, limit: float) -> Any:
         if self._client is None:
-            from distributed import Client
-
-            address, certificates = self._run["pool"]["scheduler"], self._run["certificates"]
-            security = Certificates(**certificates) if certificates else None
-            self._client = Client(
-                address,
-                timeout=limit,
-                set_as_default=False,
-                **({"security": _security(security)} if security else {}),
+            self._client = connect(
+                self._run["pool"]["scheduler"],
+                self._run["certificates"],
+                limit,
             )
         return self._client
 
@@ -165,7 +165,9 @@ class Launches:
             launch.run, launch.run_dir = run["run"], run["run_dir"]
             launch.contact = run["contacts"][self.port]
             if not attended:
-                launch.number, launch.first = self._call("begin_launch", size=nproc)
+                launch.number, launch.first = self._call(
+                    "begin_launch", size=nproc, time=as_time(timestamp)
+                )
         launch.facts = {
             "launch": launch.number,
             "first_step": launch.first,
@@ -173,11 +175,72 @@ class Launches:
             "nproc": nproc,
             "started": time.time(),
         }
+        self._note_begin(launch, many=not attended)
+        return launch
+
+    def begin_pool(self, name: str, tasks: int, timestamp: Any) -> Launch:
+        """Begin the launches of a task pool on Dask, each of which its own task begins and ends.
+
+        Parameters
+        ----------
+        name
+            Of the pool.
+        tasks
+            How many there are.
+        timestamp
+            Time of the time loop.
+        """
+        run = self.open_run()
+        launch = Launch(number=self._record["count"], run=run["run"], run_dir=run["run_dir"])
+        launch.contact = run["contacts"][self.port]
+        launch.facts = {
+            "launch": launch.number,
+            "executable": f"task pool {name}",
+            "time": timestamp,
+            "nproc": tasks,
+            "started": time.time(),
+        }
+        self._note_begin(launch, many=True)
+        return launch
+
+    def tries_again(self, launch: Launch) -> bool:
+        """Whether a launch that has failed may be launched again by its component."""
+        component = self.component
+        before = [each for each in self._record["launches"] if each["launch"] == launch.number]
+        return component.on_launch_failure == "retry" and len(before) <= component.retries
+
+    def end_pool(self, launch: Launch, error: BaseException | None) -> None:
+        """Note that all tasks of a pool have ended, well or not."""
+        self._note_end(launch, error)
+
+    def _note_begin(self, launch: Launch, many: bool) -> None:
         self._record["count"] += 1
         kept = [*self._record["launches"], launch.facts]
-        self._record.update(state="started", many=not attended, launches=kept[-_KEPT:])
+        self._record.update(state="started", many=many, launches=kept[-_KEPT:])
         self._write()
-        return launch
+
+    def coupling(self, group: str, timestamp: Any) -> Coupling:
+        """Return where the tasks of a pool on Dask find the run; after `begin_pool`.
+
+        Parameters
+        ----------
+        group
+            Of the tasks.
+        timestamp
+            Time of the time loop.
+        """
+        analytics = self.config.analytics[0]
+        return Coupling(
+            scheduler=self._run["pool"]["scheduler"],
+            certificates=self._run["certificates"],
+            run=self.coordinated,
+            contact=self._run["contacts"][self.port],
+            group=group,
+            connect=analytics.connect_time_out,
+            turn=analytics.step_time_out,
+            retry=self.component.on_launch_failure == "retry",
+            time=as_time(timestamp),
+        )
 
     def end(
         self,
@@ -199,23 +262,41 @@ class Launches:
         raises
             Whether to raise what is wrong with the launch.
         """
-        if launch.run and self._record["many"] and error is None:
+        coordinated = bool(launch.run and self._record["many"])
+        took_part = True
+        if coordinated and error is None:
             try:
-                self._call("end_launch", launch=launch.number, ok=True)
+                took_part = self._call(
+                    "end_launch", launch=launch.number, ok=True, silent=self.silent
+                )
             except Exception as wrong:
                 if not self._goes_on_alone():
                     error = wrong
-        self._note_end(launch, error)
-        if error is None or not (launch.run and self._record["many"]):
+        elif coordinated:
+            with suppress(Exception):  # the first error is the one to see
+                took_part = self._call(
+                    "end_launch", launch=launch.number, ok=False, again=again, silent=self.silent
+                )
+        if not took_part:
+            self._forget(launch)
             return
-        with suppress(Exception):  # the first error is the one to see
-            self._call("end_launch", launch=launch.number, ok=False, again=again)
-        if not again and self.component.on_failure != "leave_out":
+        self._note_end(launch, error)
+        left_out = self.component.on_failure == "leave_out"
+        if coordinated and error is not None and not again and not left_out:
             self._abandon(ips_compat.describe(error))
             if raises:
                 raise error
 
-    def _note_end(self, launch: Launch, error: Exception | None) -> None:
+    def _forget(self, launch: Launch) -> None:
+        """Forget a launch whose program had nothing to do with the run."""
+        kept = [facts for facts in self._record["launches"] if facts is not launch.facts]
+        self._record.update(
+            count=self._record["count"] - 1, state="ended" if kept else "idle", launches=kept
+        )
+        self._record.setdefault("ok", True)
+        self._write()
+
+    def _note_end(self, launch: Launch, error: BaseException | None) -> None:
         cause = "" if error is None else ips_compat.describe(error)
         launch.facts.update(ended=time.time(), ok=error is None, cause=cause)
         self._record.update(state="ended", ok=error is None, cause=cause)
@@ -294,15 +375,12 @@ class Launches:
             ) from None
 
 
-def _security(certificates: Certificates) -> Any:
-    from distributed import Security
-
-    return Security(
-        tls_ca_file=certificates.authority,
-        tls_client_cert=certificates.certificate,
-        tls_client_key=certificates.key,
-        require_encryption=True,
-    )
+def as_time(timestamp: Any) -> float | None:
+    """Return the time of a driver's call as a number, None where it is none."""
+    try:
+        return float(timestamp)
+    except (TypeError, ValueError):
+        return None
 
 
 def set_environment(launch: Launch, extra: Mapping[str, str], oversubscribe: bool) -> None:

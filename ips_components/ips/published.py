@@ -8,13 +8,14 @@ from typing import Any
 from ips_components.errors import ContractError
 
 
-def to_dataset(published: Sequence[tuple[int, bytes]], timestamp: Any, run: str) -> Any:
+def to_dataset(published: Sequence[tuple[int, bytes, float]], timestamp: Any, run: str) -> Any:
     """Return published values as an `xarray.Dataset` with the dimension ``time``.
 
     Parameters
     ----------
     published
-        Step and pickled ``(time, values)``, in the order of publication.
+        Step, pickled ``(time, values)``, and the step's own physical time (nan: unknown), in the
+        order of publication.
     timestamp
         Time of the driver's call.
     run
@@ -29,9 +30,11 @@ def to_dataset(published: Sequence[tuple[int, bytes]], timestamp: Any, run: str)
     import xarray as xr
 
     entries: dict[tuple[int, float], dict[str, Any]] = {}
-    for step, packed in published:
+    for step, packed, known in published:
         time, values = pickle.loads(packed)
-        entries.setdefault((step, float(step if time is None else time)), {}).update(values)
+        if time is None:
+            time = step if np.isnan(known) else known
+        entries.setdefault((step, float(time)), {}).update(values)
     names = list(dict.fromkeys(name for values in entries.values() for name in values))
     variables = {}
     for name in names:

@@ -45,7 +45,7 @@ def _prepare_process(component: Component) -> None:
 def install() -> None:
     """Change ipsframework's classes for all components that are created from now on."""
     run, terminate = Component.__run__, Component.terminate
-    launch = ServicesProxy.launch_task
+    launch, launch_pool = ServicesProxy.launch_task, ServicesProxy.launch_task_pool
     add_task = TaskPool.add_task
     send_event = ServicesProxy._send_monitor_event
 
@@ -70,6 +70,11 @@ def install() -> None:
     ) -> int:
         return int(launch(self, nproc, working_dir, _launch.unsplit(binary), *args, **keywords))
 
+    @wraps(launch_pool)
+    def launch_task_pool(self: ServicesProxy, *args: Any, **keywords: Any) -> Any:
+        with _launch.within_pool(self, "tasks"):
+            return launch_pool(self, *args, **keywords)
+
     @wraps(add_task)
     def add_unsplit_task(
         self: TaskPool, task_name: str, nproc: int, working_dir: str, binary: Any, *args: Any,
@@ -89,4 +94,5 @@ def install() -> None:
     ServicesProxy._send_monitor_event = _send_monitor_event
     ServicesProxy.launch_task = launch_task
     ServicesProxy._launch_task = _launch.launch_task
+    ServicesProxy.launch_task_pool = launch_task_pool
     TaskPool.add_task = add_unsplit_task

@@ -5,11 +5,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._ips import RunningTask, ServicesProxy
 from ips_components.ips_compat._tasks import launch_guarded
@@ -142,22 +144,98 @@ class _ReportedProcess:
 
 
 _COUPLED_COMPONENT = "ips_components.ips.coupled_component"
-_begin_coupled: list[Callable[[Any, int, str], CoupledTask | None]] = []
+_RUNNING, _POOL = "_ips_components_task", "_ips_components_in_pool"
 
 
-def couple_tasks(begin: Callable[[Any, int, str], CoupledTask | None]) -> None:
-    """Call a function before each task: with services, ranks and command line of the task."""
-    _begin_coupled[:] = [begin]
+@dataclass(frozen=True, slots=True)
+class CoupledPool:
+    """A pool on Dask whose tasks put data: what runs its tasks, and what is called at its end."""
+
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ended: Callable[[BaseException | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Coupling:
+    """What begins the tasks and the pools of components with COUPLED = True."""
+
+    begin_task: Callable[[Any, int, str], CoupledTask | None]
+    begin_pool: Callable[[Any, str, int], CoupledPool | None]
+
+
+_coupling: list[_Coupling] = []
+
+
+def couple_tasks(
+    begin_task: Callable[[Any, int, str], CoupledTask | None],
+    begin_pool: Callable[[Any, str, int], CoupledPool | None],
+) -> None:
+    """Call functions before each task and each pool of a component with COUPLED = True.
+
+    Parameters
+    ----------
+    begin_task
+        Gets services, ranks and command line of the task.
+    begin_pool
+        Gets services, name and number of tasks of a pool on Dask.
+    """
+    _coupling[:] = [_Coupling(begin_task, begin_pool)]
+
+
+def _coupling_of(services: ServicesProxy) -> _Coupling | None:
+    """What begins the tasks of a component, None where its section does not say COUPLED = True."""
+    section = getattr(services.component_ref, "config", None) or {}
+    if str(section.get("COUPLED", "")).lower() not in ("true", "1", "yes", "on"):
+        return None
+    if not _coupling:  # the component was started before the analytics was imported
+        importlib.import_module(_COUPLED_COMPONENT)
+    return _coupling[0]
+
+
+@contextmanager
+def within_pool(services: ServicesProxy, kind: str) -> Iterator[None]:
+    """Mark tasks that are launched within the block as those of a pool.
+
+    Parameters
+    ----------
+    services
+        Of the component.
+    kind
+        ``tasks``: they are launched one after another where they put data; ``workers``: they are
+        Dask's workers, and put none.
+    """
+    services.__dict__[_POOL] = kind
+    try:
+        yield
+    finally:
+        services.__dict__.pop(_POOL)
+
+
+def coupled_pool(services: ServicesProxy, name: str, tasks: int) -> CoupledPool | None:
+    """Begin a pool on Dask whose tasks may put data; None for a component that is not coupled."""
+    coupling = _coupling_of(services)
+    return coupling.begin_pool(services, name, tasks) if coupling else None
 
 
 def _coupled_task(services: ServicesProxy, nproc: int, command: str) -> CoupledTask | None:
     """Begin a launch where the section of the component says COUPLED = True."""
-    section = getattr(services.component_ref, "config", None) or {}
-    if str(section.get("COUPLED", "")).lower() not in ("true", "1", "yes", "on"):
+    pool = services.__dict__.get(_POOL)
+    coupling = _coupling_of(services) if pool != "workers" else None
+    if coupling is None:
         return None
-    if not _begin_coupled:  # the component was started before the analytics was imported
-        importlib.import_module(_COUPLED_COMPONENT)
-    return _begin_coupled[0](services, nproc, command)
+    if pool == "tasks":
+        _wait_for_the_one_before(services)
+    return coupling.begin_task(services, nproc, command)
+
+
+def _wait_for_the_one_before(services: ServicesProxy) -> None:
+    """Tasks of one pool that put data are launched one after another, with their time-outs."""
+    task = services.task_map.get(services.__dict__.get(_RUNNING))
+    if task is None:
+        return
+    deadline = Deadline(task.start_time + float(task.timeout) - time.time())
+    if not poll_until(lambda: task.process.poll() is not None, deadline, pause=0.05):
+        task.process.kill()
 
 
 def launch_task(
@@ -196,6 +274,8 @@ def launch_task(
         for file in (output, error):
             if file is not None:
                 file.close()
+    if coupled:
+        services.__dict__[_RUNNING] = task_id
     services.task_map[task_id] = RunningTask(
         _ReportedProcess(process, coupled.ended) if coupled else process,
         time.time(),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
+from ips_components.ips_compat._launch import CoupledPool, coupled_pool, within_pool
 from ips_components.ips_compat._launchers import write_launchers
 from ips_components.ips_compat._running_pool import (
     CONNECT_TIME_OUT,
@@ -28,11 +29,15 @@ from ips_components.ips_compat.container import check_versions
 _TEARDOWN_TIME_OUT = 3600.0
 
 
-def _connect(**options: Any) -> Any:
+def _connect(coupled: CoupledPool | None = None, **options: Any) -> Any:
     """Make the client that IPS asks for, with the method that distributed has renamed."""
     from distributed import Client
 
     class PoolClient(Client):  # type: ignore[misc]
+        def submit(self, function: Any, *args: Any, **keywords: Any) -> Any:
+            run = coupled.wrap(function) if coupled else function
+            return super().submit(run, *args, **keywords)
+
         def register_worker_plugin(self, plugin: Any, name: str | None = None) -> Any:
             if type(plugin).__module__.split(".")[0] == "ips_components":
                 check_versions(self)  # the other side must have this package, too
@@ -84,11 +89,13 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
     pool.shifter = str(launchers.shifter)
     pool.dask_client = None
     running = pool._ips_components_watch = RunningPool(pool, launchers)
+    coupled = coupled_pool(pool.services, pool.name, len(pool.queued_tasks))
+    running.coupled_ended = coupled.ended if coupled else None
     time_out = pool_parameter(pool, "CONNECT_TIME_OUT", CONNECT_TIME_OUT)
 
     def connect(**options: Any) -> Any:
         running.wait_for_scheduler(time_out)
-        client = pool.dask_client = _connect(**options, **security.client())
+        client = pool.dask_client = _connect(coupled, **options, **security.client())
         # In a container, Dask may be another one than here: better refused than misunderstood.
         check_versions(client, packages=("python", "dask", "distributed"))
         running.report_closing(client)
@@ -97,7 +104,8 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
     # IPS makes its client in the middle of the method; this one waits for the scheduler first.
     pool.dask = SimpleNamespace(distributed=SimpleNamespace(Client=connect))
     try:
-        submitted: int = original(pool, *args, **keywords)
+        with within_pool(pool.services, "workers"):
+            submitted: int = original(pool, *args, **keywords)
     except BaseException:
         close(pool)
         raise
@@ -115,6 +123,7 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
             pool, running, pool_parameter(pool, "CONNECT_TIME_OUT", CONNECT_TIME_OUT)
         )
         failures = _failed(pool)
+        running.tasks_ended(next(iter(failures.values()), None))
         time_out = pool_parameter(pool, "TEARDOWN_TIME_OUT", _TEARDOWN_TIME_OUT)
         with running.bounded_shutdown(time_out):
             scheduler = pool.dask_sched_pid

@@ -61,12 +61,19 @@ class RunningPool:
         self.pool = pool
         self.launchers = launchers
         self.on_poll: Callable[[], None] = lambda: None
+        self.coupled_ended: Callable[[BaseException | None], None] | None = None
         self._n_workers = 0
 
     @property
     def client(self) -> Any:
         """Client of the pool's scheduler."""
         return self.pool.dask_client
+
+    def tasks_ended(self, error: BaseException | None) -> None:
+        """Report once that the tasks have ended, to whatever follows those that put data."""
+        ended, self.coupled_ended = self.coupled_ended, None
+        if ended is not None:
+            ended(error)
 
     def check(self) -> None:
         """Raise TaskPoolError when the scheduler or the workers are gone."""
@@ -271,6 +278,7 @@ def close(pool: Any) -> None:
     if terminating.is_set():
         running.terminate_async()  # the guards end what is left
         return
+    running.tasks_ended(TaskPoolError(f"task pool {pool.name!r} was ended before its tasks were"))
     client, pool.dask_client = pool.dask_client, None
     if client is not None:
         # The connection goes first: a client that loses its scheduler logs a lot.

@@ -497,6 +497,9 @@ class Receiver:
         waited = message.waited_ns / 1e9
         self.sink.step_end(peer.rank, StepInfo(message.step, waited, message.counters))
 
+    def _on_step_time(self, _: Connection, peer: Peer, message: m.StepTime) -> None:
+        self.sink.step_time(peer.rank, message.step, message.time)
+
     def _on_dropped(self, _: Connection, peer: Peer, message: m.Dropped) -> None:
         why = f"rank {peer.rank} dropped its part: the receiver was full"
         self._delivery.give_up(message.array, message.chunk, peer.rank, why)
@@ -557,6 +560,7 @@ _HANDLERS: dict[type[m.Message], Handler] = {
     m.Want: Receiver._on_want,
     m.Rows: Receiver._on_rows,
     m.StepEnd: Receiver._on_step_end,
+    m.StepTime: Receiver._on_step_time,
     m.Dropped: Receiver._on_dropped,
     m.Gone: Receiver._on_gone,
     m.Blocks: Receiver._on_blocks,

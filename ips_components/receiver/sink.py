@@ -80,6 +80,9 @@ class Sink(Protocol):
     def step_end(self, rank: int, info: StepInfo) -> None:
         """A rank has put all of a step."""
 
+    def step_time(self, rank: int, step: int, time: float) -> None:
+        """A rank says the physical time of a step."""
+
     def bye(self, rank: int, info: ByeInfo) -> None:
         """A rank has closed its bridge."""
 

@@ -206,6 +206,17 @@ class StepEnd(Message):
         return cls.made((step, waited, counters))
 
 
+class StepTime(Fixed):
+    """The physical time of a step, where the simulation says it."""
+
+    step: int
+    time: float
+
+    OP: ClassVar[int] = 14
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<qd")
+    FIELDS: ClassVar[tuple[str, ...]] = ("step", "time")
+
+
 class Want(Fixed):
     """The rank waits: it has something for this chunk row and no credit for it."""
 

@@ -46,6 +46,7 @@ Ping       11 empty (both ways)
 Blocks     12 n u32, ndim u32, n x ndim x (offset u64, extent u64): what this rank holds of the
               array, where the hello could not say it yet
 Greeting   13 nonce 32s: the first message of a connection, see `proof`
+StepTime   14 step i64, time f64: physical time of a step, in the units of the simulation
 ========== == =============================================================================
 
 Bodies from receiver to rank
@@ -94,6 +95,7 @@ from ips_components.wire._from_rank import (
     Slot,
     SlotDrop,
     StepEnd,
+    StepTime,
     Want,
 )
 from ips_components.wire._parts import (
@@ -158,6 +160,7 @@ __all__ = [
     "Slot",
     "SlotDrop",
     "StepEnd",
+    "StepTime",
     "Stop",
     "Want",
     "Welcome",
@@ -167,7 +170,7 @@ BY_OP: dict[int, type[Message]] = {
     cls.OP: cls
     for cls in (
         *(Hello, Piece, Rows, StepEnd, Want, Dropped, Gone, Slot, SlotDrop, Bye, Ping, Blocks),
-        *(Greeting, Challenge),
+        *(StepTime, Greeting, Challenge),
         *(Welcome, ContractIs, Credit, Resend, Ack, Release, PlacementIs, Feedback),
         *(Fault, Stop, ByeAck, Refused),
     )

@@ -39,6 +39,7 @@ RECEIVER: Table = {
             m.Piece,
             m.Rows,
             m.StepEnd,
+            m.StepTime,
             m.Want,
             m.Dropped,
             m.Gone,

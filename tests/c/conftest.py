@@ -74,7 +74,7 @@ class Sink:
         self.keep = keep
         self.hellos, self.arrays, self.missed, self.steps = [], [], [], []
         self.chunks, self.counts, self.byes, self.losses = {}, {}, {}, {}
-        self.faults, self.told = [], []
+        self.faults, self.told, self.times = [], [], []
 
     def _note(self, change):
         with self.changed:
@@ -101,6 +101,9 @@ class Sink:
 
     def blocks(self, rank, array, blocks):
         self._note(lambda: self.told.append((rank, array, blocks)))
+
+    def step_time(self, rank, step, time):
+        self._note(lambda: self.times.append((rank, step, time)))
 
     def step_end(self, rank, info):
         self._note(lambda: self.steps.append((rank, info)))

@@ -289,6 +289,12 @@ static int obey(const char *command)
         return ips_bridge_wait(bridge, strtod(word(), NULL));
     if (!strcmp(command, "step_end"))
         return ips_bridge_step_end(bridge, number());
+    if (!strcmp(command, "first_step"))
+        return ips_bridge_first_step(bridge) == number() ? 0 : IPS_BRIDGE_USAGE;
+    if (!strcmp(command, "step_time")) {
+        int64_t step = number();
+        return ips_bridge_step_time(bridge, step, strtod(word(), NULL));
+    }
     if (!strcmp(command, "rewind"))
         return ips_bridge_rewind(bridge, number());
     if (!strcmp(command, "close")) {

@@ -259,6 +259,13 @@ class Rank:
     def step_end(self, step):
         self.bridge.step_end(int(step))
 
+    def first_step(self, expected):
+        if self.bridge.first_step != int(expected):
+            raise errors.BridgeError(f"the first step is {self.bridge.first_step}")
+
+    def step_time(self, step, time):
+        self.bridge.step_time(int(step), float(time))
+
     def close(self, aborted, *reason):
         self.bridge.close("aborted" if int(aborted) else "ok", " ".join(reason))
 

@@ -725,3 +725,20 @@ def test_step_ends_travel(start, sinks, tmp_path):
             info.step for _, info in sink.steps
         ] == [0, 1, 2]
         assert sink.steps[-1][1].counters[0].blocks == (4, 2, 2, 0, 0)
+
+
+def test_physical_times_travel_once_for_each_step_that_somebody_wants(start, sinks, tmp_path):
+    spec = spec_of(count=4)
+    (sink,) = sinks()
+    contract = agree(spec, selections=[Selection.from_key(np.s_[::2], (4, 8, 12))])
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        (rank,) = offer_blocks(start, spec, (1, 1))
+        join_all([rank], contact, tmp_path)
+        for step in range(4):
+            rank("step_time", step, 0.1 * step)
+            rank("step_time", step, 0.1 * step)
+            rank("put", "t", step, "C")
+        with pytest.raises(RankError, match="must be finite"):
+            rank("step_time", 3, "inf")
+        rank("close", 0)
+        assert sink.times == [(0, 0, 0.0), (0, 2, 0.2)]

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import struct
 import subprocess
 from pathlib import Path
 
@@ -201,6 +202,9 @@ def pack_words(name, f):
             return words(f["array"], f["seq"], f["chunk"], f["t"], f["rows"])
         case "StepEnd":
             return words(f["step"], f["waited_ns"]) + counters_words(f["counters"])
+        case "StepTime":
+            (bits,) = struct.unpack("<q", struct.pack("<d", f["time"]))
+            return words(f["step"], bits)
         case "Bye":
             found = words(f["last_step"], f["status"]) + counters_words(f["counters"])
             return [*found, text(f["reason"])]

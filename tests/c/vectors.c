@@ -320,6 +320,12 @@ static void do_pack(void)
         h.info_length = n_info;
         ipsb_pack_hello(&out, &h);
         free(proof), free(run), free(digest), free(info);
+    } else if (op == OP_STEP_TIME) {
+        int64_t step = number();
+        int64_t bits = number();
+        double time;
+        memcpy(&time, &bits, sizeof time);
+        ipsb_pack_step_time(&out, step, time);
     } else if (op == OP_GREETING) {
         size_t length;
         uint8_t *nonce = bytes(&length);

@@ -59,6 +59,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.Rows(array=1, chunk=7, t=3, rows=0, seq=8),
     m.StepEnd(step=-1, waited_ns=123456789, counters=COUNTERS),
+    m.StepTime(step=-7, time=0.1),
     m.Want(array=1, row=12),
     m.Dropped(array=1, chunk=24, seq=9),
     m.Gone(array=1, chunk=25),

@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import xarray as xr
-from workflows import BIN, PARTS, Workflow
+from loop_runs import ANALYTICS, CELLS, check, loop, record_of, results, simulation
+from workflows import BIN, PARTS
 
 pytestmark = pytest.mark.course
-
-CELLS = 12
-ANALYTICS = {
-    "NAME": "Analytics",
-    "MODULE": "ips_components.analytics",
-    "ANALYSIS": "loop_analysis:series",
-    "DASK_PPW": 1,
-    "DASK_WORKERS_PER_NODE": 2,
-    "FIGURE": False,
-}
-
-
-def simulation(name: str, arguments: str, nproc: int = 2, **more) -> dict:
-    return {
-        "NAME": "Simulation",
-        "MODULE": "ips_components.simulation",
-        "SUB_CLASS": name,
-        "NPROC": nproc,
-        "EXECUTABLE": BIN / "python",
-        "ARGS": f"{PARTS}/counting.py {name} {CELLS} {arguments}",
-        **more,
-    }
-
-
-def loop(directory: Path, launches: int, components: dict, **driver) -> Workflow:
-    return Workflow(
-        directory,
-        {"DRIVER": {"NAME": "GenericDriver", "MODULE": "generic_driver", **driver}, **components},
-        platform={"MPIRUN": "mpiexec"},
-        time_loop={"MODE": "REGULAR", "START": 0, "FINISH": launches, "NSTEP": launches},
-    )
-
-
-def record_of(flow: Workflow) -> dict:
-    (run,) = flow.root.glob("run_*")
-    return json.loads((run / "run.json").read_text())
-
-
-def results(flow: Workflow) -> xr.Dataset:
-    (run,) = flow.root.glob("run_*")
-    with xr.open_zarr(run / "results.zarr", consolidated=False) as dataset:
-        return dataset.load()
-
-
-def check(flow: Workflow, name: str, n_steps: int) -> None:
-    expected = 100.0 * CELLS * np.arange(n_steps) + np.arange(CELLS).sum()
-    found = results(flow)
-    np.testing.assert_array_equal(found[f"{name}_series"], expected)
-    assert float(found[f"{name}_total"]) == expected.sum()
 
 
 @pytest.mark.timeout(200)
@@ -79,6 +28,9 @@ def test_every_launch_puts_into_the_same_arrays(tmp_path, leaves_nothing, order,
     ended = flow.run(150)
     assert ended.status == 0, ended.output + ended.log
     check(flow, "field", 12)
+    series = results(flow)["field_series"]
+    np.testing.assert_allclose(series["time"], np.arange(1, 13) / 4)  # four steps per interval
+    np.testing.assert_array_equal(series["step"], np.arange(12))
     record = record_of(flow)
     assert record["status"] == "ok"
     assert record["ledger"]["closed"]
@@ -127,10 +79,14 @@ def test_results_come_back_during_the_loop(tmp_path, leaves_nothing):
 
 @pytest.mark.timeout(200)
 def test_a_code_that_counts_from_zero_runs_unchanged(tmp_path, leaves_nothing):
-    """Its array is described with the steps of one launch; the number of ranks may change."""
+    """Its array is described with the steps of one launch; it says its own physical times."""
     components = {
         "SIM": simulation(
-            "field", "4 --total 4 --from-zero", nproc=3, RENUMBER=True, STEPS_PER_LAUNCH=4
+            "field",
+            "4 --total 4 --from-zero --clock {TIME}",
+            nproc=3,
+            RENUMBER=True,
+            STEPS_PER_LAUNCH=4,
         ),
         "ANALYTICS": ANALYTICS,
     }
@@ -138,6 +94,8 @@ def test_a_code_that_counts_from_zero_runs_unchanged(tmp_path, leaves_nothing):
     ended = flow.run(150)
     assert ended.status == 0, ended.output + ended.log
     check(flow, "field", 12)
+    times = [launch + 0.125 * step for launch in (1, 2, 3) for step in range(4)]
+    np.testing.assert_array_equal(results(flow)["field_series"]["time"], times)
 
 
 @pytest.mark.timeout(200)

@@ -26,7 +26,8 @@ module ips_bridge
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
     public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
     public :: bridge_first_step
-    public :: bridge_step_end, bridge_progress, bridge_wait, bridge_receive, bridge_should_stop
+    public :: bridge_step_end, bridge_step_time, bridge_progress, bridge_wait, bridge_receive
+    public :: bridge_should_stop
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
     public :: bridge_close, bridge_free, bridge_error, bridge_lost
 
@@ -243,6 +244,14 @@ module ips_bridge
             type(c_ptr), value :: handle
             integer(c_int64_t), value :: step
         end function c_step_end
+
+        integer(c_int) function c_step_time(handle, step, time) &
+                bind(C, name='ips_bridge_step_time')
+            import :: c_double, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int64_t), value :: step
+            real(c_double), value :: time
+        end function c_step_time
 
         integer(c_int) function c_progress(handle) bind(C, name='ips_bridge_progress')
             import :: c_int, c_ptr
@@ -579,6 +588,16 @@ contains
 
         status = c_step_end(self%handle, int(step, c_int64_t))
     end subroutine bridge_step_end
+
+    ! Physical time of a step, which becomes the coordinate of results.
+    subroutine bridge_step_time(self, step, time, status)
+        type(bridge), intent(in) :: self
+        integer, intent(in) :: step
+        real(c_double), intent(in) :: time
+        integer, intent(out) :: status
+
+        status = c_step_time(self%handle, int(step, c_int64_t), time)
+    end subroutine bridge_step_time
 
     subroutine bridge_progress(self, status)
         type(bridge), intent(in) :: self

@@ -29,7 +29,8 @@
  *   acquire acquire_block    independent  for credit and a free buffer       the bridge's
  *   publish discard          independent  TCP: until the kernel took it      not to be touched any more
  *   wants rewind             independent  no
- *   step_end progress        independent  no
+ *   step_end step_time        independent  no
+ *   progress                  independent  no
  *   wait                     independent  until receivers took all, or timeout
  *   receive                  rank 0       for the value, or timeout          value: the bridge's
  *   should_stop              independent  no
@@ -267,6 +268,10 @@ IPS_BRIDGE_API int64_t ips_bridge_first_step(const ips_bridge *bridge);
  * solvers that repeat steps. Refused, with IPS_BRIDGE_USAGE, when this rank has sent something of
  * such a step, since the analysis may have used it. Every rank goes back alike. */
 IPS_BRIDGE_API int ips_bridge_rewind(ips_bridge *bridge, int64_t step);
+
+/* Say the physical time of a step, before what is put of it or between; it becomes the coordinate of
+ * results. Said once for a step, by any rank; the time loop's counts where it is not said. */
+IPS_BRIDGE_API int ips_bridge_step_time(ips_bridge *bridge, int64_t step, double time);
 
 /* Say that this rank has put all of a step; the next step's first put implies it. */
 IPS_BRIDGE_API int ips_bridge_step_end(ips_bridge *bridge, int64_t step);

@@ -478,6 +478,11 @@ public:
     }
 
     void step_end(std::int64_t step) { check(ips_bridge_step_end(state_->bridge, step)); }
+    // Physical time of a step, which becomes the coordinate of results.
+    void step_time(std::int64_t step, double time)
+    {
+        check(ips_bridge_step_time(state_->bridge, step, time));
+    }
     void progress() { check(ips_bridge_progress(state_->bridge)); }
     /* Step at which this launch of the program goes on; 0 in the first one. */
     std::int64_t first_step() const { return ips_bridge_first_step(state_->bridge); }

@@ -269,23 +269,6 @@ void ipsb_end_step(ips_bridge *b, bool now)
     send_account(b, b->step, now);
 }
 
-int ips_bridge_step_end(ips_bridge *b, int64_t step)
-{
-    if (!b)
-        return IPS_BRIDGE_USAGE;
-    if (!b->joined || b->closed)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is not open");
-    step += b->shift;
-    if (!b->in_step) {
-        b->in_step = true;
-        b->step = step;
-    }
-    if (b->step == step)
-        ipsb_end_step(b, true);
-    ipsb_progress(&b->links, 0);
-    return ipsb_check(b);
-}
-
 int ips_bridge_array_wants(const ips_bridge_array *a, int64_t step)
 {
     return a && a->bridge->joined && !a->bridge->closed && a->contract && !ipsb_is_detached(a->bridge) &&

@@ -38,6 +38,8 @@ struct ips_bridge {
     bool many_launches;
     bool in_step;
     int64_t step;
+    bool any_timed;
+    int64_t timed; /* the last step whose physical time was said */
     uint64_t waited_ns;
 };
 

@@ -110,6 +110,17 @@ void ipsb_pack_step_end(buffer *out, int64_t step, uint64_t waited_ns, const uin
     counters_into(p + 24, counters, n);
 }
 
+void ipsb_pack_step_time(buffer *out, int64_t step, double time)
+{
+    uint64_t bits;
+    uint8_t *p = frame(out, OP_STEP_TIME, 0, 0, 0, 16, 0);
+    if (!p)
+        return;
+    memcpy(&bits, &time, sizeof bits);
+    set64(p, (uint64_t)step);
+    set64(p + 8, bits);
+}
+
 void ipsb_pack_bye(buffer *out, int64_t last_step, uint32_t status, const uint64_t *counters,
                    uint32_t n, const char *reason)
 {

@@ -25,6 +25,7 @@ enum {
     OP_BYE,
     OP_PING,
     OP_GREETING = 13,
+    OP_STEP_TIME,
     OP_WELCOME = 32,
     OP_CONTRACT,
     OP_CREDIT,
@@ -112,6 +113,7 @@ void ipsb_pack_rows(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, u
                     uint64_t rows);
 void ipsb_pack_step_end(buffer *out, int64_t step, uint64_t waited_ns, const uint64_t *counters,
                         uint32_t n);
+void ipsb_pack_step_time(buffer *out, int64_t step, double time);
 void ipsb_pack_bye(buffer *out, int64_t last_step, uint32_t status, const uint64_t *counters,
                    uint32_t n, const char *reason);
 void ipsb_pack_slot(buffer *out, uint32_t slot, uint32_t ring, uint64_t size, uint32_t length,

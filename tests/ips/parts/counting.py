@@ -40,6 +40,7 @@ parser.add_argument("--kill", default="")
 parser.add_argument("--first", type=int)
 parser.add_argument("--undescribed", action="store_true")
 parser.add_argument("--read-state", default="")
+parser.add_argument("--clock", type=float)
 options = parser.parse_args()
 comm = MPI.COMM_WORLD
 if options.read_state and comm.rank == 0:
@@ -74,4 +75,6 @@ with Bridge(comm=comm, arrays=None if options.undescribed else [array]) as bridg
         if when == f"{options.launch}:{count}" and comm.rank == 0:
             bridge.wait()
             kill(word)
-        bridge.put(options.name, count if options.from_zero else step, 100.0 * step + mine)
+        time = None if options.clock is None else options.clock + 0.125 * count
+        number = count if options.from_zero else step
+        bridge.put(options.name, number, 100.0 * step + mine, time=time)

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from ips_components.analysis import results as _results
+from ips_components.analysis import time_axes
 from ips_components.analysis.results import ResultStore, lazy_parts, name_results
 from ips_components.errors import ConfigError, ContractError
 
@@ -391,3 +392,67 @@ def test_a_large_result_that_failed_is_not_left_half_written(tmp_path, monkeypat
     store.discard("big")
     store.write({"small": np.ones(2)})
     assert set(store.summary()) == {"small"}
+
+
+# -- steps and physical times ----------------------------------------------------------------
+
+
+def times_of(run, steps):
+    """Two simulations, one of which is ten times as slow."""
+    return np.array([*steps]) * {"fast": 0.5, "slow": 5.0, "timeless": np.nan}[run]
+
+
+def with_steps(steps, run="fast", dim="time"):
+    values = np.arange(len(steps)) + 0.5
+    coords = {dim: time_axes.step_coordinate(dim, run, steps)}
+    return xr.DataArray(values, dims=dim, coords=coords)
+
+
+@FORMATS
+def test_steps_of_results_become_physical_times(tmp_path, format):
+    """Also where a result is a plain array, a part, or what was computed of parts."""
+    store = ResultStore(tmp_path / f"r.{format}", format)
+    whole = with_steps(range(6))
+    values = {
+        "whole": whole,
+        "part": whole[::2] * 2,
+        "plain": np.arange(6.0),
+        "slow": with_steps(range(6), "slow"),
+        "unknown": with_steps(range(6), "timeless"),
+        "own": whole.assign_coords(time=whole.time * 7),
+    }
+    store.name_dims("plain", ("time",), "K", time_axes.TimeAxis("time", "fast", range(6)))
+    store.write(values, times_of)
+    with store.open() as found:
+        for name in ("whole", "plain"):
+            np.testing.assert_array_equal(found[name]["time"], 0.5 * np.arange(6))
+            np.testing.assert_array_equal(found[name]["step"], np.arange(6))
+        assert found["time"].attrs == {"long_name": "time"}
+        assert found["step"].attrs == {"long_name": "simulation step"}
+        for name, times in (
+            ("part", [0.0, 1.0, 2.0]),
+            ("slow", 5.0 * np.arange(6)),
+            ("unknown", np.arange(6)),
+            ("own", 7 * np.arange(6)),
+        ):
+            (dim,) = found[name].dims
+            np.testing.assert_array_equal(found[name][dim], times, err_msg=name)
+        (dim,) = found["part"].dims
+        np.testing.assert_array_equal(found["part_step"], [0, 2, 4])
+
+
+def test_steps_of_large_results_become_physical_times(tmp_path, monkeypatch):
+    """Their workers have written them when nobody knew the times yet."""
+    monkeypatch.setattr(_results, "GATHER_LIMIT", 64)
+    store = ResultStore(tmp_path / "r.zarr")
+    big = with_steps(range(100)).chunk({"time": 10})
+    named = {"big": big, "small": with_steps(range(100)).isel(time=slice(2))}
+    gathered, stored = store.plan(named)
+    assert list(stored) == ["big"]
+    dask.compute(*stored.values())
+    store.write(gathered | {"curve": with_steps(range(100))}, times_of)
+    with store.open() as found:
+        np.testing.assert_array_equal(found["big"]["time"], 0.5 * np.arange(100))
+        np.testing.assert_array_equal(found["big"], np.arange(100) + 0.5)
+        np.testing.assert_array_equal(found["step"], np.arange(100))
+        assert found["curve"].dims == ("time",)

@@ -34,6 +34,7 @@ class RememberingSink:
         self.counts: dict[tuple[int, int], int] = {}
         self.missed: list[Any] = []
         self.steps: list[Any] = []
+        self.times = []
         self.byes: dict[int, Any] = {}
         self.losses: dict[int, str] = {}
         self.faults: list[str] = []
@@ -63,6 +64,9 @@ class RememberingSink:
 
     def missing(self, array, chunk, rank, why):
         self._note(lambda: self.missed.append((array, chunk, rank, why)))
+
+    def step_time(self, rank, step, time):
+        self._note(lambda: self.times.append((rank, step, time)))
 
     def step_end(self, rank, info):
         self._note(lambda: self.steps.append((rank, info)))

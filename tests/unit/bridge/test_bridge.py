@@ -582,3 +582,18 @@ def test_arrays_of_equal_shape_never_share_memory_at_steps_that_nobody_wants(tmp
                     u[...], v[...] = 1, 2
                     assert (u == 1).all()
         sink.wait(lambda: len(sink.counts) == 4)
+
+
+def test_physical_times_travel_once_for_each_step_that_somebody_wants(tmp_path, lanes):
+    contract = agree(SPEC, selections=[Selection.from_key(np.s_[::2], SPEC.index_shape)])
+    field = np.zeros(SPEC.shape)
+    with receivers(tmp_path, contract, contact_options={"lanes": lanes}) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            for step in range(4):
+                bridge.put("t", step, field, time=0.5 * step)
+            with bridge.block("t", 4, time=7) as cells:
+                cells[...] = 0
+            with pytest.raises(BridgeError, match="must be finite"):
+                bridge.step_time(4, float("nan"))
+            bridge.put("t", 5, field)
+        assert sink.times == [(0, 0, 0.0), (0, 2, 1.0), (0, 4, 7.0)]

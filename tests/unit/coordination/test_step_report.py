@@ -122,3 +122,17 @@ def test_a_rank_lost_between_two_messages_is_accounted_for():
     assert state.ledger.closed()
     blocks = state.ledger.accounts()["t"].blocks
     assert (blocks["produced"], blocks["delivered"], blocks["lost"]) == (N_RANKS + 1, N_RANKS, 1)
+
+
+def test_physical_times_travel_with_the_ends_of_steps():
+    tally = StepTally()
+    assert tally.add_time(3, 0.5)
+    assert not tally.add_time(4, 0.75)
+    assert not tally.add_time(3, 9.0)  # another rank says it again
+    report = StepReport.from_message(tally.take(()).to_message())
+    assert report.timed.tolist() == [3, 4]
+    assert report.times.tolist() == [0.5, 0.75]
+    state = RunState("r")
+    state.step_ends(report)
+    assert state.times == {3: 0.5, 4: 0.75}
+    assert tally.take(()) is None

@@ -1,0 +1,103 @@
+"""Physics components that run their codes as tasks of task pools; they know nothing of coupling."""
+
+import sys
+
+import numpy as np
+from ipsframework import Component
+
+from ips_components import ips_compat
+
+ips_compat.install()
+
+CELLS = 12
+
+
+def member(name):
+    """A Python task that puts one step of a whole field, wherever the run is."""
+    from ips_components.bridge import Bridge
+
+    with Bridge() as bridge:
+        step = bridge.first_step
+        bridge.put(name, step, 100.0 * step + np.arange(CELLS))
+    return 0
+
+
+def part(name, rank, size):
+    """A Python task that is one rank of several, and puts its part of two steps."""
+    from ips_components.bridge import Array, Bridge
+
+    rank, size = int(rank), int(size)  # IPS hands arguments on as text
+    first, last = CELLS * rank // size, CELLS * (rank + 1) // size
+    array = Array(name, shape=(CELLS,), offset=(first,), steps=range(6))
+    with Bridge(rank=rank, size=size, arrays=[array]) as bridge:
+        for step in range(bridge.first_step, bridge.first_step + 2):
+            bridge.put(name, step, 100.0 * step + np.arange(first, last))
+    return rank
+
+
+def plain(name):
+    """A Python task that has nothing to do with the run."""
+    return len(name)
+
+
+class PoolPhysics(Component):
+    """Submits a pool at each step: ``TASKS`` says of which kind, ``USE_DASK`` how."""
+
+    def init(self, timestamp=0.0):
+        pass
+
+    def step(self, timestamp=0.0):
+        services, cwd = self.services, self.services.get_working_dir()
+        kind, count = self.TASKS.split(":")
+        count, name = int(count), self.ARRAY
+        services.create_task_pool("pool")
+        for i in range(count):
+            if kind == "members":
+                what = [1, cwd, member, name]
+            elif kind == "ranks":
+                what = [1, cwd, part, name, i, count]
+            else:
+                words = self.PROGRAM.split()
+                what = [int(self.TASK_NPROC), cwd, words[0], *words[1:]]
+            services.add_task("pool", f"task_{i}", *what, **self.log_of(kind, i))
+        if kind == "members":
+            services.add_task("pool", "plain", 1, cwd, plain, name)
+        dask = self.USE_DASK == "True"
+        services.submit_tasks("pool", use_dask=dask, dask_nodes=1, dask_ppw=count)
+        found = {}
+        while len(found) < count:
+            found |= services.get_finished_tasks("pool")
+        services.remove_task_pool("pool")
+        if kind == "programs" and any(found.values()):
+            raise RuntimeError(f"tasks failed: {found}")
+
+    def log_of(self, kind, i):
+        return {"logfile": f"task_{i}.log"} if kind == "programs" else {}
+
+    def finalize(self, timestamp=0.0):
+        pass
+
+
+class Prepared(Component):
+    """Its code is prepared by a task of its own, and judged by one that may fail."""
+
+    def init(self, timestamp=0.0):
+        pass
+
+    def step(self, timestamp=0.0):
+        self.run("-c", "print('prepared')")
+        if self.run(*self.OPTIONS.split(), nproc=2) != 0:
+            raise RuntimeError("the code failed")
+        self.run("-c", "raise SystemExit(3)")
+
+    def run(self, *arguments, nproc=1):
+        cwd = self.services.get_working_dir()
+        task = self.services.launch_task(nproc, cwd, sys.executable, *arguments, logfile="own.log")
+        return self.services.wait_task(task)
+
+    def finalize(self, timestamp=0.0):
+        pass
+
+
+if __name__ == "__main__":
+    member(sys.argv[1])
