@@ -135,7 +135,8 @@ class Checker:
                     simulations.append(coupled.simulation(component, common))
                 elif component.kind == "analytics":
                     analytics.append(coupled.analytics(component, common))
-                elif common.coupled:
+            if common.coupled and not component.kind:
+                with self.problems.judged(True):  # what these parameters say is for us
                     foreign.append(coupled.foreign(component, common))
         check_coupling(self.conf, components, [*simulations, *foreign], analytics, self.problems)
         return RunConfig(

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: Bars in the figure of the ranks' waiting; more ranks share bars.
 MAX_BARS = 256
-#: Newest faults on the page.
+#: Newest launches and faults on the page.
+MAX_LAUNCHES = 100
 MAX_FAULTS = 100
 #: Shortest token that is accepted.
 MIN_TOKEN = 16
@@ -132,6 +133,10 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
                 "alive": endpoint["address"] in live.workers,
             }
             for endpoint in state.endpoints.values()
+        ],
+        "launches": [
+            _pick(launch.to_json(), "launch", "first_step", "time", "began", "ended", "ok")
+            for launch in live.launches[-MAX_LAUNCHES:]
         ],
         "contract": live.contract.table() if live.contract is not None else [],
         "fault_log": [fault.to_json() for fault in state.faults[-MAX_FAULTS:]],

@@ -65,6 +65,8 @@ class Analytics(Component):
     _attended = False
     """Whether the driver watches the run, and writes its record."""
     _pool: AnalyticsPool | None = None
+    _known: dict[str, Any]
+    """The record `coupling.RUN`, from `init` on."""
     _outcome: dict[str, Any] | None = None
 
     def init(
@@ -99,7 +101,7 @@ class Analytics(Component):
         pool = self._pool = AnalyticsPool(
             self.services, config, run_config, run, run_dir, self._state, self._loop.windows
         )
-        self._known: dict[str, Any] = {
+        self._known = {
             "port": config.port,
             "run": run,
             "run_dir": str(run_dir),
@@ -288,6 +290,26 @@ class Analytics(Component):
         self._keep_coordinator_record(self._pool)
         self._fail(AnalyticsFailed(cause))
 
+    def conclude_terminated(self) -> None:
+        """Write the record of a run that the workflow ends before `finalize`.
+
+        The framework does not answer services any more, and has left the cause.
+        """
+        pool = self._pool
+        if pool is None or self._attended or self._known.get("state") != OPEN:
+            return
+        file = pool.run_dir / ips_compat.CAUSE
+        cause = f"the workflow ended before finalize of {pool.config.port} was called"
+        with suppress(OSError):
+            cause = file.read_text()
+            file.unlink()
+        conclusion = self._conclusion(pool)
+        with suppress(Exception):  # a pool that is lost knows nothing any more
+            conclusion.records = {COORDINATOR: self._coordinator_record(pool)}
+        conclusion.records = conclusion.records or {COORDINATOR: {}}
+        conclusion.write(AnalyticsFailed(cause))
+        pool.withdraw()
+
     def terminate_pool(self) -> None:
         """End the pool when its result was not taken."""
         if self._pool is not None:
@@ -334,18 +356,20 @@ class Analytics(Component):
     def _conclude(self, error: BaseException | None) -> str:
         """Write the record; return why the run failed, empty when it went well."""
         assert self._pool is not None
-        conclusion = Conclusion(
-            self.services,
-            self._pool.run_config,
-            self._pool.run,
-            self._pool.run_dir,
-            self._started,
-            dict(self._pool.address),
-            self._outcome or {},
-        )
-        cause = conclusion.write(error)
+        cause = self._conclusion(self._pool).write(error)
         self._publish_state(FAILED if cause else DONE, cause)
         return cause
+
+    def _conclusion(self, pool: AnalyticsPool) -> Conclusion:
+        return Conclusion(
+            self.services,
+            pool.run_config,
+            pool.run,
+            pool.run_dir,
+            self._started,
+            dict(pool.address),
+            self._outcome or {},
+        )
 
     def _end_simulations(self) -> None:
         """Let the coordinator know that nothing will be launched any more."""
@@ -419,16 +443,20 @@ class Analytics(Component):
 
     def _keep_coordinator_record(self, pool: AnalyticsPool) -> None:
         """Keep what the coordinator knows, for the record of the run."""
-        from ips_components import analysis
-
         with suppress(Exception):  # a pool that is lost knows nothing any more
-            client = pool.running.client
-            records = {
-                port: analysis.run_record(client, run, within=_ANSWER)
-                for port, run in pool.runs.items()
-            }
-            whole = one_record(records)
+            whole = self._coordinator_record(pool)
             self._records.write(COORDINATOR, whole)
             fatal = whole["fatal"] or {}
             if fatal.get("who") == "analysis":
                 self.services.error("the analysis failed\n%s", fatal["cause"])
+
+    def _coordinator_record(self, pool: AnalyticsPool) -> dict[str, Any]:
+        from ips_components import analysis
+
+        client = pool.running.client
+        return one_record(
+            {
+                port: analysis.run_record(client, run, within=_ANSWER)
+                for port, run in pool.runs.items()
+            }
+        )

@@ -36,6 +36,8 @@ class Conclusion:
         Where the scheduler was, and what it was to compute.
     outcome
         What the analysis returned: ``results``, ``variables``, ``contract``.
+    records
+        What the components know of each other; that of the framework by default.
     """
 
     services: Any
@@ -45,6 +47,7 @@ class Conclusion:
     started: float
     pool: dict[str, Any] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Any]] | None = None
 
     def write(self, error: BaseException | None) -> str:
         """Write record, report and figure, and print the summary.
@@ -67,10 +70,10 @@ class Conclusion:
         ProgressFile.wanted().note(
             doing="drawing the figure and writing the report", run_dir=str(self.run_dir)
         )
-        records = Records(self.services)
-        coordinator = records.read(COORDINATOR)
+        read = Records(self.services).read if self.records is None else self._known
+        coordinator = read(COORDINATOR)
         simulations = self.config.coupled_ports
-        launches = {each.port: records.read(launches_of(each.port)) for each in simulations}
+        launches = {each.port: read(launches_of(each.port)) for each in simulations}
         cause = None if error is None else in_short(ips_compat.describe(error))
         if isinstance(error, SystemExit):
             cause = "the run was ended by a signal"
@@ -100,6 +103,9 @@ class Conclusion:
         write_report(self.run_dir, record)
         print_summary(record, self.run_dir)
         return cause or ""
+
+    def _known(self, name: str) -> Mapping[str, Any]:
+        return (self.records or {}).get(name, {})
 
     def _who_ran(
         self, coordinator: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]

@@ -101,6 +101,13 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         whole["ledger"]["closed"] &= record["ledger"]["closed"]
         whole["ledger"]["arrays"].update(record["ledger"]["arrays"])
         whole["contract"]["arrays"] += record["contract"]["arrays"]
+    launched = [
+        {**each, "simulation": port}
+        for port, record in records.items()
+        for each in record.get("launches", ())
+    ]
+    if launched:
+        whole["launches"] = sorted(launched, key=lambda launch: launch["began"])
     whole["faults"].sort(key=lambda fault: fault["t"])
     whole["samples"].sort(key=lambda sample: sample["t"])
     whole["steps"] = _steps(records.values())

@@ -18,10 +18,12 @@ from ips_components.ips_compat._configs import check_new_framework, run_config
 from ips_components.ips_compat._ips import check_version
 from ips_components.ips_compat._launch import CoupledPool, CoupledTask, couple_tasks
 from ips_components.ips_compat._running_pool import RunningPool, TaskPoolError, running_pool
+from ips_components.ips_compat._supervisor import CAUSE
 from ips_components.ips_compat._text import describe, tail
 from ips_components.ips_compat._tls import make_credentials
 
 __all__ = [
+    "CAUSE",
     "CoupledPool",
     "CoupledTask",
     "RunningPool",

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -52,7 +53,14 @@ def install() -> None:
     @wraps(run)
     def __run__(self: Component) -> None:
         _prepare_process(self)
-        run(self)
+        try:
+            run(self)
+        except SystemExit:
+            conclude = getattr(self, "conclude_terminated", None)
+            if conclude is not None and terminating.is_set():
+                with suppress(Exception):  # what is left is to end
+                    conclude()
+            raise
 
     @wraps(terminate)
     def terminate_component(self: Component, status: int) -> None:

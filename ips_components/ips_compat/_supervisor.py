@@ -42,6 +42,8 @@ from ips_components.ips_compat._queues import PollingQueue
 from ips_components.ips_compat._text import describe
 
 RUN_RECORD = "IPS_COMPONENTS_RECORD_RUN"
+CAUSE = ".cause"
+"""File in the directory of a run that is ended from outside: why."""
 """Parameter of a simulation in which its analytics keeps the state of the coupled run."""
 
 WAIT_ANY = "ips_components_wait_any"
@@ -132,6 +134,7 @@ class Supervisor:
             simulation = framework.config_manager.sim_map[sim_name]
             self._note_deaths()
             self._note_open_run(simulation.sim_conf)
+            self._leave_cause(simulation.sim_conf)
             self._end_processes(simulation.process_list)
             self._forget_messages(simulation.all_comps)
             terminate_sim(sim_name)
@@ -343,6 +346,19 @@ class Supervisor:
                 )
             )
 
+    def _leave_cause(self, config: Mapping[str, Any]) -> None:
+        """Leave the cause of the end where the analytics of an open run finds it.
+
+        Its process gets a signal next, and writes the record of the run.
+        """
+        text = config.get(RUN_RECORD)
+        record = json.loads(text) if text else {}
+        if record.get("state") != "open":
+            return
+        cause = f"ended by {signal.Signals(self._signal).name}" if self._signal else self.cause()
+        with contextlib.suppress(OSError):
+            Path(record["run_dir"], CAUSE).write_text(cause)
+
     # --- the end --------------------------------------------------------------------------------
 
     def _run(self, run: Any) -> bool:
@@ -419,10 +435,12 @@ class Supervisor:
         self._closed = True
         # A framework that ended by itself has ended its components; this is for all other ways.
         # The process that writes the log goes last, since the others may have something to say.
+        manager = self.framework.config_manager
+        for simulation in manager.sim_map.values():
+            self._leave_cause(simulation.sim_conf)
         children = multiprocessing.active_children()
         self._end_processes(child for child in children if child is not self._logger)
         self._end_processes(children)
-        manager = self.framework.config_manager
         for simulation in manager.sim_map.values():
             self._forget_messages(simulation.all_comps)
         for path in self._log_pipes():

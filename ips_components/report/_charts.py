@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ips_components.report._launches import caption, draw_lanes, lanes_of
 from ips_components.report._numbers import byte_scale, duration, size, time_scale
 from ips_components.report._series import (
     Interval,
@@ -65,6 +66,7 @@ def charts(record: Mapping[str, Any]) -> list[Chart]:
     times = _times(record)
     drawn = [
         _phases(record),
+        _launches(record),
         _timeline(record, times),
         _throughput(record, times),
         _memory(record, _times(record, whole=True)),
@@ -107,6 +109,29 @@ def _phases(record: Mapping[str, Any]) -> Chart | None:
         "first put to the last complete step. End: what is left of the analysis, results, figure."
     )
     return _chart("phases", "The whole run", caption, draw)
+
+
+def _launches(record: Mapping[str, Any]) -> Chart | None:
+    """One lane for each simulation that was launched again and again, one bar for each launch."""
+    lanes, times = lanes_of(record), _times(record, whole=True)
+    if not lanes or times is None:
+        return None
+
+    def draw(width: float) -> Canvas:
+        canvas = Canvas(width, 0, "Launches of the simulations over time")
+        x = times.axis(width)
+        entries = [("sim", "launch")]
+        if any(each["ended"] is not None and not each["ok"] for _, all_ in lanes for each in all_):
+            entries.append(("bad", "launch that failed"))
+        top = canvas.legend(LEFT, 14, entries) + 14
+        bottom = draw_lanes(canvas, lanes, x, top, times.of, times.high)
+        for value in x.ticks(int(width / 90)):
+            canvas.text(x.at(value), bottom + 12, tick(value), "tick", "middle")
+        canvas.text(x.stop, bottom + 29, times.label, "axis", "end")
+        canvas.height = bottom + 37
+        return canvas
+
+    return _chart("launches", "Launches", caption(lanes), draw)
 
 
 def _timeline(record: Mapping[str, Any], times: Times | None) -> Chart | None:

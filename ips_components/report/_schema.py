@@ -62,6 +62,19 @@ _simulation = Entry(
         "exit_status": COUNT,
         "source": TEXT,
         "hosts": Listing(TEXT),
+        "launches": Listing(
+            Entry(
+                {
+                    "launch": COUNT,
+                    "first_step": COUNT,
+                    "time": ANY,
+                    "nproc": COUNT,
+                    "started": NUMBER,
+                    "ended": NUMBER,
+                    "ok": FLAG,
+                }
+            )
+        ),
     }
 )
 

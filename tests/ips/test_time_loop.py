@@ -171,6 +171,33 @@ def test_calls_that_the_driver_forgets(tmp_path, leaves_nothing, skip, cause):
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ({"RAISE": 2}, "the driver gives up at 2.0"),
+        ({"EXIT": 2}, "exit status 7"),
+        ({"SKIP": "ANALYTICS.finalize"}, "finalize of ANALYTICS was never called"),
+    ],
+    ids=["raises", "dies", "forgets"],
+)
+def test_a_workflow_that_ends_before_finalize_has_a_record(tmp_path, leaves_nothing, how, cause):
+    """The first launch is in it; the exit status and the last lines have the same cause."""
+    components = {"SIM": simulation("field", "4 --total 12"), "ANALYTICS": ANALYTICS}
+    flow = loop(tmp_path, 3 if "SKIP" not in how else 1, components, **how)
+    ended = flow.run(150)
+    assert ended.status == 1, ended.output
+    assert cause in ended.last_lines
+    record = record_of(flow)
+    assert record["status"] == "failed"
+    assert cause in record["cause"]
+    assert [launch["ok"] for launch in record["launches"]] == [True]
+    assert record["ledger"]["arrays"]["field"]["blocks"]["delivered"] == 8
+    (run,) = flow.root.glob("run_*")
+    assert (run / "report.html").exists()
+    assert not (run / ".cause").exists()
+
+
+@pytest.mark.timeout(200)
 def test_a_foreign_component_takes_part_with_one_line(tmp_path, leaves_nothing):
     """Two of them, one launched at every time and one at every third, feed one analysis."""
 

@@ -1,5 +1,7 @@
 """A driver like those of ips-wrappers: it knows ports and times, and nothing of coupling."""
 
+import os
+
 from ipsframework import Component
 
 from ips_components import ips_compat
@@ -11,7 +13,8 @@ class GenericDriver(Component):
     """Calls ``init`` of every port, ``step`` of each for every time, ``finalize`` of each.
 
     ``CALL`` in its section says how: ``call``, ``nonblocking`` (one after the other) or
-    ``together`` (the steps of all ports at once). ``SKIP`` names calls that it forgets.
+    ``together`` (the steps of all ports at once). ``SKIP`` names calls that it forgets, ``RAISE`` a
+    time at which it fails itself, ``EXIT`` one at which its process ends.
     """
 
     def init(self, timestamp=0.0):
@@ -29,6 +32,10 @@ class GenericDriver(Component):
             self.do(name, port, "restart" if mode == "RESTART" else "init", times[0])
         for t in times[1:]:
             services.update_time_stamp(t)
+            if t == float(getattr(self, "RAISE", -1)):
+                raise RuntimeError(f"the driver gives up at {t}")
+            if t == float(getattr(self, "EXIT", -1)):
+                os._exit(7)
             if self.how == "together":
                 calls = [services.call_nonblocking(p, "step", t) for p in ports.values()]
                 services.wait_call_list(calls)

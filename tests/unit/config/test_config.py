@@ -574,3 +574,66 @@ def test_types_refuse(type_, raw):
 def test_no_text_breaks_a_type(text, type_):
     with contextlib.suppress(ValueError):
         type_.read(text)
+
+
+# -- any driver, many launches ---------------------------------------------------------------
+
+COMMON = "BIN_PATH =\n    INPUT_FILES =\n    OUTPUT_FILES =\n    SCRIPT =\n    MODULE ="
+
+
+def replaced(name, module, nproc):
+    """Changes that put a component of nobody's in the place of one of ours."""
+    return tuple(
+        f"NAME = {each}\n    NPROC = {nproc}\n    {COMMON} {where}"
+        for each, where in (
+            (name, f"ips_components.{module}"),
+            ("Component", "ipsframework.component"),
+        )
+    )
+
+
+ANY_DRIVER = replaced("Driver", "driver", 1)
+FOREIGN = replaced("Simulation", "simulation", 4)
+HEAT = "EXECUTABLE = /bin/sh\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            [(HEAT, HEAT + "    STEPS_PER_LAUNCH = 30\n")],
+            ["STEPS", "STEPS_PER_LAUNCH = 30", "HEAT"],
+        ),
+        ([(HEAT, HEAT + "    RENUMBER = True\n")], ["RENUMBER", "add STEPS_PER_LAUNCH"]),
+        (
+            [FOREIGN, (HEAT, "COUPLED = True\n    RENUMBER = yes\n")],
+            ["RENUMBER", "add STEPS_PER_LAUNCH"],
+        ),
+        ([FOREIGN, (HEAT, "COUPLED = True\n    RETRIES = many\n")], ["RETRIES"]),
+        ([("UNITS = K", "SIMULATION = HAET")], ["no port of a simulation"]),
+        (
+            [
+                FOREIGN,
+                (HEAT, "COUPLED = on\n"),
+                ("SIMULATION ANALYTICS\n", "SIMULATION\n"),
+            ],
+            ["COUPLED", "no port has an analytics"],
+        ),
+    ],
+    ids=["steps", "renumber", "renumber of own", "retries of own", "port", "no analytics"],
+)
+def test_launches_that_cannot_work_are_refused(files, changes, said):
+    problems, _ = files(ANY_DRIVER, *changes)
+    text = config.explain(problems)
+    for words in said:
+        assert words in text
+
+
+@pytest.mark.parametrize("steps", ["0:200:10", "0:50:10", "0:100"])
+def test_arrays_may_have_the_steps_of_one_launch_or_of_several(files, steps):
+    problems, _ = files(
+        ANY_DRIVER,
+        (HEAT, HEAT + "    STEPS_PER_LAUNCH = 50\n"),
+        ("STEPS = 0:200:10", f"STEPS = {steps}"),
+    )
+    assert not problems, config.explain(problems)

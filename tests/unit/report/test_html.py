@@ -289,3 +289,57 @@ def test_colours_follow_the_reader_and_missing_values_are_counted():
     # Every colour is a variable, or would stay as it is in the dark.
     style = text.split("<style>")[1].split("</style>")[0].partition("* { box-sizing")[2]
     assert not re.findall(r"(?:fill|stroke|color): #", style)
+
+
+def launched(count, port="sim", failed=(), origin=1.7e9):
+    return {
+        "port": port,
+        "launches": [
+            {
+                "launch": i,
+                "first_step": 4 * i,
+                "time": i + 1.0,
+                "nproc": 2,
+                "started": origin + 3.0 * i + 1,
+                "ended": origin + 3.0 * i + 3,
+                "ok": i not in failed,
+            }
+            for i in range(count)
+        ],
+    }
+
+
+def drawn(name, **parts):
+    record = make_record("r", status="ok", started=1.7e9, ended=1.7e9 + 20, **parts)
+    found = [chart for chart in charts(record) if chart.name == name]
+    return found[0] if found else None
+
+
+def test_a_run_of_many_launches_has_a_bar_for_each_with_the_time_of_the_loop():
+    chart = drawn("launches", simulation=launched(4, failed=[2]))
+    wide = chart.svg.partition("</svg>")[0]
+    lane = wide.partition('class="idle"')[2]
+    assert lane.count('class="sim"') == 3
+    assert lane.count('class="bad"') == 1
+    assert all(f"t = {i}" in wide for i in (1, 2, 3, 4))
+    assert "4 launches" in chart.caption and "1 of them failed" in chart.caption
+
+
+def test_each_of_several_simulations_has_a_lane():
+    parts = [launched(4, "TRANSPORT"), launched(1, "HEATING")]
+    chart = drawn("launches", simulation=parts[0], simulations=parts)
+    wide = chart.svg.partition("</svg>")[0]
+    assert wide.count('class="idle"') == 2
+    assert "TRANSPORT" in wide and "HEATING" in wide
+
+
+def test_a_run_that_is_launched_once_has_no_lane():
+    assert drawn("launches", simulation=launched(1)) is None
+    assert drawn("launches") is None
+
+
+def test_hundreds_of_launches_and_one_under_way_are_drawn():
+    many = launched(500)
+    many["launches"][-1] |= {"ended": None, "ok": None}
+    chart = drawn("launches", simulation=many)
+    assert "500 launches" in chart.caption
