@@ -3,8 +3,8 @@
 ``arrays["temperature"][::10, :64]`` is a `dask.array.Array` like any other, and everything of
 dask.array and xarray works on it. But the slicing is remembered: the simulation will send these
 steps and cells only. Slices of slices compose; integers, lists and masks are pushed down as well
-(for lists the box around them). Whatever is computed first and sliced later is still right, and
-costs whole chunks.
+(for lists the box around them). Of what is computed first and sliced later, `cells` finds the cells
+that are needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from ips_components.analysis.derived import SlicedFirst
+from ips_components.analysis.derived import SlicedFirst, with_known_values
 from ips_components.analysis.last_step import last_step, of_time
 from ips_components.analysis.time_axes import step_coordinate
 from ips_components.analysis.views import Source, View, ViewLayer
@@ -130,6 +130,7 @@ class ExternalArray(SlicedFirst):
     def __getitem__(self, index: Any) -> da.Array:
         if self.name != self.external_view.name:
             return super().__getitem__(index)  # something was assigned to a part of the array
+        index = with_known_values(index)
         items = index if isinstance(index, tuple) else (index,)
         if self.source.at_most and 0 in self.external_view.kept:
             place, time = of_time(items, self)

@@ -9,7 +9,7 @@ travels in its compact form and is optimised on the scheduler, as any other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -24,15 +24,14 @@ from dask.utils import ensure_dict
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
 from ips_components.analysis.inlining import inline_cuts
 from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.selections import blank_shapes, boxes_of, whole_boxes
 from ips_components.analysis.streaming import stream_reductions
-from ips_components.analysis.views import Index, View, ViewLayer
+from ips_components.analysis.views import ViewLayer
 from ips_components.errors import ContractError
 from ips_components.external._compat import gc_paused
 from ips_components.model.contract import ArrayContract, Contract, Policy
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.placement import Placement
-from ips_components.model.progression import Progression, join_all
-from ips_components.model.selection import Selection
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -133,8 +132,9 @@ def contracts_from_graph(
         if mine:
             contract = ArrayContract.agree(
                 source.spec,
-                [box for view, indices in mine.items() for box in _boxes(view, indices)],
+                boxes_of(mine),
                 run=source.run,
+                held=[box for view, chunks in mine.items() for box in whole_boxes(view, chunks)],
                 receivers=range(source.n_receivers),
                 layout=source.layout,
                 policy=policies.get(name, "block"),
@@ -143,7 +143,11 @@ def contracts_from_graph(
                 rule = placement(contract.layout, contract.needed_space)
                 contract = contract.with_placement(rule)
             agreed[source.run].append(contract)
-        source.bind(contract, {view.name: indices for view, indices in mine.items()})
+        source.bind(
+            contract,
+            {view.name: set(chunks) for view, chunks in mine.items()},
+            blank_shapes(mine, contract),
+        )
     return {run: Contract(run, tuple(mine)) for run, mine in agreed.items()}
 
 
@@ -251,30 +255,3 @@ def optimize(graph: Any, keys: Any, *, streaming: bool = True, **options: Any) -
     graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
     tasks = inline_cuts(convert_legacy_graph(ensure_dict(graph)), views, outputs)
     return fuse_linear_task_spec(tasks, keys=outputs)
-
-
-def _boxes(view: View, indices: set[Index]) -> Iterator[Selection]:
-    """Return selections with exactly the cells of some chunks of a view; few if they are a grid."""
-    if 0 not in view.kept:
-        for index in sorted(indices):
-            yield view.box(index, index)
-        return
-    times: dict[Index, list[int]] = defaultdict(list)
-    for time, *space in indices:
-        times[tuple(space)].append(time)
-    rows: dict[tuple[int, ...], list[Index]] = defaultdict(list)
-    for space, of_space in times.items():
-        rows[tuple(sorted(of_space))].append(space)
-    for of_rows, spaces in rows.items():
-        for run in _runs(of_rows):
-            for space in sorted(spaces):
-                yield view.box((run.start, *space), (run.stop - 1, *space))
-
-
-def _runs(numbers: Iterable[int]) -> Iterator[Progression]:
-    """Return the runs of consecutive numbers."""
-    for part in join_all([Progression(n, 1) for n in numbers]):
-        if part.step == 1:
-            yield part
-        else:
-            yield from (Progression(part.start + i * part.step, 1) for i in range(part.count))

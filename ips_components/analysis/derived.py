@@ -14,6 +14,8 @@ import dask.array as da
 import numpy as np
 from dask.array.core import elemwise
 
+from ips_components.analysis.views import ViewLayer
+
 Select = Callable[[tuple[Any, ...]], Any]
 
 
@@ -118,6 +120,7 @@ class DerivedArray(SlicedFirst):
         return self
 
     def __getitem__(self, index: Any) -> da.Array:
+        index = with_known_values(index)
         key = _basic(index, self.shape)
         # An assignment to the array, or its use as out=, gives it another name.
         if key is None or self.name != self._made_as:
@@ -142,6 +145,28 @@ def derived_elemwise(function: Any, *args: Any, **options: Any) -> Any:
         return derived_elemwise(function, *parts, **options)
 
     return DerivedArray(result, select)
+
+
+#: Bytes of a dask array that is an index, up to which it is computed at once.
+MAX_INDEX_BYTES = 16 << 20
+
+
+def with_known_values(index: Any) -> Any:
+    """Return an index with the values of those dask arrays in it that need no simulation."""
+    items = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(item, da.Array) for item in items):
+        return index
+    known = tuple(item.compute() if _is_known(item) else item for item in items)
+    return known if isinstance(index, tuple) else known[0]
+
+
+def _is_known(item: Any) -> bool:
+    return (
+        isinstance(item, da.Array)
+        and item.ndim == 1
+        and item.nbytes <= MAX_INDEX_BYTES
+        and not any(isinstance(layer, ViewLayer) for layer in item.dask.layers.values())
+    )
 
 
 def _part(operand: Any, key: tuple[Any, ...], shape: Sequence[Any]) -> Any:

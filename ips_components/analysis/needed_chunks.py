@@ -1,4 +1,4 @@
-"""Which chunks of which views a set of results depends on.
+"""Which chunks of which views, and which of their cells, a set of results depends on.
 
 Dask's own culling keeps too much now and then (a layer is kept whole when it happens to have as
 many tasks as there are keys asked for, whichever they are). That is harmless for Dask, but here
@@ -9,7 +9,7 @@ one by one, each asked for its own keys only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -21,14 +21,16 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.utils import ensure_dict
 
+from ips_components.analysis.cells import CulledLayer, Region, needed_cells
 from ips_components.analysis.views import Index, Source, View, ViewLayer
 from ips_components.errors import ContractError
 
-Needed = dict[View, set[Index]]
+#: By view and index of the chunk: the cells that are needed of it, None for all of them.
+Needed = dict[View, dict[Index, Region | None]]
 
 
 def needed_chunks(results: Any, sources: Iterable[Source]) -> Needed:
-    """Return the chunks of views that nested results depend on.
+    """Return the chunks of views that nested results depend on, with their cells.
 
     Raises
     ------
@@ -47,11 +49,11 @@ def needed_chunks(results: Any, sources: Iterable[Source]) -> Needed:
             continue
         if not any(isinstance(layer, ViewLayer) for layer in graph.layers.values()):
             # The tasks may have been made before the contract: they are in other layers.
-            search.check(path, search.of_layers(cull(graph, result_keys)))
+            search.check(path, search.of_layers(list(cull(graph, result_keys)), result_keys))
         graphs.append(graph)
         keys |= result_keys
     if graphs:
-        search.add(search.of_layers(cull(HighLevelGraph.merge(*graphs), keys)))
+        search.add(search.of_layers(list(cull(HighLevelGraph.merge(*graphs), keys)), keys))
     return search.needed
 
 
@@ -78,8 +80,8 @@ def named_results(results: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         )
 
 
-def cull(graph: HighLevelGraph, keys: Iterable[Any]) -> Iterator[Layer]:
-    """Yield the layers of a graph, culled to what the keys depend on and nothing else."""
+def cull(graph: HighLevelGraph, keys: Iterable[Any]) -> Iterator[CulledLayer]:
+    """Yield the layers of a graph, culled to what the keys depend on, consumers first."""
     legacy = any(layer.has_legacy_tasks for layer in graph.layers.values())
     all_keys = graph.get_all_external_keys() if legacy else set()
     wanted: dict[Any, set[Any]] = defaultdict(set)  # by the name in the key
@@ -92,11 +94,13 @@ def cull(graph: HighLevelGraph, keys: Iterable[Any]) -> Iterator[Layer]:
         if not mine:
             continue
         culled, dependencies = layer.cull(mine, all_keys)
+        if isinstance(layer, ViewLayer):  # its chunks come from outside
+            dependencies = {key: set() for key in dependencies}
         for of_key in dependencies.values():
             for key in of_key:
                 if key not in dependencies:
                     wanted[_name(key)].add(key)
-        yield culled
+        yield CulledLayer(name, culled, dependencies)
 
 
 def _own_keys(layer: Layer, wanted: Mapping[Any, set[Any]]) -> set[Any]:
@@ -127,8 +131,13 @@ class _Search:
         self.views = {name: view for source in sources for name, view in source.views.items()}
 
     def add(self, found: Needed) -> None:
-        for view, indices in found.items():
-            self.needed.setdefault(view, set()).update(indices)
+        for view, chunks in found.items():
+            mine = self.needed.setdefault(view, {})
+            for index, region in chunks.items():
+                before = mine.get(index, region)
+                if before is not None and region is not None and before is not region:
+                    region.update(before)
+                mine[index] = None if before is None else region
 
     def check(self, path: str, found: Needed) -> None:
         if not found:
@@ -138,18 +147,22 @@ class _Search:
                 "compute it outside of the analysis, or make it from the arrays"
             )
 
-    def of_layers(self, layers: Iterable[Layer]) -> Needed:
+    def of_layers(self, layers: Sequence[CulledLayer], outputs: Set[Any]) -> Needed:
         """Return the chunks that culled layers consist of or, where tasks exist, refer to."""
         found: Needed = {}
         early = any(source.early for source in self.sources)
-        for layer in layers:
+        for each in layers:
+            layer = each.layer
             view = self.views.get(getattr(layer, "name", None))
             if isinstance(layer, ViewLayer) and view is layer.view:
-                found.setdefault(view, set()).update(layer.indices())
+                found.setdefault(view, {}).update(dict.fromkeys(layer.indices()))
             elif early and isinstance(layer, MaterializedLayer):
                 tasks = self.of_tasks(convert_legacy_graph(ensure_dict(layer)))
                 for user, indices in tasks.items():
-                    found.setdefault(user, set()).update(indices)
+                    found.setdefault(user, {}).update(indices)
+        if not early:
+            for view, chunks in needed_cells(layers, outputs, self.views).items():
+                found[view].update(chunks)
         return found
 
     def of_tasks(self, tasks: Mapping[Any, Any]) -> Needed:
@@ -168,9 +181,9 @@ class _Search:
         for key, task in tasks.items():
             view = self.views.get(_name(key))
             if view is not None:
-                found.setdefault(view, set()).add(key[1:])
+                found.setdefault(view, {})[key[1:]] = None
                 continue
             for dependency in task.dependencies:
                 for user, index in fused.get(dependency, ()):
-                    found.setdefault(user, set()).add(index)
+                    found.setdefault(user, {})[index] = None
         return found

@@ -65,6 +65,9 @@ class Source:
     needed: dict[str, set[Index]] = field(default_factory=dict)
     """Chunks of views that the contract was made for."""
 
+    blank: dict[str, dict[Index, Index]] = field(default_factory=dict)
+    """Shapes of the chunks of views of which no cell is needed: zeros that do not arrive."""
+
     resolved: dict[str, Resolved] = field(default_factory=dict)
     windowed: bool = False
     """Whether it is analysed by windows, all steps of which come."""
@@ -77,8 +80,14 @@ class Source:
     def __post_init__(self) -> None:
         self.name = array_name(self.spec.name, self.run)
 
-    def bind(self, contract: ArrayContract | None, needed: Mapping[str, set[Index]]) -> None:
+    def bind(
+        self,
+        contract: ArrayContract | None,
+        needed: Mapping[str, set[Index]],
+        blank: Mapping[str, dict[Index, Index]] | None = None,
+    ) -> None:
         """Let all views cut themselves out of the chunks that this contract delivers."""
+        self.blank = dict(blank or {})
         self.contract = contract
         self.signed = True
         self.needed = {name: needed.get(name, set()) for name in self.views}
@@ -190,7 +199,8 @@ class View:
                     )
                 )
             cuts = tuple(self._cuts(dim, source.contract) for dim in range(len(cuts)))
-        resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts, self.dtype)
+        blank = source.blank.get(self.name, {})
+        resolved = Resolved(self.name, source.name, self.kept, self.grid, cuts, self.dtype, blank)
         source.resolved[self.name] = resolved
         _forget_oldest(source.resolved)
         return resolved
@@ -238,6 +248,8 @@ class Resolved:
     """Per dimension of the source: the cut of each chunk along it, None for everything."""
     dtype: str = ""
     """Type of a cell; empty for an array whose rows differ from step to step."""
+    blank: Mapping[Index, Index] = field(default_factory=dict)
+    """Shapes of the chunks that do not arrive, since none of their cells is needed."""
 
     def target(self, index: Index) -> Key:
         """Return the external key that a chunk of the view is cut out of."""
@@ -270,6 +282,8 @@ class Resolved:
         notation (xarray's ``map_blocks``) recognise keys only if the graph has them.
         """
         key, target = (self.name, *index), self.target(index)
+        if index in self.blank:
+            return Task(key, blank_chunk, self.blank[index], self.dtype)
         cut = self.cut(index)
         if cut is None:
             return Alias(key, target)
@@ -301,6 +315,11 @@ class _Known:
 
     def __call__(self) -> Cut | None:
         return self.cut
+
+
+def blank_chunk(shape: Index, dtype: str) -> Any:
+    """Return zeros, in place of a chunk of which no cell is needed."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def cut_later(chunk: Any, cut: _Later | _Known) -> Any:
@@ -393,8 +412,7 @@ class ViewLayer(Layer):
         return ChunkKeys(self.name, self.numblocks)
 
     def get_dependencies(self, key: Key, all_hlg_keys: Any) -> set[Key]:
-        target = self._target(key[1:])
-        return set() if target == key else {target}
+        return self._above(key[1:])
 
     def cull(self, keys: Set[Key], all_hlg_keys: Any) -> tuple[ViewLayer, dict[Key, set[Key]]]:
         if len(keys) < len(self):
@@ -404,10 +422,7 @@ class ViewLayer(Layer):
         else:
             name = self.name
             chosen = {index for index in self.indices() if (name, *index) in keys}
-        if self.is_whole:
-            dependencies: dict[Key, set[Key]] = {(self.name, *i): set() for i in chosen}
-        else:
-            dependencies = {(self.name, *i): {self._target(i)} for i in chosen}
+        dependencies = {(self.name, *i): self._above(i) for i in chosen}
         culled = ViewLayer(self.view, chosen)
         culled.annotations = self.annotations
         return culled, dependencies
@@ -451,6 +466,12 @@ class ViewLayer(Layer):
     @property
     def _external(self) -> str:
         return self.view.external if isinstance(self.view, Resolved) else self.view.source.name
+
+    def _above(self, index: Index) -> set[Key]:
+        """Return what a chunk is cut out of, if it does not arrive as it is."""
+        view = self.view
+        blank = view.blank if isinstance(view, Resolved) else view.source.blank.get(self.name, ())
+        return set() if self.is_whole or index in blank else {self._target(index)}
 
     def _target(self, index: Index) -> Key:
         if isinstance(self.view, Resolved):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,10 +13,13 @@ from ips_components.model.keys import array_name, chunk_key
 from ips_components.model.layout import ChunkLayout, Ints
 from ips_components.model.placement import Placement, place
 from ips_components.model.progression import Progression
-from ips_components.model.selection import Selection, cover, disjoint
+from ips_components.model.selection import Selection, cover, disjoint, join_boxes
 from ips_components.model.spec import ArraySpec
 
 Policy = Literal["block", "drop"]
+
+#: Disjoint boxes that an array's contract consists of at most.
+MAX_PARTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class ArrayContract:
         n_receivers: int | None = None,
         layout: ChunkLayout | None = None,
         policy: Policy = "block",
+        held: Iterable[Selection] = (),
     ) -> ArrayContract:
         """Derive cover, disjoint wanted boxes, layout and placement from overlapping selections.
 
@@ -128,6 +132,8 @@ class ArrayContract:
             For `ChunkLayout.from_spec`, unless ``layout`` is given.
         policy
             See `ArrayContract`.
+        held
+            What the cover has to hold beside what is wanted: cells of chunks that are zero.
         """
         ordinals = tuple(receivers)
         if layout is None:
@@ -135,7 +141,7 @@ class ArrayContract:
         parts = [Selection.full(layout.shape)] if selections is None else list(selections)
         if spec.ragged:
             parts = _whole_rows(layout, parts)
-        wanted = disjoint(parts)
+        wanted = disjoint(_bounded(layout, join_boxes(parts)))
         if not wanted:
             raise ContractError(
                 f"contract for array {spec.name!r}: nothing is wanted; leave the array out"
@@ -143,7 +149,7 @@ class ArrayContract:
         return cls(
             spec=spec,
             layout=layout,
-            cover=cover(wanted),
+            cover=cover([*wanted, *held]),
             wanted=wanted,
             placement=place(layout, ordinals, needed=_needed_space(layout, wanted)),
             name=array_name(spec.name, run),
@@ -274,6 +280,21 @@ def _whole_rows(layout: ChunkLayout, parts: list[Selection]) -> list[Selection]:
     columns = cover(parts).dims[2:]
     all_parts = Progression(0, layout.shape[1])
     return [Selection.of((part.dims[0], all_parts, *columns)) for part in parts]
+
+
+def _bounded(layout: ChunkLayout, parts: Collection[Selection]) -> Collection[Selection]:
+    """Return at most `MAX_PARTS` boxes around what is wanted, by chunks in space where possible.
+
+    Each box costs every rank some work per step.
+    """
+    if len(parts) <= MAX_PARTS:
+        return parts
+    near: dict[tuple[int, ...], list[Selection]] = {}
+    for part in parts:
+        corner = tuple(layout.chunk_of(dim, i) for dim, i in enumerate(part.start) if dim)
+        near.setdefault(corner, []).append(part)
+    joined = join_boxes(cover(of_chunk) for of_chunk in near.values())
+    return joined if len(joined) <= MAX_PARTS else [cover(joined)]
 
 
 def _needed_space(layout: ChunkLayout, wanted: Iterable[Selection]) -> tuple[int, ...]:

@@ -275,7 +275,7 @@ def disjoint(selections: Iterable[Selection]) -> tuple[Selection, ...]:
     >>> [str(s) for s in disjoint(cross)]
     ['[:8, 1:8:2]', '[2:4, :7:2]']
     """
-    parts = _join_boxes({s for s in selections if s.size})
+    parts = join_boxes(selections)
     apart: list[Selection] = []
     for box in sorted(parts, key=lambda s: (-s.size, s)):
         rest = [box]
@@ -284,11 +284,12 @@ def disjoint(selections: Iterable[Selection]) -> tuple[Selection, ...]:
             if not rest:
                 break
         apart.extend(rest)
-    return tuple(sorted(_join_boxes(set(apart))))
+    return tuple(sorted(join_boxes(apart)))
 
 
-def _join_boxes(boxes: set[Selection]) -> set[Selection]:
+def join_boxes(selections: Iterable[Selection]) -> set[Selection]:
     """Join boxes that are alike in all dimensions but one, as long as any two can be joined."""
+    boxes = {each for each in selections if each.size}
     while len(boxes) > 1:
         before = len(boxes)
         for d in range(next(iter(boxes)).ndim):

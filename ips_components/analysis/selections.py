@@ -1,0 +1,108 @@
+"""Chunks of views, and cells inside of them, as selections of the whole array."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ips_components.analysis.cells import Region
+from ips_components.analysis.views import Index, View
+from ips_components.model.array_contract import ArrayContract
+from ips_components.model.progression import Progression, join_all
+from ips_components.model.selection import Selection
+
+Chunks = Mapping[Index, Region | None]
+
+
+def whole_boxes(view: View, indices: Iterable[Index]) -> Iterator[Selection]:
+    """Yield selections with exactly the cells of some chunks of a view; few if they are a grid."""
+    if 0 not in view.kept:
+        for index in sorted(indices):
+            yield view.box(index, index)
+        return
+    times: dict[Index, list[int]] = defaultdict(list)
+    for time, *space in indices:
+        times[tuple(space)].append(time)
+    rows: dict[tuple[int, ...], list[Index]] = defaultdict(list)
+    for space, of_space in times.items():
+        rows[tuple(sorted(of_space))].append(space)
+    for of_rows, spaces in rows.items():
+        for run in _runs(of_rows):
+            for space in sorted(spaces):
+                yield view.box((run.start, *space), (run.stop - 1, *space))
+
+
+def boxes_of(needed: Mapping[View, Chunks]) -> list[Selection]:
+    """Return selections with the cells that are needed of the views of an array; one at least."""
+    boxes = [box for view, chunks in needed.items() for box in _boxes(view, chunks)]
+    if not boxes:  # a contract is about some cell
+        view, chunks = next(iter(needed.items()))
+        index = next(iter(chunks))
+        first = [Progression(dim.start, 1) for dim in view.box(index, index).dims]
+        boxes = [Selection.of(first)]
+    return boxes
+
+
+def _boxes(view: View, chunks: Chunks) -> Iterator[Selection]:
+    yield from whole_boxes(view, [index for index, region in chunks.items() if region is None])
+    alike: dict[Any, list[Index]] = defaultdict(list)
+    for index, region in chunks.items():
+        if region:
+            # Chunks at one place of which the same is needed at all of their times are one.
+            steady = 0 in view.kept and all(cells[0] is None for cells in region)
+            alike[(index[1:], region.key) if steady else index].append(index)
+    for indices in alike.values():
+        region = chunks[indices[0]]
+        assert region is not None
+        for first, last in _spans(indices):
+            outer = view.box(first, last)
+            shape = tuple(outer.count[dim] for dim in view.kept)
+            for boxes in region.boxes(shape):
+                for box in boxes:
+                    dims = list(outer.dims)
+                    for dim, inside in zip(view.kept, box.dims, strict=True):
+                        dims[dim] = dims[dim].compose(inside)
+                    yield Selection.of(dims)
+
+
+def _spans(indices: list[Index]) -> Iterator[tuple[Index, Index]]:
+    """Yield the first and the last index of each run of indices that differ in time only."""
+    if len(indices) == 1:
+        yield indices[0], indices[0]
+        return
+    space = indices[0][1:]
+    for run in _runs(index[0] for index in indices):
+        yield (run.start, *space), (run.stop - 1, *space)
+
+
+def blank_shapes(
+    needed: Mapping[View, Chunks], contract: ArrayContract | None
+) -> dict[str, dict[Index, Index]]:
+    """Return the shapes of the chunks of views of which no cell is needed, by name and index.
+
+    A chunk of the whole array that arrives for the sake of another view is not among them.
+    """
+    blank: dict[str, dict[Index, Index]] = {}
+    arriving: set[int] | None = None
+    for view, chunks in needed.items():
+        for index, region in chunks.items():
+            if region is None or region or contract is None:
+                continue
+            if view.is_whole:
+                arriving = set(contract.needed_ids().tolist()) if arriving is None else arriving
+                if contract.layout.ravel(index) in arriving:
+                    continue
+            count = view.box(index, index).count
+            shape = tuple(count[dim] for dim in view.kept)
+            blank.setdefault(view.name, {})[index] = shape
+    return blank
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[Progression]:
+    """Yield the runs of consecutive numbers."""
+    for part in join_all([Progression(n, 1) for n in numbers]):
+        if part.step == 1:
+            yield part
+        else:
+            yield from (Progression(part.start + i * part.step, 1) for i in range(part.count))
