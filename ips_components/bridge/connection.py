@@ -124,6 +124,7 @@ class Connection:
         self._state = ConnectionState.of_rank()
         self._decoder = framing.Decoder()
         self._thread: threading.Thread | None = None
+        self._rest = b""  # of a sign of life that was sent in part (`send_lock`)
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -167,6 +168,7 @@ class Connection:
         self.unacked.clear()
         self.to_send.extendleft(reversed(again))
         self._end_uses(except_for={item.seq for item in self.to_send})
+        self._rest = b""
         self.goodbye_sent = False
         self.link = LinkState.OPEN
 
@@ -376,9 +378,16 @@ class Connection:
             return
         self.sent = time.monotonic()
         try:
+            self._send_rest(sock)
             sock.sendall(message)
         except OSError as error:
             self.broken(sock, f"sending failed: {error}")
+
+    def _send_rest(self, sock: Socket) -> None:
+        """Send what the socket did not take of a sign of life (``send_lock`` is held)."""
+        if self._rest:
+            sock.sendall(self._rest)
+            self._rest = b""
 
     def _grant(self, items: Sequence[Item]) -> dict[int, int]:
         """Lease the slots of what is about to be sent: generations by number (the lock is held)."""
@@ -395,6 +404,7 @@ class Connection:
     def _send(self, sock: Socket, items: Sequence[Item], granted: dict[int, int]) -> None:
         """Send items in order, small ones together."""
         self.sent = time.monotonic()
+        self._send_rest(sock)
         frames: list[bytes] = []
         for item in items:
             stored, slot = item.stored, item.slot
@@ -448,15 +458,17 @@ class Connection:
 
     def ping(self, now: float) -> None:
         """Give a sign of life, unless a thread is sending anyway."""
-        if now - self.sent < self.heartbeat or not self.send_lock.acquire(blocking=False):
+        is_due = self._rest or now - self.sent >= self.heartbeat
+        if not is_due or not self.send_lock.acquire(blocking=False):
             return
         try:
             sock = self.sock
             if sock is not None and self.link is LinkState.OPEN:
                 self.sent = now
+                frame = self._rest or framing.pack(m.Ping())
                 try:
                     # Never waits: a full socket is no reason to stop reading.
-                    sock.send(framing.pack(m.Ping()), socket.MSG_DONTWAIT)
+                    self._rest = frame[sock.send(frame, socket.MSG_DONTWAIT) :]
                 except BlockingIOError:
                     pass
                 except OSError as error:

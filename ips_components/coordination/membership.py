@@ -103,8 +103,12 @@ class Membership:
             return
         expected = run.settings.get("n_ranks")
         if run.state.n_ranks is None and expected not in (None, event.size):
-            # No error: a program may open its bridge on some of its ranks only.
-            text = f"{event.size} of {expected} ranks (NPROC) open a bridge"
+            # No error: a program may open its bridge on some of its ranks, or be a script that
+            # launches more. Where all ranks were meant, the second one to come is refused below.
+            text = (
+                f"NPROC is {expected}, and the communicator of its bridge has {event.size} "
+                f"rank{'' if event.size == 1 else 's'}; if all {expected} were meant: {REMEDY}"
+            )
             run.state.fault("simulation", "notes", text)
         run.state.hello(event.rank, event.to_plain())
         if not event.asks:
@@ -125,12 +129,15 @@ class Membership:
         if known is None:
             return ""
         if run.state.n_ranks not in (None, event.size):
-            return f"one program has {run.state.n_ranks} ranks, another {event.size}: {REMEDY}"
+            return (
+                f"one program has {run.state.n_ranks} ranks, another {event.size}{_nproc(run)}: "
+                f"{REMEDY}"
+            )
         process, other = (event.host, event.pid), (known.get("host"), known.get("pid"))
         if process != other and event.rank not in run.state.lost_ranks:
             return (
-                f"2 programs of {event.size} rank{'' if event.size == 1 else 's'}: process "
-                f"{event.pid} on {event.host} and process {known.get('pid')} on "
+                f"2 programs of {event.size} rank{'' if event.size == 1 else 's'}{_nproc(run)}: "
+                f"process {event.pid} on {event.host} and process {known.get('pid')} on "
                 f"{known.get('host')} are both rank {event.rank}: {REMEDY}"
             )
         return ""
@@ -197,6 +204,12 @@ class Membership:
         ):
             run.state.fault(f"worker {worker}", "silent", f"no heartbeat for {seconds:.0f} s")
             await self._scheduler.remove_worker(worker, stimulus_id=f"external-silent-{now}")
+
+
+def _nproc(run: CoordinatedRun) -> str:
+    """Return what the config says about the number of ranks, for messages."""
+    expected = run.settings.get("n_ranks")
+    return "" if expected is None else f", where NPROC is {expected}"
 
 
 def _is_retried(run: CoordinatedRun) -> bool:

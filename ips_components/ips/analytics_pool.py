@@ -231,13 +231,15 @@ class AnalyticsPool:
         )
 
     def _launched(self, number: int) -> dict[str, Any]:
-        """Settings of one simulation: its steps, and whether it is launched many times."""
+        """Settings of one simulation: its steps, its ranks, whether it is launched many times."""
         run = self.run_config
         if not run.coupled_ports:
             return {}
         simulation = run.coupled_ports[number]
         return {
             "n_steps": run.steps_of(simulation),
+            # How many processes a component of another kind launches is its own affair.
+            "n_ranks": (simulation.nproc or None) if simulation.executable else None,
             "launches": run.launches_of(simulation),
             "leave_out": simulation.on_failure == "leave_out",
             "times": run.times_of_steps() if run.attended else {},

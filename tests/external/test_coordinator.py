@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
 
 from ips_components.coordination import coordinator as coordinator_module
 from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.ending import FLUSH_INTERVAL
 from ips_components.coordination.settings import DEADLINES
 from ips_components.coordination.step_report import StepTally
 from ips_components.errors import ContractError, ProtocolError
@@ -343,7 +345,7 @@ def test_a_second_process_of_a_rank_fails_the_run_with_the_remedy(coordinator):
         info = {"rank": 0, "size": 1, "host": "h", "pid": pid, "asks": True}
         coordinator.event("a", "hello", "r", **info)
     fatal = coordinator.runs["r"].state.fatal
-    assert "2 programs of 1 rank" in fatal.cause
+    assert "2 programs of 1 rank:" in fatal.cause
     assert "is mpiexec of another MPI" in fatal.cause
 
 
@@ -363,6 +365,81 @@ def test_a_chunk_that_was_put_is_awaited_though_the_workers_have_flushed(coordin
     coordinator.tasks.there = True  # the announcement has come
     coordinator.event("a", "flushed", "r")
     assert coordinator.runs["r"].state.phase == "ended"
+
+
+def test_ranks_are_compared_with_nproc(coordinator):
+    """One rank may speak for all of them; the second one of a wrong mpiexec may not."""
+    open_receiver(coordinator, "a", "node1")
+    run(coordinator.call("open", "r", settings={"deadlines": DEADLINES, "n_ranks": 4}))
+    run(sign(coordinator))
+    state = coordinator.runs["r"].state
+    for pid in (10, 11):
+        assert state.phase != "failed"
+        info = {"rank": 0, "size": 1, "host": "h", "pid": pid, "asks": True}
+        coordinator.event("a", "hello", "r", **info)
+    assert "NPROC is 4, and the communicator of its bridge has 1 rank;" in state.faults[0].cause
+    assert "2 programs of 1 rank, where NPROC is 4: process 11" in state.fatal.cause
+    assert "is mpiexec of another MPI" in state.fatal.cause
+    coordinator._watchdog.stop()
+
+
+def orders_of(*events):
+    """Return all orders of some events in which those of one first letter keep theirs."""
+    for order in sorted(set(permutations(event[0] for event in events))):
+        queues = {letter: [e for e in events if e[0] == letter] for letter in set(order)}
+        yield tuple(queues[letter].pop(0) for letter in order)
+
+
+def test_goodbyes_announcements_and_answers_come_in_any_order():
+    """No order of what healthy workers send ends a run before its last chunk has come."""
+    orders = list(orders_of("bye 0", "bye 1", "chunks 0", "chunks 1", "a", "z"))
+    assert len(orders) == 180
+    for order in orders:
+        state = end_in_order(RunCoordinator(Tasks()), order)
+        assert (state.phase, state.fatal) == ("ended", None), order
+
+
+def end_in_order(coordinator, order):
+    """Let a run of two ranks and the workers "a" and "b" end; return its state.
+
+    An event is the goodbye of a rank, the announcement of half of the chunks, or the answer of a
+    worker ("z" is "b") if it was asked to flush.
+    """
+    for worker in "ab":
+        open_receiver(coordinator, worker, "node1")
+    run(sign(coordinator))
+    for rank in range(2):
+        hello(coordinator, rank, size=2, asks=not rank)
+    tasks, state = coordinator.tasks, coordinator.runs["r"].state
+    tasks.count_waiting = True
+    keys = sorted(tasks.declared)
+    blocks = {"produced": 4, "delivered": 4}
+    counters = {"t": {"blocks": blocks, "bytes": {k: 8 * n for k, n in blocks.items()}}}
+    answered = {"a": 0, "b": 0}
+
+    def answer(worker):
+        if answered[worker] < len(told(coordinator, worker, "flush")):
+            answered[worker] += 1
+            coordinator.event(worker, "flushed", "r")
+
+    for event in order:
+        if event.startswith("bye"):
+            say_goodbye(coordinator, int(event[-1]), counters=counters)
+        elif event.startswith("chunks"):
+            half = keys[:3] if event[-1] == "0" else keys[3:]
+            tasks.declared.difference_update(half)
+            coordinator.chunk_events.observe("in_memory", half, {"group": "r"})
+        else:
+            answer("b" if event == "z" else event)
+        assert state.phase == "running" or not tasks.declared, order
+    for _ in range(4):
+        later, tasks.later[:] = list(tasks.later), []
+        for delay, function, *arguments in later:
+            if delay == FLUSH_INTERVAL:
+                function(*arguments)
+        for worker in "ab":
+            answer(worker)
+    return state
 
 
 def test_a_chunk_that_was_put_is_not_awaited_for_ever(coordinator):

@@ -230,7 +230,7 @@ def test_an_analysis_that_raises_fails_the_run_and_the_simulation_goes_on(cluste
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         future.result(30)
     assert len(outcomes) == len(RANKS)
-    record = run_record(cluster, name)
+    record = wait_for_end(cluster, name, 20)  # the ranks say goodbye a little later
     assert record["phase"] == "failed"
     assert "on purpose" in record["faults"][0]["cause"]
 

@@ -198,6 +198,28 @@ def test_many_arrays_leave_the_program_half_of_its_descriptors(tmp_path, few_des
     assert segments._in_use.count == 0
 
 
+def test_a_sign_of_life_that_is_sent_in_part_comes_whole(tmp_path, monkeypatch):
+    """A socket that is nearly full takes some bytes of it; the rest goes before anything else."""
+    take_all = socket.socket.send
+
+    def take_some(self, data, flags=0):
+        return take_all(self, data[:10] if flags & socket.MSG_DONTWAIT else data, flags)
+
+    monkeypatch.setattr(socket.socket, "send", take_some)
+    options = {"lanes": ["tcp"]}
+    with receivers(tmp_path, agree(SPEC), contact_options=options) as (file, _, (sink,)):
+        with Bridge(contact=file) as bridge:
+            (connection,) = bridge._session.delivery.connections.by_ordinal.values()
+            sock = connection.sock
+            for step in range(40):
+                for _ in range(step % 5):
+                    connection.ping(connection.sent + connection.heartbeat)
+                bridge.put("t", step, FIELD[step])
+            assert bridge.wait()
+            assert connection.sock is sock
+        assert all(np.array_equal(sink.chunks[0, step][0], FIELD[step]) for step in range(40))
+
+
 def test_without_shared_memory_blocks_are_sent(tmp_path, monkeypatch, caplog):
     def refused(*_):
         raise PermissionError(1, "Operation not permitted")
