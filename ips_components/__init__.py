@@ -1,7 +1,8 @@
 """IPS components that couple MPI simulations to Dask analytics in transit.
 
 Importing this package loads neither dask nor ipsframework: simulation ranks import
-:mod:`ips_components.bridge` and must stay light.
+:mod:`ips_components.bridge` and must stay light. `attach` and `LiveRun` are loaded when they are
+first used, see `ips_components.live`.
 """
 
 from importlib import import_module
@@ -9,12 +10,20 @@ from typing import Any
 
 from ips_components._version import __version__
 
-__all__ = ["Run", "RunResult", "__version__", "run"]
+_HOMES = {
+    "LiveRun": "live",
+    "Run": "runs",
+    "RunResult": "runs",
+    "attach": "live",
+    "run": "runs",
+}
+
+__all__ = ["LiveRun", "Run", "RunResult", "__version__", "attach", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Run", "RunResult", "run"):
-        return getattr(import_module("ips_components.runs"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"ips_components.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

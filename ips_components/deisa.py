@@ -438,7 +438,16 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
     known = Endpoint.__dataclass_fields__
     endpoints = tuple(Endpoint(**{k: v for k, v in e.items() if k in known}) for e in found)
     tls = Certificates.of_security(run.client.security)
-    write(path, Contact(settings.run, settings.token, endpoints, tls=tls))
+    write(
+        path,
+        Contact(
+            settings.run,
+            settings.token,
+            endpoints,
+            tls=tls,
+            scheduler=str(run.client.scheduler.address),
+        ),
+    )
 
 
 def _offered(run: Run, timeout: float) -> Mapping[str, Any]:

@@ -70,6 +70,10 @@ class ExternalTaskError(IPSComponentsError):
     """An external task will never get its data; names array, step and cause."""
 
 
+class StepPassed(ExternalTaskError):
+    """A step was put before the contract of an attached client had reached the ranks."""
+
+
 class UnsupportedVersion(IPSComponentsError):
     """An installed package is outside the span of versions that this package supports."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ips_components.bridge.arrays import Array
+from ips_components.bridge.attached import AttachedBlock, Attachments
 from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
 from ips_components.bridge.in_place import BlockInPlace
 from ips_components.bridge.opening import announce
@@ -158,6 +159,12 @@ class Bridge:
             shared=self._session.shared,
             rank=self.rank,
         )
+        self._attachments = Attachments(described, self.rank, self.size, lambda: self._steps.newest)
+        self._attached = self._attachments.active  # one object, so that a put asks it only
+        with self._mailbox.lock:
+            self._mailbox.on_attach = self._attachments.invite
+            for message in self._mailbox.attached.values():
+                self._attachments.invite(message)
         _open_bridges.add(self)
 
     @property
@@ -208,10 +215,13 @@ class Bridge:
             out = self._find(name)
         steps = self._steps
         step += steps.shift
-        steps.newest = step
+        before, steps.newest = steps.newest, step
         if time is not None and step in out.wanted:
             steps.note_time(step, time)
         self._path.put(out, step, block, offset if offset is None else tuple(offset))
+        if self._attached:
+            at = offset if offset is None else tuple(offset)
+            self._attachments.put(name, step, before, block, at)
 
     def block(
         self,
@@ -248,10 +258,16 @@ class Bridge:
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
         steps = self._steps
         step += steps.shift
-        steps.newest = step
+        before, steps.newest = steps.newest, step
         if time is not None and step in out.wanted:
             steps.note_time(step, time)
-        return BlockInPlace(self._path, out, step, offset if offset is None else tuple(offset))
+        at = offset if offset is None else tuple(offset)
+        block = BlockInPlace(self._path, out, step, at)
+        if not self._attached:
+            return block
+        return AttachedBlock(
+            block, lambda cells: self._attachments.put(name, step, before, cells, at)
+        )
 
     def rewind(self, step: int) -> None:
         """Go back: the next puts of all arrays may begin at this step again.
@@ -272,6 +288,7 @@ class Bridge:
         """
         self._check_open()
         self._path.rewind(step + self._steps.shift)
+        self._attachments.rewind(step + self._steps.shift)
 
     def step_time(self, step: int, time: float) -> None:
         """Say the physical time of a step, as ``put(..., time=)`` does; before what is put of it.
@@ -296,6 +313,8 @@ class Bridge:
             steps.current = step
         if steps.current == step:
             steps.end()
+        if self._attached:
+            self._attachments.step_end(step)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -417,17 +436,19 @@ class Bridge:
         if self._closed:
             return
         mailbox, limit = self._mailbox, self._session.contact.deadlines["drain"]
+        wait_for_attached = self._attachments.begin_close(status, reason)
         try:
             self._steps.end()
             drained = self._delivery.drain(limit if status == "ok" else 1.0)
             if not drained:
-                self._write_off()
+                self._delivery.write_off()
             counters = tuple(out.counters() for out in self._session.needed)
             bye = m.Bye(self._steps.newest, int(status != "ok"), counters, reason)
             answered = self._session.goodbye(bye)
         finally:
             self._closed = True
             _open_bridges.discard(self)
+            wait_for_attached()
             self._session.close()
         if status == "ok" and not (drained and answered):
             mailbox.check()
@@ -436,16 +457,6 @@ class Bridge:
                     f"rank {self.rank}: receivers did not take all data within {limit:g} s of the "
                     "end; what is missing is accounted as lost"
                 )
-
-    def _write_off(self) -> None:
-        """Move what nobody took from delivered to lost."""
-        for ordinal, (blocks, nbytes) in self._delivery.untaken().items():
-            out = self._delivery.arrays[ordinal]
-            blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)
-            out.delivered_blocks -= blocks
-            out.lost_blocks += blocks
-            out.delivered_bytes -= nbytes
-            out.lost_bytes += nbytes
 
     def __enter__(self) -> Bridge:
         return self
@@ -497,6 +508,7 @@ class Bridge:
     def _release_in_child(self) -> None:
         self._closed = True
         self._delivery.connections.release_in_child()
+        self._attachments.release_in_child()
 
 
 _open_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()

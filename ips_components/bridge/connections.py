@@ -50,6 +50,8 @@ class Connections:
         ``connect`` in seconds.
     first
         The rank: so that ranks begin with different receivers.
+    patient
+        Whether a put may wait for a connection.
 
     Notes
     -----
@@ -66,8 +68,11 @@ class Connections:
         handle: Handler,
         deadlines: Mapping[str, float],
         first: int = 0,
+        *,
+        patient: bool = True,
     ) -> None:
         self._mailbox, self._handle, self._first = mailbox, handle, first
+        self._patient = patient
         self._connect_within = deadlines["connect"]
         self._context = Context(
             mailbox.lock,
@@ -96,7 +101,11 @@ class Connections:
         connection = self.by_ordinal.get(ordinal)
         if connection is None or connection.link is LinkState.OPEN:
             return connection
-        if connection.link is LinkState.NEW:
+        if connection.link is LinkState.NEW and not self._patient:
+            with self._mailbox.changed:
+                if connection.link is LinkState.NEW:
+                    connection.reconnect()
+        elif connection.link is LinkState.NEW:
             try:
                 connection.connect(self._connect_within)
                 return connection

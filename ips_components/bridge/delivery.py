@@ -27,6 +27,7 @@ Find: TypeAlias = Callable[[int], Sequence[Piece]]
 _Returned = TypeVar("_Returned")
 _Given = ParamSpec("_Given")
 _PIGGYBACKED = 4096
+_BEHIND = 64  # messages on their way to a receiver that a put which may not wait adds nothing to
 
 
 def waiting(
@@ -60,6 +61,9 @@ class Delivery:
         That this rank may keep to send again.
     rank
         For messages.
+    patient
+        Whether a put may wait. Otherwise what cannot be sent at once is dropped: for attached
+        runs, which must not hold up the simulation.
 
     Attributes
     ----------
@@ -81,14 +85,19 @@ class Delivery:
         deadlines: Mapping[str, float],
         replay_bytes: int,
         rank: int,
+        *,
+        patient: bool = True,
     ) -> None:
+        self._patient = patient
         self.mailbox, self.rank, self._deadlines = mailbox, rank, deadlines
         self.arrays: dict[int, OutgoingArray] = {}
         self.replay = ReplayMemory(replay_bytes)
         self.piggybacked: deque[bytes] = deque(maxlen=_PIGGYBACKED)
         self.waited_ns = 0
         self.epoch = 0
-        self.connections = Connections(endpoints, dial, mailbox, self.handle, deadlines, rank)
+        self.connections = Connections(
+            endpoints, dial, mailbox, self.handle, deadlines, rank, patient=patient
+        )
 
     # -- before sending: credit and a buffer -------------------------------------------------------
 
@@ -106,6 +115,8 @@ class Delivery:
             What the block gives, the connections of its pieces, and whether they may be sent.
         """
         mailbox = self.mailbox
+        if not self._patient:
+            return self._admit_now(out, find, t)
         if mailbox.fault is None and mailbox.lost is None:
             pieces = find(t)
             open_to = []
@@ -123,6 +134,17 @@ class Delivery:
             else:
                 return pieces, open_to, True
         return self._admit_in_time(out, find, t)
+
+    def _admit_now(
+        self, out: OutgoingArray, find: Find, t: int
+    ) -> tuple[Sequence[Piece], list[Connection], bool]:
+        """Admit what can be sent without waiting for anything."""
+        pieces, mailbox = find(t), self.mailbox
+        if mailbox.disconnected or mailbox.stop is not None:
+            return pieces, [], False
+        found, _ = self._open_to(out, pieces)
+        behind = any(len(each.unacked) + len(each.to_send) > _BEHIND for each in found)
+        return pieces, found, len(found) == len(pieces) and not behind
 
     @waiting
     def _admit_in_time(
@@ -226,7 +248,9 @@ class Delivery:
         dropping: list[Connection] = []
         with self.mailbox.lock:
             slot = ring.next(nbytes)
-            if slot is None and (slot := self._slot_in_time(ring, nbytes)) is None:
+            if slot is None and self._patient:
+                slot = self._slot_in_time(ring, nbytes)
+            if slot is None:
                 return None
             if ring.retired:
                 dropping = self._retire(ring)
@@ -369,12 +393,19 @@ class Delivery:
         """Send a numbered message without cells."""
         with self.mailbox.changed:
             connection.queue_numbered(build)
-        connection.send()
+            behind = len(connection.unacked) + len(connection.to_send) > _BEHIND
+        if self._patient or not behind:
+            connection.send()
+        else:
+            connection.send_in_background()
 
     def report(self, frame: bytes) -> None:
         """Send a frame to the home receiver, after what was piggybacked."""
         home = self.connections.home
         if home is None or home.link is not LinkState.OPEN:
+            if not self._patient:
+                self.piggybacked.append(frame)
+                return
             try:
                 home = self.connections.connect_home()
             except (OSError, IPSComponentsError) as error:
@@ -458,6 +489,16 @@ class Delivery:
                         slots.setdefault(array, set()).add(item.slot.number)
                         nbytes[array] = nbytes.get(array, 0) + item.stored.place.cells.nbytes
         return {array: (len(of), nbytes[array]) for array, of in slots.items()}
+
+    def write_off(self) -> None:
+        """Move what nobody took from delivered to lost."""
+        for ordinal, (blocks, nbytes) in self.untaken().items():
+            out = self.arrays[ordinal]
+            blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)
+            out.delivered_blocks -= blocks
+            out.lost_blocks += blocks
+            out.delivered_bytes -= nbytes
+            out.lost_bytes += nbytes
 
     def close(self) -> None:
         """End connections and give slots up."""

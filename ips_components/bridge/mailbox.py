@@ -52,6 +52,8 @@ class Mailbox:
         self.lost: str | None = None
         self.stop: str | None = None
         self.goodbyes_answered: set[int] = set()
+        self.attached: dict[bytes, m.Attach] = {}  # requests to put into further runs
+        self.on_attach: Callable[[m.Attach], None] | None = None  # called with the lock held
         self._values: dict[str, dict[int, m.Feedback]] = {}
         self._abort_on_loss = abort_on_loss
 
@@ -69,6 +71,10 @@ class Mailbox:
                 self.fault = self.fault or message
             case m.Stop():
                 self.stop = message.text
+            case m.Attach() if message.contact not in self.attached:  # each receiver sends it
+                self.attached[message.contact] = message
+                if self.on_attach is not None:
+                    self.on_attach(message)
 
     def lose(self, why: str) -> None:
         """Note that nobody is left to send to; the first reason stays."""

@@ -457,10 +457,22 @@ class _Steps:
     """Steps of several ranges."""
 
     def __init__(self, ranges: Sequence[range]) -> None:
-        self._ranges = tuple(ranges)
+        self.ranges = tuple(ranges)
 
     def __contains__(self, step: object) -> bool:
-        return any(step in steps for steps in self._ranges)
+        return any(step in steps for steps in self.ranges)
+
+
+def steps_below(wanted: Container[int], step: int) -> list[int]:
+    """Return the wanted steps that are before a step, rising."""
+    ranges = wanted.ranges if isinstance(wanted, _Steps) else (wanted,)
+    found = {
+        each
+        for one in ranges
+        if isinstance(one, range)
+        for each in range(one.start, min(step, one.stop), one.step)
+    }
+    return sorted(found)
 
 
 def _wanted_steps(contract: ArrayContract | None) -> Container[int]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -58,6 +58,7 @@ class Introduction:
         self.arrays: Sequence[Array] = ()  # described in code, said by who asks for the contract
         self.locations: Sequence[RankLocation] = ()
         self.blocks: Mapping[str, Any] = {}  # of this rank, said by the others
+        self.step: int | None = None  # the newest that this rank has begun, of an attached run
         self._contact, self._contract = contact, contract
         self._rank, self._size = rank, size
         self._session = int.from_bytes(os.urandom(8), "little")
@@ -70,6 +71,8 @@ class Introduction:
             info["hosts"] = self.locations
         else:
             info["blocks"] = self.blocks
+        if self.step is not None:
+            info["step"] = self.step
         return m.Hello(
             run=self._contact.run,
             rank=self._rank,
@@ -104,8 +107,22 @@ def ask_contract(
     size: int,
     arrays: Sequence[Array],
     locations: Sequence[RankLocation],
+    *,
+    step: int | None = None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> m.ContractIs:
     """Return the contract, as soon as the analysis has submitted its graph.
+
+    Parameters
+    ----------
+    contact, rank, size
+        Of the run, and of this process in the simulation.
+    arrays, locations
+        What is described in code, and where the ranks are.
+    step
+        The newest step that this rank has begun, where the run is an attached one.
+    given_up
+        Tells, whenever something has changed and now and then, whether the wait is over.
 
     Raises
     ------
@@ -117,6 +134,7 @@ def ask_contract(
     """
     introduction = Introduction(contact, rank, size)
     introduction.arrays, introduction.locations = arrays, locations
+    introduction.step = step
     dialer = Dialer(contact, allowed_lanes(contact), rank)
     mailbox = Mailbox(abort_on_loss=aborts_on_loss(contact))
 
@@ -131,7 +149,9 @@ def ask_contract(
         asked = connections.first_reachable()
         connections.needed = True
         limit = contact.deadlines["contract"]
-        mailbox.wait_for(lambda: mailbox.contract is not None or mailbox.disconnected, limit)
+        mailbox.wait_for(
+            lambda: mailbox.contract is not None or mailbox.disconnected or given_up(), limit
+        )
         if mailbox.contract is not None:
             return mailbox.contract
         if mailbox.fault is not None:
@@ -213,6 +233,8 @@ class Session:
         Arrays described in code.
     rank, size
         Of this process in the simulation.
+    attached
+        Whether the run is an attached one: its steps are its own, and nothing waits for it.
 
     Attributes
     ----------
@@ -238,8 +260,11 @@ class Session:
         described: Mapping[str, Array],
         rank: int,
         size: int,
+        *,
+        attached: bool = False,
     ) -> None:
         self.rank = rank
+        self._attached = attached
         self.contact = replace(contact, endpoints=agreed.endpoints)
         self.contract = Contract.from_bytes(agreed.contract)
         self.mailbox = Mailbox(abort_on_loss=aborts_on_loss(contact))
@@ -267,6 +292,7 @@ class Session:
             contact.deadlines,
             int(contact.options["replay_bytes"]),
             rank,
+            patient=not attached,
         )
         try:
             for out in self.needed:
@@ -318,29 +344,30 @@ class Session:
     def _as_agreed(self, described: ArraySpec, agreed: ArraySpec) -> ArraySpec:
         """Return a description with the run's steps, where it may say less than the config does.
 
-        Launches may describe the steps of their own only, and a program none.
+        Launches may describe the steps of their own only, and a program none. An attached run has
+        steps from its beginning on.
         """
         own_launch = self._many_launches and described.steps.every == agreed.steps.every
-        if not own_launch and not described.steps.open_ended:
+        if not (own_launch or described.steps.open_ended or self._attached):
             return described
         return replace(described, steps=agreed.steps)
 
-    def goodbye(self, bye: m.Bye) -> bool:
+    def goodbye(self, bye: m.Bye, within: float | None = None) -> bool:
         """Send the goodbye, and stay until receivers answer; return whether one has.
 
         They do so when all that was put has arrived: if one of them dies meanwhile, this rank is
         there to send its chunks to another one.
         """
         mailbox, connections = self.mailbox, self.delivery.connections
-        deadline = Deadline(self.contact.deadlines["connect"])
+        deadline = Deadline(self.contact.deadlines["connect"] if within is None else within)
         while not mailbox.disconnected or connections.open():
             connections.say_goodbye(bye)
             if not mailbox.wait_for(connections.goodbye_answered, deadline.left):
                 import logging  # 4 ms that no rank has to pay at import
 
-                logging.getLogger(__name__).warning(
-                    "Rank %s: receivers did not answer the goodbye", self.rank
-                )
+                log = logging.getLogger(__name__)
+                level = logging.DEBUG if self._attached else logging.WARNING
+                log.log(level, "Rank %s: receivers did not answer the goodbye", self.rank)
             answered = mailbox.goodbyes_answered
             if answered or mailbox.disconnected or deadline.expired:
                 break

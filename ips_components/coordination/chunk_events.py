@@ -9,7 +9,8 @@ from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending, describe_chunk
 from ips_components.coordination.messages import ChunkMissing
 from ips_components.coordination.placement import Placer
-from ips_components.errors import ExternalTaskError
+from ips_components.errors import ExternalTaskError, StepPassed
+from ips_components.wire.messages import Dropped
 
 
 class ChunkEvents:
@@ -68,7 +69,8 @@ class ChunkEvents:
         if run.settings.get("leave_out"):
             self._ending.fail(run, f"rank {event.rank}", "lost a chunk", text)
             return
-        self._tasks.fail([contract.key(event.chunk)], ExternalTaskError(text))
+        error = StepPassed if event.why == Dropped.WHY_PASSED else ExternalTaskError
+        self._tasks.fail([contract.key(event.chunk)], error(text))
 
     def _note_analysed(self, run: CoordinatedRun, keys: list[Any]) -> None:
         """The last consumer of these chunks is done: their steps count as analysed."""

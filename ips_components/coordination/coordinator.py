@@ -8,10 +8,11 @@ and the IPS components call over Dask's own RPC; `messages` lists what they may 
 
     receiver --Event--> coordinator --Action--> receivers --> ranks
     analysis --Call --> coordinator --declare/fail--> external tasks
+    attached client --Call--> coordinator --Invite--> receivers --> ranks
 
 The state of a run is a `CoordinatedRun`; the services act on it, each using only those before it:
 `Outbox`, `Placer` (placement), `Ending` (success, failure, closing), `Membership` (receivers and
-ranks), `ChunkEvents`, `Progress`, `Stalls`, `AnalysisCalls`, `WorkflowCalls`.
+ranks), `ChunkEvents`, `Progress`, `Stalls`, `AnalysisCalls`, `WorkflowCalls`, `Attaching`.
 
 Concurrency: everything here runs in the scheduler's event loop, without threads and locks. A
 handler of an event never waits; a call may, for a change of the run or its deadline.
@@ -36,6 +37,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
 from ips_components.coordination import messages as m
+from ips_components.coordination.attaching import Attaching
 from ips_components.coordination.calls import AnalysisCalls
 from ips_components.coordination.chunk_events import ChunkEvents
 from ips_components.coordination.coordinated_run import CoordinatedRun
@@ -84,7 +86,9 @@ class RunCoordinator(SchedulerPlugin):
         placer = Placer(tasks, outbox)
         ending = Ending(tasks, outbox, placer, self._retire)
         self._ending = ending
-        self._membership = Membership(self.scheduler, outbox, placer, ending)
+        self._membership = Membership(
+            self.scheduler, outbox, placer, ending, lambda run, w: attaching.receiver_opened(run, w)
+        )
         self.chunk_events = ChunkEvents(self.runs.get, tasks, placer, ending)
         self._stalls = Stalls(outbox, ending)
         self._progress = Progress(self.scheduler, tasks)
@@ -92,6 +96,15 @@ class RunCoordinator(SchedulerPlugin):
             tasks, outbox, placer, ending, self.chunk_events.observe, self._watch
         )
         workflow = WorkflowCalls(self.scheduler, outbox, self._progress, ending, self._open_page)
+        self._attaching = attaching = Attaching(
+            self.scheduler,
+            outbox,
+            ending,
+            self._progress,
+            self._run,
+            analysis.described,
+            self._watch,
+        )
         self._events: dict[type[m.Event], EventHandler] = {
             m.ReceiverOpened: self._membership.receiver_opened,
             m.ArraysDescribed: self._membership.described,
@@ -137,6 +150,12 @@ class RunCoordinator(SchedulerPlugin):
             m.GetTerms: workflow.terms,
             m.GetRecord: workflow.record,
             m.OpenLivePage: workflow.live_page,
+            m.Attach: attaching.attach,
+            m.Renew: attaching.renew,
+            m.Amend: attaching.amend,
+            m.AwaitRanks: attaching.ranks,
+            m.EndAmendment: attaching.end_amendment,
+            m.Detach: attaching.detach,
         }
         self.scheduler.handlers[RPC] = self.call
         self.scheduler.stream_handlers[STREAM_OP] = self.event
@@ -199,6 +218,10 @@ class RunCoordinator(SchedulerPlugin):
         for run in list(self.runs.values()):
             self._membership.worker_left(run, worker)
 
+    def remove_client(self, scheduler: Any, client: str, **kwargs: Any) -> None:
+        for run in list(self.runs.values()):
+            self._attaching.client_left(run, client)
+
     # -- for live page and services ----------------------------------------------------
 
     def progress(self, run: str) -> dict[str, Any]:
@@ -219,6 +242,7 @@ class RunCoordinator(SchedulerPlugin):
         for run in active:
             if run.ahead:
                 forget_groups(self.scheduler)
+            self._attaching.check_liveness(run)
             await self._membership.check_liveness(run)
             self._stalls.look(run)
 

@@ -319,12 +319,15 @@ class Ending:
         run.retiring = True
         if run.state.lost_ranks:
             connect = run.settings["deadlines"]["connect"]
-            self._tasks.scheduler.loop.call_later(connect, self._close_receivers, run)
+            self._tasks.scheduler.loop.call_later(connect, self.close_receivers, run)
         else:
-            self._close_receivers(run)
+            self.close_receivers(run)
 
-    def _close_receivers(self, run: CoordinatedRun) -> None:
-        run.retired = True
+    def close_receivers(self, run: CoordinatedRun) -> None:
+        """Have the receivers of a run closed; idempotent."""
+        if run.retired:
+            return
+        run.retiring = run.retired = True
         run.departing = set(run.workers)
         self._outbox.send(run, Retire(RETIRE_LIMIT))
         if not run.departing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
@@ -36,9 +36,19 @@ class Membership:
     outbox : Outbox
     placer : Placer
     ending : Ending
+    greet : callable
+        ``greet(run, worker)``: called when the receiver of a worker has opened.
     """
 
-    def __init__(self, scheduler: Any, outbox: Outbox, placer: Placer, ending: Ending) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        outbox: Outbox,
+        placer: Placer,
+        ending: Ending,
+        greet: Callable[[CoordinatedRun, str], None],
+    ) -> None:
+        self._greet = greet
         self._scheduler = scheduler
         self._outbox = outbox
         self._placer = placer
@@ -67,6 +77,7 @@ class Membership:
             self._outbox.send(run, launch, [worker])
         if run.over:
             self._outbox.send(run, ReleaseRanks(), [worker])
+        self._greet(run, worker)
 
     def worker_left(self, run: CoordinatedRun, worker: str) -> None:
         """A worker has left the Dask cluster, with its receiver if it had one."""
@@ -111,6 +122,8 @@ class Membership:
             )
             run.state.fault("simulation", "notes", text)
         run.state.hello(event.rank, event.to_plain())
+        if event.asks:
+            run.begun[event.rank] = event.step
         if not event.asks:
             run.joined.add(event.rank)
         elif not run.asked:

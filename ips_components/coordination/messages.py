@@ -81,6 +81,7 @@ class RankHello(Event):
     asks: bool = False
     blocks: Mapping[str, Any] = field(default_factory=dict)
     hosts: Sequence[Any] = ()
+    step: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +326,22 @@ class ExpectLaunch(Action):
     launch: int
     first_step: int
     flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invite(Action):
+    """Have all ranks join the attached run whose contact this is, in its binary form."""
+
+    NAME: ClassVar[str] = "invite"
+    contact: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Uninvite(Action):
+    """Have no further rank join an attached run."""
+
+    NAME: ClassVar[str] = "uninvite"
+    attached: str
 
 
 # -- the analysis and the IPS components ask -----------------------------------------------
@@ -585,6 +602,66 @@ class OpenLivePage(Call):
     token: str = field(repr=False)
     host: str
     port: int
+
+
+# -- attached clients ask ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Call):
+    """A client attaches, by a name of its own choice; what it must know of the run.
+
+    ``client_id`` is that of Dask: when that client is gone, so is this one.
+    """
+
+    NAME: ClassVar[str] = "attach"
+    token: str = field(repr=False)
+    name: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Call):
+    """An attached client is alive; how far the run is."""
+
+    NAME: ClassVar[str] = "renew"
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amend(Call):
+    """Have the ranks join the attached run whose contact this is, in its binary form."""
+
+    NAME: ClassVar[str] = "amend"
+    name: str
+    contact: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRanks(Call):
+    """Wait until all ranks have joined an attached run; the newest step that each has begun."""
+
+    NAME: ClassVar[str] = "ranks"
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndAmendment(Call):
+    """An attached client needs one of its attached runs no more."""
+
+    NAME: ClassVar[str] = "end_amendment"
+    name: str
+    attached: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Call):
+    """An attached client leaves."""
+
+    NAME: ClassVar[str] = "detach"
+    name: str
+    why: str = ""
 
 
 # -- from plain values ---------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Progress:
         return {
             **run.state.record(),
             **({"launches": launched} if launched else {}),
+            **({"attached": _attached(run)} if run.attached else {}),
             "states": self._states(run),
             "contract": {"arrays": self.terms(run)},
         }
@@ -66,6 +67,11 @@ class Progress:
             return {}
         counts: dict[str, int] = self._tasks.counts(run.state.run)
         return counts
+
+
+def _attached(run: CoordinatedRun) -> list[dict[str, Any]]:
+    """Return the account of the clients that were attached, and of each of their contracts."""
+    return [client.to_json() for client in run.attached.values()]
 
 
 def _are_joining(run: CoordinatedRun) -> bool:

@@ -115,6 +115,8 @@ class RunSettings:
     partners
         Settings of further runs, as dicts: those of the other simulations that feed this
         analysis. Each has a run id, a token, receivers and ranks of its own.
+    attach
+        Whether other programs of the same user may attach to the run.
     """
 
     run: str
@@ -151,6 +153,7 @@ class RunSettings:
     leave_out: bool = False
     times: Mapping[str, Any] = field(default_factory=dict)
     partners: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    attach: bool = True
 
     def __post_init__(self) -> None:
         if not self.run or not self.token:

@@ -223,6 +223,10 @@ class WorkerSession:
                 self._resolve_absent(action)
             case m.DropChunks():
                 self._drops = True
+            case m.Invite():
+                receiver.attach(action.contact)
+            case m.Uninvite():
+                receiver.detach(action.attached)
             case m.Retire():
                 self._retire(self._loop.time() + action.within)
             case _:
@@ -298,6 +302,7 @@ class WorkerSession:
                 lane=info.lane,
                 asks=info.asks,
                 blocks=_plain(info.blocks),
+                step=info.step,
                 hosts=[[host, _plain(blocks)] for host, blocks in info.hosts],
             )
         )

@@ -161,6 +161,7 @@ class AnalyticsPool:
                 },
                 live_page=self.pages.get(run, ""),
                 tls=self._certificates() if config.security == "tls" else None,
+                scheduler=str(self.running.client.scheduler.address),
             ),
         )
 

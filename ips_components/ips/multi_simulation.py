@@ -87,6 +87,8 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "ledger": {"closed": True, "arrays": {}},
         "contract": {"arrays": []},
     }
+    if attached := [each for record in records.values() for each in record.get("attached", ())]:
+        whole["attached"] = attached
     for port, record in records.items():
         before = len(whole["ranks"])
         for each in record["ranks"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ips_components.wire import messages as m
+from ips_components.wire.contact import Contact
 from ips_components.wire.framing import pack
 
 MAX_FEEDBACK = 1024
@@ -31,6 +32,7 @@ class Bulletin:
         self._feedback: list[m.Feedback] = []
         self._feedback_bytes = 0
         self._notices: list[m.Message] = []  # faults and the stop
+        self._attached: dict[str, m.Attach] = {}  # by run
 
     @property
     def has_contract(self) -> bool:
@@ -52,9 +54,15 @@ class Bulletin:
                 self._feedback_bytes > MAX_FEEDBACK_BYTES and len(self._feedback) > 1
             ):
                 self._feedback_bytes -= len(self._feedback.pop(0).data)
+        elif isinstance(message, m.Attach):
+            self._attached[Contact.from_bytes(message.contact).run] = message
         else:
             self._notices.append(message)
         return pack(message)
+
+    def forget(self, run: str) -> None:
+        """Forget an attached run."""
+        self._attached.pop(run, None)
 
     def begin_launch(self, size: int, launch: tuple[int, int, int]) -> None:
         """Expect the ranks of another launch, which get the same contract."""
@@ -91,6 +99,8 @@ class Bulletin:
             frames.append(self.contract_frame)
         # After the contract: a rank that gets a fault along with it goes on without the analysis.
         frames.extend(map(pack, self._notices))
+        if not hello.flags & m.Hello.WANTS_CONTRACT:  # who asks comes again
+            frames.extend(map(pack, self._attached.values()))
         # With the welcome: a rank that may drop would drop its first step without credit.
         if self.has_contract:
             frames.extend(map(pack, credit))

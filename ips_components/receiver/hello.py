@@ -59,6 +59,14 @@ def described(info: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return checked
 
 
+def newest_step(info: Mapping[str, Any]) -> int:
+    """Check and return the newest step that the rank has begun; -1: none, or it does not say."""
+    step = info.get("step", -1)
+    if not isinstance(step, int):
+        raise ProtocolError(f"the step of a hello is a number, got {step!r}")
+    return step
+
+
 def hosts(info: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Check and return where the ranks are and what each holds."""
     try:

@@ -173,6 +173,11 @@ class PeerTable:
         for connection in receivers:
             connection.send_bytes(frame)
 
+    def forget(self, run: str) -> None:
+        """Send nothing of an attached run to ranks that connect later."""
+        with self._lock:
+            self.bulletin.forget(run)
+
     def set_size(self, size: int) -> bool:
         """Set the number of ranks, unless it is known; return whether it was set."""
         with self._lock:

@@ -63,7 +63,7 @@ from ips_components.receiver.bulletin import NO_DIGEST
 from ips_components.receiver.connection import Connection
 from ips_components.receiver.credit import CreditPump
 from ips_components.receiver.delivery import Delivery
-from ips_components.receiver.hello import blocks, described, hosts, parse_info
+from ips_components.receiver.hello import blocks, described, hosts, newest_step, parse_info
 from ips_components.receiver.io_threads import ConnectionThreads
 from ips_components.receiver.listener import Listener
 from ips_components.receiver.maintenance import (
@@ -351,6 +351,14 @@ class Receiver:
         """Send the simulation that it may end, successfully."""
         self._peers.publish(m.Stop(reason))
 
+    def attach(self, contact: bytes) -> None:
+        """Have all ranks put into an attached run as well, also those that connect later."""
+        self._peers.publish(m.Attach(contact))
+
+    def detach(self, run: str) -> None:
+        """Tell ranks that connect later nothing of an attached run any more."""
+        self._peers.forget(run)
+
     def release_ranks(self) -> None:
         """Answer the goodbyes of ranks, those that came and those that will (see ``hold_byes``)."""
         self._peers.release_ranks()
@@ -439,7 +447,7 @@ class Receiver:
         """
         info = parse_info(hello)
         arrays, own, others = described(info), blocks(info), hosts(info)
-        host = str(info.get("host", ""))
+        host, step = str(info.get("host", "")), newest_step(info)
         waited = time.monotonic() - connection.connected_at
         if (
             hello.digest != NO_DIGEST
@@ -465,6 +473,7 @@ class Receiver:
                 blocks=own,
                 returning=joined.returning,
                 asks=joined.peer.wants_contract,
+                step=step,
                 hosts=others,
             )
         )
@@ -501,7 +510,10 @@ class Receiver:
         self.sink.step_time(peer.rank, message.step, message.time)
 
     def _on_dropped(self, _: Connection, peer: Peer, message: m.Dropped) -> None:
-        why = f"rank {peer.rank} dropped its part: the receiver was full"
+        if message.flags & m.Dropped.PASSED:
+            why = m.Dropped.WHY_PASSED
+        else:
+            why = f"rank {peer.rank} dropped its part: the receiver was full"
         self._delivery.give_up(message.array, message.chunk, peer.rank, why)
 
     def _on_gone(self, _: Connection, peer: Peer, message: m.Gone) -> None:

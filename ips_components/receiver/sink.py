@@ -22,7 +22,8 @@ class HelloInfo:
     ``blocks`` maps array names to the rank's blocks, each an offset and a shape; arrays whose
     blocks move or vary are not in it. ``returning`` is true when the rank had a connection before.
     ``asks``: it waits for the contract, and ``hosts`` tells, by rank, on which host which blocks
-    are, as far as it knows.
+    are, as far as it knows. ``step`` is the newest step that it has begun, said by ranks that join
+    an attached run; else -1.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class HelloInfo:
     returning: bool = False
     asks: bool = False
     hosts: Sequence[tuple[str, Mapping[str, Boxes]]] = ()
+    step: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,14 +230,20 @@ class Want(Fixed):
 
 
 class Dropped(Fixed):
-    """The rank dropped its part of the chunk by policy: the chunk will never be complete."""
+    """The rank dropped its part of the chunk by policy: the chunk will never be complete.
+
+    With `PASSED`, it had put the steps of the chunk before it got the contract.
+    """
 
     array: int = 0
     chunk: int = 0
     seq: int = 0
+    flags: int = 0
 
     OP: ClassVar[int] = 6
-    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("array", "seq")
+    HEADER_FIELDS: ClassVar[tuple[str, ...]] = ("array", "seq", "flags")
+    PASSED: ClassVar[int] = 1
+    WHY_PASSED: ClassVar[str] = "it had put this step before it got the contract"
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<Q")
     FIELDS: ClassVar[tuple[str, ...]] = ("chunk",)
 

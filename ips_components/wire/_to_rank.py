@@ -253,6 +253,22 @@ class ByeAck(Message):
     OP: ClassVar[int] = 42
 
 
+class Attach(Message):
+    """A further contract asks for data: that of the run whose contact this is."""
+
+    contact: bytes
+
+    OP: ClassVar[int] = 45
+    MAX_BODY: ClassVar[int] = 1 << 20
+
+    def pack(self) -> bytes:
+        return self.contact
+
+    @classmethod
+    def parse(cls, body: memoryview) -> Self:
+        return cls(bytes(body))
+
+
 class Refused(Text):
     """Why the receiver will not talk to this rank."""
 

@@ -148,6 +148,9 @@ class Contact:
     live_page
         Address of the run's live page with a secret in it, for people; empty without one. It is
         in the file only: ranks do not need it, and the binary form does not have it.
+    scheduler
+        Address of the Dask scheduler, for clients that attach to the run; in the file only.
+        Empty: nobody may.
     tls
         Certificates for connections over TCP, which are then encrypted; None: they are not.
     """
@@ -159,6 +162,7 @@ class Contact:
     options: Mapping[str, Any] = field(default_factory=dict)
     live_page: str = field(default="", repr=False)
     tls: Certificates | None = None
+    scheduler: str = ""
 
     def __post_init__(self) -> None:
         if not self.run or len(self.run.encode()) > 64:
@@ -230,6 +234,8 @@ class Contact:
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         page = {"live_page": self.live_page} if self.live_page else {}
+        if self.scheduler:
+            page["scheduler"] = self.scheduler
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -265,6 +271,7 @@ class Contact:
                 deadlines={k: float(v) for k, v in content.get("deadlines", {}).items()},
                 options=dict(content.get("options", {})),
                 live_page=str(content.get("live_page", "")),
+                scheduler=str(content.get("scheduler", "")),
                 tls=Certificates(**content["tls"]) if content.get("tls") else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,8 @@ offset type  field    meaning
 4      u8    version  version of this protocol, `VERSION`
 5      u8    op       code of the message, see below
 6      u16   flags    `Hello`: 1 = asks for the contract; `Welcome`: 1 = contract is there;
-                      `Piece`: 1 = the rank waits for the answer
+                      `Piece`: 1 = the rank waits for the answer; `Dropped`: 1 = the rank had
+                      put the step before it got the contract
 8      u64   seq      `Piece`, `Rows`, `Dropped`: 1, 2, 3, ... per rank and receiver; `Release`:
                       number up to which all messages were taken; else 0
 16     u32   body     bytes of the body
@@ -71,6 +72,8 @@ Stop       41 reason (UTF-8)
 ByeAck     42 empty
 Refused    43 why (UTF-8); the receiver closes after it
 Challenge  44 nonce 32s, proof 32s: the answer to a greeting, see `proof`
+Attach     45 the contact of an attached run, in the binary form of `contact`: the rank puts into
+              it as well, from its next step on
 ========== == =============================================================================
 
 Endpoints are written as `contact.pack_endpoints` says.
@@ -110,6 +113,7 @@ from ips_components.wire._parts import (
 )
 from ips_components.wire._to_rank import (
     Ack,
+    Attach,
     ByeAck,
     Challenge,
     ContractIs,
@@ -134,6 +138,7 @@ __all__ = [
     "PROOF_BYTES",
     "VERSION",
     "Ack",
+    "Attach",
     "Axes",
     "Blocks",
     "Bye",
@@ -172,7 +177,7 @@ BY_OP: dict[int, type[Message]] = {
         *(Hello, Piece, Rows, StepEnd, Want, Dropped, Gone, Slot, SlotDrop, Bye, Ping, Blocks),
         *(StepTime, Greeting, Challenge),
         *(Welcome, ContractIs, Credit, Resend, Ack, Release, PlacementIs, Feedback),
-        *(Fault, Stop, ByeAck, Refused),
+        *(Fault, Stop, ByeAck, Refused, Attach),
     )
 }
 """Message classes by op code."""

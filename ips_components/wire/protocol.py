@@ -68,6 +68,7 @@ _TO_RANK: tuple[Message, ...] = (
     m.Feedback,
     m.Fault,
     m.Stop,
+    m.Attach,
     m.Ping,
 )
 

@@ -162,6 +162,8 @@ def body_words(name, f):
             ]
         case "Fault":
             return [str(f["policy"]), text(f["text"])]
+        case "Attach":
+            return [f["contact"]]
         case "Stop" | "Refused":
             return [text(f["text"])]
         case "ByeAck" | "Ping":
@@ -209,11 +211,11 @@ def pack_words(name, f):
             found = words(f["last_step"], f["status"]) + counters_words(f["counters"])
             return [*found, text(f["reason"])]
         case "Want":
-            return words(f["array"], 0, f["row"])
+            return words(0, f["array"], 0, f["row"])
         case "Dropped":
-            return words(f["array"], f["seq"], f["chunk"])
+            return words(f["flags"], f["array"], f["seq"], f["chunk"])
         case "Gone":
-            return words(f["array"], 0, f["chunk"])
+            return words(0, f["array"], 0, f["chunk"])
         case "Slot":
             found = words(f["slot"], f["ring"], f["size"], f["length"], f["spare"])
             return found + words(f["segment"], f["offset"])

@@ -252,6 +252,9 @@ static void do_frame(void)
     case OP_FAULT:
         show((int64_t)m.number), hex(m.text, m.text_length);
         break;
+    case OP_ATTACH:
+        hex(m.data, m.data_length);
+        break;
     case OP_STOP:
     case OP_REFUSED:
         hex(m.text, m.text_length);
@@ -376,9 +379,10 @@ static void do_pack(void)
     } else if (op == OP_PING) {
         ipsb_pack_empty(&out, OP_PING);
     } else {
+        uint16_t flags = (uint16_t)number();
         uint32_t array = (uint32_t)number();
         uint64_t seq = (uint64_t)number();
-        ipsb_pack_number(&out, (uint8_t)op, array, seq, (uint64_t)number());
+        ipsb_pack_number(&out, (uint8_t)op, flags, array, seq, (uint64_t)number());
     }
     printf("pack");
     hex(out.data, out.length);

@@ -62,6 +62,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.StepTime(step=-7, time=0.1),
     m.Want(array=1, row=12),
     m.Dropped(array=1, chunk=24, seq=9),
+    m.Dropped(array=1, chunk=3, seq=10, flags=m.Dropped.PASSED),
     m.Gone(array=1, chunk=25),
     m.Slot(slot=7, ring=2, size=1 << 21, length=4, spare=2, segment=5, offset=3 << 21),
     m.SlotDrop(slot=7, zero=0),
@@ -89,6 +90,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Stop(text="converged"),
     m.ByeAck(),
     m.Refused(text="another run"),
+    m.Attach(contact=bytes(range(40))),
     m.Greeting(nonce=bytes(range(32))),
     m.Challenge(nonce=bytes(range(32)), proof=bytes(range(32, 64))),
 )

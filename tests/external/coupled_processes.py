@@ -459,6 +459,7 @@ class Coupled:
         *,
         analyst: int | None = 0,
         deadlines: dict[str, float] | None = None,
+        module: str = __name__,
         **settings: Any,
     ) -> None:
         """Start the analysis (on worker number `analyst` for a start) and write the contact."""
@@ -466,7 +467,7 @@ class Coupled:
         self.settings = parsed = RunSettings(
             run=self.name,
             token=secrets.token_hex(32),
-            analysis=f"{__name__}:{analysis}",
+            analysis=f"{module}:{analysis}",
             n_receivers=n,
             results=str(self.results),
             run_dir=str(self.directory),
@@ -491,6 +492,7 @@ class Coupled:
             tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints),
             {k: parsed.deadlines[k] for k in DEADLINES},
             options,
+            scheduler=self.address,
         )
         write(self.contact, contact)
         where: dict[str, Any] = {}

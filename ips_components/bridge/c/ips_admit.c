@@ -69,7 +69,7 @@ static bool want(peer *k, const array *a, int64_t row)
     if (k->wanted[a->ordinal] == row)
         return true;
     k->wanted[a->ordinal] = row;
-    ipsb_pack_number(&frame, OP_WANT, a->ordinal, 0, (uint64_t)row);
+    ipsb_pack_number(&frame, OP_WANT, 0, a->ordinal, 0, (uint64_t)row);
     if (!ipsb_enqueue_frame(k, &frame, false))
         return false;
     ipsb_flush(k);

@@ -92,7 +92,7 @@ static bool on_resend(ips_bridge *b, peer *k, const message *m)
         if (no_rows >= 0) /* this rank had no rows: there is nothing that could be gone */
             ipsb_pack_rows(&frame, a->ordinal, 0, (uint64_t)chunk, (uint64_t)no_rows, 0);
         else
-            ipsb_pack_number(&frame, OP_GONE, a->ordinal, 0, (uint64_t)chunk);
+            ipsb_pack_number(&frame, OP_GONE, 0, a->ordinal, 0, (uint64_t)chunk);
         if (!ipsb_enqueue_frame(k, &frame, no_rows >= 0))
             return protocol_error(k, "too many wishes");
     }

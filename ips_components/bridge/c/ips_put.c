@@ -101,7 +101,7 @@ int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
         buffer frame = {0};
         if (!k || k->state == LINK_CLOSED)
             continue;
-        ipsb_pack_number(&frame, OP_DROPPED, a->ordinal, 0, (uint64_t)p->chunk);
+        ipsb_pack_number(&frame, OP_DROPPED, 0, a->ordinal, 0, (uint64_t)p->chunk);
         if (!ipsb_enqueue_frame(k, &frame, true))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
     }

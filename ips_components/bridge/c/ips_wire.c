@@ -160,9 +160,10 @@ void ipsb_pack_slot_drop(buffer *out, uint32_t slot)
         set32(p, slot);
 }
 
-void ipsb_pack_number(buffer *out, uint8_t op, uint32_t array, uint64_t seq, uint64_t number)
+void ipsb_pack_number(buffer *out, uint8_t op, uint16_t flags, uint32_t array, uint64_t seq,
+                      uint64_t number)
 {
-    uint8_t *p = frame(out, op, 0, seq, array, 8, 0);
+    uint8_t *p = frame(out, op, flags, seq, array, 8, 0);
     if (p)
         set64(p, number);
 }
@@ -186,6 +187,7 @@ static uint32_t max_body(uint8_t op)
     case OP_FAULT:
     case OP_STOP:
     case OP_REFUSED:
+    case OP_ATTACH:
         return 1u << 20;
     default:
         return 4096;
@@ -204,7 +206,7 @@ const char *ipsb_parse_header(header *out, const uint8_t *data)
     out->body = get32(data + 16);
     out->array = get32(data + 20);
     out->data = get64(data + 24);
-    if (out->op != OP_PING && (out->op < OP_WELCOME || out->op > OP_CHALLENGE))
+    if (out->op != OP_PING && (out->op < OP_WELCOME || out->op > OP_ATTACH))
         return "a message that is not for ranks";
     if (out->body > max_body(out->op))
         return "a message that is longer than it may be";
@@ -394,6 +396,10 @@ const char *ipsb_parse(message *out, const header *head, const uint8_t *body)
     case OP_REFUSED:
         out->text = (const char *)body;
         out->text_length = length;
+        return NULL;
+    case OP_ATTACH:
+        out->data = body;
+        out->data_length = length;
         return NULL;
     default: /* Ping, ByeAck */
         return NULL;

@@ -38,8 +38,11 @@ enum {
     OP_STOP,
     OP_BYE_ACK,
     OP_REFUSED,
-    OP_CHALLENGE
+    OP_CHALLENGE,
+    OP_ATTACH
 };
+
+enum { DROPPED_PASSED = 1 }; /* flags of Dropped */
 
 #define NO_SLOT 0xFFFFFFFFu
 
@@ -81,7 +84,7 @@ typedef struct message {
     size_t receivers_length;
     int64_t step;                               /* Feedback; ContractIs: first of the launch */
     uint8_t kind, ndim;
-    const uint8_t *shape, *data;
+    const uint8_t *shape, *data;                /* Feedback; Attach: a contact (data) */
     size_t data_length;
     const char *text;                           /* Fault, Stop, Refused; Feedback: its name */
     size_t text_length;
@@ -120,7 +123,8 @@ void ipsb_pack_slot(buffer *out, uint32_t slot, uint32_t ring, uint64_t size, ui
                     uint32_t spare, uint64_t segment, uint64_t offset);
 void ipsb_pack_slot_drop(buffer *out, uint32_t slot);
 /* Want, Dropped, Gone: one number about an array. */
-void ipsb_pack_number(buffer *out, uint8_t op, uint32_t array, uint64_t seq, uint64_t number);
+void ipsb_pack_number(buffer *out, uint8_t op, uint16_t flags, uint32_t array, uint64_t seq,
+                      uint64_t number);
 void ipsb_pack_empty(buffer *out, uint8_t op);
 
 #endif

@@ -1,0 +1,92 @@
+"""Runs that go on until they are stopped, for clients that attach to them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from coupled_processes import COLUMNS, ROWS, Coupled, Peer, _log_to, field
+
+from ips_components.bridge import Array, Bridge
+
+EARLY = 6
+"""Steps that the run's own analysis needs."""
+MANY = 5000
+"""Steps that the array is described with."""
+
+
+def early(arrays):
+    """Needs the first steps only."""
+    return {"early": arrays["t"][:EARLY].sum(axis=(1, 2))}
+
+
+def whole(step: int, ranks: int = 2) -> np.ndarray:
+    """The whole field at a step."""
+    return field(step, ranks)
+
+
+def stepping_rank(
+    pipe: Any, log: str, rank: int, ranks: int, contact: str, pace: float, steps: int
+) -> None:
+    """Put until "stop" is said; every tenth block is computed in place."""
+    _log_to(log)
+    try:
+        mine = slice(rank * COLUMNS, (rank + 1) * COLUMNS)
+        array = Array("t", (ROWS, COLUMNS * ranks), offset=(0, mine.start), steps=MANY)
+        with Bridge(contact=contact, arrays=[array], rank=rank, size=ranks) as bridge:
+            last = steps
+            for step in range(steps):
+                if pipe.poll():  # ranks stop at the same step, which is said beforehand
+                    word, last = pipe.recv()
+                    assert word == "stop"
+                    pipe.send(("at", step))
+                    last = min(steps, pipe.recv())
+                if step >= last:
+                    break
+                bridge.put("t", step, field(step, ranks)[:, mine])
+                time.sleep(pace)
+        pipe.send(("done", bridge.statistics().lost))
+    except Exception as error:
+        pipe.send(("error", f"{type(error).__name__}: {error}"))
+        sys.exit(1)
+
+
+class SteppingRun(Coupled):
+    """A run whose ranks put step after step until it is left."""
+
+    def __init__(
+        self,
+        directory: Path,
+        ranks: int = 2,
+        pace: float = 0.02,
+        steps: int = MANY,
+        workers: int = 2,
+        **settings: Any,
+    ) -> None:
+        super().__init__(directory, workers=workers, ranks=ranks)
+        self.begin(analysis="early", analyst=None, module=__name__, **settings)
+        for rank in range(ranks):
+            self.ranks.append(
+                Peer(
+                    f"rank {rank}",
+                    stepping_rank,
+                    str(directory / f"rank{rank}.log"),
+                    rank,
+                    ranks,
+                    str(self.contact),
+                    pace,
+                    steps,
+                )
+            )
+
+    def stop(self) -> list[Any]:
+        """Have all ranks stop at the same step; what they say at their end."""
+        for rank in self.ranks:
+            rank.pipe.send(("stop", 0))
+        at = max(rank.hear()[1] for rank in self.ranks) + 2
+        for rank in self.ranks:
+            rank.pipe.send(at)
+        return [rank.hear() for rank in self.ranks]
