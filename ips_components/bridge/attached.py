@@ -29,6 +29,7 @@ from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
 
 CLOSE_WITHIN = 2.0  # seconds that the end of a simulation waits for attached runs
+CONNECT_WITHIN = 5.0  # seconds that a receiver has before steps are dropped for it
 _FOR_EVER = 1e9  # seconds
 
 
@@ -184,7 +185,7 @@ class AttachedRun:
         for out in session.needed:
             out.has_fast_path = False  # it takes credit for all that it needs to know
             for receiver in set(() if out.placement is None else out.placement.owners):
-                session.delivery.connections.get(receiver)  # connects in the background
+                self._connect(session, receiver)
         delivery = session.delivery
         steps = Steps(delivery, session.needed, agreed.first_step, agreed.launch, renumbered=False)
         path = PutPath(
@@ -199,6 +200,16 @@ class AttachedRun:
             self._session, self._path = session, path
         self._joined(self)
         return True
+
+    def _connect(self, session: Session, receiver: int) -> None:
+        """Connect to a receiver now, so that the first step is not dropped for that."""
+        connections = session.delivery.connections
+        connection = connections.by_ordinal.get(receiver)
+        if connection is not None:
+            try:
+                connection.connect(CONNECT_WITHIN)
+            except (IPSComponentsError, OSError):
+                connections.get(receiver)  # goes on in the background
 
     def _stay(self) -> None:
         """Wait for the end, and say goodbye with the account."""

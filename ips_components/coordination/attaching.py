@@ -61,13 +61,15 @@ class Amendment:
     def to_json(self) -> dict[str, Any]:
         """Return its part of the record."""
         state = self.run.state
+        signed = self.run.contract is not None
         return {
             "run": state.run,
             "since": self.since,
             "until": self.until,
-            "phase": state.phase,
-            "arrays": [] if self.run.contract is None else self.run.contract.table(),
-            "ledger": state.record()["ledger"],
+            "why": self.why,
+            "phase": state.phase if signed else "unsigned",
+            "arrays": self.run.agreed.table() if signed else [],
+            "ledger": state.record()["ledger"] if signed else {"closed": True, "arrays": {}},
             "notes": [fault.to_json() for fault in state.faults],
         }
 

@@ -24,10 +24,13 @@ from c_ranks import (
 from test_c_bridge import row_cells
 from test_c_faults import cut, receiver_process, stop
 
+from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.placement import Placement, replace
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.receiver.receiver import Receiver
 from ips_components.wire import contact as contacts
+from ips_components.wire import messages as m
 
 
 @pytest.fixture
@@ -661,3 +664,149 @@ def test_what_is_lost_ends_waiting_at_once(start, sinks, tmp_path):
         with pytest.raises(RankError) as lost:
             rank("receive", "gain", 1, 60)
         assert lost.value.code == LOST
+
+
+# -- attached runs ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def attached(to, sink, *specs, run="c-run~1", token=None, **receiver):
+    """A receiver of an attached run with a contract over these arrays, which ranks are to join."""
+    token = token or contacts.new_token()
+    contract = Contract(
+        run,
+        tuple(ArrayContract.agree(s, run=run, receivers=(0,), policy="drop") for s in specs),
+    )
+    receiver.setdefault("budget", 64 << 20)
+    with Receiver(sink, run=run, token=token, ordinal=0, **receiver) as own:
+        own.set_contract(contract, (own.endpoint,))
+        limits = {"connect": 5.0, "contract": 10.0, "drain": 5.0}
+        contact = contacts.Contact(run, token, (own.endpoint,), limits, {"replay_steps": 1})
+        to.attach(contact.to_bytes())
+        yield own, contract
+
+
+def put_until(rank, done, step, name="t", how="put"):
+    """Put step after step until something has happened; return the next step."""
+    for _ in range(2000):
+        if done():
+            return step
+        if how == "put":
+            rank("put", name, step, "C")
+        else:
+            rank("acquire", name, step)
+            rank("fill", name, step)
+            rank("publish", name)
+        step += 1
+        threading.Event().wait(0.002)
+    raise TimeoutError("it has not happened")
+
+
+def arrived_right(contract, sink):
+    """Every chunk that arrived is right, and those that did not were put before the join."""
+    array = contract.arrays[0]
+    whole, got = expected(array), delivered(array, sink.chunks)
+    for _, chunk in sink.chunks:
+        where = array.chunk_selection(chunk).within(array.cover).to_slices()
+        assert (got[where] == whole[where]).all()
+    assert set(sink.counts.values()) <= {1}
+    assert not {chunk for _, chunk in sink.chunks} & {chunk for _, chunk, *_ in sink.missed}
+    first = min(chunk for _, chunk in sink.chunks)
+    passed = [c for _, c, _, why in sink.missed if why == m.Dropped.WHY_PASSED]
+    assert sorted(passed) == list(range(first))
+
+
+def closes(info):
+    """Whether an account is closed."""
+    return all(each.closed for each in info.counters)
+
+
+@pytest.mark.parametrize("how", ["put", "acquire"])
+def test_an_attached_run_gets_the_steps_from_the_next_one_on(start, sinks, tmp_path, how):
+    spec, further = spec_of(count=4), spec_of(start=3, count=5000)
+    sink, other = sinks(2)
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, changed(spec, steps=StepAxis(count=4)))
+        for step in range(6):
+            rank("put", "t", step, "C")
+        with attached(receiver, other, further) as (own, more):
+            step = put_until(rank, lambda: len(other.chunks) >= 3, 6, how=how)
+            assert other.hellos[0].step >= 5
+            own.stop("detached")
+            step = put_until(rank, lambda: 0 in other.byes, step)
+            arrived = len(other.counts)
+            for each in range(step, step + 3):
+                rank("put", "t", each, "C")
+            assert len(other.counts) == arrived
+            arrived_right(more, other)
+            assert closes(other.byes[0])
+        rank("close", 0)
+        right(contract, sink)
+        assert rank.account("t")[0][2] == 4
+
+
+def test_two_attached_runs_at_once(start, sinks, tmp_path):
+    spec = spec_of(count=4)
+    sink, one, two = sinks(3)
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        with (
+            attached(receiver, one, spec_of(count=5000)) as (_, more),
+            attached(receiver, two, spec_of(count=3000, every=3), run="c-run~2") as (_, third),
+        ):
+            put_until(rank, lambda: len(one.chunks) > 3 and len(two.chunks) > 3, 0)
+            rank("close", 0)
+            for other, what in ((one, more), (two, third)):
+                other.wait(lambda other=other: 0 in other.byes)
+                arrived_right(what, other)
+                assert closes(other.byes[0])
+        right(contract, sink)
+
+
+def test_an_attached_run_that_takes_nothing_holds_up_nobody(start, sinks, tmp_path):
+    spec = spec_of(count=4, shape=(64, 64))
+    sink, other = sinks(2)
+    other.keep = True  # chunks that are kept are not released
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        budget = 3 * 64 * 64 * 8
+        further = spec_of(count=5000, shape=(64, 64))
+        with attached(receiver, other, further, budget=budget) as (_, more):
+            put_until(rank, lambda: len(other.missed) > 20 and other.chunks, 0)
+            rank("close", 0)
+            other.wait(lambda: 0 in other.byes)
+            assert closes(other.byes[0])
+            dropped = [why for *_, why in other.missed if why != m.Dropped.WHY_PASSED]
+            assert dropped
+            array = more.arrays[0]
+            whole, got = expected(array), delivered(array, other.chunks)
+            for _, chunk in other.chunks:
+                where = array.chunk_selection(chunk).within(array.cover).to_slices()
+                assert (got[where] == whole[where]).all()
+        right(contract, sink)
+
+
+@pytest.mark.parametrize("when", ["before its contract", "while it takes data"])
+def test_receivers_of_an_attached_run_that_go_away_change_nothing(start, sinks, tmp_path, when):
+    spec = spec_of(count=4)
+    sink, other = sinks(2)
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        step = 0
+        if when == "while it takes data":
+            with attached(receiver, other, spec_of(count=5000)):
+                step = put_until(rank, lambda: len(other.chunks) >= 3, 0)
+        else:
+            with Receiver(other, run="c-run~1", token="ab" * 32, budget=1 << 20) as own:
+                limits = {"connect": 1.0, "contract": 10.0, "drain": 1.0}
+                gone = contacts.Contact("c-run~1", "ab" * 32, (own.endpoint,), limits)
+                receiver.attach(gone.to_bytes())
+                step = put_until(rank, lambda: other.hellos, 0)
+        for each in range(step, step + 50):
+            rank("put", "t", each, "C")
+        rank("close", 0)
+        right(contract, sink)

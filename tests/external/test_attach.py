@@ -9,7 +9,7 @@ from attached_runs import EARLY, SteppingRun, whole
 from coupled_processes import fork_server, series
 
 import ips_components
-from ips_components.errors import ContractError, SelectionError
+from ips_components.errors import ContractError, SelectionError, StepPassed
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,6 +4,8 @@
 
 #include "ips_admit.h"
 
+/* messages in the queue of a receiver that a put which may not wait adds nothing to */
+enum { BEHIND = 64 };
 /* ns from a welcome to the first credit, which is on its way */
 static const int64_t FIRST_CREDIT_GRACE = 50000000;
 
@@ -35,7 +37,7 @@ static bool find_rows(ips_bridge *b, const put_request *o)
     return true;
 }
 
-static bool find(ips_bridge *b, const put_request *o)
+bool ipsb_find_pieces(ips_bridge *b, const put_request *o)
 {
     return o->plan ? ipsb_plan_at(o->plan, o->t, &b->pieces) : find_rows(b, o);
 }
@@ -76,6 +78,17 @@ static bool want(peer *k, const array *a, int64_t row)
     return true;
 }
 
+/* Whether a receiver of these pieces has much to read already. */
+static bool is_behind(const ips_bridge *b)
+{
+    for (size_t i = 0; i < b->pieces.n; i++) {
+        const peer *k = ipsb_link_of(&b->links, b->pieces.items[i].receiver);
+        if (b->stop || !k || k->n_queue > BEHIND)
+            return true;
+    }
+    return false;
+}
+
 /* Wait until all pieces may be sent; it does not wait for credit under policy drop, nor when the
  * analysis has all that it wants. The pieces are found anew whenever something has changed, since
  * their receivers may. */
@@ -90,14 +103,16 @@ int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
         int code = ipsb_check(b);
         if (code)
             return code;
-        if (!find(b, o))
+        if (!ipsb_find_pieces(b, o))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory for its pieces", a->name);
         if (ipsb_is_detached(b))
             return IPS_BRIDGE_OK;
         if (admissible(b, a, &absent, &lacking, &row)) {
-            *admitted = true;
+            *admitted = !b->attached_run || !is_behind(b);
             return IPS_BRIDGE_OK;
         }
+        if (b->attached_run) /* nothing waits for it */
+            return IPS_BRIDGE_OK;
         now = ipsb_now();
         const peer *k = ipsb_link_of(&b->links, absent);
         if (!lacking && k && k->needs_tls)

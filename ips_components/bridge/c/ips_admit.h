@@ -11,6 +11,8 @@ typedef struct put_request {
     int64_t step, t, rows;
 } put_request;
 
+/* Find the pieces (b->pieces); false without memory. */
+bool ipsb_find_pieces(ips_bridge *b, const put_request *o);
 /* Find the pieces (b->pieces), and wait until all may be sent. */
 int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted);
 

@@ -162,9 +162,10 @@ static int compare(ips_bridge *b, const array *a, const agreement *c)
     int first = c->ragged ? 2 : 1;
     const int64_t *shape = a->shape + (c->ragged ? 1 : 0);
     bool same = !strcmp(a->dtype, c->dtype) && a->ndim == c->ndim - 1 && a->ragged == c->ragged &&
-                (a->every == c->every || a->steps < 0);
-    /* Where the program is launched many times, it may describe the steps of one launch. */
-    if (!b->many_launches && a->steps >= 0) /* else the config says it */
+                (a->every == c->every || a->steps < 0 || b->attached_run);
+    /* Where the program is launched many times, it may describe the steps of one launch; an attached
+     * run has steps of its own. */
+    if (!b->many_launches && !b->attached_run && a->steps >= 0) /* else the config says it */
         same = same && a->first == c->first && a->steps == c->steps;
     for (int d = first; same && d < c->ndim; d++)
         same = shape[d - first] == c->shape[d];

@@ -55,6 +55,7 @@ typedef struct ips_bridge_array {
     int64_t ring_step;
     bool any_put; /* the last step that the program put, wanted or not */
     int64_t put_step;
+    int64_t begun; /* of an attached run: the first step that was put */
     uint64_t rewinds;
     put_mark own; /* of the declared block, or the rows */
     bool any_step; /* the last step of which something was to be sent */

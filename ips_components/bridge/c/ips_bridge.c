@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "ips_attached.h"
 #include "ips_describe.h"
 #include "ips_dispatch.h"
 #include "ips_feedback.h"
@@ -43,6 +44,7 @@ int ips_bridge_open(ips_bridge **out, int rank, int size)
     b = calloc(1, sizeof *b);
     if (!b)
         return IPS_BRIDGE_MEMORY;
+    b->newest = -1;
     b->self.rank = rank;
     b->self.size = size;
     read_host_identity(b);
@@ -72,6 +74,8 @@ int ips_bridge_progress(ips_bridge *b)
     if (code)
         return code;
     ipsb_progress(&b->links, 0);
+    if (b->attached)
+        ipsb_attached_progress(b);
     return ipsb_check(b);
 }
 
@@ -177,7 +181,7 @@ int ips_bridge_receive_doubles(ips_bridge *b, const char *name, int64_t step, do
 /* ---- Ending ------------------------------------------------------------------------------------ */
 
 /* Move what nobody took from delivered to lost. */
-static void account_untaken(ips_bridge *b)
+void ipsb_account_untaken(ips_bridge *b)
 {
     for (size_t i = 0; i < b->n_arrays; i++) {
         array *a = b->arrays[i];
@@ -205,7 +209,7 @@ static void account_untaken(ips_bridge *b)
 }
 
 /* Say goodbye to all who have not heard it. */
-static void send_byes(ips_bridge *b, bool aborted, const char *reason)
+void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason)
 {
     size_t n = (size_t)b->contract.n_arrays;
     int64_t last = -1;
@@ -239,7 +243,7 @@ static void send_byes(ips_bridge *b, bool aborted, const char *reason)
 static bool wait_for_bye_acks(ips_bridge *b, bool aborted, const char *reason)
 {
     int64_t deadline = ipsb_now() + (int64_t)(b->contact.connect * 1e9);
-    send_byes(b, aborted, reason);
+    ipsb_send_byes(b, aborted, reason);
     for (;;) {
         bool waiting = false, answered = false, open = false;
         for (uint32_t i = 0; i < b->links.n; i++) {
@@ -251,7 +255,7 @@ static bool wait_for_bye_acks(ips_bridge *b, bool aborted, const char *reason)
         if ((!waiting && answered) || (!open && ipsb_is_detached(b)) || ipsb_now() >= deadline)
             return answered;
         if (!waiting) /* those who heard it are gone */
-            send_byes(b, aborted, reason);
+            ipsb_send_byes(b, aborted, reason);
         ipsb_progress(&b->links, deadline);
     }
 }
@@ -269,11 +273,12 @@ int ips_bridge_close(ips_bridge *b, int aborted, const char *reason)
         ipsb_links_free(&b->links);
         return IPS_BRIDGE_OK;
     }
+    ipsb_attached_close(b, aborted != 0, reason);
     if (b->in_step)
         ipsb_end_step(b, true);
     drained = ipsb_drain(b, aborted ? 1.0 : b->contact.drain);
     if (!drained)
-        account_untaken(b);
+        ipsb_account_untaken(b);
     answered = wait_for_bye_acks(b, aborted != 0, reason);
     b->closed = true;
     b->links.joined = false;
@@ -294,6 +299,7 @@ void ips_bridge_free(ips_bridge *b)
 {
     if (!b)
         return;
+    ipsb_attached_free(b);
     ipsb_links_free(&b->links);
     ipsb_feedback_free(b);
     for (size_t i = 0; i < b->n_arrays; i++)

@@ -417,6 +417,8 @@ void ipsb_hello_info(const ips_bridge *b, buffer *out)
         ipsb_append(out, "}", 1);
         return;
     }
+    if (b->attached_run)
+        ipsb_append_text(out, ",\"step\":%lld", (long long)b->newest);
     ipsb_append_text(out, ",\"hosts\":[");
     ipsb_append(out, b->hosts, b->hosts ? strlen(b->hosts) : 0);
     ipsb_append_text(out, "],\"arrays\":[");

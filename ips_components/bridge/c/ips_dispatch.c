@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "ips_dispatch.h"
+#include "ips_attached.h"
 #include "ips_feedback.h"
 
 enum { MAX_REQUESTED = 1 << 20, MAX_LINKS = 1 << 16 };
@@ -235,6 +236,8 @@ bool ipsb_dispatch(ips_bridge *b, peer *k, const message *m)
         snprintf(k->why, sizeof k->why, "refused: ");
         copy_text(k->why + 9, sizeof k->why - 9, m->text, m->text_length);
         return false;
+    case OP_ATTACH:
+        return ipsb_attach(b, m->data, m->data_length);
     default: /* Ping */
         return true;
     }

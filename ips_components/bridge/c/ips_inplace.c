@@ -1,6 +1,7 @@
 /* Blocks that the program computes inside a slot. */
 #include <stdlib.h>
 
+#include "ips_attached.h"
 #include "ips_put.h"
 
 /* Memory for a block that is not sent. */
@@ -148,9 +149,17 @@ int ips_bridge_array_publish(ips_bridge_array *a, const void *cells)
     int code = find_open(a, cells, &o);
     if (code)
         return code;
-    if (o->slot)
+    if (o->slot && a->bridge->attached) { /* before the memory is the receivers' */
+        int64_t before = a->bridge->newest;
+        ipsb_attached_progress(a->bridge);
+        ipsb_attached_put(a, o->step, before, o->slot->memory, o->only ? NULL : o->offset,
+                          o->only ? NULL : o->count, NULL);
+    }
+    if (o->slot) {
+        if (o->step > a->bridge->newest)
+            a->bridge->newest = o->step;
         code = publish_slot(a->bridge, a, o);
-    else
+    } else
         code = ips_bridge_array_put_block(a, o->step - a->bridge->shift, o->scratch,
                                           o->only ? NULL : o->offset,
                                           o->only ? NULL : o->count, NULL);

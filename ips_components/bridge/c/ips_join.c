@@ -10,6 +10,7 @@
 #include "ips_describe.h"
 #include "ips_dispatch.h"
 #include "ips_feedback.h"
+#include "ips_join.h"
 
 static const char BLOB[] = "IPSBLOB1";
 static const int64_t MAX_STAGGER = 500000000; /* ns for one receiver before the next is tried */
@@ -38,7 +39,7 @@ static int add_links(ips_bridge *b, const endpoints *receivers)
 
 /* Start with the next link that was never tried, unless another one was started just now: a
  * receiver that does not answer must not cost the others the time to connect. */
-static void dial_next(ips_bridge *b)
+void ipsb_dial_next(ips_bridge *b)
 {
     int64_t share = (int64_t)(b->contact.connect * 1e9) / (2 * ((int64_t)b->links.n + 1));
     int64_t patience = share < MAX_STAGGER ? share : MAX_STAGGER, now = ipsb_now();
@@ -67,7 +68,7 @@ static int connect_any(ips_bridge *b, bool patient, peer **out)
     const peer *last = NULL;
     for (;;) {
         bool possible = false;
-        dial_next(b);
+        ipsb_dial_next(b);
         for (uint32_t i = 0; i < b->links.n; i++) {
             peer *k = b->links.items[i];
             if (k->state == LINK_OPEN) {
@@ -162,7 +163,7 @@ static int ask_contract(ips_bridge *b)
         for (uint32_t i = 0; i < b->links.n; i++)
             open |= b->links.items[i]->state == LINK_OPEN;
         if (!open)
-            dial_next(b);
+            ipsb_dial_next(b);
         ipsb_progress(&b->links, deadline);
     }
     return code;
@@ -233,13 +234,39 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
 
 /* ---- Joining ----------------------------------------------------------------------------------- */
 
+/* Take a contract: the body of ContractIs. */
+static int take_contract(ips_bridge *b, const uint8_t *body, uint64_t length)
+{
+    const char *wrong;
+    message m;
+    endpoints receivers;
+    int code;
+    header head = {.op = OP_CONTRACT, .body = (uint32_t)length};
+    wrong = length > UINT32_MAX ? "a contract that is too long" : ipsb_parse(&m, &head, body);
+    if (wrong)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "the receiver sent %s", wrong);
+    memcpy(b->self.digest, m.digest, DIGEST_BYTES);
+    b->first_step = m.step;
+    b->launch = m.ordinal;
+    b->many_launches = m.launch_flags & LAUNCH_MANY;
+    b->shift = m.launch_flags & LAUNCH_RENUMBER ? m.step : 0;
+    wrong = ipsb_contract_parse(&b->contract, m.contract, m.contract_length);
+    if (wrong)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "%s", wrong);
+    b->self.has_contract = true;
+    wrong = ipsb_parse_endpoints(&receivers, m.receivers, m.receivers_length);
+    code = wrong ? ipsb_fail(b, IPS_BRIDGE_CONTRACT, "%s", wrong) : begin_session(b);
+    if (!code)
+        code = add_links(b, &receivers);
+    ipsb_endpoints_free(&receivers);
+    return code;
+}
+
 /* Take rank 0's blob apart: its error, or contact and contract. */
 static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
 {
     uint64_t first, second;
     const char *wrong;
-    message m;
-    endpoints receivers;
     int code;
     if (!blob || length < BLOB_HEAD || memcmp(blob, BLOB, 8) != 0)
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
@@ -261,26 +288,7 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
         snprintf(b->links.lost, sizeof b->links.lost, "the receivers went away before there was a contract");
         return begin_session(b);
     }
-    header head = {.op = OP_CONTRACT, .body = (uint32_t)second};
-    wrong = second > UINT32_MAX ? "a contract that is too long"
-                                : ipsb_parse(&m, &head, blob + BLOB_HEAD + first);
-    if (wrong)
-        return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "the receiver sent %s", wrong);
-    memcpy(b->self.digest, m.digest, DIGEST_BYTES);
-    b->first_step = m.step;
-    b->launch = m.ordinal;
-    b->many_launches = m.launch_flags & LAUNCH_MANY;
-    b->shift = m.launch_flags & LAUNCH_RENUMBER ? m.step : 0;
-    wrong = ipsb_contract_parse(&b->contract, m.contract, m.contract_length);
-    if (wrong)
-        return ipsb_fail(b, IPS_BRIDGE_CONTRACT, "%s", wrong);
-    b->self.has_contract = true;
-    wrong = ipsb_parse_endpoints(&receivers, m.receivers, m.receivers_length);
-    code = wrong ? ipsb_fail(b, IPS_BRIDGE_CONTRACT, "%s", wrong) : begin_session(b);
-    if (!code)
-        code = add_links(b, &receivers);
-    ipsb_endpoints_free(&receivers);
-    return code;
+    return take_contract(b, blob + BLOB_HEAD + first, second);
 }
 
 /* How many segments may have a descriptor: half of what the process may open is the program's, and
@@ -294,6 +302,16 @@ static size_t descriptors_for_segments(void)
     return (size_t)limit.rlim_cur / 2;
 }
 
+/* Match arrays and contract, and find out what memory may be shared. */
+static int join_arrays(ips_bridge *b)
+{
+    int code = ipsb_arrays_join(b);
+    for (uint32_t i = 0; i < b->links.n; i++)
+        b->shared |= b->links.items[i]->local && b->links.items[i]->at.unix_name[0] && b->links.lanes & LANE_SHM;
+    b->segment_limits.max_segments = descriptors_for_segments();
+    return code;
+}
+
 int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
 {
     int code;
@@ -301,13 +319,29 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
         return IPS_BRIDGE_USAGE;
     if (b->joined || b->closed || b->self.has_contract)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "a bridge joins once");
-    if ((code = unpack(b, blob, length)) || (code = ipsb_arrays_join(b)))
+    if ((code = unpack(b, blob, length)) || (code = join_arrays(b)))
         return code;
-    for (uint32_t i = 0; i < b->links.n; i++)
-        b->shared |= b->links.items[i]->local && b->links.items[i]->at.unix_name[0] && b->links.lanes & LANE_SHM;
-    b->segment_limits.max_segments = descriptors_for_segments();
     if (!b->links.lost[0] && (code = connect_any(b, true, &b->links.home)))
         return code;
     b->joined = b->links.joined = true;
     return IPS_BRIDGE_OK;
+}
+
+/* ---- Attached runs ----------------------------------------------------------------------------- */
+
+int ipsb_ask_begin(ips_bridge *b, const uint8_t *contact, size_t length)
+{
+    const char *wrong = ipsb_contact_parse(&b->contact, contact, length);
+    int code = wrong ? ipsb_fail(b, IPS_BRIDGE_CONTACT, "%s", wrong) : begin_session(b);
+    return code ? code : add_links(b, &b->contact.receivers);
+}
+
+int ipsb_join_asked(ips_bridge *b)
+{
+    int code;
+    /* The connections for data are made with all that the contract tells a rank about itself. */
+    ipsb_links_free(&b->links);
+    ipsb_feedback_free(b);
+    code = take_contract(b, b->contract_frame, b->contract_length);
+    return code ? code : join_arrays(b);
 }

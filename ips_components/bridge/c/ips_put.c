@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "ips_attached.h"
 #include "ips_put.h"
 
 /* ns between polls of the sockets while nothing is wanted */
@@ -58,7 +59,7 @@ static int flush_all(ips_bridge *b)
         }
         if (began)
             b->waited_ns += (uint64_t)(ipsb_now() - began);
-        if (!slow)
+        if (!slow || b->attached_run)
             return IPS_BRIDGE_OK;
         began = ipsb_now();
         deadline = deadline ? deadline : began + ipsb_ns(b->contact.step);
@@ -307,6 +308,8 @@ int ips_bridge_rewind(ips_bridge *b, int64_t step)
         if (a->any_put && a->put_step >= step)
             a->put_step = step - 1;
     }
+    if (b->attached)
+        ipsb_attached_rewind(b, step);
     return IPS_BRIDGE_OK;
 }
 
@@ -390,9 +393,8 @@ static int fail_kind(ips_bridge *b, const array *a)
                                : "is not ragged: use ips_bridge_put");
 }
 
-int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void *cells,
-                               const int64_t *offset, const int64_t *extent,
-                               const int64_t *strides)
+static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
+                     const int64_t *offset, const int64_t *extent, const int64_t *strides)
 {
     int64_t own[MAX_NDIM], total;
     array *a = NULL;
@@ -435,8 +437,33 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
     return send_cells(b, &o, cells, strides, total);
 }
 
-int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
-                              int64_t rows, const int64_t *strides)
+/* Note a step that was put, and have attached runs move; returns the newest step before. */
+static int64_t note_newest(ips_bridge *b, int64_t step)
+{
+    int64_t before = b->newest;
+    if (step > before)
+        b->newest = step;
+    if (b->attached)
+        ipsb_attached_progress(b);
+    return before;
+}
+
+int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void *cells,
+                               const int64_t *offset, const int64_t *extent,
+                               const int64_t *strides)
+{
+    int code = put_block(named, step, cells, offset, extent, strides);
+    if (!code) {
+        ips_bridge *b = named->bridge;
+        int64_t before = note_newest(b, step + b->shift);
+        if (b->attached)
+            ipsb_attached_put(named, step + b->shift, before, cells, offset, extent, strides);
+    }
+    return code;
+}
+
+static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, int64_t rows,
+                    const int64_t *strides)
 {
     int64_t own[MAX_NDIM], total = rows;
     array *a = NULL;
@@ -491,4 +518,17 @@ int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void 
     if (!ipsb_enqueue_frame(ipsb_link_of(&b->links, p->receiver), &frame, true))
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
     return flush_all(b);
+}
+
+int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
+                              int64_t rows, const int64_t *strides)
+{
+    int code = put_rows(named, step, cells, rows, strides);
+    if (!code) {
+        ips_bridge *b = named->bridge;
+        int64_t before = note_newest(b, step + b->shift);
+        if (b->attached)
+            ipsb_attached_put_rows(named, step + b->shift, before, cells, rows, strides);
+    }
+    return code;
 }

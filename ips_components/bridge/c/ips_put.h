@@ -20,6 +20,9 @@ void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes);
 int ipsb_publish(ips_bridge *b, slot *s);
 int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes);
 bool ipsb_drain(ips_bridge *b, double seconds); /* wait until receivers have taken all */
+/* Say goodbye to all who have not heard it; move what nobody took from delivered to lost. */
+void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason);
+void ipsb_account_untaken(ips_bridge *b);
 void ipsb_end_step(ips_bridge *b, bool now);
 
 #endif

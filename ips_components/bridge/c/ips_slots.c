@@ -188,7 +188,7 @@ int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waite
             ipsb_slot_clear(s);
             return IPS_BRIDGE_OK;
         }
-        if ((code = ipsb_check(b)) || ipsb_is_detached(b))
+        if ((code = ipsb_check(b)) || ipsb_is_detached(b) || b->attached_run)
             return code;
         if (all_busy(r))
             return ipsb_fail(b, IPS_BRIDGE_USAGE,

@@ -5,6 +5,7 @@
 #include "ips_array.h"
 
 typedef struct feedback feedback;
+typedef struct attached attached;
 
 struct ips_bridge {
     errors errors; /* first: see ips_error.c */
@@ -41,6 +42,9 @@ struct ips_bridge {
     bool any_timed;
     int64_t timed; /* the last step whose physical time was said */
     uint64_t waited_ns;
+    int64_t newest; /* step of the run that was put; -1 before any */
+    attached *attached; /* further contracts, see ips_attached.h; nearly always NULL */
+    bool attached_run; /* this is the bridge of one: it never waits */
 };
 
 bool ipsb_is_detached(const ips_bridge *b); /* no receiver is left to send to */

@@ -1,4 +1,5 @@
 /* What a rank says about its steps. */
+#include "ips_attached.h"
 #include "ips_put.h"
 
 #include <math.h>
@@ -17,6 +18,10 @@ int ips_bridge_step_end(ips_bridge *b, int64_t step)
     if (b->step == step)
         ipsb_end_step(b, true);
     ipsb_progress(&b->links, 0);
+    if (b->attached) {
+        ipsb_attached_step_end(b, step);
+        ipsb_attached_progress(b);
+    }
     return ipsb_check(b);
 }
 
