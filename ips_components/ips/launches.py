@@ -384,8 +384,10 @@ def as_time(timestamp: Any) -> float | None:
 
 
 def set_environment(launch: Launch, extra: Mapping[str, str], oversubscribe: bool) -> None:
-    """Set the variables of the next task; the process is the component's own."""
-    os.environ.pop(ENVIRONMENT, None)
+    """Set the variables of the next task; the process is the component's own.
+
+    A workflow without an analytics may be a task of another one: its tasks inherit that one's run.
+    """
     os.environ.update(launch.environment)
     os.environ.update(extra)
     ips_compat.prepare_launcher(oversubscribe)
