@@ -2,6 +2,7 @@
 
 from ips_components.bridge.api import Bridge, BridgeStatistics
 from ips_components.bridge.arrays import Array
+from ips_components.bridge.rows import Rows
 from ips_components.model.spec import StepAxis
 
-__all__ = ["Array", "Bridge", "BridgeStatistics", "StepAxis"]
+__all__ = ["Array", "Bridge", "BridgeStatistics", "Rows", "StepAxis"]

@@ -17,6 +17,7 @@ from ips_components.bridge.in_place import BlockInPlace
 from ips_components.bridge.opening import announce
 from ips_components.bridge.outgoing import Cells, OutgoingArray
 from ips_components.bridge.put_path import PutPath
+from ips_components.bridge.rows import Rows
 from ips_components.bridge.session import Session, ask_contract, location_of, wait_for_contact
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError, ContractError
@@ -178,10 +179,11 @@ class Bridge:
         self,
         name: str,
         step: int,
-        block: Cells,
+        block: Cells | Rows | Sequence[Rows],
         *,
         offset: tuple[int, ...] | None = None,
         time: float | None = None,
+        ids: Any = None,
     ) -> None:
         """Offer a block of one step; what the contract names of it is sent.
 
@@ -192,13 +194,18 @@ class Bridge:
         step
             Simulation step; steps of an array rise.
         block
-            This rank's cells, halo included, any memory order. Ragged: this rank's rows.
+            This rank's cells, halo included, any memory order. Ragged, or indexed by ids: this
+            rank's rows, as an array, or as `Rows` or a list of them where they lie apart; these
+            are packed only if the step is wanted.
         offset
             Global index of the block's first cell (without halo), when it is not the one
             described.
         time
             Physical time of the step, which becomes the coordinate of results. It is said once for
             each step, by any array and any rank; the time loop's counts where it is not.
+        ids
+            Global ids of the rows, for an array that is indexed by ids, when they are not those
+            that were described: of this put alone, so that rows may move from rank to rank.
 
         Raises
         ------
@@ -218,10 +225,14 @@ class Bridge:
         before, steps.newest = steps.newest, step
         if time is not None and step in out.wanted:
             steps.note_time(step, time)
-        self._path.put(out, step, block, offset if offset is None else tuple(offset))
+        if ids is not None and out.spec is not None and not out.by_id:
+            raise BridgeError(
+                f"array {name!r} is not indexed by ids; describe it by Array(..., ids=True)"
+            )
+        at = offset if offset is None else tuple(offset)
+        self._path.put(out, step, block, at, ids)
         if self._attached:
-            at = offset if offset is None else tuple(offset)
-            self._attachments.put(name, step, before, block, at)
+            self._attachments.put(name, step, before, block, at, ids)
 
     def block(
         self,
@@ -254,7 +265,7 @@ class Bridge:
         out = self._arrays.get(name)
         if out is None:
             out = self._find(name)
-        if out.dtype is None or (out.spec is not None and out.spec.ragged):
+        if out.dtype is None or out.by_id or (out.spec is not None and out.spec.ragged):
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
         steps = self._steps
         step += steps.shift

@@ -43,7 +43,12 @@ class Array:
         For staggered arrays, in which neighbouring blocks both have the plane of points between
         them: ``"low"`` if the block that begins lower owns it, ``"high"`` if the next one does;
         one for all dimensions, or one per dimension, None where blocks share no points. Blocks are
-        given and put with all their points; each is sent once. None: blocks do not overlap.
+        given and put with all their points; each is sent once. None: blocks do not overlap. With
+        ``ids``: which rank owns an id that several have, the lowest or the highest.
+    ids
+        Global ids of this rank's rows, for an array whose first dimension is indexed by ids (the
+        points or cells of a mesh): in the order of the rows, from 0 on, and empty for a rank that
+        has none. True: they come with each put. None: ranks have blocks.
     dims
         Names of the dimensions.
     steps
@@ -83,6 +88,7 @@ class Array:
     grid: tuple[int, ...] | None = None
     fill_value: Any = None
     shared: str | tuple[str | None, ...] | None = None
+    ids: Any = None
 
     def __post_init__(self) -> None:
         # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
@@ -100,6 +106,8 @@ class Array:
             (changes["steps"],) = whole("steps", (self.steps,))
         for name, value in changes.items():
             object.__setattr__(self, name, value)
+        if self.ids is not None and self.ids is not False:
+            self._check_ids()
         try:
             margins = self.margins
         except GeometryError as error:
@@ -112,7 +120,26 @@ class Array:
     @property
     def margins(self) -> Margins:
         """Ghost cells and shared points around what this rank owns."""
-        return Margins.of(self.name, self.shape, self.halo, self.shared)
+        shared = None if self.by_id else self.shared
+        return Margins.of(self.name, self.shape, self.halo, shared)
+
+    @property
+    def by_id(self) -> bool:
+        """Whether ranks have rows with ids instead of blocks."""
+        return self.ids is not None and self.ids is not False
+
+    def _check_ids(self) -> None:
+        where = f"array {self.name!r} is indexed by ids"
+        for name in ("offset", "blocks", "grid", "halo"):
+            if getattr(self, name):
+                raise BridgeError(f"{where}, so that it has no {name}: give one of both")
+        if self.shared not in (None, "low", "high"):
+            raise BridgeError(
+                f"{where}: shared must be 'low' or 'high', the lowest or the highest rank that has "
+                f"an id, or None where each id is at one rank; got {self.shared!r}"
+            )
+        if self.ids is not True:
+            object.__setattr__(self, "ids", whole_ids(self.name, self.ids))
 
     @property
     def spec(self) -> ArraySpec:
@@ -136,6 +163,7 @@ class Array:
             tuple(self.dims),
             dict(self.attrs),
             self.ragged,
+            (str(self.shared) if self.shared else "unique") if self.by_id else "",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -150,7 +178,25 @@ class Array:
             "dims": list(spec.dims),
             "attrs": dict(spec.attrs),
             "ragged": spec.ragged,
+            **({"ids": spec.ids} if spec.ids else {}),
         }
+
+
+def whole_ids(array: str, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return ids as 64-bit integers that belong to nobody else.
+
+    Raises
+    ------
+    BridgeError
+        If they are no list of whole numbers.
+    """
+    given = np.asarray(ids)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise BridgeError(
+            f"array {array!r}: ids must be whole numbers, one for each row, got {given.dtype} of "
+            f"shape {given.shape}"
+        )
+    return given.astype(np.int64)
 
 
 def _whole_halo(whole: Callable[[str, Any], tuple[int, ...]], halo: Any) -> Any:

@@ -13,7 +13,7 @@ Threads: `Attachments.active` is replaced with the bridge's lock held and read w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from ips_components.bridge.session import Session, ask_contract
 from ips_components.bridge.steps import Steps
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, IPSComponentsError
+from ips_components.model.pieces import Piece
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
 
@@ -80,7 +81,9 @@ class AttachedRun:
 
     # -- the simulation's thread -------------------------------------------------------------------
 
-    def put(self, name: str, step: int, before: int, block: Cells, offset: Offset) -> None:
+    def put(
+        self, name: str, step: int, before: int, block: Any, offset: Offset, ids: Any = None
+    ) -> None:
         """Put a block of a step of the run; ``before`` is the newest step before this put."""
         with self._lock:
             path, session = self._path, self._session
@@ -96,19 +99,31 @@ class AttachedRun:
                     out.contract is not None
                     and self._begun.setdefault((name, offset), step) == step
                 ):
-                    self._note_passed(path, out, step, block, offset)
-                path.put(out, step, block, offset)
+                    self._note_passed(path, out, step, block, offset, ids)
+                path.put(out, step, block, offset, ids)
             except Exception as error:
                 self._fail(f"{type(error).__name__}: {error}")
 
     def _note_passed(
-        self, path: PutPath, out: OutgoingArray, step: int, block: Cells, offset: Offset
+        self,
+        path: PutPath,
+        out: OutgoingArray,
+        step: int,
+        block: Any,
+        offset: Offset,
+        ids: Any,
     ) -> None:
         """Report the wanted steps that this rank had put before it could put them here."""
         passed = steps_below(out.wanted, step)
         if not passed:
             return
-        if out.rows is None:
+        if out.by_id:
+            plan = out.id_plan(out.cells(block, step), ids, step)
+
+            def at(t: int) -> Sequence[Piece]:
+                return [one.piece for one in plan.at(t)]
+
+        elif out.rows is None:
             at = out.plan(out.cells(block, step), offset, step).at
         else:
             out.row_cells(out.cells(block, step), step)
@@ -313,10 +328,12 @@ class Attachments:
             if run in self.active:
                 self.active.remove(run)
 
-    def put(self, name: str, step: int, before: int, block: Cells, offset: Offset) -> None:
+    def put(
+        self, name: str, step: int, before: int, block: Any, offset: Offset, ids: Any = None
+    ) -> None:
         """Put a block into all of them; see `AttachedRun.put`."""
         for run in tuple(self.active):
-            run.put(name, step, before, block, offset)
+            run.put(name, step, before, block, offset, ids)
 
     def step_end(self, step: int) -> None:
         """End a step in all of them."""

@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ips_components.bridge.arrays import Array
+from ips_components.bridge.arrays import Array, whole_ids
+from ips_components.bridge.rows import Rows, as_rows, pack
 from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Ring
 from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.block import Block
+from ips_components.model.by_id import IdPlan
 from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import dims_create
 from ips_components.model.margins import Margins
@@ -143,10 +145,15 @@ class OutgoingArray:
         self.placement = contract.placement if contract is not None else None
         self._plans: BlockPlans | None = None
         self.rows: RowPlan | None = None
+        self.by_id = spec is not None and bool(spec.ids)
+        self._ids: Any = described.ids if described is not None and described.by_id else True
+        self._id_plan: IdPlan | None = None
         self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
         self.fixed: BlockPlan | None = None
         if contract is not None and spec is not None:
-            if spec.ragged:
+            if self.by_id:
+                pass  # planned when the first rows are put
+            elif spec.ragged:
                 self.rows = RowPlan(contract, rank, size)
             else:
                 self._plans = BlockPlans(contract, max(_PLANS, len(self._by_offset)))
@@ -163,7 +170,7 @@ class OutgoingArray:
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
         """Return this rank's blocks where they are known beforehand."""
         spec = self.spec
-        if spec is None or spec.ragged or self.offset is not None:
+        if spec is None or spec.ragged or spec.ids or self.offset is not None:
             return None
         if described is not None and described.blocks is not None:
             return [Block(tuple(offset), tuple(shape)) for offset, shape in described.blocks]
@@ -190,6 +197,8 @@ class OutgoingArray:
         """
         if type(block) is np.ndarray:
             return block
+        if (parts := as_rows(block)) is not None:
+            return self._pack(parts, step)
         if isinstance(block, np.ma.MaskedArray):
             if self.fill_value is None and np.any(block.mask):
                 raise BridgeError(
@@ -199,6 +208,14 @@ class OutgoingArray:
                 )
             return np.asarray(block.filled(self.fill_value))
         return np.asarray(block)
+
+    def _pack(self, parts: Sequence[Rows], step: int) -> Cells:
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
+        if self.spec is None or not (self.spec.ragged or self.by_id):
+            raise BridgeError(f"{where}: only arrays that are ragged or indexed by ids have rows")
+        for part in parts:
+            self.row_cells(part.cells, step)
+        return pack(parts)
 
     @property
     def owned(self) -> list[Block] | None:
@@ -221,6 +238,8 @@ class OutgoingArray:
 
     def owned_bytes(self, block: Any, offset: Offset) -> int:
         """Return the bytes that this rank owns of what is put."""
+        if (parts := as_rows(block)) is not None:
+            return sum(part.nbytes for part in parts)
         cells = np.asarray(block)
         if len(self.margins.shape) != cells.ndim:
             return cells.nbytes
@@ -275,6 +294,8 @@ class OutgoingArray:
             self._plans.place(placement)
         if self.rows is not None:
             self.rows.place(placement)
+        if self._id_plan is not None:
+            self._id_plan.place(placement)
 
     def owner(self, chunk: int) -> int:
         """Return the receiver of a chunk."""
@@ -391,6 +412,39 @@ class OutgoingArray:
                 f"{where}: shape {shape} is smaller than the halo {self.margins.halo}"
             )
         return Block(offset, inner)
+
+    def id_plan(self, cells: Cells, ids: Any, step: int) -> IdPlan:
+        """Return the plan of rows that are put with these ids, or those that were described.
+
+        Raises
+        ------
+        BridgeError
+            When rows or ids are not as described, or an id is given twice.
+        """
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
+        self.row_cells(cells, step)
+        if ids is None:
+            if self._ids is True:
+                raise BridgeError(
+                    f"{where}: the array is indexed by ids; say those of its rows by "
+                    "put(..., ids=...), or describe them by Array(..., ids=...)"
+                )
+            ids = self._ids
+        if len(ids) != len(cells):
+            raise BridgeError(f"{where}: {len(cells)} rows with {len(ids)} ids; each row has one")
+        plan = self._id_plan
+        if plan is not None and (ids is plan.ids or np.array_equal(ids, plan.ids)):
+            return plan
+        if self.contract is None or self.placement is None:
+            raise BridgeError(f"array {self.name!r} has no plan: it is not in the contract")
+        try:
+            given = ids if ids is self._ids else whole_ids(self.name, ids)
+            plan = IdPlan(self.contract, given)
+        except (GeometryError, BridgeError) as error:
+            raise BridgeError(f"{where}: {error}") from None
+        plan.place(self.placement)
+        self._id_plan = plan
+        return plan
 
     def row_cells(self, cells: Cells, step: int) -> Cells:
         """Check the rows that are put of a ragged array."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from ips_components.bridge.slots import (
 )
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError
+from ips_components.model.by_id import IdCut
 from ips_components.model.pieces import BlockPlan, Piece
 from ips_components.wire import framing
 from ips_components.wire import messages as m
@@ -83,7 +85,9 @@ class PutPath:
 
     # -- a block ---------------------------------------------------------------------------------
 
-    def put(self, out: OutgoingArray, step: int, block: Cells, offset: Offset) -> None:
+    def put(
+        self, out: OutgoingArray, step: int, block: Any, offset: Offset, ids: Any = None
+    ) -> None:
         """Send what the contract names of a block of a step of the run."""
         if step <= out.put_step:
             out.check_step(step, offset)
@@ -103,6 +107,10 @@ class PutPath:
         t = (step - out.first) // out.every
         if out.rows is not None:
             self._put_rows(out, step, t, out.row_cells(out.cells(block, step), step))
+            out.mark_step(step, None)
+            return
+        if out.by_id:
+            self._put_ids(out, step, t, out.cells(block, step), ids)
             out.mark_step(step, None)
             return
         cells = out.cells(block, step)
@@ -146,6 +154,35 @@ class PutPath:
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
         self._send(out, step, t, find, cells, cells.nbytes)
+
+    def _put_ids(self, out: OutgoingArray, step: int, t: int, cells: Cells, ids: Any) -> None:
+        """Put this rank's rows of an array that is indexed by ids."""
+        plan = out.id_plan(cells, ids, step)
+        cuts: list[IdCut] = []
+
+        def find(t: int) -> Sequence[Piece]:
+            found = plan.at(t)
+            cuts[:] = [one.cut for one in found]
+            return [one.piece for one in found]
+
+        delivery, ring = self.delivery, self.ring(out, step)
+        pieces, connections, admitted = delivery.admit(out, find, t)
+        wanted = sum(cut.cell_bytes for cut in cuts)
+        out.skipped_bytes += cells.nbytes - wanted
+        room = sum(-(-cut.nbytes // CACHE_LINE) * CACHE_LINE for cut in cuts)
+        slot = delivery.slot(ring, room) if admitted else None
+        out.note(t, pieces)
+        if slot is None:
+            self.account_unsent(out, step, pieces, wanted)
+            return
+        stored = []
+        at = 0
+        for i, (piece, cut) in enumerate(zip(pieces, cuts, strict=True)):
+            place = slot.place(i, out.ordinal, piece, cut.room, at)
+            cut.write(cells, place.cells)
+            stored.append(Stored(out.ordinal, t, piece, place))
+            at += -(-cut.nbytes // CACHE_LINE) * CACHE_LINE
+        self.publish(out, step, t, find, slot, stored, connections, wanted)
 
     def _send(
         self, out: OutgoingArray, step: int, t: int, find: Find, cells: Cells, total: int

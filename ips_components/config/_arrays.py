@@ -83,7 +83,12 @@ def check_array(
             steps,
             dims=array.dims,
             ragged=description["ragged"],
+            ids=description.get("ids", ""),
         )
+        if spec.ids:
+            for other in ("decomposition", "halo", "shared"):
+                if getattr(array, other):
+                    add(where, other.upper(), "is given beside IDS: ranks have no blocks then")
         name = "CHUNKS"
         if not steps.open_ended:
             ChunkLayout.from_spec(spec, array.chunks, n_receivers)

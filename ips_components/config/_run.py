@@ -68,6 +68,12 @@ class ArrayConfig:
         "which of them owns it, the lower or the higher one.",
         (),
     )
+    ids: str = parameter(
+        types.choice("none", "unique", "low", "high"),
+        "Where the first dimension of SHAPE is indexed by global ids (a mesh): each id is at one "
+        "rank, or the lowest or highest rank that has it owns it.",
+        "none",
+    )
     steps: Mapping[str, int | None] | None = parameter(
         types.STEPS,
         "Steps at which it is put; [TIME_LOOP]'s by default. Without SHAPE: what the simulation "
@@ -116,6 +122,7 @@ class ArrayConfig:
             "dims": list(self.dims),
             "attrs": {name: value for name, value in names.items() if value},
             "ragged": self.shape[0] == -1,
+            **({"ids": self.ids} if self.ids != "none" else {}),
         }
 
 

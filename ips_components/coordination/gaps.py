@@ -95,6 +95,8 @@ def contributors(run: CoordinatedRun, array: ArrayContract, chunk: int, t: int) 
     if array.spec.ragged:
         index = array.layout.unravel(chunk)
         return list(ranks_of(index[1], array.layout.numblocks[1], size))
+    if array.spec.ids:
+        return list(range(size))
     space = array.layout.box(chunk).dims[1:]
     return [
         rank

@@ -67,10 +67,11 @@ def begin(run: CoordinatedRun, size: int, group: str = "") -> LaunchRecord:
         )
     settings = run.settings.get("launches", {})
     if run.contract is not None and before is not None and before.size != size:
-        ragged = [array.spec.name for array in run.contract.arrays if array.spec.ragged]
-        if ragged:
+        rows = [a.spec for a in run.contract.arrays if a.spec.ragged or a.spec.ids]
+        if rows:
+            kind = "ragged" if rows[0].ragged else "indexed by ids"
             raise ContractError(
-                f"array {ragged[0]!r} is ragged: every launch must have as many ranks as the "
+                f"array {rows[0].name!r} is {kind}: every launch must have as many ranks as the "
                 f"first, {before.size}, got {size}"
             )
     if before is None:

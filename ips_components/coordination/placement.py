@@ -92,7 +92,7 @@ class Placer:
 
     def _cells(self, run: CoordinatedRun, array: ArrayContract) -> dict[str, Any] | None:
         """How many wanted cells of each chunk in space the blocks of each host hold."""
-        if array.spec.ragged:
+        if array.spec.ragged or array.spec.ids:
             return None
         blocks: dict[str, list[Block]] = {}
         grid = array.spec.attrs.get("process_grid") or dims_create(

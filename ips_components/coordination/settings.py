@@ -254,6 +254,7 @@ class RunSettings:
                 dims=tuple(array.get("dims", ())),
                 attrs=dict(array.get("attrs", {})),
                 ragged=bool(array.get("ragged", False)),
+                ids=str(array.get("ids", "")),
             )
             for array in described
         ]

@@ -14,7 +14,8 @@ little-endian and every item begins at a multiple of 8 bytes::
                string dtype, as NumPy writes it, such as "<f8"
                i64    bytes per cell
                i64    flags: 1 ragged, 2 policy "drop" (else "block"), 4 open-ended,
-                      8 the number of steps is a bound; ranks have no use for it
+                      8 the number of steps is a bound, 16 indexed by ids; 32, 64 with that: the
+                      lowest, the highest rank owns an id that several have
                i64*3  steps: start, every, count (-1 when open-ended)
                i64    n = number of dimensions, time first
                i64*n  shape of the index space (2**40 for time when open-ended; the rows of a
@@ -50,6 +51,8 @@ MAX_CHUNKS = 1 << 24
 """Bound of the chunks along one dimension of a contract that is read from bytes."""
 
 _RAGGED, _DROP, _OPEN, _AT_MOST = 1, 2, 4, 8
+_IDS = {"": 0, "unique": 16, "low": 16 | 32, "high": 16 | 64}
+_IDS_OF = {flags: ids for ids, flags in _IDS.items()}
 
 
 def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
@@ -60,7 +63,7 @@ def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
         out.string(array.name)
         out.string(spec.dtype)
         out.ints(spec.itemsize)
-        flags = _RAGGED * spec.ragged | _DROP * (array.policy == "drop")
+        flags = _RAGGED * spec.ragged | _DROP * (array.policy == "drop") | _IDS[spec.ids]
         out.ints(flags | _OPEN * layout.open_ended | _AT_MOST * spec.steps.at_most)
         count = -1 if spec.steps.count is None else spec.steps.count
         out.ints(spec.steps.start, spec.steps.every, count)
@@ -97,6 +100,9 @@ def read_array(reader: Reader) -> ArrayContract:
         owners = reader.ints(reader.length(8))
         extra = json.loads(reader.string())
     ragged = bool(flags & _RAGGED)
+    ids = _IDS_OF.get(flags & (16 | 32 | 64))
+    if ids is None:
+        raise ContractError(f"array {name!r}: flags {flags} say no rule for ids")
     spec = ArraySpec(
         name,
         dtype,
@@ -105,6 +111,7 @@ def read_array(reader: Reader) -> ArrayContract:
         dims=tuple(extra["dims"]),
         attrs=extra["attrs"],
         ragged=ragged,
+        ids=ids,
     )
     if spec.itemsize != itemsize:
         raise ContractError(f"array {name!r}: dtype {dtype} has not {itemsize} bytes per cell")
@@ -129,6 +136,7 @@ def write_unneeded(out: Writer, specs: Iterable[ArraySpec]) -> None:
             "steps": (spec.steps.start, spec.steps.every),
             "attrs": dict(spec.attrs),
             "ragged": spec.ragged,
+            **({"ids": spec.ids} if spec.ids else {}),
         }
         for spec in specs
     ]
@@ -145,6 +153,7 @@ def read_unneeded(reader: Reader) -> tuple[ArraySpec, ...]:
             StepAxis(*one["steps"]),
             attrs=one["attrs"],
             ragged=one["ragged"],
+            ids=one.get("ids", ""),
         )
         for one in json.loads(reader.string())
     )
@@ -183,6 +192,7 @@ def array_to_dict(array: ArrayContract) -> dict[str, Any]:
             **({"at_most": True} if spec.steps.at_most else {}),
         },
         "ragged": spec.ragged,
+        **({"ids": spec.ids} if spec.ids else {}),
         "attrs": dict(spec.attrs),
         "policy": array.policy,
         "index_shape": list(layout.shape),
@@ -209,6 +219,7 @@ def array_from_dict(item: dict[str, Any]) -> ArrayContract:
             dims=tuple(item["dims"]),
             attrs=item["attrs"],
             ragged=item["ragged"],
+            ids=item.get("ids", ""),
         ),
         ChunkLayout(
             tuple(item["index_shape"]),

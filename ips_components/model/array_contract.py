@@ -21,6 +21,9 @@ Policy = Literal["block", "drop"]
 #: Disjoint boxes that an array's contract consists of at most.
 MAX_PARTS = 256
 
+MAX_IDS = (1 << 32) - 1
+"""Ids that a chunk may have: their positions in it travel as 32-bit numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayContract:
@@ -94,6 +97,13 @@ class ArrayContract:
                     raise ContractError(f"{where}: wanted {other} and {part} overlap")
         if self.spec.ragged and any(w.dims[2:] != self.cover.dims[2:] for w in self.wanted):
             raise ContractError(f"{where}: a ragged array sends the same columns at all steps")
+        if self.spec.ids:
+            if any(w.dims[2:] != self.cover.dims[2:] for w in self.wanted):
+                raise ContractError(f"{where}: an array by ids sends the same columns at all steps")
+            if max(self.layout.chunks[1]) > MAX_IDS:
+                raise ContractError(
+                    f"{where}: a chunk of an array by ids has {MAX_IDS} ids at most"
+                )
         if self.placement.n_space != self.layout.n_space:
             raise ContractError(
                 f"{where}: placement is for {self.placement.n_space} chunks in space, "
@@ -141,6 +151,8 @@ class ArrayContract:
         parts = [Selection.full(layout.shape)] if selections is None else list(selections)
         if spec.ragged:
             parts = _whole_rows(layout, parts)
+        elif spec.ids:
+            parts = _same_columns(parts, held)
         wanted = disjoint(_bounded(layout, join_boxes(parts)))
         if not wanted:
             raise ContractError(
@@ -295,6 +307,15 @@ def _bounded(layout: ChunkLayout, parts: Collection[Selection]) -> Collection[Se
         near.setdefault(corner, []).append(part)
     joined = join_boxes(cover(of_chunk) for of_chunk in near.values())
     return joined if len(joined) <= MAX_PARTS else [cover(joined)]
+
+
+def _same_columns(parts: list[Selection], held: Iterable[Selection]) -> list[Selection]:
+    """Give all selections of an array by ids the same columns: a rank sends a row as a whole."""
+    parts = [part for part in parts if part.size]
+    if not parts:
+        return []
+    columns = cover([*parts, *held]).dims[2:]
+    return [Selection.of((*part.dims[:2], *columns)) for part in parts]
 
 
 def _needed_space(layout: ChunkLayout, wanted: Iterable[Selection]) -> tuple[int, ...]:

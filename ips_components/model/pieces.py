@@ -52,6 +52,44 @@ class Cut(NamedTuple):
     cells: int
 
 
+class TimeInChunk:
+    """Where the steps of an array lie in its chunks.
+
+    Examples
+    --------
+    >>> spec = ArraySpec("t", "f8", (4,), StepAxis(count=10))
+    >>> wanted = [Selection.from_key(np.s_[1::2], (10, 4))]
+    >>> array = ArrayContract.agree(spec, wanted, run="r1", chunks=(4, 4))
+    >>> TimeInChunk(array).of(7)
+    (1, (1, 1, 1))
+    """
+
+    __slots__ = ("_cover", "_edges", "_per_chunk")
+
+    def __init__(self, contract: ArrayContract) -> None:
+        layout = contract.layout
+        self._per_chunk = layout.steps_per_chunk
+        self._edges = (
+            ()
+            if self._per_chunk
+            else tuple(layout.bounds(0, j)[0] for j in range(layout.numblocks[0]))
+        )
+        self._cover = contract.cover.dims[0]
+
+    def of(self, t: int) -> tuple[int, Span]:
+        """Return the chunk row of a time index, and where in the chunk it lies."""
+        if self._per_chunk:
+            k = t // self._per_chunk
+            low = k * self._per_chunk
+        else:
+            k = bisect_right(self._edges, t) - 1
+            low = self._edges[k]
+        first, step = self._cover.start, self._cover.step
+        if low > first:  # the first index of the cover in this chunk
+            first -= (first - low) // step * step
+        return k, ((t - first) // step, 1, 1)
+
+
 class BlockPlan:
     """The pieces of one block, for every time index.
 
@@ -85,12 +123,11 @@ class BlockPlan:
     """
 
     __slots__ = (
-        "_cover",
-        "_edges",
         "_groups",
         "_n_space",
         "_owners",
         "_per_chunk",
+        "_time",
         "block",
         "size",
     )
@@ -100,6 +137,8 @@ class BlockPlan:
     ) -> None:
         if contract.spec.ragged:
             raise GeometryError(f"array {contract.spec.name!r} is ragged: use RowPlan")
+        if contract.spec.ids:
+            raise GeometryError(f"array {contract.spec.name!r} is indexed by ids: use IdPlan")
         layout = contract.layout
         space = layout.shape[1:]
         if block.ndim != len(space) or any(b > n for b, n in zip(block.stop, space, strict=True)):
@@ -114,12 +153,7 @@ class BlockPlan:
         self.block, self.size = block, block.size
         self._n_space = layout.n_space
         self._per_chunk = layout.steps_per_chunk
-        self._edges = (
-            ()
-            if self._per_chunk
-            else tuple(layout.bounds(0, j)[0] for j in range(layout.numblocks[0]))
-        )
-        self._cover = contract.cover.dims[0]
+        self._time = TimeInChunk(contract)
         self._owners = contract.placement.owners
         groups: dict[Progression, list[Cut]] = {}
         for wanted in contract.wanted:
@@ -140,7 +174,8 @@ class BlockPlan:
         if self._per_chunk == 1:
             k, time = t, _ONE_STEP
         else:
-            k, time = self._time(t)
+            k, span = self._time.of(t)
+            time = (span,)
         base = k * self._n_space
         owners = self._owners
         n = len(owners)
@@ -174,19 +209,6 @@ class BlockPlan:
     def cells(self) -> int:
         """Cells that one wanted step sends at most (all time progressions together)."""
         return sum(cut.cells for _, _, _, cuts in self._groups for cut in cuts)
-
-    def _time(self, t: int) -> tuple[int, tuple[Span]]:
-        """Return the chunk of a time index, and where in the chunk it lies."""
-        if self._per_chunk:
-            k = t // self._per_chunk
-            low = k * self._per_chunk
-        else:
-            k = bisect_right(self._edges, t) - 1
-            low = self._edges[k]
-        first, step = self._cover.start, self._cover.step
-        if low > first:  # the first index of the cover in this chunk
-            first -= (first - low) // step * step
-        return k, (((t - first) // step, 1, 1),)
 
 
 class BlockPlans:
@@ -308,27 +330,40 @@ def ranks_of(part: int, parts: int, size: int) -> range:
     return range(-(-part * size // parts), -(-(part + 1) * size // parts))
 
 
+def cut_dimension(
+    contract: ArrayContract, dim: int, wanted: Progression, offset: int, size: int, before: int
+) -> list[tuple[int, slice, Span]]:
+    """Cut the range of a block along one dimension against the chunks.
+
+    Returns
+    -------
+    list of (int, slice, Span)
+        For each chunk along the dimension with a wanted index: its number, where these indices lie
+        in the rank's array, which has ``before`` more cells first, and where in the chunk.
+    """
+    layout, outer = contract.layout, contract.cover.dims[dim]
+    mine = wanted.clip(offset, offset + size)
+    origin = offset - before
+    found = []
+    for j in layout.overlapping(dim, mine.start, mine.stop):
+        low, high = layout.bounds(dim, j)
+        if not (part := mine.clip(low, high)).count:
+            continue
+        src = slice(part.start - origin, part.stop - origin, part.step)
+        into = part.within(outer.clip(low, high))
+        found.append((j, src, (into.start, into.count, into.step)))
+    return found
+
+
 def _cuts(
     contract: ArrayContract, wanted: Sequence[Progression], block: Block, halo: tuple[int, ...]
 ) -> list[Cut]:
     """Cut a block against the chunks and one wanted selection, dimension by dimension."""
     layout = contract.layout
-    per_dim = []
-    for dim, (indices, outer) in enumerate(
-        zip(wanted, contract.cover.dims[1:], strict=True), start=1
-    ):
-        offset = block.offset[dim - 1]
-        mine = indices.clip(offset, offset + block.shape[dim - 1])
-        origin = offset - halo[dim - 1]
-        row = []
-        for j in layout.overlapping(dim, mine.start, mine.stop):
-            low, high = layout.bounds(dim, j)
-            if not (part := mine.clip(low, high)).count:
-                continue
-            src = slice(part.start - origin, part.stop - origin, part.step)
-            into = part.within(outer.clip(low, high))
-            row.append((j, src, (into.start, into.count, into.step)))
-        per_dim.append(row)
+    per_dim = [
+        cut_dimension(contract, dim + 1, indices, block.offset[dim], block.shape[dim], halo[dim])
+        for dim, indices in enumerate(wanted)
+    ]
     cuts = []
     for combination in product(*per_dim):
         space = 0

@@ -110,6 +110,10 @@ class ArraySpec:
         Attributes that travel with the array (units, long name); JSON values.
     ragged
         Whether the first dimension of space varies from rank to rank and step to step (particles).
+    ids
+        Who owns what where the first dimension of space is indexed by global ids (the points of a
+        mesh) and each rank holds some of them: ``"unique"`` if one rank has each id, ``"low"`` or
+        ``"high"`` if the lowest or highest rank that has an id owns it. Empty: ranks have blocks.
 
     Examples
     --------
@@ -125,6 +129,7 @@ class ArraySpec:
     dims: tuple[str, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     ragged: bool = False
+    ids: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -147,6 +152,15 @@ class ArraySpec:
                     f"ragged array {self.name!r}: shape must begin with -1, got {shape}"
                 )
             shape = (-1, *shape[1:])
+        if self.ids not in ("", "unique", "low", "high"):
+            raise GeometryError(
+                f"array {self.name!r}: ids must be 'unique', 'low' or 'high', got {self.ids!r}"
+            )
+        if self.ids and (self.ragged or not shape):
+            raise GeometryError(
+                f"array {self.name!r}: ids index the first dimension of space, which must have a "
+                f"length, got shape {shape}"
+            )
         if any(n < 1 for n in shape[int(self.ragged) :]):
             raise GeometryError(f"array {self.name!r}: shape must be >= 1, got {shape}")
         dims = tuple(str(d) for d in self.dims)

@@ -14,6 +14,7 @@ from ips_components.model.contract import ArrayContract
 from ips_components.model.pieces import ranks_of
 from ips_components.model.placement import Placement
 from ips_components.receiver.coverage import Coverage, Tiling
+from ips_components.receiver.id_table import IdTable, steps_of_ids
 from ips_components.wire.messages import Axes
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -28,6 +29,8 @@ class ChunkSize(NamedTuple):
     nbytes: int
     wanted: int
     full: bool
+    times: int = 0
+    """Steps of a chunk that is indexed by ids: every rank has a part in each."""
 
 
 class PartialChunk:
@@ -40,17 +43,19 @@ class PartialChunk:
     nbytes
         Bytes that are reserved for it.
     missing
-        What it lacks: cells, or ranks where the array is ragged.
+        What it lacks: cells; ranks where the array is ragged, and at each step where it is
+        indexed by ids.
     tiling
         Boxes of this chunk in space that are known to be disjoint.
 
     Notes
     -----
-    The assembler's lock guards all fields but `buffer`, which is made once under `buffer_lock`.
+    The assembler's lock guards all fields but `buffer` and `table`, which are made once, and of
+    which the table is used, under `buffer_lock`.
     """
 
-    __slots__ = ("buffer", "buffer_lock", "chunk", "committed", "coverage", "missing", "nbytes",
-                 "rows")  # fmt: skip
+    __slots__ = ("answered", "buffer", "buffer_lock", "chunk", "committed", "coverage", "missing",
+                 "nbytes", "rows", "table")  # fmt: skip
 
     def __init__(self, chunk: int, nbytes: int, missing: int, tiling: Tiling) -> None:
         self.chunk = chunk
@@ -59,6 +64,8 @@ class PartialChunk:
         self.coverage = Coverage(tiling)
         self.committed: set[Axes] = set()
         self.rows: dict[int, Array | None] = {}  # ragged: rows by rank, None if it has none
+        self.answered: set[tuple[int, int]] = set()  # by ids: ranks and positions in time
+        self.table: IdTable | None = None  # by ids: made with the buffer
         self.buffer: Array | None = None
         self.buffer_lock = threading.Lock()
 
@@ -187,7 +194,9 @@ class ArrayAdmission:
         if known is None:
             shape = self.contract.chunk_shape(chunk)
             cells, wanted = prod(shape), self.contract.chunk_cells(chunk)
-            known = ChunkSize(shape, cells * self.contract.spec.itemsize, wanted, cells == wanted)
+            nbytes = cells * self.contract.spec.itemsize
+            times = steps_of_ids(self.contract, chunk) if self.contract.spec.ids else 0
+            known = ChunkSize(shape, nbytes, wanted, cells == wanted, times)
             self._sizes[kind, space] = known
         return known
 
@@ -213,7 +222,8 @@ class ArrayAdmission:
         else:
             made_of = self.size_of(chunk)
             tiling = self._tilings.setdefault(chunk % self.n_space, Tiling())
-            partial = PartialChunk(chunk, made_of.nbytes, made_of.wanted, tiling)
+            lacking = size * made_of.times if self.contract.spec.ids else made_of.wanted
+            partial = PartialChunk(chunk, made_of.nbytes, lacking, tiling)
         self.open[chunk] = partial
         return partial
 
@@ -221,5 +231,5 @@ class ArrayAdmission:
         """Close a chunk that is complete."""
         del self.open[partial.chunk]
         self.asked.discard(partial.chunk)
-        if not self.contract.spec.ragged:
+        if not (self.contract.spec.ragged or self.contract.spec.ids):
             self._tilings[partial.chunk % self.n_space] = partial.coverage.learnt()

@@ -24,8 +24,10 @@ from ips_components.receiver.claims import (
     claim_box,
     join_rows,
     place_in_chunk,
+    shape_of_ids,
     shape_of_rows,
 )
+from ips_components.receiver.id_table import IdTable
 from ips_components.receiver.rows import RowAdmission
 from ips_components.wire.messages import Piece
 
@@ -133,13 +135,20 @@ class ChunkAssembler:
                 return None
             where: tuple[slice, ...] | None = None
             full = True
+            if array.contract.spec.ids:
+                shape = shape_of_ids(array, rank, piece)
+                if (rank, piece.dst[0][0]) in partial.answered:
+                    return None
+                cells = self.pool.array(shape, np.dtype(np.uint8))
+                return Claim(array, partial, rank, piece.dst, cells)
             if array.contract.spec.ragged:
                 if rank in partial.rows:
                     return None
                 size = self._rows.size or 1
                 shape = shape_of_rows(array, rank, piece, size=size, budget=self._rows.budget)
             else:
-                shape, _, _, full = array.size_of(piece.chunk)
+                made_of = array.size_of(piece.chunk)
+                shape, full = made_of.shape, made_of.full
                 where = place_in_chunk(array.contract, piece, shape)
                 claim_box(array, partial, rank, piece.dst)
                 if piece.dst in partial.committed:
@@ -166,9 +175,11 @@ class ChunkAssembler:
         """
         with self._lock:
             array, partial = self._rows.find(piece.array, piece.chunk)
-            if partial is None or len(partial.coverage) or array.contract.spec.ragged:
+            spec = array.contract.spec
+            if partial is None or len(partial.coverage) or spec.ragged or spec.ids:
                 return None
-            shape, _, _, full = array.size_of(piece.chunk)
+            made_of = array.size_of(piece.chunk)
+            shape, full = made_of.shape, made_of.full
             if not full or value.shape != shape:
                 return None
             place_in_chunk(array.contract, piece, shape)
@@ -178,6 +189,8 @@ class ChunkAssembler:
     def commit(self, claim: Claim) -> CompleteChunk | None:
         """Note that the cells of a claim are there; return the chunk if that completes it."""
         array, partial = claim.array, claim.partial
+        if array.contract.spec.ids:
+            return self._commit_ids(array, partial, claim.rank, claim.box[0][0], claim.cells)
         with self._lock:
             if array.open.get(partial.chunk) is not partial:
                 return None  # complete by another claim, given up, or placed elsewhere
@@ -196,8 +209,20 @@ class ChunkAssembler:
             if claim.box not in claim.partial.committed:
                 claim.partial.coverage.withdraw(claim.box)
 
-    def no_rows(self, rank: int, ordinal: int, chunk: int) -> CompleteChunk | None:
-        """Note that a rank has no rows of a ragged chunk; return it if that completes it."""
+    def no_rows(self, rank: int, ordinal: int, chunk: int, t: int) -> CompleteChunk | None:
+        """Note that a rank has no rows of a chunk that is ragged, or of a step by ids.
+
+        Returns the chunk if that completes it.
+        """
+        with self._lock:
+            array, partial = self._rows.find(ordinal, chunk)
+            if array.contract.spec.ids:
+                times = array.contract.chunk_selection(chunk).dims[0]
+                if t not in times:
+                    raise ProtocolError(f"array {array.name!r}: chunk {chunk} has no time {t}")
+        if array.contract.spec.ids:
+            time = (t - times.start) // times.step
+            return self._commit_ids(array, partial, rank, time, None) if partial else None
         with self._lock:
             array, partial = self._rows.find(ordinal, chunk)
             if not array.contract.spec.ragged:
@@ -294,6 +319,40 @@ class ChunkAssembler:
 
     # -- internals -----------------------------------------------------------------------------
 
+    def _commit_ids(
+        self, array: ArrayAdmission, partial: PartialChunk, rank: int, time: int, sent: Array | None
+    ) -> CompleteChunk | None:
+        """Take a rank's rows of a step by ids, or that it has none; return the chunk if complete.
+
+        Raises
+        ------
+        ChunkSpoilt
+            When an id has two owners, or none although all ranks have answered.
+        """
+        # The rows go to their places, and are compared with those of others, without the
+        # assembler's lock.
+        with partial.buffer_lock:
+            table = partial.table
+            if table is None:
+                with self._lock:
+                    made_of = array.size_of(partial.chunk)
+                table = partial.table = IdTable(array.contract, partial.chunk)
+                shape, zeroed = made_of.shape, not made_of.full
+                partial.buffer = self.pool.array(shape, array.contract.dtype, zeroed=zeroed)
+            if sent is not None and partial.buffer is not None:
+                table.put(rank, time, sent, partial.buffer)
+        with self._lock:
+            if array.open.get(partial.chunk) is not partial or (rank, time) in partial.answered:
+                return None
+            partial.answered.add((rank, time))
+            partial.missing -= 1
+            if partial.missing or partial.buffer is None:
+                return None
+            table.check(self._rows.size or 1)
+            value, partial.buffer = partial.buffer, None
+            self._rows.finish(array, partial, value.nbytes)
+        return self._seal(array, partial, value)
+
     def _add_cells(self, array: ArrayAdmission, partial: PartialChunk, claim: Claim) -> bool:
         """Count the cells of a claim; return whether the chunk is complete (lock held)."""
         if claim.box in partial.committed:
@@ -349,6 +408,14 @@ def _forget_from(array: ArrayAdmission, partial: PartialChunk, step: int) -> Non
         if axis.step(times.start) >= step:
             partial.missing += len(partial.rows)
             partial.rows.clear()
+        return
+    if array.contract.spec.ids:
+        for rank, time in list(partial.answered):
+            if axis.step(times.start + time * times.step) >= step:
+                partial.answered.discard((rank, time))
+                partial.missing += 1
+                if partial.table is not None:
+                    partial.table.forget(time)
         return
     for box in list(partial.committed):
         if axis.step(times.start + box[0][0] * times.step) >= step:

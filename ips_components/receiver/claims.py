@@ -8,15 +8,17 @@ from math import prod
 import numpy as np
 
 from ips_components.errors import ProtocolError
+from ips_components.model.by_id import POSITION
 from ips_components.model.contract import ArrayContract
 from ips_components.receiver.admission import Array, ArrayAdmission, PartialChunk
 from ips_components.receiver.buffers import BufferPool
+from ips_components.receiver.coverage import ChunkSpoilt
 from ips_components.wire.messages import Axes, Piece
 
 _NO_CELLS: Array = np.empty(0)
 
 
-class BlocksOverlap(ProtocolError):
+class BlocksOverlap(ChunkSpoilt):
     """The blocks of two ranks have cells in common, so that their chunk cannot be right."""
 
 
@@ -120,6 +122,29 @@ def shape_of_rows(
             f"the receiver's budget of {budget} bytes"
         )
     return (1, shape[1], *columns)
+
+
+def shape_of_ids(array: ArrayAdmission, rank: int, piece: Piece) -> tuple[int, ...]:
+    """Return the shape, in bytes, of a rank's rows of a chunk that is indexed by ids.
+
+    Raises
+    ------
+    ProtocolError
+        When these are no whole rows, or more than the chunk has.
+    """
+    steps, n_ids, *columns = array.size_of(piece.chunk).shape
+    row = prod(columns) * array.contract.spec.itemsize + POSITION.itemsize
+    (time, count, _), (start, nbytes, stride) = (*piece.dst, (0, 0, 0), (0, 0, 0))[:2]
+    if (len(piece.dst), count, start, stride) != (2, 1, 0, 1) or time >= steps:
+        raise ProtocolError(
+            f"array {array.name!r}, chunk {piece.chunk}: rank {rank} sent rows at {piece.dst}"
+        )
+    if nbytes % row or nbytes // row > n_ids:
+        raise ProtocolError(
+            f"array {array.name!r}, chunk {piece.chunk}: rank {rank} sent {nbytes} bytes, expected "
+            f"at most {n_ids} rows of {row}"
+        )
+    return 1, nbytes
 
 
 def join_rows(array: ArrayAdmission, partial: PartialChunk, pool: BufferPool) -> Array:

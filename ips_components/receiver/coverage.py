@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ips_components.errors import ProtocolError
 from ips_components.model.progression import Progression
 from ips_components.wire.messages import Axes
 
@@ -22,6 +23,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 MAX_TILES = 1 << 16
 """Boxes that a tiling remembers; a chunk in more pieces is compared box by box."""
+
+
+class ChunkSpoilt(ProtocolError):
+    """What ranks put cannot make a right chunk; the connection that it came over goes on."""
 
 
 class Tiling:

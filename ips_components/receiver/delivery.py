@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ips_components.receiver.admission import Array
 from ips_components.receiver.assembly import ChunkAssembler
-from ips_components.receiver.claims import BlocksOverlap, Claim, CompleteChunk
+from ips_components.receiver.claims import Claim, CompleteChunk
+from ips_components.receiver.coverage import ChunkSpoilt
 from ips_components.receiver.sink import Sink
 from ips_components.wire.messages import Piece
 
@@ -43,7 +44,7 @@ class Delivery:
         """
         try:
             return self.assembler.begin(rank, piece)
-        except BlocksOverlap as error:
+        except ChunkSpoilt as error:
             self.give_up(piece.array, piece.chunk, rank, str(error))
             return None
 
@@ -55,7 +56,7 @@ class Delivery:
         """Note that the cells of a claim are there; return the chunk if that completes it."""
         try:
             return self.assembler.commit(claim)
-        except BlocksOverlap as error:
+        except ChunkSpoilt as error:
             self.give_up(claim.array.ordinal, claim.partial.chunk, claim.rank, str(error))
             return None
 
@@ -63,9 +64,12 @@ class Delivery:
         """Give up a claim whose cells did not come."""
         self.assembler.abandon(claim)
 
-    def no_rows(self, rank: int, array: int, chunk: int) -> None:
-        """Note that a rank has no rows of a ragged chunk."""
-        self.deliver(self.assembler.no_rows(rank, array, chunk))
+    def no_rows(self, rank: int, array: int, chunk: int, t: int) -> None:
+        """Note that a rank has no rows of a chunk that is ragged, or of a step by ids."""
+        try:
+            self.deliver(self.assembler.no_rows(rank, array, chunk, t))
+        except ChunkSpoilt as error:
+            self.give_up(array, chunk, rank, str(error))
 
     def deliver(self, complete: CompleteChunk | None) -> None:
         """Hand a complete chunk over, if there is one."""

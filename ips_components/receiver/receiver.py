@@ -251,7 +251,9 @@ class Receiver:
             raise IPSComponentsError("the contract of a run cannot be replaced by another")
         if self._contract is None:
             self._contract = contract
-            self._dtypes = [array.dtype for array in contract.arrays]
+            # Rows by ids come as bytes: cells and positions.
+            raw = np.dtype(np.uint8)
+            self._dtypes = [raw if array.spec.ids else array.dtype for array in contract.arrays]
             self._credit.any_drop_policy = any(a.policy == "drop" for a in contract.arrays)
             self._assembler.set_contract(contract, self.ordinal, bulletin.size)
             self._credit.admit()  # so that a rank that comes with the contract finds credit
@@ -500,7 +502,7 @@ class Receiver:
         self._credit.want(connection, message)
 
     def _on_rows(self, _: Connection, peer: Peer, message: m.Rows) -> None:
-        self._delivery.no_rows(peer.rank, message.array, message.chunk)
+        self._delivery.no_rows(peer.rank, message.array, message.chunk, message.t)
 
     def _on_step_end(self, _: Connection, peer: Peer, message: m.StepEnd) -> None:
         waited = message.waited_ns / 1e9

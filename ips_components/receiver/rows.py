@@ -86,6 +86,9 @@ class RowAdmission:
         """
         self.size = size
         for array in self.arrays:
+            if array.contract.spec.ids:
+                for partial in array.open.values():
+                    partial.missing = size * array.size_of(partial.chunk).times
             if array.contract.spec.ragged:
                 for partial in list(array.open.values()):
                     partial.missing = len(array.contributors(partial.chunk, size))

@@ -33,7 +33,10 @@ Hello      1  proof 32s, run 64s (UTF-8, NUL padded), contract digest 32s (zeros
 Piece      2  chunk u64, t u64, generation u32 (of the lease of the slot), block u32,
               slot u32 (0xFFFFFFFF: cells follow as data), ndim u32, slot offset u64,
               ndim x (start u64, count u64, step u64) and, in a slot, ndim x stride i64 (bytes)
-Rows       3  chunk u64, t u64, rows u64 (0: the rank has no row of this ragged chunk)
+              The cells of an array by ids are one dimension of bytes besides time: the rows, then
+              the position of each in the chunk (u32), ascending
+Rows       3  chunk u64, t u64, rows u64 (0: the rank has no row of this ragged chunk, or of this
+              step of a chunk by ids)
 StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (11 u64: array ordinal,
               then produced, skipped, delivered, dropped, lost as blocks, then as bytes)
 Want       5  chunk row u64: the rank waits for credit for it

@@ -19,7 +19,7 @@ static struct known {
     int ndim;
     int64_t itemsize, global[DIMS], offset[DIMS], count[DIMS], low[DIMS], high[DIMS];
     void *acquired;
-    int64_t step;
+    int64_t step, n_ids, *ids;
 } known[ARRAYS];
 
 static struct block {
@@ -144,6 +144,64 @@ static int put_rows(struct known *a, int64_t step, int64_t rows)
         pattern(cells + i * a->itemsize, a->itemsize, rank * 1000003 + i, step);
     code = ips_bridge_put_rows(bridge, a->name, step, cells, rows, NULL);
     free(cells);
+    return code;
+}
+
+/* Ids of a line: how many, then each. */
+static int64_t *list(int64_t *n)
+{
+    int64_t *out;
+    *n = number();
+    out = malloc(sizeof *out * (size_t)(*n > 0 ? *n + 1 : 1));
+    for (int64_t i = 0; i < *n; i++)
+        out[i] = number();
+    return out;
+}
+
+/* Rows whose cells follow the pattern of their ids; without ids, those that were described. */
+static int put_ids(struct known *a, int64_t step)
+{
+    int64_t shift = number(), n, columns = 1, *ids = list(&n);
+    const int64_t *of = n < 0 ? a->ids : ids;
+    int64_t rows = n < 0 ? a->n_ids : n;
+    for (int d = 1; d < a->ndim; d++)
+        columns *= a->global[d];
+    unsigned char *cells = malloc((size_t)(rows * columns * a->itemsize) + 1);
+    for (int64_t i = 0; i < rows * columns; i++)
+        pattern(cells + i * a->itemsize, a->itemsize, of[i / columns] * columns + i % columns,
+                step + shift);
+    int code = n < 0 ? ips_bridge_put_rows(bridge, a->name, step, cells, rows, NULL)
+                     : ips_bridge_put_ids(bridge, a->name, step, cells, rows, ids, NULL);
+    memset(cells, 0xDD, (size_t)(rows * columns * a->itemsize));
+    free(cells);
+    free(ids);
+    return code;
+}
+
+/* Rows by a list of indices, the first half of them out of an array with a gap behind every row. */
+static int put_parts(struct known *a, int64_t step)
+{
+    int64_t n, columns = 1, last = 0, *index = list(&n), strides[DIMS], run = a->itemsize;
+    for (int d = 1; d < a->ndim; d++)
+        columns *= a->global[d];
+    for (int d = a->ndim - 1; d > 0; run *= a->global[d--])
+        strides[d] = run;
+    strides[0] = 2 * run;
+    for (int64_t i = 0; i < n; i++)
+        last = index[i] > last ? index[i] : last;
+    unsigned char *gaps = calloc((size_t)(2 * (last + 1)), (size_t)run);
+    unsigned char *dense = calloc((size_t)(last + 1), (size_t)run);
+    for (int64_t i = 0; i < (last + 1) * columns; i++) {
+        unsigned char *cell = dense + i * a->itemsize;
+        pattern(cell, a->itemsize, rank * 1000003 + i, step);
+        memcpy(gaps + i / columns * 2 * run + i % columns * a->itemsize, cell, (size_t)a->itemsize);
+    }
+    ips_bridge_rows parts[2] = {{.cells = gaps, .rows = n / 2, .strides = strides, .index = index},
+                                {.cells = dense, .rows = n - n / 2, .index = index + n / 2}};
+    int code = ips_bridge_put_parts(bridge, a->name, step, parts, 2, NULL);
+    free(gaps);
+    free(dense);
+    free(index);
     return code;
 }
 
@@ -412,6 +470,16 @@ static int obey(const char *command)
         }
         return ips_bridge_shared(bridge, name, array->ndim, owner);
     }
+    if (!strcmp(command, "ids")) { /* NAME OWNER N ID...: N -1: they come with the puts */
+        const char *who = word();
+        int owner = *who == 'l'   ? IPS_BRIDGE_LOW
+                    : *who == 'h' ? IPS_BRIDGE_HIGH
+                                  : IPS_BRIDGE_NOBODY;
+        free(array->ids);
+        array->ids = list(&array->n_ids);
+        return ips_bridge_ids(bridge, name, owner, array->n_ids > 0 ? array->n_ids : 0,
+                              array->n_ids < 0 ? NULL : array->ids);
+    }
     if (!strcmp(command, "bench")) {
         int code = bench(array);
         return code ? code : ANSWERED;
@@ -431,6 +499,10 @@ static int obey(const char *command)
     }
     if (!strcmp(command, "put_null")) /* the declared block, cells nowhere */
         return ips_bridge_put(bridge, name, step, NULL);
+    if (!strcmp(command, "put_ids")) /* NAME STEP SHIFT N ID... */
+        return put_ids(array, step);
+    if (!strcmp(command, "put_parts")) /* NAME STEP N INDEX... */
+        return put_parts(array, step);
     if (!strcmp(command, "rows"))
         return put_rows(array, step, number());
     if (!strcmp(command, "acquire")) {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ips_components import errors
-from ips_components.bridge import Array, Bridge
+from ips_components.bridge import Array, Bridge, Rows
 from ips_components.model.spec import StepAxis
 
 CODES = [
@@ -50,7 +50,7 @@ class Known:
     def __init__(self, itemsize, shape):
         self.itemsize, self.shape = itemsize, shape
         self.dtype = None
-        self.offset = self.count = self.halo = self.shared = None
+        self.offset = self.count = self.halo = self.shared = self.ids = None
 
     def sides(self):
         """Ghost cells below and above, per dimension."""
@@ -129,6 +129,7 @@ class Rank:
                     steps=StepAxis(first, every, count if count > 0 else None),
                     ragged=ragged,
                     shared=known.shared if known is not None else None,
+                    ids=known.ids if known is not None else None,
                 )
             )
         return found or None
@@ -190,13 +191,42 @@ class Rank:
         )
 
     def rows(self, name, step, rows):
+        self.bridge.put(name, int(step), self.row_cells(name, int(step), int(rows)))
+
+    def row_cells(self, name, step, rows):
         known = self.known[name]
         columns = prod(known.shape[1:])
-        index = self.rank * 1000003 + np.arange(int(rows) * columns)
+        index = self.rank * 1000003 + np.arange(rows * columns)
         k = np.arange(known.itemsize)
-        raw = (index[:, None] * 7 + int(step) * 13 + k * 31).astype(np.uint8)
+        raw = (index[:, None] * 7 + step * 13 + k * 31).astype(np.uint8)
+        return raw.reshape(-1).view(self.described[name][0]).reshape(rows, *known.shape[1:])
+
+    def ids(self, name, owner, n, *ids):
+        known = self.known[name]
+        known.shared = None if owner == "none" else owner
+        known.ids = np.array(ids, np.int64) if int(n) >= 0 else True
+
+    def put_ids(self, name, step, shift, n, *ids):
+        known = self.known[name]
+        given = None if int(n) < 0 else np.array(ids, np.int64)
+        of = known.ids if given is None else given
+        columns = prod(known.shape[1:])
+        index = of[:, None] * columns + np.arange(columns)
+        k = np.arange(known.itemsize)
+        raw = (index[..., None] * 7 + (int(step) + int(shift)) * 13 + k * 31).astype(np.uint8)
         cells = raw.reshape(-1).view(self.described[name][0])
-        self.bridge.put(name, int(step), cells.reshape(int(rows), *known.shape[1:]))
+        self.bridge.put(name, int(step), cells.reshape(len(of), *known.shape[1:]), ids=given)
+
+    def put_parts(self, name, step, n, *index):
+        known = self.known[name]
+        index = np.array(index, np.int64)
+        rows = index.max(initial=0) + 1
+        cells = self.row_cells(name, int(step), int(rows))
+        gaps = np.zeros((2 * rows, *known.shape[1:]), cells.dtype)
+        gaps[::2] = cells
+        half = int(n) // 2
+        parts = [Rows(gaps[::2], index[:half]), Rows(cells, index[half:])]
+        self.bridge.put(name, int(step), parts)
 
     def enter(self, key, name, step, offset, count):
         block = self.bridge.block(name, int(step), offset=offset)

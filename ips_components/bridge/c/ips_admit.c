@@ -39,7 +39,9 @@ static bool find_rows(ips_bridge *b, const put_request *o)
 
 bool ipsb_find_pieces(ips_bridge *b, const put_request *o)
 {
-    return o->plan ? ipsb_plan_at(o->plan, o->t, &b->pieces) : find_rows(b, o);
+    return o->plan  ? ipsb_plan_at(o->plan, o->t, &b->pieces)
+           : o->ids ? ipsb_ids_at(o->ids, o->t, &b->pieces)
+                    : find_rows(b, o);
 }
 
 /* Whether all pieces may be sent now. If not: the first receiver that is not there (`absent`), or

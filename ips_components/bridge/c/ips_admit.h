@@ -4,11 +4,20 @@
 
 #include "ips_state.h"
 
-/* What is put: a block by its plan, or rows. */
+/* Rows that lie in several parts; strides of those that have none of their own. */
+typedef struct row_source {
+    const ips_bridge_rows *parts;
+    size_t n_parts;
+    const int64_t *strides;
+} row_source;
+
+/* What is put: a block by its plan, rows by their ids, or rows. */
 typedef struct put_request {
     array *a;
-    plan *plan; /* NULL: rows */
+    plan *plan;
     int64_t step, t, rows;
+    id_plan *ids;
+    const row_source *from; /* NULL: one array */
 } put_request;
 
 /* Find the pieces (b->pieces); false without memory. */

@@ -56,6 +56,8 @@ void ipsb_array_free(array *a)
     if (a->fixed)
         ipsb_plan_free(a->fixed);
     free(a->fixed);
+    ipsb_ids_free(a->id_plan);
+    free(a->ids);
     free(a->boxes);
     free(a->rings);
     free(a->wanted);
@@ -162,6 +164,7 @@ static int compare(ips_bridge *b, const array *a, const agreement *c)
     int first = c->ragged ? 2 : 1;
     const int64_t *shape = a->shape + (c->ragged ? 1 : 0);
     bool same = !strcmp(a->dtype, c->dtype) && a->ndim == c->ndim - 1 && a->ragged == c->ragged &&
+                a->by_id == c->by_id &&
                 (a->every == c->every || a->steps < 0 || b->attached_run);
     /* Where the program is launched many times, it may describe the steps of one launch; an attached
      * run has steps of its own. */
@@ -246,6 +249,15 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
     a->ordinal = ordinal;
     a->itemsize = c->itemsize;
     a->ragged = c->ragged;
+    a->by_id = c->by_id;
+    if (a->has_ids && !a->by_id)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s: this program has ids for it, but the contract has blocks; say "
+                         "IDS in its section of the config",
+                         a->name);
+    if (a->has_block && a->by_id)
+        return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                         "array %s is indexed by ids: it has rows, not blocks", a->name);
     a->ndim = c->ndim - 1;
     a->wanted = malloc(sizeof *a->wanted * (size_t)c->n_wanted);
     if (!a->wanted)
@@ -260,12 +272,12 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
         if (!known)
             a->wanted[a->n_wanted++] = steps;
     }
-    if (c->ragged && b->partial && !a->declared)
+    if ((c->ragged || c->by_id) && b->partial && !a->declared)
         return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
-                         "array %s is ragged: every rank declares it, and puts its rows (or none) "
+                         "array %s is %s: every rank declares it, and puts its rows (or none) "
                          "at every step",
-                         a->name);
-    if (c->ragged)
+                         a->name, c->ragged ? "ragged" : "indexed by ids");
+    if (c->ragged || c->by_id)
         return IPS_BRIDGE_OK;
     if (!a->declared && !a->has_halo && c->halo_ndim == a->ndim) {
         memcpy(a->halo_low, c->halo_low, sizeof a->halo_low);
@@ -311,7 +323,7 @@ int ipsb_arrays_join(ips_bridge *b)
     }
     for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
         array *a = b->arrays[i];
-        int code = a->contract || a->ragged || a->has_block || !a->declared
+        int code = a->contract || a->ragged || a->by_id || a->has_block || !a->declared
                        ? IPS_BRIDGE_OK
                        : regular(b, a, a->shape, 0, NULL);
         if (code)

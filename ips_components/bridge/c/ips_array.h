@@ -3,6 +3,7 @@
 #define IPS_ARRAY_H
 
 #include "ips_error.h"
+#include "ips_ids.h"
 #include "ips_links.h"
 
 typedef struct moved {
@@ -39,6 +40,10 @@ typedef struct ips_bridge_array {
     int64_t offset[MAX_NDIM], count[MAX_NDIM]; /* of the only one */
     int64_t halo_low[MAX_NDIM], halo_high[MAX_NDIM];
     bool has_halo, has_shared;
+    int by_id;       /* enum id_rule */
+    bool has_ids;    /* this rank's were described */
+    int64_t n_ids, *ids;
+    id_plan *id_plan; /* of the ids that were put last */
     int shared[MAX_NDIM]; /* enum ips_bridge_owner */
     agreement *contract;
     uint32_t ordinal;

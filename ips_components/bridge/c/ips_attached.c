@@ -57,6 +57,7 @@ static bool copy_array(ips_bridge *to, const array *from)
     a->varies = from->varies;
     a->has_halo = from->has_halo;
     a->has_shared = from->has_shared;
+    a->by_id = from->declared ? from->by_id : BY_BLOCK;
     memcpy(a->dtype, from->dtype, sizeof a->dtype);
     memcpy(a->block_dtype, from->block_dtype, sizeof a->block_dtype);
     memcpy(a->shape, from->shape, sizeof a->shape);
@@ -65,6 +66,14 @@ static bool copy_array(ips_bridge *to, const array *from)
     memcpy(a->halo_low, from->halo_low, sizeof a->halo_low);
     memcpy(a->halo_high, from->halo_high, sizeof a->halo_high);
     memcpy(a->shared, from->shared, sizeof a->shared);
+    if (from->has_ids) {
+        a->ids = malloc(sizeof *a->ids * ((size_t)from->n_ids + 1));
+        if (!a->ids)
+            return false;
+        memcpy(a->ids, from->ids, sizeof *a->ids * (size_t)from->n_ids);
+        a->n_ids = from->n_ids;
+        a->has_ids = true;
+    }
     /* Of a single number the join finds out who sends it. */
     a->has_block = from->has_block && from->ndim > 0;
     if (!a->has_block || !numbers)
@@ -261,14 +270,15 @@ static array *taker(attached *t, const array *a, int64_t step, int64_t before)
 }
 
 /* Report the wanted steps that this rank had put before it could put them here. */
-static void note_passed(array *a, int64_t step, plan *p)
+static void note_passed(array *a, int64_t step, plan *p, id_plan *ids)
 {
     ips_bridge *b = a->bridge;
     for (int i = 0; i < a->n_wanted; i++) {
         const progression *w = &a->wanted[i];
         int64_t last_chunk = -1;
         for (int64_t n = 0, s = w->start; n < w->count && s < step; n++, s += w->step) {
-            put_request o = {.a = a, .step = s, .t = ipsb_time_index(a->contract, s), .plan = p};
+            put_request o = {.a = a, .step = s, .t = ipsb_time_index(a->contract, s), .plan = p,
+                             .ids = ids};
             if (!ipsb_find_pieces(b, &o))
                 return;
             for (size_t j = 0; j < b->pieces.n; j++) {
@@ -306,7 +316,7 @@ void ipsb_attached_put(const array *a, int64_t step, int64_t before, const void 
             code = offset && extent ? ipsb_plan_of(t->b, mine, offset, extent, &p) : IPS_BRIDGE_OK;
             p = p ? p : mine->fixed;
             if (!code && p)
-                note_passed(mine, step, p);
+                note_passed(mine, step, p, NULL);
         }
         check(t, ips_bridge_array_put_block(mine, step, cells, offset, extent, strides));
     }
@@ -320,8 +330,28 @@ void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const 
         if (!mine)
             continue;
         if (!mine->any_put)
-            note_passed(mine, step, NULL);
+            note_passed(mine, step, NULL, NULL);
         check(t, ips_bridge_array_put_rows(mine, step, cells, rows, strides));
+    }
+}
+
+void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
+                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids)
+{
+    int64_t rows = 0;
+    for (int i = 0; i < n_parts; i++)
+        rows += parts[i].rows;
+    for (attached *t = a->bridge->attached; t; t = t->next) {
+        array *mine = taker(t, a, step, before);
+        int code = IPS_BRIDGE_OK;
+        if (!mine)
+            continue;
+        if (!mine->any_put) {
+            code = mine->by_id ? ipsb_id_plan_of(mine, step, rows, ids) : IPS_BRIDGE_OK;
+            if (!code)
+                note_passed(mine, step, NULL, mine->by_id ? mine->id_plan : NULL);
+        }
+        check(t, ips_bridge_array_put_parts_sized(mine, step, parts, n_parts, ids, sizeof *parts));
     }
 }
 

@@ -15,6 +15,9 @@ void ipsb_attached_put(const array *a, int64_t step, int64_t before, const void 
                        const int64_t *offset, const int64_t *extent, const int64_t *strides);
 void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const void *cells,
                             int64_t rows, const int64_t *strides);
+/* Rows of several parts, with ids or without. */
+void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
+                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids);
 void ipsb_attached_step_end(ips_bridge *b, int64_t step);
 void ipsb_attached_rewind(ips_bridge *b, int64_t step);
 /* Say goodbye to all, for a bounded time. */

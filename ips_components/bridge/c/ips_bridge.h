@@ -176,6 +176,15 @@ enum ips_bridge_owner {
 IPS_BRIDGE_API int ips_bridge_shared(ips_bridge *bridge, const char *array, int ndim,
                                      const int *owner);
 
+/* The first dimension of an array is indexed by global ids (the points or cells of a mesh), and each
+ * rank has rows instead of blocks; after it was declared, before request and join.
+ *
+ * owner  of an id that several ranks have, the lowest (IPS_BRIDGE_LOW) or the highest of them;
+ *        IPS_BRIDGE_NOBODY: each id is at one rank. Alike on every rank
+ * ids    of this rank's rows, in any order, from 0 on; NULL: they come with each put */
+IPS_BRIDGE_API int ips_bridge_ids(ips_bridge *bridge, const char *array, int owner, int64_t n,
+                                  const int64_t *ids);
+
 /* Optional, for runs on several hosts: chunks then go to receivers on the host of their blocks.
  * Every rank describes itself in some bytes (valid until the next call). Rank 0 takes those of all
  * ranks, one behind the other in the order of ranks, before its request. ips_bridge_connect_mpi
@@ -233,6 +242,33 @@ IPS_BRIDGE_API int ips_bridge_put_view_block(ips_bridge *bridge, const char *arr
 /* Offer this rank's rows of a ragged array; every rank puts at every step, none (0) included. */
 IPS_BRIDGE_API int ips_bridge_put_rows(ips_bridge *bridge, const char *array, int64_t step,
                                        const void *cells, int64_t rows, const int64_t *strides);
+
+/* Offer this rank's rows of an array that is indexed by ids; every rank puts at every step, none (0)
+ * included. ids: of the rows of this put, which may move from rank to rank; NULL: those that were
+ * described (ips_bridge_put_rows does the same). strides: bytes, as above; NULL: without gaps. */
+IPS_BRIDGE_API int ips_bridge_put_ids(ips_bridge *bridge, const char *array, int64_t step,
+                                      const void *cells, int64_t rows, const int64_t *ids,
+                                      const int64_t *strides);
+
+/* Rows that do not lie one behind the other: particles in cells with gaps, a list of some of them. */
+typedef struct ips_bridge_rows {
+    const void *cells;
+    int64_t rows;           /* how many are put of this part */
+    const int64_t *strides; /* bytes, one per dimension; NULL: C order without gaps */
+    const int64_t *index;   /* which rows, counted from 0; NULL: the first ones */
+} ips_bridge_rows;
+
+/* Offer the rows of several parts, in their order; they are packed only where the analysis wants the
+ * step. For ragged arrays, and for those by ids, with the ids of all parts together or NULL. */
+IPS_BRIDGE_API int ips_bridge_put_parts_sized(ips_bridge *bridge, const char *array, int64_t step,
+                                              const ips_bridge_rows *parts, int n_parts,
+                                              const int64_t *ids, size_t size);
+static inline int ips_bridge_put_parts(ips_bridge *bridge, const char *array, int64_t step,
+                                       const ips_bridge_rows *parts, int n_parts,
+                                       const int64_t *ids)
+{
+    return ips_bridge_put_parts_sized(bridge, array, step, parts, n_parts, ids, sizeof *parts);
+}
 
 /* Return 1 if the analysis wants something of an array at a step, of any rank, else 0. Cheap: a
  * program asks before it packs or computes what is only put. */
@@ -298,6 +334,12 @@ IPS_BRIDGE_API int ips_bridge_array_put_block(ips_bridge_array *array, int64_t s
 IPS_BRIDGE_API int ips_bridge_array_put_rows(ips_bridge_array *array, int64_t step,
                                              const void *cells, int64_t rows,
                                              const int64_t *strides);
+IPS_BRIDGE_API int ips_bridge_array_put_ids(ips_bridge_array *array, int64_t step,
+                                            const void *cells, int64_t rows, const int64_t *ids,
+                                            const int64_t *strides);
+IPS_BRIDGE_API int ips_bridge_array_put_parts_sized(ips_bridge_array *array, int64_t step,
+                                                    const ips_bridge_rows *parts, int n_parts,
+                                                    const int64_t *ids, size_t size);
 /* offset, count NULL: the declared block. Publish and discard: cells NULL is the same block. */
 IPS_BRIDGE_API int ips_bridge_array_acquire(ips_bridge_array *array, int64_t step,
                                             const int64_t *offset, const int64_t *count,

@@ -4,7 +4,7 @@
 
 #include "ips_contract.h"
 
-enum { RAGGED = 1, DROP = 2, OPEN = 4, AT_MOST = 8 };
+enum { RAGGED = 1, DROP = 2, OPEN = 4, AT_MOST = 8, IDS = 16, IDS_LOW = 32, IDS_HIGH = 64 };
 
 /* Bounds that keep all later arithmetic inside 64 bits. */
 static const int64_t OPEN_ENDED = (int64_t)1 << 40, MAX_LENGTH = (int64_t)1 << 48;
@@ -225,13 +225,18 @@ static void read_array(reader *r, agreement *a)
     a->ragged = flags & RAGGED;
     a->drop = flags & DROP;
     a->at_most = flags & AT_MOST;
+    if (flags & IDS)
+        a->by_id = flags & IDS_LOW ? LOW_IDS : flags & IDS_HIGH ? HIGH_IDS : UNIQUE_IDS;
+    if ((flags & (IDS_LOW | IDS_HIGH) && !a->by_id) || (flags & IDS_LOW && flags & IDS_HIGH) ||
+        (a->by_id && a->ragged))
+        refuse(r, "the contract says no rule for ids");
     if (flags & OPEN)
         a->steps = -1;
     else if (a->steps < 1 || a->steps >= OPEN_ENDED)
         refuse(r, "the contract has an impossible number of steps");
     if (a->every < 1 || a->every > MAX_LENGTH || a->first > MAX_LENGTH || a->first < -MAX_LENGTH)
         refuse(r, "the contract has impossible steps");
-    if (a->ndim < 1 + a->ragged || a->ndim > MAX_NDIM)
+    if (a->ndim < 1 + (a->ragged || a->by_id) || a->ndim > MAX_NDIM)
         refuse(r, "the contract has an array of too many dimensions, or none");
     for (int d = 0; d < a->ndim && !r->error; d++) {
         a->shape[d] = number(r);
@@ -275,7 +280,13 @@ static void read_array(reader *r, agreement *a)
             if (!fits(a->cover[d], a->shape[d]) || !fits(wanted[d], a->shape[d]) ||
                 !contains(a->cover[d], wanted[d]))
                 refuse(r, "a selection of the contract is outside of its array");
+        for (int d = 2; d < a->ndim && !r->error && a->by_id; d++)
+            if (memcmp(&a->cover[d], &wanted[d], sizeof *wanted) != 0)
+                refuse(r, "an array by ids sends the same columns at all steps");
     }
+    for (int i = 0; i < a->chunks[1].n_runs && a->by_id && !r->error; i++)
+        if (a->chunks[1].runs[i].size > UINT32_MAX)
+            refuse(r, "a chunk by ids has too many ids");
     int64_t epoch = number(r), period = number(r), n_owners = items_of(r, 8);
     uint8_t *owners = r->error ? NULL : malloc(4 * (size_t)n_owners + 1);
     if (!r->error && !owners)

@@ -24,11 +24,15 @@ typedef struct chunk_axis {
     chunk_run *runs;
 } chunk_axis;
 
+/* Who owns an id that several ranks have; BY_BLOCK: ranks have blocks. */
+enum id_rule { BY_BLOCK, UNIQUE_IDS, LOW_IDS, HIGH_IDS };
+
 /* What is agreed for one array; dimension 0 is time. */
 typedef struct agreement {
     char *name, *dtype;
     int64_t itemsize;
     bool ragged, drop, at_most;
+    int by_id; /* enum id_rule: rows with ids instead of blocks */
     int64_t first, every, steps; /* steps -1: open-ended */
     int ndim;
     int64_t shape[MAX_NDIM];

@@ -215,8 +215,9 @@ int ips_bridge_block(ips_bridge *b, const char *name, const char *dtype, int ndi
     if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (offset && !count) ||
         (a && a->ndim >= 0 && a->ndim != ndim))
         return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: a block of %d dimensions", name, ndim);
-    if (a && a->ragged)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is ragged: it has rows, not blocks", name);
+    if (a && (a->ragged || a->by_id))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is %s: it has rows, not blocks", name,
+                         a->ragged ? "ragged" : "indexed by ids");
     for (int d = 0; d < ndim; d++)
         if ((offset && (offset[d] < 0 || count[d] < 0)) || (halo && halo[d] < 0))
             return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
@@ -248,9 +249,9 @@ static int described(ips_bridge *b, const char *name, int ndim, array **out)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: describe it before the join",
                          name ? name : "NULL");
     *out = ipsb_array(b, name);
-    if (*out && (*out)->ragged)
+    if (*out && ((*out)->ragged || (*out)->by_id))
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
-                         "array %s is ragged: its rows have neither halo nor shared points", name);
+                         "array %s has rows, which have neither halo nor shared points", name);
     if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (*out && (*out)->ndim >= 0 && (*out)->ndim != ndim))
         return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "array %s: expected %d dimensions, got %d", name,
                          *out ? (*out)->ndim : IPS_BRIDGE_MAX_DIMS, ndim);
@@ -303,6 +304,41 @@ int ips_bridge_shared(ips_bridge *b, const char *name, int ndim, const int *owne
     for (int d = 0; d < ndim; d++)
         a->shared[d] = owner[d];
     a->has_shared = true;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_ids(ips_bridge *b, const char *name, int owner, int64_t n, const int64_t *ids)
+{
+    array *a;
+    int64_t *copy = NULL;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (!is_name(name) || b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s: describe its ids before the join",
+                         name ? name : "NULL");
+    a = ipsb_array(b, name);
+    if (owner < IPS_BRIDGE_NOBODY || owner > IPS_BRIDGE_HIGH || n < 0 || n > (int64_t)1 << 48)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s: the owner of shared ids must be one of enum ips_bridge_owner, "
+                         "and their number >= 0",
+                         name);
+    if (a && (a->ragged || a->has_block || (a->declared && !a->ndim)))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s %s, so that ids cannot index it", name,
+                         a->ragged      ? "is ragged"
+                         : a->has_block ? "has blocks"
+                                        : "is a single number");
+    if (!a && !(a = ipsb_array_add(b, name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
+    if (ids && !(copy = malloc(sizeof *copy * ((size_t)n + 1))))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for the ids of array %s", name);
+    if (ids)
+        memcpy(copy, ids, sizeof *copy * (size_t)n);
+    free(a->ids);
+    a->ids = copy;
+    a->n_ids = ids ? n : 0;
+    a->has_ids = ids != NULL;
+    a->by_id = owner == IPS_BRIDGE_LOW ? LOW_IDS : owner == IPS_BRIDGE_HIGH ? HIGH_IDS : UNIQUE_IDS;
     return IPS_BRIDGE_OK;
 }
 
@@ -440,6 +476,11 @@ void ipsb_hello_info(const ips_bridge *b, buffer *out)
             ipsb_append_text(out, "%lld}", (long long)a->steps);
         else
             ipsb_append_text(out, "null}");
+        if (a->by_id)
+            ipsb_append_text(out, ",\"ids\":\"%s\"",
+                             a->by_id == LOW_IDS    ? "low"
+                             : a->by_id == HIGH_IDS ? "high"
+                                                    : "unique");
         ipsb_append_text(out, ",\"ragged\":%s,\"dims\":[", a->ragged ? "true" : "false");
         ipsb_append(out, a->dims, a->dims ? strlen(a->dims) : 0);
         ipsb_append_text(out, "],\"attrs\":{");

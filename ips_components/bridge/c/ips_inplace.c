@@ -43,11 +43,12 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
     if (!b->joined || b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: the bridge is %s",
                          a->name, b->closed ? "closed" : "not joined yet");
-    if (a->ndim < 0 || !a->itemsize || a->ragged ||
+    if (a->ndim < 0 || !a->itemsize || a->ragged || a->by_id ||
         ((!offset || !extent) && (a->n_boxes != 1 || a->varies)))
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
                          "array %s cannot be acquired: %s", a->name,
                          a->ragged ? "it is ragged"
+                         : a->by_id ? "it is indexed by ids"
                          : a->n_boxes > 1
                              ? "this rank has several blocks; say which one"
                              : "its block is not known; describe it by ips_bridge_block");

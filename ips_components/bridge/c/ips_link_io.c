@@ -63,8 +63,8 @@ static void fill(peer *k)
     while (k->queue.first && k->out.length < SMALL && !k->bulk) {
         item *entry = k->queue.first;
         slot *s = entry->slot;
-        bool failed = false;
-        if (s && k->shm && s->segment) {
+        bool failed = false, none = s && !s->stored[entry->piece].bytes;
+        if (s && !none && k->shm && s->segment) {
             /* A descriptor travels with the first byte of what is sent. */
             if (k->out.length && (k->index >= s->n_announced ||
                                   s->announced[k->index] != k->generation))
@@ -86,7 +86,9 @@ static void fill(peer *k)
             const stored *cells = &s->stored[entry->piece];
             const int64_t *dst = s->numbers + cells->numbers, *strides = dst + 3 * cells->ndim;
             uint64_t chunk = (uint64_t)cells->chunk, t = (uint64_t)cells->t;
-            if (k->shm && s->segment) {
+            if (none) { /* rows by ids, of which this rank has none for the chunk */
+                ipsb_pack_rows(&k->out, cells->array, entry->seq, chunk, t, 0);
+            } else if (k->shm && s->segment) {
                 entry->leased = true;
                 entry->generation = ++s->generation;
                 ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst, 0,

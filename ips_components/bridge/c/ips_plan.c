@@ -12,7 +12,7 @@ static int64_t ceil_div(int64_t a, int64_t b) /* b > 0 */
 }
 
 /* The elements x with low <= x < high. */
-static progression clip(progression p, int64_t low, int64_t high)
+progression ipsb_clip(progression p, int64_t low, int64_t high)
 {
     progression out = {0, 0, 1};
     int64_t first = low > p.start ? ceil_div(low - p.start, p.step) : 0, last;
@@ -49,40 +49,42 @@ static int64_t chunk_of(const chunk_axis *axis, int64_t index, int64_t *low, int
     return run->chunk + nth;
 }
 
-void ipsb_chunk_times(const agreement *a, int64_t row, int64_t *low, int64_t *high)
+void ipsb_chunk_bounds(const chunk_axis *axis, int64_t chunk, int64_t *low, int64_t *high)
 {
-    const chunk_axis *axis = &a->chunks[0];
     for (int i = axis->n_runs - 1; i >= 0; i--)
-        if (axis->runs[i].chunk <= row && row < axis->runs[i].chunk + axis->runs[i].times) {
-            *low = axis->runs[i].index + (row - axis->runs[i].chunk) * axis->runs[i].size;
+        if (axis->runs[i].chunk <= chunk && chunk < axis->runs[i].chunk + axis->runs[i].times) {
+            *low = axis->runs[i].index + (chunk - axis->runs[i].chunk) * axis->runs[i].size;
             *high = *low + axis->runs[i].size;
             return;
         }
     *low = *high = 0;
 }
 
-/* What one dimension of a block gives: for each chunk the part in it. */
-typedef struct part {
-    int64_t chunk;
-    progression src, dst;
-} part;
+void ipsb_chunk_times(const agreement *a, int64_t row, int64_t *low, int64_t *high)
+{
+    ipsb_chunk_bounds(&a->chunks[0], row, low, high);
+}
 
-typedef struct parts {
-    part *items;
-    size_t n;
-} parts;
+int64_t ipsb_time_in_chunk(const agreement *a, int64_t t, progression *time)
+{
+    int64_t low, high, first = a->cover[0].start, row = chunk_of(&a->chunks[0], t, &low, &high);
+    if (low > first) /* the first index of the cover in this chunk */
+        first += ceil_div(low - first, a->cover[0].step) * a->cover[0].step;
+    *time = (progression){(t - first) / a->cover[0].step, 1, 1};
+    return row;
+}
 
-static bool cut_dimension(const agreement *a, int dim, progression wanted, const plan *p, parts *out)
+bool ipsb_cut_dimension(const agreement *a, int dim, progression wanted, const plan *p, parts *out)
 {
     int64_t offset = p->offset[dim - 1], origin = offset - p->halo[dim - 1];
-    progression mine = clip(wanted, offset, offset + p->count[dim - 1]);
+    progression mine = ipsb_clip(wanted, offset, offset + p->count[dim - 1]);
     size_t room = 0;
     int64_t index = mine.start, low, high;
     out->items = NULL;
     out->n = 0;
     while (mine.count) {
         int64_t chunk = chunk_of(&a->chunks[dim], index, &low, &high);
-        progression here = clip(mine, low, high), outer = clip(a->cover[dim], low, high);
+        progression here = ipsb_clip(mine, low, high), outer = ipsb_clip(a->cover[dim], low, high);
         if (out->n == room) {
             part *more = realloc(out->items, sizeof *more * (room = room ? 2 * room : 8));
             if (!more)
@@ -96,7 +98,7 @@ static bool cut_dimension(const agreement *a, int dim, progression wanted, const
         entry->dst.count = here.count;
         entry->dst.step = here.count > 1 ? here.step / outer.step : 1;
         /* on to the next element beyond this chunk */
-        progression rest = clip(mine, high, INT64_MAX / 4);
+        progression rest = ipsb_clip(mine, high, INT64_MAX / 4);
         if (!rest.count)
             break;
         index = rest.start;
@@ -129,7 +131,7 @@ static int add_cuts(plan *p, const progression *wanted, size_t *room)
     parts dims[MAX_NDIM] = {{NULL, 0}};
     size_t at[MAX_NDIM] = {0}, total = 1;
     for (int d = 0; d < ndim; d++) {
-        if (!cut_dimension(a, d + 1, wanted[d + 1], p, &dims[d])) {
+        if (!ipsb_cut_dimension(a, d + 1, wanted[d + 1], p, &dims[d])) {
             code = IPS_BRIDGE_MEMORY;
             goto done;
         }
@@ -236,12 +238,11 @@ bool ipsb_plan_at(const plan *p, int64_t t, pieces *out)
     out->n = 0;
     for (size_t g = 0; g < p->n_groups; g++) {
         const cut_group *group = &p->groups[g];
-        int64_t low, high, row, first = a->cover[0].start;
+        progression time;
+        int64_t row;
         if (!ipsb_has(group->time, t))
             continue;
-        row = chunk_of(&a->chunks[0], t, &low, &high);
-        if (low > first) /* the first index of the cover in this chunk */
-            first += ceil_div(low - first, a->cover[0].step) * a->cover[0].step;
+        row = ipsb_time_in_chunk(a, t, &time);
         if (out->n + group->n > out->room) {
             piece *more = realloc(out->items, sizeof *more * (out->n + group->n));
             if (!more)
@@ -254,7 +255,7 @@ bool ipsb_plan_at(const plan *p, int64_t t, pieces *out)
             piece *to = &out->items[out->n++];
             to->chunk = row * a->n_space + entry->space;
             to->receiver = ipsb_owner(a, to->chunk);
-            to->time = (progression){(t - first) / a->cover[0].step, 1, 1};
+            to->time = time;
             to->cut = entry;
         }
     }

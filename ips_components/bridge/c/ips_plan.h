@@ -56,6 +56,25 @@ bool ipsb_plan_at(const plan *p, int64_t t, pieces *out);
 /* The wanted selection of a ragged array at t that holds this rank's part, or NULL. */
 const progression *ipsb_rows_at(const agreement *a, int rank, int size, int64_t t, int64_t *chunk);
 
+/* What one dimension of a block gives: for each chunk the part in it. */
+typedef struct part {
+    int64_t chunk;
+    progression src, dst;
+} part;
+
+typedef struct parts {
+    part *items;
+    size_t n;
+} parts;
+
+/* Cut the range of a plan's block along one dimension; false when there is no memory. */
+bool ipsb_cut_dimension(const agreement *a, int dim, progression wanted, const plan *p, parts *out);
+/* The elements x with low <= x < high. */
+progression ipsb_clip(progression p, int64_t low, int64_t high);
+/* Where a chunk begins and ends along a dimension. */
+void ipsb_chunk_bounds(const chunk_axis *axis, int64_t chunk, int64_t *low, int64_t *high);
+/* The chunk row of a time index, and where in the chunk it lies. */
+int64_t ipsb_time_in_chunk(const agreement *a, int64_t t, progression *time);
 void ipsb_chunk_times(const agreement *a, int64_t row, int64_t *low, int64_t *high);
 
 #endif

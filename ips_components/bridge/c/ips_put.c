@@ -21,9 +21,10 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
     bool waited = true;
     int code = ipsb_admit(b, o, admitted);
     size_t need = bytes;
+    int64_t unit = o->ids ? 1 : o->a->itemsize; /* rows by ids are bytes */
     *out = NULL;
     for (size_t i = 0; !bytes && i < b->pieces.n; i++)
-        need += ((size_t)(b->pieces.items[i].cut->cells * o->a->itemsize) + 63) & ~(size_t)63;
+        need += ((size_t)(b->pieces.items[i].cut->cells * unit) + 63) & ~(size_t)63;
     if (!code && *admitted && b->pieces.n) {
         code = ipsb_take_slot(b, r, need, out, &waited);
         if (!code && *out && waited) { /* the world may have changed meanwhile */
@@ -144,16 +145,48 @@ void ipsb_note(ips_bridge *b, const put_request *o)
     if (o->plan == o->a->fixed && o->plan)
         o->a->fixed_put = true;
     else
-        for (size_t i = 0; o->plan && i < b->pieces.n; i++)
+        for (size_t i = 0; (o->plan || o->ids) && i < b->pieces.n; i++)
             (void)ipsb_note_moved(o->a, b->pieces.items[i].chunk, o->t);
 }
 
-/* Copy the wanted cells into a slot and send it. */
-static int send_cells(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
-                      int64_t total)
+/* Bytes of the cells alone that are wanted of rows by ids. */
+static int64_t id_bytes(const ips_bridge *b)
+{
+    int64_t bytes = 0;
+    for (size_t i = 0; i < b->pieces.n; i++) {
+        const id_cut *c = (const id_cut *)b->pieces.items[i].cut;
+        bytes += c->n * c->row_bytes;
+    }
+    return bytes;
+}
+
+/* Copy the cells of a piece into a slot and note it there; the bytes that it takes, -1: no memory. */
+static int64_t store(const put_request *o, const piece *p, slot *s, size_t place,
+                     const uint8_t *cells, const int64_t *strides)
+{
+    const array *a = o->a;
+    int ndim = o->ids ? 2 : a->contract->ndim;
+    int64_t counts[MAX_NDIM], from[MAX_NDIM], dense[MAX_NDIM];
+    int64_t unit = o->ids ? 1 : a->itemsize, run = unit;
+    for (int d = ndim - 2; d >= 0; d--) {
+        counts[d] = p->cut->dst[d].count;
+        dense[d] = run;
+        run *= counts[d];
+    }
+    if (o->from) {
+        ipsb_copy_rows(s->memory + place, o, p);
+    } else {
+        int64_t at = ipsb_locate(p->cut, ndim - 1, strides, from);
+        ipsb_gather(s->memory + place, cells + at, ndim - 1, counts, from, (size_t)unit, 0,
+                    p->cut->cells);
+    }
+    return ipsb_slot_store(s, a->ordinal, o->t, p, ndim, place, dense, unit) ? run : -1;
+}
+
+int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
+              int64_t total)
 {
     array *a = o->a;
-    int ndim = a->contract->ndim;
     bool admitted;
     slot *s;
     ring *r = ipsb_ring_of(b, a, o->step);
@@ -163,28 +196,19 @@ static int send_cells(ips_bridge *b, const put_request *o, const uint8_t *cells,
         ipsb_count(a, r ? SKIPPED : LOST, 1, total);
         return code;
     }
-    int64_t wanted = ipsb_wanted_bytes(b, a);
+    int64_t wanted = o->ids ? id_bytes(b) : ipsb_wanted_bytes(b, a);
     ipsb_count(a, SKIPPED, 0, total - wanted);
     ipsb_note(b, o);
     if (code || !admitted)
         return ipsb_not_sent(b, a, code, wanted);
     size_t place = 0;
     for (size_t i = 0; i < b->pieces.n; i++) {
-        const piece *p = &b->pieces.items[i];
-        int64_t counts[MAX_NDIM], from[MAX_NDIM], dense[MAX_NDIM], run = a->itemsize;
-        int64_t at = ipsb_locate(p->cut, ndim - 1, strides, from);
-        for (int d = ndim - 2; d >= 0; d--) {
-            counts[d] = p->cut->dst[d].count;
-            dense[d] = run;
-            run *= counts[d];
-        }
-        ipsb_gather(s->memory + place, cells + at, ndim - 1, counts, from, (size_t)a->itemsize, 0,
-                    p->cut->cells);
-        if (!ipsb_slot_store(s, a->ordinal, o->t, p, ndim, place, dense, a->itemsize)) {
+        int64_t bytes = store(o, &b->pieces.items[i], s, place, cells, strides);
+        if (bytes < 0) {
             ipsb_release_slot(a, s);
             return ipsb_not_sent(b, a, ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory"), wanted);
         }
-        place += ((size_t)run + 63) & ~(size_t)63;
+        place += ((size_t)bytes + 63) & ~(size_t)63;
     }
     ipsb_count(a, DELIVERED, 1, wanted);
     return ipsb_publish(b, s);
@@ -367,8 +391,7 @@ int ipsb_find_array(ips_bridge *b, const char *name, array **out)
     return IPS_BRIDGE_OK;
 }
 
-/* Begin a put, of the declared block or not. `out` is NULL when it is done: nobody wants the step. */
-static int begin(array *a, int64_t step, bool own, array **out)
+int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
 {
     ips_bridge *b = a->bridge;
     int code;
@@ -386,11 +409,12 @@ static int begin(array *a, int64_t step, bool own, array **out)
     return IPS_BRIDGE_OK;
 }
 
-static int fail_kind(ips_bridge *b, const array *a)
+int ipsb_fail_kind(ips_bridge *b, const array *a)
 {
     return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s %s", a->name,
-                     a->ragged ? "is ragged: use ips_bridge_put_rows"
-                               : "is not ragged: use ips_bridge_put");
+                     a->ragged  ? "is ragged: use ips_bridge_put_rows"
+                     : a->by_id ? "is indexed by ids: use ips_bridge_put_ids"
+                                : "is not ragged: use ips_bridge_put");
 }
 
 static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
@@ -401,14 +425,14 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
     put_request o = {0};
     ips_bridge *b = named ? named->bridge : NULL;
     step += b ? b->shift : 0;
-    int code = named ? begin(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
+    int code = named ? ipsb_begin_put(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
     if (code || !a) {
-        if (!code && named->ndim >= 0 && !named->ragged)
+        if (!code && named->ndim >= 0 && !named->ragged && !named->by_id)
             named->bytes[SKIPPED] += (uint64_t)ipsb_owned_bytes(named, offset, extent);
         return code;
     }
-    if (a->ragged)
-        return fail_kind(b, a);
+    if (a->ragged || a->by_id)
+        return ipsb_fail_kind(b, a);
     if ((!offset || !extent) && !a->fixed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
                          "array %s: this rank has %zu blocks; say which one by "
@@ -434,11 +458,10 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
     }
     ipsb_begin_step(b, step);
     ipsb_progress(&b->links, 0);
-    return send_cells(b, &o, cells, strides, total);
+    return ipsb_send(b, &o, cells, strides, total);
 }
 
-/* Note a step that was put, and have attached runs move; returns the newest step before. */
-static int64_t note_newest(ips_bridge *b, int64_t step)
+int64_t ipsb_note_newest(ips_bridge *b, int64_t step)
 {
     int64_t before = b->newest;
     if (step > before)
@@ -455,15 +478,15 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
     int code = put_block(named, step, cells, offset, extent, strides);
     if (!code) {
         ips_bridge *b = named->bridge;
-        int64_t before = note_newest(b, step + b->shift);
+        int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
             ipsb_attached_put(named, step + b->shift, before, cells, offset, extent, strides);
     }
     return code;
 }
 
-static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, int64_t rows,
-                    const int64_t *strides)
+int ipsb_put_rows(array *named, int64_t step, const void *cells, int64_t rows,
+                  const int64_t *strides)
 {
     int64_t own[MAX_NDIM], total = rows;
     array *a = NULL;
@@ -476,7 +499,7 @@ static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, in
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
                          (long long)rows);
     step += b->shift;
-    code = begin(named, step, true, &a);
+    code = ipsb_begin_put(named, step, true, &a);
     if (code || !a) {
         if (!code && named->ragged) {
             for (int d = 1; d < named->ndim; d++)
@@ -486,7 +509,7 @@ static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, in
         return code;
     }
     if (!a->ragged)
-        return fail_kind(b, a);
+        return ipsb_fail_kind(b, a);
     if ((code = ipsb_take_step(b, a, &a->own, step)))
         return code;
     for (int d = a->ndim - 1; d >= 0; d--) {
@@ -497,7 +520,7 @@ static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, in
     ipsb_begin_step(b, step);
     ipsb_progress(&b->links, 0);
     if (rows)
-        return send_cells(b, &o, cells, strides ? strides : own, total * a->itemsize);
+        return ipsb_send(b, &o, cells, strides ? strides : own, total * a->itemsize);
 
     bool admitted;
     buffer frame = {0};
@@ -523,10 +546,12 @@ static int put_rows(ips_bridge_array *named, int64_t step, const void *cells, in
 int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
                               int64_t rows, const int64_t *strides)
 {
-    int code = put_rows(named, step, cells, rows, strides);
+    if (named && named->by_id)
+        return ips_bridge_array_put_ids(named, step, cells, rows, NULL, strides);
+    int code = ipsb_put_rows(named, step, cells, rows, strides);
     if (!code) {
         ips_bridge *b = named->bridge;
-        int64_t before = note_newest(b, step + b->shift);
+        int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
             ipsb_attached_put_rows(named, step + b->shift, before, cells, rows, strides);
     }

@@ -13,6 +13,20 @@ put_mark *ipsb_mark_of(array *a, plan *p);
 void ipsb_begin_step(ips_bridge *b, int64_t step);
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted);
+/* Begin a put, of the declared block or not. `out` is NULL when it is done: nobody wants the step. */
+int ipsb_begin_put(array *a, int64_t step, bool own, array **out);
+int ipsb_fail_kind(ips_bridge *b, const array *a);
+/* Copy the wanted cells into a slot and send it; cells NULL: they lie where the request says. */
+int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
+              int64_t total);
+/* Rows, into this run alone. */
+int ipsb_put_rows(array *a, int64_t step, const void *cells, int64_t rows, const int64_t *strides);
+/* Note a step that was put, and have attached runs move; returns the newest step before. */
+int64_t ipsb_note_newest(ips_bridge *b, int64_t step);
+/* Plan rows with these ids, or with those that were described; a code. */
+int ipsb_id_plan_of(array *a, int64_t step, int64_t rows, const int64_t *ids);
+/* Copy the rows of a piece. */
+void ipsb_copy_rows(uint8_t *out, const put_request *o, const piece *p);
 int64_t ipsb_locate(const cut *c, int ndim, const int64_t *strides, int64_t *own);
 int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a);
 void ipsb_note(ips_bridge *b, const put_request *o);

@@ -61,7 +61,7 @@ static int put_view(ips_bridge *b, const char *name, int64_t step, const void *c
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: a view of %d dimensions", name, ndim);
     for (int d = 0; d < ndim; d++)
         total *= extents[d];
-    if (!a->contract || !ipsb_is_wanted(a, step + b->shift) || a->ragged)
+    if (!a->contract || !ipsb_is_wanted(a, step + b->shift) || a->ragged || a->by_id)
         return ips_bridge_array_put_block(a, step, cells, offset, count, NULL);
     if (total && (int64_t)itemsize != a->itemsize)
         return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,

@@ -273,8 +273,8 @@ def test_ragged_rows_come_in_rank_order():
         return Piece(0, 0, 0, ((0, 1, 1), (0, count, 1), (0, 2, 1)))
 
     assert fill(made, rows(2), 2, 3.0) is None
-    assert made.no_rows(1, 0, 0) is None
-    assert made.no_rows(1, 0, 0) is None
+    assert made.no_rows(1, 0, 0, 0) is None
+    assert made.no_rows(1, 0, 0, 0) is None
     complete = fill(made, rows(1), 0, 1.0)
     assert complete.value[0, :, 0].tolist() == [1, 3, 3]
     made.admit()

@@ -1,0 +1,197 @@
+/* Puts of rows: of ragged arrays and of those that are indexed by ids, from wherever they lie. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "ips_attached.h"
+#include "ips_put.h"
+
+/* A row by its number in all parts together; `part` is where the last one was. */
+static const uint8_t *row_at(const row_source *from, int64_t number, size_t *part, int64_t *before)
+{
+    const ips_bridge_rows *of;
+    while (number < *before)
+        *before -= from->parts[--*part].rows;
+    while (number - *before >= from->parts[*part].rows)
+        *before += from->parts[(*part)++].rows;
+    of = &from->parts[*part];
+    number -= *before;
+    number = of->index ? of->index[number] : number;
+    return (const uint8_t *)of->cells + number * (of->strides ? of->strides[0] : from->strides[0]);
+}
+
+/* Copy rows, `n` of them by their numbers or the first ones, cut to `columns`; returns the end. */
+static uint8_t *copy_rows(uint8_t *out, const array *a, const row_source *from, const int64_t *numbers,
+                          int64_t n, const progression *columns)
+{
+    int64_t counts[MAX_NDIM], strides[MAX_NDIM], before = 0, cells = 1, at = 0;
+    size_t part = 0, itemsize = (size_t)a->itemsize, last = SIZE_MAX;
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t *row = row_at(from, numbers ? numbers[i] : i, &part, &before);
+        if (part != last) { /* the columns of this part */
+            const int64_t *own = from->parts[part].strides;
+            own = own ? own : from->strides;
+            at = 0;
+            cells = 1;
+            for (int d = 1; d < a->ndim; d++) {
+                counts[d - 1] = columns[d - 1].count;
+                strides[d - 1] = columns[d - 1].step * own[d];
+                at += columns[d - 1].start * own[d];
+                cells *= columns[d - 1].count;
+            }
+            last = part;
+        }
+        if (cells == 1)
+            memcpy(out, row + at, itemsize);
+        else
+            ipsb_gather(out, row + at, a->ndim - 1, counts, strides, itemsize, 0, cells);
+        out += (size_t)cells * itemsize;
+    }
+    return out;
+}
+
+void ipsb_copy_rows(uint8_t *out, const put_request *o, const piece *p)
+{
+    const id_cut *c = (const id_cut *)p->cut;
+    if (!o->ids) {
+        copy_rows(out, o->a, o->from, NULL, o->rows, p->cut->src + 1);
+        return;
+    }
+    out = copy_rows(out, o->a, o->from, o->ids->chosen + c->first, c->n, c->columns);
+    for (int64_t i = 0; i < c->n; i++, out += 4)
+        set32(out, o->ids->positions[c->first + (size_t)i]);
+}
+
+int ipsb_id_plan_of(array *a, int64_t step, int64_t rows, const int64_t *ids)
+{
+    ips_bridge *b = a->bridge;
+    char why[256];
+    id_plan *p = a->id_plan;
+    if (!ids && !a->has_ids)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: the array is indexed by ids; say "
+                         "those of its rows by ips_bridge_put_ids, or describe them by "
+                         "ips_bridge_ids",
+                         a->name, (long long)step, b->self.rank);
+    if (!ids && rows != a->n_ids)
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                         "put of array %s at step %lld on rank %d: %lld rows with %lld ids; each row "
+                         "has one",
+                         a->name, (long long)step, b->self.rank, (long long)rows,
+                         (long long)a->n_ids);
+    ids = ids ? ids : a->ids;
+    if (p && p->n == rows && (!rows || !memcmp(p->ids, ids, sizeof *ids * (size_t)rows)))
+        return IPS_BRIDGE_OK;
+    p = ipsb_ids_make(a->contract, rows, ids, why, sizeof why);
+    if (!p)
+        return ipsb_fail(b, IPS_BRIDGE_GEOMETRY, "put of array %s at step %lld on rank %d: %s",
+                         a->name, (long long)step, b->self.rank, why);
+    ipsb_ids_free(a->id_plan);
+    a->id_plan = p;
+    return IPS_BRIDGE_OK;
+}
+
+static int put_parts_here(array *named, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
+                     const int64_t *ids)
+{
+    ips_bridge *b = named->bridge;
+    int64_t strides[MAX_NDIM], rows = 0, total;
+    array *a = NULL;
+    row_source from = {parts, n_parts, strides};
+    put_request o = {0};
+    int code;
+    for (size_t i = 0; i < n_parts; i++) {
+        if (parts[i].rows < 0 || parts[i].rows > (int64_t)1 << 48 ||
+            (parts[i].rows && !parts[i].cells))
+            return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
+                             (long long)parts[i].rows);
+        rows += parts[i].rows;
+    }
+    step += b->shift;
+    code = ipsb_begin_put(named, step, true, &a);
+    total = rows * named->itemsize;
+    for (int d = 1; d < named->ndim; d++)
+        total *= named->contract ? named->contract->shape[d + 1] : named->shape[d];
+    if (code || !a) {
+        if (!code)
+            named->bytes[SKIPPED] += (uint64_t)total;
+        return code;
+    }
+    if (!a->ragged && !a->by_id)
+        return ipsb_fail_kind(b, a);
+    if (ids && !a->by_id)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is not indexed by ids", a->name);
+    if (a->by_id && (code = ipsb_id_plan_of(a, step, rows, ids)))
+        return code;
+    if (a->ragged && !rows)
+        return ipsb_put_rows(a, step - b->shift, NULL, 0, NULL);
+    if ((code = ipsb_take_step(b, a, &a->own, step)))
+        return code;
+    for (int d = a->ndim - 1; d >= 0; d--)
+        strides[d] = d == a->ndim - 1 ? a->itemsize : strides[d + 1] * a->contract->shape[d + 2];
+    o = (put_request){.a = a, .step = step, .t = ipsb_time_index(a->contract, step), .rows = rows,
+                      .ids = a->by_id ? a->id_plan : NULL, .from = &from};
+    ipsb_begin_step(b, step);
+    ipsb_progress(&b->links, 0);
+    return ipsb_send(b, &o, NULL, strides, total);
+}
+
+static int put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
+                     const int64_t *ids)
+{
+    int code = put_parts_here(a, step, parts, n_parts, ids);
+    if (!code) {
+        ips_bridge *b = a->bridge;
+        int64_t before = ipsb_note_newest(b, step + b->shift);
+        if (b->attached)
+            ipsb_attached_put_parts(a, step + b->shift, before, parts, (int)n_parts, ids);
+    }
+    return code;
+}
+
+int ips_bridge_array_put_parts_sized(ips_bridge_array *a, int64_t step, const ips_bridge_rows *parts,
+                                     int n_parts, const int64_t *ids, size_t size)
+{
+    ips_bridge_rows *known;
+    int code;
+    if (!a)
+        return IPS_BRIDGE_USAGE;
+    if (n_parts < 0 || (n_parts && !parts) || !size)
+        return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE, "put of array %s: %d parts", a->name, n_parts);
+    /* Programs of another version have larger or smaller structures. */
+    known = calloc((size_t)n_parts + 1, sizeof *known);
+    if (!known)
+        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+    for (int i = 0; i < n_parts; i++)
+        memcpy(&known[i], (const char *)parts + (size_t)i * size,
+               size < sizeof *known ? size : sizeof *known);
+    code = put_parts(a, step, known, (size_t)n_parts, ids);
+    free(known);
+    return code;
+}
+
+int ips_bridge_array_put_ids(ips_bridge_array *a, int64_t step, const void *cells, int64_t rows,
+                             const int64_t *ids, const int64_t *strides)
+{
+    ips_bridge_rows part = {.cells = cells, .rows = rows, .strides = strides};
+    int64_t none = 0;
+    if (!a)
+        return IPS_BRIDGE_USAGE;
+    return put_parts(a, step, &part, 1, rows || a->has_ids ? ids : &none);
+}
+
+int ips_bridge_put_parts_sized(ips_bridge *b, const char *name, int64_t step,
+                               const ips_bridge_rows *parts, int n_parts, const int64_t *ids,
+                               size_t size)
+{
+    array *a;
+    int code = ipsb_find_array(b, name, &a);
+    return code ? code : ips_bridge_array_put_parts_sized(a, step, parts, n_parts, ids, size);
+}
+
+int ips_bridge_put_ids(ips_bridge *b, const char *name, int64_t step, const void *cells, int64_t rows,
+                       const int64_t *ids, const int64_t *strides)
+{
+    array *a;
+    int code = ipsb_find_array(b, name, &a);
+    return code ? code : ips_bridge_array_put_ids(a, step, cells, rows, ids, strides);
+}

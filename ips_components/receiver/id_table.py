@@ -1,0 +1,146 @@
+"""Chunks of an array that is indexed by ids: who put which id, and what nobody put."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ips_components.errors import ProtocolError
+from ips_components.model.by_id import POSITION, some
+from ips_components.model.contract import ArrayContract
+from ips_components.receiver.coverage import ChunkSpoilt
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_NOT_WANTED, _NOBODY = -2, -1
+
+
+class IdTable:
+    """The owner of each id of one chunk, step by step.
+
+    Parameters
+    ----------
+    contract
+        Agreement on the array.
+    chunk
+        Number of the chunk.
+
+    Notes
+    -----
+    The lock of the chunk's buffer guards it.
+    """
+
+    def __init__(self, contract: ArrayContract, chunk: int) -> None:
+        self.contract, self.chunk = contract, chunk
+        self._time, self._ids, *columns = contract.chunk_selection(chunk).dims
+        self._columns = tuple(column.count for column in columns)
+        self._owners = np.full((self._time.count, self._ids.count), _NOT_WANTED, np.int32)
+        box = contract.layout.box(chunk)
+        for part in contract.wanted:
+            common = part.intersect(box)
+            if common is not None:
+                times = common.dims[0].within(self._time)
+                ids = common.dims[1].within(self._ids)
+                self._owners[_slice(times), _slice(ids)] = _NOBODY
+        self._missing = int(np.count_nonzero(self._owners == _NOBODY))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row and its position."""
+        cells = int(np.prod(self._columns, dtype=np.int64)) * self.contract.spec.itemsize
+        return cells + POSITION.itemsize
+
+    def put(self, rank: int, time: int, sent: Array, buffer: Array) -> None:
+        """Take a rank's rows of one step into the chunk.
+
+        Parameters
+        ----------
+        rank, time
+            Who sent them, and the position of the step in the chunk.
+        sent
+            Bytes: the cells of all rows, then their positions.
+        buffer
+            The chunk.
+
+        Raises
+        ------
+        ChunkSpoilt
+            When another rank has put one of the ids, and no rule says whose it is.
+        ProtocolError
+            When a position is not one that was agreed.
+        """
+        dtype = np.dtype(self.contract.spec.dtype)
+        n = sent.size // self.row_bytes
+        if not n:
+            return
+        data = sent.reshape(-1)
+        rows = np.ndarray((n, *self._columns), dtype, data.data)
+        at = np.ndarray((n,), POSITION, data.data, sent.size - n * POSITION.itemsize).astype(int)
+        owners = self._owners[time]
+        if at[-1] >= len(owners) or (np.diff(at) <= 0).any():
+            raise ProtocolError(f"{self._where(time)}: rank {rank} sent positions out of order")
+        before = owners[at]
+        if (before == _NOT_WANTED).any():
+            raise ProtocolError(f"{self._where(time)}: rank {rank} sent ids that nobody wants")
+        others = (before != _NOBODY) & (before != rank)
+        rule = self.contract.spec.ids
+        if rule == "unique" and others.any():
+            other = int(before[others][0])
+            shared = at[others & (before == other)]
+            raise ChunkSpoilt(
+                f"{self._where(time)}: rank {other} and rank {rank} both put ids "
+                f"{some(self._id(shared))}; give each id to one rank, or describe the array with "
+                "an owner of shared ids (shared='low': the lowest rank that has it)"
+            )
+        self._missing -= int(np.count_nonzero(before == _NOBODY))
+        if others.any():
+            mine = ~others | ((rank < before) if rule == "low" else (rank > before))
+            at, rows = at[mine], rows[mine]
+        buffer[time, at] = rows
+        owners[at] = rank
+
+    def forget(self, time: int) -> None:
+        """Forget what came of one step: it will be put again."""
+        owned = self._owners[time] >= 0
+        self._missing += int(np.count_nonzero(owned))
+        self._owners[time, owned] = _NOBODY
+
+    def check(self, size: int) -> None:
+        """Check, when all of ``size`` ranks have answered, that every id came.
+
+        Raises
+        ------
+        ChunkSpoilt
+            Naming the ids that no rank put.
+        """
+        if not self._missing:
+            return
+        missing = self._owners == _NOBODY
+        time = int(missing.any(axis=1).argmax())
+        ids = self._id(np.flatnonzero(missing[time]))
+        raise ChunkSpoilt(
+            f"{self._where(time)}: no rank of {size} put ids {some(ids)}; the ids of all ranks "
+            f"together must be 0 to {self.contract.spec.shape[0] - 1}"
+        )
+
+    def _id(self, positions: Any) -> Any:
+        return self._ids.start + positions * self._ids.step
+
+    def _where(self, time: int) -> str:
+        index = self._time.start + time * self._time.step
+        step = self.contract.spec.steps.step(index)
+        return f"array {self.contract.spec.name!r} at step {step}"
+
+
+def _slice(indices: Any) -> slice:
+    return slice(
+        indices.start, indices.start + (indices.count - 1) * indices.step + 1, indices.step
+    )
+
+
+def steps_of_ids(contract: ArrayContract, chunk: int) -> int:
+    """Return at how many steps something of a chunk is wanted."""
+    box = contract.layout.box(chunk)
+    common = [part.intersect(box) for part in contract.wanted]
+    times = [part.dims[0] for part in common if part is not None]
+    return len({t for time in times for t in range(time.start, time.stop, time.step)})
