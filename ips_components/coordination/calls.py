@@ -89,6 +89,13 @@ class AnalysisCalls:
                     "and so cannot be left out of the run: describe them in the config, section "
                     f"[[ARRAYS]]; {fault.who} {fault.what}: {fault.cause}"
                 )
+            if run.state.described is None and run.nothing_described:
+                raise ContractError(
+                    "no array is described: rank 0 of the simulation has asked for the contract "
+                    "without describing any, and the config has none; describe what is put where "
+                    "the bridge is opened (Bridge(arrays=[Array(...)]), ips_bridge_declare) or in "
+                    "the config, below [[ARRAYS]] in the section of the analytics"
+                )
             return run.state.described
 
         described: list[dict[str, Any]] = await run.until(

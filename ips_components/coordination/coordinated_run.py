@@ -49,6 +49,7 @@ class CoordinatedRun:
     field                                           written by
     =============================================== ==========================================
     ``workers``, ``blocks``, ``asked``, ``joined``  `Membership`
+    ``nothing_described``                           `Membership`
     ``contract``, ``blob``, ``ahead``, ``horizon``  `AnalysisCalls`; ``contract`` by `Placer`, too
     ``epoch``, ``again``, ``cells``, ``shared``     `Placer`
     ``graph_keys``, ``results``, ``outcome``        `AnalysisCalls`
@@ -84,6 +85,7 @@ class CoordinatedRun:
         self.results: dict[str, Any] = {}  # keys of the results, once their graph is registered
         self.outcome: dict[str, Any] | None = None  # of the analysis
         self.asked = self.answered = False  # the ranks ask for the contract; they have got it
+        self.nothing_described = False  # rank 0 asked for the contract and described no array
         self.asked_at = self.answered_at = 0.0  # when, in seconds since the epoch
         self.joined: set[int] = set()  # ranks that have the contract
         self.hosts: list[Any] = []  # by rank: host, blocks by array

@@ -124,6 +124,8 @@ class Membership:
         run.state.hello(event.rank, event.to_plain())
         if event.asks:
             run.begun[event.rank] = event.step
+            if event.rank == 0 and run.state.described is None:
+                run.nothing_described = True
         if not event.asks:
             run.joined.add(event.rank)
         elif not run.asked:

@@ -465,6 +465,8 @@ class Receiver:
             joined.replaced.shut("the rank has connected anew")
         connection.silence = self._timing.silence if hello.heartbeat_ms else None
         connection.flush()
+        if arrays is not None and self._contract is None:
+            self.sink.described(arrays)
         self.sink.hello(
             HelloInfo(
                 rank=hello.rank,
@@ -479,8 +481,6 @@ class Receiver:
                 hosts=others,
             )
         )
-        if arrays is not None and self._contract is None:
-            self.sink.described(arrays)
         return True
 
     def _greet(self, connection: Connection, hello: m.Hello, peer: Peer) -> bytes:

@@ -12,7 +12,7 @@ from ips_components.coordination.coordinator import RunCoordinator
 from ips_components.coordination.ending import FLUSH_INTERVAL
 from ips_components.coordination.settings import DEADLINES
 from ips_components.coordination.step_report import StepTally
-from ips_components.errors import ContractError, ProtocolError
+from ips_components.errors import ContractError, DeadlineExceeded, ProtocolError
 from ips_components.external.names import ExternalName
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -125,6 +125,20 @@ def test_the_contract_is_told_when_it_is_made_and_asked_for(coordinator):
     hello(coordinator, 0, asks=True)
     assert [m["ordinal"] for m in told(coordinator, "b", "contract")] == [1]
     assert len(told(coordinator, "a", "contract")[0]["endpoints"]) == 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_arrays_that_nobody_describes_are_missed_at_once(coordinator, rank):
+    """Where every rank asks by itself, the one that describes may come later."""
+    open_receiver(coordinator, "a", "node1")
+    hello(coordinator, rank, asks=True)
+    error = ContractError if rank == 0 else DeadlineExceeded
+    text = "no array is described: rank 0" if rank == 0 else "rank 0 of the simulation to describe"
+    with pytest.raises(error, match=text):
+        run(coordinator.call("described", "r", timeout=0.2 if rank else 60.0))
+    coordinator.event("a", "described", "r", arrays=[{"name": "t"}])
+    hello(coordinator, 0, asks=True)
+    assert run(coordinator.call("described", "r", timeout=60.0)) == [{"name": "t"}]
 
 
 def test_asked_for_before_it_is_made(coordinator):
