@@ -8,7 +8,9 @@ from ips_components.config import AnalyticsConfig
 from ips_components.errors import AnalyticsLost
 
 ASK = 1.0
-_LEAVE = 10.0
+#: Seconds that ranks have to end by themselves once they have the cause, and where no receiver is
+#: left that could have sent it.
+_LEAVE, _LEAVE_UNTOLD = 10.0, 2.0
 
 
 class Watch:
@@ -194,9 +196,11 @@ class LaunchWatch:
         cause = self._cause(state)
         if not cause:
             return ""
-        # The ranks have been told, and end by themselves unless they wait for one that is gone.
+        # Ranks that know the cause end by themselves, unless they wait for one that is gone.
         self._failed = self._failed or time.monotonic()
-        return cause if time.monotonic() - self._failed > _LEAVE else ""
+        fatal = state.get("fatal") or {}
+        leave = _LEAVE_UNTOLD if fatal.get("who") == "analytics" else _LEAVE
+        return cause if time.monotonic() - self._failed > leave else ""
 
     def _cause(self, state: Mapping[str, Any]) -> str:
         fatal = state.get("fatal")

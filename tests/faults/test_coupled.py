@@ -100,6 +100,15 @@ def test_a_simulation_that_never_opens_its_bridge(coupled):
     failed(coupled(arguments="--no-bridge"), "ended without a word")
 
 
+def test_the_teardown_of_a_worker_plugin_is_cut(coupled):
+    """All was computed, but not all was copied: the record says so, as log and exit status do."""
+    flow = coupled(WORKER_PLUGINS="field_analysis:slow_plugins", TEARDOWN_TIME_OUT=3)
+    ended, record = failed(flow, "was cut after 3 s (TEARDOWN_TIME_OUT)")
+    assert "was cut after 3 s (TEARDOWN_TIME_OUT)" in ended.log
+    assert record["ledger"]["closed"]
+    assert len(list(flow.root.glob("work/*/copied_*"))) < 4
+
+
 @pytest.mark.campaign
 def test_a_rank_is_silent(coupled):
     failed(coupled(fault="1:stop@step:5", STEP_TIME_OUT=5), "STEP_TIME_OUT", "rank")

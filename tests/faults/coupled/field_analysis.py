@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 
 def analyse(arrays, fault="", slow=0.0):
@@ -15,6 +16,21 @@ def analyse(arrays, fault="", slow=0.0):
     if fault or slow:
         field = field.map_blocks(hurt, fault, slow, dtype=field.dtype)
     return {"sums": field.sum(axis=1), "mean": field.mean()}
+
+
+def slow_plugins(directory):
+    """Return a worker plugin that copies for longer than it is given."""
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    class SlowCopy(WorkerPlugin):
+        name = "slow-copy"
+
+        def teardown(self, worker):
+            for i in range(4):
+                time.sleep(2)
+                Path(directory, f"copied_{i}").touch()
+
+    return [SlowCopy()]
 
 
 def hurt(block, fault, slow):
