@@ -113,6 +113,7 @@ class Connection:
         self.admitted: dict[int, int] = {}  # rows of chunks by array: the receiver's credit
         self.asked_for: dict[tuple[int, int], int] = {}  # (array, chunk) -> row, beyond the credit
         self.credit_asked: dict[int, int] = {}  # row by array
+        self.placed = 0  # epoch of the newest placement that came over this socket
         self.announced: set[int] = set()  # slots that the receiver has mapped
         self.goodbye_sent = False
         self.heard = self.sent = 0.0
@@ -164,6 +165,7 @@ class Connection:
         self.admitted.clear()
         self.credit_asked.clear()
         self.announced.clear()
+        self.placed = 0
         again = [item for item in self.unacked if item.seq > welcome.last_seq]
         self.unacked.clear()
         self.to_send.extendleft(reversed(again))

@@ -320,6 +320,8 @@ class Connections:
             return
         match message:
             case m.Resend() | m.PlacementIs():
+                if isinstance(message, m.PlacementIs):
+                    connection.placed = message.epoch
                 self._handle(connection, message)
             case m.ByeAck():
                 self._mailbox.goodbyes_answered.add(connection.ordinal)

@@ -164,7 +164,10 @@ class Delivery:
             deadline = deadline or Deadline(self._deadlines["step"])
             if full is not None:
                 takeover = None
-                if out.drops_when_full or (mailbox.stop is not None and not out.keeps_on):
+                # A receiver that has not said yet that it follows the newest placement may have
+                # room for what it owns since: its credit is on its way.
+                drops = out.drops_when_full and full.placed >= self.epoch
+                if drops or (mailbox.stop is not None and not out.keeps_on):
                     return pieces, found, False
                 row = pieces[len(found)].chunk // out.n_space
                 self._ask_for_credit(full, out, row)

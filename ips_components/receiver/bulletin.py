@@ -91,8 +91,6 @@ class Bulletin:
     def greeting(self, hello: m.Hello, welcome: m.Welcome, credit: Iterable[m.Message]) -> bytes:
         """Return the answer to a hello: the welcome, and all that the rank has missed."""
         frames = [pack(welcome)]
-        if self._placement is not None and self._placement.epoch > hello.epoch:
-            frames.append(pack(self._placement))
         if hello.rank == 0:
             frames.extend(map(pack, self._feedback))
         if hello.flags & m.Hello.WANTS_CONTRACT:
@@ -101,7 +99,11 @@ class Bulletin:
         frames.extend(map(pack, self._notices))
         if not hello.flags & m.Hello.WANTS_CONTRACT:  # who asks comes again
             frames.extend(map(pack, self._attached.values()))
-        # With the welcome: a rank that may drop would drop its first step without credit.
-        if self.has_contract:
-            frames.extend(map(pack, credit))
+        # With the welcome: a rank that may drop would drop its first step without credit. The
+        # placement says that the credit for it has come, and whose chunks are requested.
+        credit = list(credit) if self.has_contract else []
+        frames += [pack(each) for each in credit if isinstance(each, m.Credit)]
+        if self._placement is not None and self._placement.epoch >= hello.epoch:
+            frames.append(pack(self._placement))
+        frames += [pack(each) for each in credit if not isinstance(each, m.Credit)]
         return b"".join(frames)

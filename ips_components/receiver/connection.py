@@ -218,9 +218,9 @@ class Connection:
         self.generation = generation
         self._outbox.enqueue(greeting)
 
-    def send_credit(self, watermarks: list[int]) -> None:
-        """Send credit when half of the last one is used up or the rank waits."""
-        if frames := self.credit.due(watermarks):
+    def send_credit(self, watermarks: list[int], at_once: bool = False) -> None:
+        """Send credit: at once, or when half of the last one is used up or the rank waits."""
+        if frames := self.credit.due(watermarks, at_once):
             self.send(*frames)
 
     def ping(self, now: float, interval: float) -> None:

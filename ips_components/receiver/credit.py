@@ -86,10 +86,12 @@ class CreditPump:
         if freed:
             self.assembler.freed(freed)
 
-    def admit(self) -> None:
-        """Admit what fits; credit for it is in greetings from now on."""
+    def admit(self, send: bool = False) -> None:
+        """Admit what fits; credit for it is in greetings from now on, and sent where asked."""
         with self._pumping:
             self._admit()
+            for connection in self._peers.current() if send else ():
+                connection.send_credit(self.watermarks, at_once=True)
 
     def _admit(self) -> None:
         self.collect()

@@ -52,15 +52,18 @@ class RankCredit:
             self._credited = {array: mark for array, mark in enumerate(watermarks) if mark}
             return [m.Credit(array, mark) for array, mark in self._credited.items()]
 
-    def due(self, watermarks: list[int]) -> list[m.Message]:
-        """Return credit, where half of the last one is used up or the rank waits; note it."""
-        if not any(self._is_due(array, mark) for array, mark in enumerate(watermarks)):
+    def due(self, watermarks: list[int], at_once: bool = False) -> list[m.Message]:
+        """Return credit and note it.
+
+        Where not ``at_once``, only where half of the last one is used up or the rank waits.
+        """
+        if not any(self._is_due(array, mark, at_once) for array, mark in enumerate(watermarks)):
             return []  # the common case, without the lock
         with self._lock:
             return [
                 self._grant(array, mark)
                 for array, mark in enumerate(watermarks)
-                if self._is_due(array, mark)
+                if self._is_due(array, mark, at_once)
             ]
 
     def _grant(self, array: int, mark: int) -> m.Message:
@@ -69,9 +72,9 @@ class RankCredit:
             del self._wanted[array]
         return m.Credit(array, mark)
 
-    def _is_due(self, array: int, mark: int) -> bool:
+    def _is_due(self, array: int, mark: int, at_once: bool) -> bool:
         credited = self._credited.get(array, 0)
-        if mark <= credited:
-            return False
+        if mark <= credited or at_once:
+            return mark > credited
         used = self._last_row.get(array, -1) + 1
         return array in self._wanted or credited - used <= (mark - used) // 2

@@ -330,6 +330,8 @@ class Receiver:
         if epoch is None:
             epoch = max((p.epoch for p in placements.values()), default=0)
         self._assembler.set_placement(placements, resend, rows, skip)
+        # Credit for what it owns from now on comes first: a rank that drops would drop without.
+        self._credit.admit(send=True)
         if placements:
             owners = (m.Owners(a, p.epoch, p.period, p.owners) for a, p in placements.items())
             self._peers.publish(m.PlacementIs(epoch, tuple(owners), tuple(endpoints)))

@@ -513,6 +513,31 @@ def test_another_receiver_takes_over(start, sinks, tmp_path):
         assert not made[0].missed
 
 
+def test_drop_waits_for_the_credit_of_a_receiver_that_takes_over(start, sinks, tmp_path):
+    """Ranks may hear of a new placement before the new owner has given credit for it."""
+    spec = spec_of(count=6)
+    made = sinks(2)
+    contract = agree(spec, receivers=2, chunks=(1, 8, 12), policy="drop")
+    contract = replace_placement(contract, Placement(0, 2, (1, 0)))  # step 5 is of receiver 0
+    after, rows = {0: Placement(1, 1, (1,))}, {0: (5, 5)}
+    with coupling(tmp_path, made, contract) as (contact, receivers):
+        endpoints = [receiver.endpoint for receiver in receivers]
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(5):
+            rank("put", "t", step, "C")
+        rank("wait", 5)
+        receivers[0].set_placement(after, endpoints, rows=rows)
+        receivers[0].feedback("placed", 1.0, 0)
+        assert rank("receive", "placed", 0, 5).split()[-1] == "1"
+        later = threading.Timer(0.3, receivers[1].set_placement, (after, endpoints), {"rows": rows})
+        later.start()
+        rank("put", "t", 5, "C")
+        later.join()
+        rank("close", 0)
+        assert rank.account("t")[0] == [6, 0, 6, 0, 0]
+        right(contract, *made)
+
+
 def test_a_chunk_of_many_steps_moves_when_some_of_them_are_put(start, sinks, tmp_path):
     """Its receiver dies after five of eight steps, which are more than REPLAY_STEPS."""
     spec = spec_of(count=8)

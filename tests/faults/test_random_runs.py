@@ -35,8 +35,9 @@ def _run(seed, directory):
         pause.wait(0.01)
 
 
+# 95: chunks of an array that drops go to another receiver, which has not given credit for them.
 # 177: a part is dropped while the connection to the receiver of another part is broken.
-@pytest.mark.parametrize("seed", [*range(40), 177])
+@pytest.mark.parametrize("seed", [*range(40), 95, 177])
 def test_a_random_run_is_right(tmp_path, seed):
     _run(seed, tmp_path)
 

@@ -130,7 +130,10 @@ int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
         }
         /* With at most n steps a step that has begun is put by all ranks, stop or not. */
         bool stopped = b->stop && !a->contract->at_most;
-        bool full = a->contract->drop && lacking && now - lacking->opened_at > FIRST_CREDIT_GRACE;
+        /* A receiver that has not said yet that it follows the newest placement may have room for
+         * what it owns since: its credit is on its way. */
+        bool full = a->contract->drop && lacking && lacking->placed >= b->self.epoch &&
+                    now - lacking->opened_at > FIRST_CREDIT_GRACE;
         if (lacking && (stopped || full))
             return IPS_BRIDGE_OK;
         if (lacking && !want(lacking, a, row))

@@ -117,6 +117,7 @@ static bool apply_placement(ips_bridge *b, peer *k, const message *m)
     endpoints now;
     const uint8_t *at = m->list;
     const char *damaged;
+    k->placed = (uint32_t)m->number;
     if (m->number < b->self.epoch)
         return true;
     for (size_t i = 0; i < m->list_length; i++) {
@@ -172,6 +173,7 @@ static bool on_welcome(ips_bridge *b, peer *k, const message *m)
     k->silence = (int64_t)(m->silence ? m->silence : 30000) * 1000000;
     k->state = LINK_OPEN;
     k->opened_at = ipsb_now();
+    k->placed = 0;
     k->refused = k->bye_sent = k->needs_tls = false;
     for (int i = 0; i < b->contract.n_arrays; i++) {
         k->admitted[i] = 0;

@@ -46,6 +46,7 @@ typedef struct peer {
     bool needs_tls; /* it takes encrypted connections only */
     int fd;
     uint32_t generation;
+    uint32_t placed; /* epoch of the newest placement that came over this connection */
     int64_t last_received, opened_at, attempt_until, broken_since, retry_at; /* ns */
     int64_t pause, silence;
     char why[160];
