@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Workflow:
     platform: Mapping[str, Any] = field(default_factory=dict)
     time_loop: Mapping[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    beside: "Sequence[Workflow]" = ()
+    """Further workflows of the same call of ``ips.py``, with the platform file of this one."""
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -114,7 +116,10 @@ class Workflow:
         given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         python_path = os.pathsep.join([str(PARTS), str(self.directory), *filter(None, given)])
         self.close()
-        options = ["--config", self.config_file.name, "--platform", self.platform_file.name]
+        for each in self.beside:
+            each.write()
+        configs = [self.config_file.name, *(str(each.config_file) for each in self.beside)]
+        options = ["--config", ",".join(configs), "--platform", self.platform_file.name]
         with (self.directory / "output.txt").open("wb") as output:
             self._process = subprocess.Popen(
                 [BIN / "ips.py", *options],

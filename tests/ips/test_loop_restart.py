@@ -15,21 +15,37 @@ pytestmark = pytest.mark.course
 CELLS, PER_LAUNCH = 12, 4
 
 
-def loop(directory: Path, times: range, analysis: str = "folded", arguments: str = "", **top):
+SIMULATION = {
+    "NAME": "Simulation",
+    "MODULE": "ips_components.simulation",
+    "EXECUTABLE": BIN / "python",
+    "ARGS": f"{PARTS}/counting.py field {CELLS} {PER_LAUNCH} "
+    "--first {FIRST} --launch {LAUNCH} ",
+}
+FOREIGN = {
+    "NAME": "OwnPhysics",
+    "MODULE": "generic_driver",
+    "PROGRAM": BIN / "python",
+    "COUPLED": True,
+    "OPTIONS": f"{PARTS}/counting.py field {CELLS} {PER_LAUNCH} ",
+}
+
+
+def loop(
+    directory: Path,
+    times: range,
+    analysis: str = "folded",
+    arguments: str = "",
+    code=SIMULATION,
+    **top,
+):
     """Launches of four steps each, under a driver that takes a checkpoint after each."""
+    words = "ARGS" if "ARGS" in code else "OPTIONS"
     flow = Workflow(
         directory,
         {
             "DRIVER": {"NAME": "GenericDriver", "MODULE": "generic_driver"},
-            "SIM": {
-                "NAME": "Simulation",
-                "MODULE": "ips_components.simulation",
-                "SUB_CLASS": "field",
-                "NPROC": 2,
-                "EXECUTABLE": BIN / "python",
-                "ARGS": f"{PARTS}/counting.py field {CELLS} {PER_LAUNCH} --first {{FIRST}} "
-                f"--launch {{LAUNCH}} {arguments}",
-            },
+            "SIM": {**code, "SUB_CLASS": "field", "NPROC": 2, words: code[words] + arguments},
             "ANALYTICS": {
                 "NAME": "Analytics",
                 "MODULE": "ips_components.analytics",
@@ -128,3 +144,31 @@ def test_an_analysis_that_cannot_be_kept_is_named_before_anything_is_launched(tm
     assert "run.rolling" in ended.output
     assert "NUM_CHECKPOINT = 0" in ended.output
     assert not list(tmp_path.glob("run/run_*"))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("at", "analysis", "code"),
+    [
+        (1, "together", SIMULATION),
+        (2, "together", FOREIGN),
+        (3, "folded", FOREIGN),
+    ],
+    ids=["two windows", "two windows of an own component", "late, of an own component"],
+)
+def test_a_loop_goes_on_from_any_of_its_checkpoints(tmp_path, leaves_nothing, at, analysis, code):
+    """The uninterrupted loop has a checkpoint at each time, of which one is gone on from."""
+    whole = loop(tmp_path / "whole", range(4), analysis, code=code)
+    ended = whole.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    again = goes_on(tmp_path / "whole", at)
+    rest = loop(tmp_path / "rest", range(at, 4), analysis, code=code, **again)
+    ended = rest.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    found, expected = results(rest), results(whole)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+    launches = record_of(rest)["launches"]
+    assert [each["first_step"] for each in launches] == [4 * n for n in range(at, 4)]
+    assert record_of(rest)["ledger"]["closed"]

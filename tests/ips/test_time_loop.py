@@ -197,6 +197,54 @@ def test_a_workflow_that_ends_before_finalize_has_a_record(tmp_path, leaves_noth
     assert not (run / ".cause").exists()
 
 
+@pytest.mark.timeout(300)
+def test_one_call_runs_the_loop_for_several_sets_of_parameters(tmp_path, leaves_nothing):
+    """Three workflows of one ``ips.py``, each with a pool, launches and results of its own."""
+    flows = []
+    for number, cells in enumerate((12, 8, 10)):
+        arguments = f"{PARTS}/counting.py field {cells} 2 --total 6"
+        components = {
+            "SIM": {**simulation("field", ""), "ARGS": arguments},
+            "ANALYTICS": {**ANALYTICS, "DASK_WORKERS_PER_NODE": 1},
+        }
+        flow = loop(tmp_path / f"set_{number}", 3, components)
+        flow.top = {"SIM_NAME": f"set_{number}"}
+        flows.append(flow)
+    first = flows[0]
+    first.platform = {"MPIRUN": "mpiexec", "CORES_PER_NODE": 16}
+    first.beside = flows[1:]
+    ended = first.run(250)
+    assert ended.status == 0, ended.output + ended.log
+    for flow, cells in zip(flows, (12, 8, 10), strict=True):
+        expected = 100.0 * cells * np.arange(6) + np.arange(cells).sum()
+        np.testing.assert_array_equal(results(flow)["field_series"], expected)
+        record = record_of(flow)
+        assert [launch["first_step"] for launch in record["launches"]] == [0, 2, 4]
+        assert record["ledger"]["closed"]
+
+
+@pytest.mark.timeout(200)
+def test_ranks_and_decomposition_change_from_launch_to_launch(tmp_path, leaves_nothing):
+    """A component chooses its NPROC by the time of the loop; the array's blocks follow."""
+    component = {
+        "NAME": "Growing",
+        "MODULE": "generic_driver",
+        "SUB_CLASS": "field",
+        "RANKS": "1 3 2",
+        "PROGRAM": BIN / "python",
+        "COUPLED": True,
+        "OPTIONS": f"{PARTS}/counting.py field {CELLS} 4 --total 12",
+    }
+    flow = loop(tmp_path, 3, {"SIM": component, "ANALYTICS": ANALYTICS})
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 12)
+    launches = record_of(flow)["launches"]
+    assert [launch["ranks"] for launch in launches] == [1, 3, 2]
+    delivered = [launch["ledger"]["field"]["blocks"]["delivered"] for launch in launches]
+    assert delivered == [4, 12, 8]
+
+
 @pytest.mark.timeout(200)
 def test_a_foreign_component_takes_part_with_one_line(tmp_path, leaves_nothing):
     """Two of them, one launched at every time and one at every third, feed one analysis."""

@@ -16,6 +16,7 @@ from benchmarks import (
     _harness,
     external_tasks,
     ipca,
+    launches,
     peers,
     scaling,
     scheduler,
@@ -149,6 +150,14 @@ def test_blocking_of_ranks_in_c_beside_those_in_python(tmp_path, monkeypatch):
 def test_ends_of_steps(tmp_path):
     found = step_reports.run(quick=True, repeat=1, folder=tmp_path)
     assert [row["workers"] for row in found["rows"]] == [1, 1, 16]
+
+
+def test_the_bridge_in_a_later_launch(tmp_path, monkeypatch):
+    monkeypatch.setattr(launches, "LAUNCHES", 3)
+    found = launches.run(quick=True, repeat=1, folder=tmp_path)
+    assert [row["receivers"] for row in found["rows"]] == [1, 4]
+    assert all(row["ms, later launch"]["median"] > 0 for row in found["rows"])
+    assert json.loads((tmp_path / "launches.json").read_text()) == found
 
 
 def test_external_tasks_beside_plain_dask(tmp_path):

@@ -1,6 +1,8 @@
 """A driver like those of ips-wrappers: it knows ports and times, and nothing of coupling."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from ipsframework import Component
 
@@ -9,12 +11,31 @@ from ips_components import ips_compat
 ips_compat.install()
 
 
+def kill(word):
+    """Kill processes of this workflow: with a word in their command, or ``component:NAME``."""
+    import psutil
+
+    here = str(Path.cwd()).partition("/work/")[0]
+    kind, _, name = word.rpartition(":")
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        with suppress(psutil.Error):
+            mine = here in command or process.cwd().startswith(here)
+            if kind == "component":
+                found = "ips.py" in command and f"_{name}_" in process.cwd()
+            else:
+                found = word in command
+            if mine and found:
+                process.kill()
+
+
 class GenericDriver(Component):
     """Calls ``init`` of every port, ``step`` of each for every time, ``finalize`` of each.
 
     ``CALL`` in its section says how: ``call``, ``nonblocking`` (one after the other) or
     ``together`` (the steps of all ports at once). ``SKIP`` names calls that it forgets, ``RAISE`` a
-    time at which it fails itself, ``EXIT`` one at which its process ends.
+    time at which it fails itself, ``EXIT`` one at which its process ends, ``KILL = WORD:TIME`` whom
+    it kills before the steps of a time.
     """
 
     def init(self, timestamp=0.0):
@@ -36,6 +57,9 @@ class GenericDriver(Component):
                 raise RuntimeError(f"the driver gives up at {t}")
             if t == float(getattr(self, "EXIT", -1)):
                 os._exit(7)
+            word, _, when = getattr(self, "KILL", "").rpartition(":")
+            if word and t == float(when):
+                kill(word)
             if self.how == "together":
                 calls = [services.call_nonblocking(p, "step", t) for p in ports.values()]
                 services.wait_call_list(calls)
@@ -85,6 +109,24 @@ class OwnPhysics(Component):
             return
         cwd = self.services.get_working_dir()
         task = self.services.launch_task(self.NPROC, cwd, self.PROGRAM, *self.OPTIONS.split(),
+                                         logfile="own.log")  # fmt: skip
+        if self.services.wait_task(task) != 0:
+            raise RuntimeError("the task failed")
+
+    def finalize(self, timestamp=0.0):
+        pass
+
+
+class Growing(Component):
+    """A component whose code has another number of ranks at each time."""
+
+    def init(self, timestamp=0.0):
+        pass
+
+    def step(self, timestamp=0.0):
+        ranks = int(self.RANKS.split()[int(timestamp) - 1])
+        cwd = self.services.get_working_dir()
+        task = self.services.launch_task(ranks, cwd, self.PROGRAM, *self.OPTIONS.split(),
                                          logfile="own.log")  # fmt: skip
         if self.services.wait_task(task) != 0:
             raise RuntimeError("the task failed")

@@ -1,0 +1,123 @@
+"""Deaths in a workflow of many launches: in the first, between two, in the last one.
+
+Whoever dies, the outcome is a run with the right numbers, or one that has failed with a cause.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from loop_runs import ANALYTICS, check, loop, record_of, simulation
+
+pytestmark = [pytest.mark.deaths, pytest.mark.timeout(260)]
+
+LAUNCHES, PER_LAUNCH = 3, 4
+campaign = pytest.mark.campaign
+RETRIED = {"ON_LAUNCH_FAILURE": "retry", "RETRIES": 2}
+
+
+def flow_of(directory, arguments="", driver=(), sim=(), analytics=()):
+    words = f"{PER_LAUNCH} --total {LAUNCHES * PER_LAUNCH} --launch {{LAUNCH}} {arguments}"
+    components = {
+        "SIM": simulation("field", words, **dict(sim)),
+        "ANALYTICS": {
+            **ANALYTICS,
+            "REPLAY_STEPS": LAUNCHES * PER_LAUNCH,
+            "ON_ANALYTICS_LOSS": "abort",
+            "STEP_TIME_OUT": 60,
+            **dict(analytics),
+        },
+    }
+    return loop(directory, LAUNCHES, components, **dict(driver))
+
+
+def right(flow):
+    """The run went well, each launch in its turn, and its numbers are right."""
+    check(flow, "field", LAUNCHES * PER_LAUNCH)
+    record = record_of(flow)
+    assert record["status"] == "ok"
+    assert record["ledger"]["closed"]
+    good = [launch for launch in record["launches"] if launch["ok"]]
+    assert [launch["first_step"] for launch in good] == [0, 4, 8]
+    assert np.isfinite([launch["ended"] for launch in record["launches"]]).all()
+    return record
+
+
+def failed(flow, ended, *causes):
+    """The run has failed, and says so with one of these causes everywhere."""
+    assert ended.status == 1, ended.output
+    assert any(cause in ended.last_lines for cause in causes), ended.output + ended.log
+    (path,) = flow.root.glob("run_*/run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert any(cause in record["cause"] for cause in causes), record["cause"]
+    assert not list(flow.root.glob("run_*/contact.json")), "a secret is left behind"
+
+
+@pytest.mark.parametrize("launch", [0, pytest.param(1, marks=campaign), 2])
+def test_a_rank_is_killed_and_its_launch_repeated(tmp_path, leaves_nothing, launch):
+    flow = flow_of(tmp_path, f"--die {launch}:2", sim=RETRIED)
+    ended = flow.run(220)
+    assert ended.status == 0, ended.output + ended.log
+    record = right(flow)
+    assert [each["launch"] for each in record["launches"] if not each["ok"]] == [launch]
+
+
+@pytest.mark.parametrize("launch", [pytest.param(0, marks=campaign), 2])
+def test_the_launcher_is_killed_and_its_launch_repeated(tmp_path, leaves_nothing, launch):
+    """With all of its ranks: whatever has the name of the program in its command."""
+    flow = flow_of(tmp_path, f"--die {launch}:9 --kill counting.py:{launch}:2", sim=RETRIED)
+    ended = flow.run(220)
+    assert ended.status == 0, ended.output + ended.log
+    right(flow)
+
+
+@pytest.mark.parametrize("launch", [pytest.param(0, marks=campaign), 2])
+def test_a_launch_that_dies_fails_the_run_where_it_is_not_repeated(
+    tmp_path, leaves_nothing, launch
+):
+    flow = flow_of(tmp_path, f"--die {launch}:2")
+    failed(flow, flow.run(220), "signal 9", "exit status", "lost")
+
+
+@pytest.mark.parametrize("launch", [0, pytest.param(2, marks=campaign)])
+def test_a_worker_is_killed_in_a_launch(tmp_path, leaves_nothing, launch):
+    """Ranks that are there send again what was theirs; what earlier ones had sent is gone."""
+    flow = flow_of(tmp_path, f"--kill spawn_main:{launch}:2")
+    ended = flow.run(220)
+    if ended.status == 0:
+        right(flow)
+    else:
+        failed(flow, ended, "worker", "lost with its worker", "cannot be sent again")
+
+
+BETWEEN = {
+    "worker": ("spawn_main", ["worker", "lost with its worker", "cannot be sent again"]),
+    "scheduler": ("dask_scheduler", ["Dask scheduler", "scheduler"]),
+    "simulation": ("component:Simulation", ["component's process"]),
+    "analytics": ("component:Analytics", ["component's process"]),
+}
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param("worker", marks=campaign),
+        pytest.param("scheduler", marks=campaign),
+        "simulation",
+        "analytics",
+    ],
+)
+def test_somebody_is_killed_between_two_launches(tmp_path, leaves_nothing, who):
+    word, causes = BETWEEN[who]
+    flow = flow_of(tmp_path, driver={"KILL": f"{word}:2"})
+    ended = flow.run(220)
+    if ended.status == 0:
+        assert who == "worker"  # nothing of the chunks that it held was needed any more
+        right(flow)
+    elif who == "analytics":  # nobody is left to write a record, but the exit status is true
+        assert any(cause in ended.last_lines for cause in causes)
+    else:
+        failed(flow, ended, *causes)
