@@ -246,6 +246,29 @@ def test_ranks_and_decomposition_change_from_launch_to_launch(tmp_path, leaves_n
 
 
 @pytest.mark.timeout(200)
+def test_components_that_call_each_other_as_often_as_they_like(tmp_path, leaves_nothing):
+    """The driver calls neither the simulation nor ``step`` of the analytics; another one does."""
+    components = {
+        "ANALYTICS": ANALYTICS,
+        "OUTER": {"NAME": "Nesting", "MODULE": "generic_driver", "INNER": "SIM"},
+        "SIM": simulation("field", "4 --total 16"),
+    }
+    forgotten = ["SIM.init", "SIM.step", "SIM.finalize", "ANALYTICS.step"]
+    flow = loop(tmp_path, 2, components, SKIP=" ".join(forgotten))
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 16)
+    np.testing.assert_allclose(results(flow)["field_series"]["time"], np.arange(1, 17) / 8)
+    launches = record_of(flow)["simulation"]["launches"]
+    assert [(each["launch"], each["time"]) for each in launches] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 2.0),
+        (3, 2.0),
+    ]
+
+
+@pytest.mark.timeout(200)
 def test_a_foreign_component_takes_part_with_one_line(tmp_path, leaves_nothing):
     """Two of them, one launched at every time and one at every third, feed one analysis."""
 

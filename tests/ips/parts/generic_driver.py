@@ -133,3 +133,18 @@ class Growing(Component):
 
     def finalize(self, timestamp=0.0):
         pass
+
+
+class Nesting(Component):
+    """A component that calls another one from its own methods, its ``step`` twice at each time."""
+
+    def init(self, timestamp=0.0):
+        self.inner = self.services.get_port(self.INNER)
+        self.services.call(self.inner, "init", timestamp)
+
+    def step(self, timestamp=0.0):
+        for _ in range(2):
+            self.services.wait_call(self.services.call_nonblocking(self.inner, "step", timestamp))
+
+    def finalize(self, timestamp=0.0):
+        self.services.call(self.inner, "finalize", timestamp)
