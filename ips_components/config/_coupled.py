@@ -234,7 +234,8 @@ def check_coupling(
                 f"the driver couples a simulation and an analytics, but no port has {kind}",
                 f"add a port with MODULE = ips_components.{kind} and NAME = {class_name}",
             )
-    if not isinstance(conf.get("TIME_LOOP"), Section):
+    loop = conf.get("TIME_LOOP")
+    if not isinstance(loop, Section) or not {"NSTEP", "VALUES"} & {*loop}:
         _check_without_times(conf, simulations, problems)
     _check_arrays(simulations, analytics, problems)
 
@@ -274,10 +275,12 @@ def _check_without_times(
     conf: ConfigObj, simulations: Sequence[SimulationConfig], problems: Problems
 ) -> None:
     """Refuse what needs the number of steps, which a simulation may know alone."""
+    section = isinstance(conf.get("TIME_LOOP"), Section)
+    words = ("{NSTEP}",) if section else ("{NSTEP}", "{START}", "{FINISH}")
     needs = [
         f"ARGS of [{each.section}] has {word}"
         for each in simulations
-        for word in ("{NSTEP}", "{START}", "{FINISH}")
+        for word in words
         if any(word in argument for argument in each.args)
     ]
     if simulations and "CHECKPOINT" in conf:
@@ -285,8 +288,9 @@ def _check_without_times(
     if needs:
         problems.add(
             "TIME_LOOP",
-            "",
-            f"the section is missing: how many steps does the simulation have? ({needs[0]})",
+            "NSTEP" if section else "",
+            f"{'is' if section else 'the section is'} missing: how many steps does the simulation "
+            f"have? ({needs[0]})",
             "[TIME_LOOP] with MODE = REGULAR, START = 0, FINISH = 1, NSTEP = 100",
         )
 

@@ -152,6 +152,20 @@ def test_ghost_cells_per_side_and_shared_points(files, lines, complaint):
     assert complaint in config.explain(problems) if complaint else not problems
 
 
+def test_the_number_of_steps_may_be_left_out_where_nothing_needs_it(files):
+    steps = ("    NSTEP = 200\n", "")
+    args = '    ARGS = heat.py --steps {NSTEP} --tag "one"'
+    problems, runs = files(steps, (args, "    ARGS = heat.py --end {FINISH}"))
+    assert not problems, config.explain(problems)
+    assert runs[0].n_steps is None
+    assert runs[0].times.finish == 1.0
+    problems, _ = files(steps)
+    text = config.explain(problems)
+    assert "[TIME_LOOP] NSTEP" in text and "ARGS of [HEAT] has {NSTEP}" in text
+    problems, _ = files(ANY_DRIVER, steps, (args, "    ARGS = heat.py"))
+    assert "IPS needs START, FINISH and NSTEP" in config.explain(problems)
+
+
 def test_several_analyses_of_one_run(files):
     several = "my_analysis:mean, my_analysis:spread"
     problems, _ = files(("my_analysis:mean", several))
