@@ -17,6 +17,9 @@ import numpy as np
 
 from ips_components.errors import AnalysisError
 
+ONLY = "only"
+"""In place of an index: the one position of a block whose size is not known."""
+
 __all__ = ["Batch", "Part", "Roles", "as_labelled", "as_matrix", "batches_of"]
 
 
@@ -131,11 +134,11 @@ def _roles(
             f"feature labels {list(features)} and sample labels {list(samples)} must be different "
             f"names out of {list(labels)}"
         )
-    if any(math.isnan(size) for size in array.shape):
+    if any(math.isnan(array.shape[labels.index(name)]) for name in named):
         raise AnalysisError(
-            f"the array has chunks of unknown size (shape {array.shape}, nan is unknown); call "
-            "compute_chunk_sizes() first; of an external array with AT_MOST = True, give the exact "
-            "number of steps"
+            f"the array has chunks of unknown size (shape {array.shape}, nan is unknown) along "
+            "samples or features; call compute_chunk_sizes() first; of an external array with "
+            "AT_MOST = True, let its time number the batches"
         )
     if 0 in array.shape:
         raise AnalysisError(f"expected at least one sample and one feature, got {array.shape}")
@@ -181,13 +184,24 @@ def batches_of(array: da.Array, roles: Roles, *, single: bool) -> Iterator[Batch
         yield Batch(sum(part.samples for part in parts[0]), tuple(parts))
 
 
-def _positions(chunks: tuple[int, ...]) -> list[tuple[int, int]]:
+def _positions(chunks: tuple[float, ...]) -> list[tuple[int, Any]]:
     """Give (block, index within the block) for each index along an axis."""
-    return [(block, i) for block, size in enumerate(chunks) for i in range(size)]
+    return [
+        (block, i)
+        for block, size in enumerate(chunks)
+        for i in ((ONLY,) if math.isnan(size) else range(int(size)))
+    ]
 
 
 def as_matrix(
     block: np.ndarray, take: tuple[Any, ...], order: tuple[int, ...], samples: int
 ) -> np.ndarray:
     """Cut the part `take` out of a block and lay it out as (samples, features)."""
+    for axis, item in enumerate(take):
+        if type(item) is str and np.shape(block)[axis] != 1:
+            raise AnalysisError(
+                f"a block of unknown size has {np.shape(block)[axis]} batches, expected 1; call "
+                "compute_chunk_sizes() first"
+            )
+    take = tuple(0 if type(item) is str else item for item in take)
     return np.asarray(block)[take].transpose(order).reshape(samples, -1)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
+import numpy as np
 from dask.base import tokenize
 
 from ips_components.algorithms import _pca_kernels as kernels
 from ips_components.algorithms._batches import Batch, Roles
+from ips_components.algorithms._fold import UPDATES
 from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "restore",
     "shared",
 ]
+
+UPDATES.add(kernels.keep)
 
 # What a state that can be saved consists of, next to the two counters.
 STATE_ARRAYS = (
@@ -55,6 +59,7 @@ class Model:
     spectrum : key of the `kernels.Spectrum`
     whole : key of a pair (Portion, Spectrum) instead, where features lie in one chunk
     history : key of the spectrum, or of the pair, after every batch
+    at_most : whether batches at the end may never come, as of an array of at most so many steps
     """
 
     solver: kernels.Solver
@@ -68,6 +73,7 @@ class Model:
     spectrum: Hashable = None
     whole: Hashable = None
     history: tuple[Hashable, ...] = ()
+    at_most: bool = False
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -92,11 +98,31 @@ def extend(model: Model, array: da.Array, roles: Roles, batches: Sequence[Batch]
     step = _append_whole if len(model.shapes) == 1 else _append_split
     added = []
     for batch in batches:
-        model = step(tasks, model, token, roles, batch)
+        before, model = model, step(tasks, model, token, roles, batch)
         added.append(model.whole or model.spectrum)
+        if model.at_most and before.batches:
+            model = _keep(tasks, before, model, token)
     parents = [array] if model.chain is None else [model.chain, array]
     chain = Chain.build(f"ipca-{token}", tasks, *parents)
     return replace(model, token=token, chain=chain, history=(*model.history, *added))
+
+
+def _keep(tasks: dict[Hashable, Task], before: Model, model: Model, token: str) -> Model:
+    """Add tasks that stay at the state before a batch that never comes."""
+
+    def kept(name: str, old: Hashable, new: Hashable, *index: int) -> Hashable:
+        key = (f"ipca-kept-{name}-{token}", before.batches, *index)
+        tasks[key] = Task(key, kernels.keep, TaskRef(old), TaskRef(new))
+        return key
+
+    if model.whole is not None:
+        return replace(model, whole=kept("whole", before.whole, model.whole))
+    portions = [
+        kept("portion", old, new, j)
+        for j, (old, new) in enumerate(zip(before.portions, model.portions, strict=True))
+    ]
+    spectrum = kept("spectrum", before.spectrum, model.spectrum)
+    return replace(model, portions=tuple(portions), spectrum=spectrum)
 
 
 def _append_whole(
@@ -247,8 +273,16 @@ def moment(model: Model, field: str) -> da.Array:
     for j, (index, shape) in enumerate(zip(_chunk_indices(model), model.shapes, strict=True)):
         key = (name, *index)
         portion, _ = _sources(model, j)
-        tasks[key] = Task(key, kernels.moment_of, portion, field, model.seen, shape)
+        tasks[key] = Task(key, kernels.moment_of, portion, field, shape)
     return lazy_array(name, tasks, model.chunks, model.chain)
+
+
+def counted(model: Model) -> da.Array:
+    """Give the number of samples, where nobody knows it before they have come."""
+    name = f"ipca-count-{model.token}"
+    portion, _ = _sources(model, 0)
+    task = Task((name,), kernels.count_of, portion)
+    return lazy_array(name, {(name,): task}, (), model.chain, dtype=np.int64)
 
 
 def shared(model: Model, field: str) -> da.Array:
@@ -267,7 +301,8 @@ def history(model: Model, field: str) -> da.Array:
     for t, source in enumerate(model.history):
         key = (name, t, 0)
         tasks[key] = Task(key, kernels.row_of, TaskRef(source), field)
-    return lazy_array(name, tasks, ((1,) * len(model.history), (model.k,)), model.chain)
+    size = math.nan if model.at_most else 1
+    return lazy_array(name, tasks, ((size,) * len(model.history), (model.k,)), model.chain)
 
 
 def _chunk_indices(model: Model) -> Iterator[tuple[int, ...]]:

@@ -81,6 +81,8 @@ class Portion(NamedTuple):
     factor: np.ndarray | None
     mean: np.ndarray
     scatter: np.ndarray
+    count: int
+    """Samples that it is of."""
 
 
 class Factor(NamedTuple):
@@ -150,11 +152,11 @@ def factorise(
         scatter += previous.scatter + a[-1] ** 2
         mean = previous.mean + (mean - previous.mean) * (samples / (seen + samples))
     if gram:
-        return Portion(a.T, a @ a.T, mean, scatter)
+        return Portion(a.T, a @ a.T, mean, scatter, seen + samples)
     if a.shape[1] <= a.shape[0]:
-        return Portion(None, a.T, mean, scatter)
+        return Portion(None, a.T, mean, scatter, seen + samples)
     basis, factor = np.linalg.qr(a.T)
-    return Portion(basis, factor, mean, scatter)
+    return Portion(basis, factor, mean, scatter, seen + samples)
 
 
 def factor_of(portion: Portion) -> Factor:
@@ -229,7 +231,7 @@ def advance(
         basis = np.ascontiguousarray(vt[:k].T)
     rotation = (np.eye(k),)
     spectrum = _spectrum(rotation, s[:k], tail, float(scatter.sum()), samples, seen, features)
-    return Portion(basis, None, mean, scatter), spectrum
+    return Portion(basis, None, mean, scatter, seen + samples), spectrum
 
 
 def advance_block(
@@ -275,9 +277,19 @@ def signed_components(
     return vectors.reshape(len(vectors), *shape)
 
 
-def moment_of(portion: Portion, field: str, seen: int, shape: tuple[int, ...]) -> np.ndarray:
+def keep(state: Any, new: Any) -> Any:
+    """Take a state in place of the one before; the one before stays where a batch never came."""
+    return new
+
+
+def count_of(portion: Portion) -> np.ndarray:
+    """Give the number of samples."""
+    return np.asarray(portion.count)
+
+
+def moment_of(portion: Portion, field: str, shape: tuple[int, ...]) -> np.ndarray:
     """Give the mean or the population variance of a feature chunk."""
-    values = portion.mean if field == "mean" else portion.scatter / seen
+    values = portion.mean if field == "mean" else portion.scatter / portion.count
     return values.reshape(shape)
 
 
@@ -297,7 +309,7 @@ def restore_portion(
 ) -> Portion:
     """Make the portion of a feature chunk from saved results."""
     basis = components.reshape(len(components), -1).T
-    return Portion(basis, None, mean.reshape(-1), var.reshape(-1) * seen)
+    return Portion(basis, None, mean.reshape(-1), var.reshape(-1) * seen, seen)
 
 
 def restore_spectrum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -182,6 +183,8 @@ class InSituIncrementalPCA(Estimator):
         array = self._rechunked(array, roles, single)
         batches = list(batches_of(array, roles, single=single))
         model = self._model or self._start(array, roles, batches[0])
+        at_most = any(np.isnan(array.shape[axis]) for axis in roles.batches)
+        model = replace(model, at_most=model.at_most or at_most)
         self._model = graph.extend(model, array, roles, batches)
         self._roles = roles
         return self
@@ -283,7 +286,8 @@ class InSituIncrementalPCA(Estimator):
 
     @property
     def n_samples_seen_(self) -> da.Array:
-        return da.asarray(self._fitted().seen)
+        model = self._fitted()
+        return graph.counted(model) if model.at_most else da.asarray(model.seen)
 
     @property
     def components_(self) -> da.Array:
@@ -405,7 +409,8 @@ class InSituIncrementalPCA(Estimator):
         }
         vectors = [name for name in graph.STATE_ARRAYS if name not in arrays]
         arrays |= {name: graph.shared(model, name) for name in vectors}
-        return arrays | {"n_samples_seen": model.seen, "n_batches_seen": model.batches}
+        seen = graph.counted(model) if model.at_most else model.seen
+        return arrays | {"n_samples_seen": seen, "n_batches_seen": model.batches}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], **parameters: Any) -> InSituIncrementalPCA:

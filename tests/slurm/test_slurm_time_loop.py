@@ -32,7 +32,8 @@ def workspace(tmp_path: Path) -> Path:
         capture_output=True,
     )
     # Two ranks of a code and two workers, each on a node of its own where there are enough.
-    set_parameters(tmp_path / CONFIG, FINISH=LAUNCHES, NSTEP=LAUNCHES, DASK_NODES=2, DASK_PPW=1)
+    set_parameters(tmp_path / CONFIG, FINISH=LAUNCHES, NSTEP=LAUNCHES)
+    set_parameters(tmp_path / CONFIG, DASK_NODES__ENERGY=2, DASK_PPW__ENERGY=1)
     set_parameters(tmp_path / CONFIG, TASK_PPN__HEATING=1, TASK_PPN__TRANSPORT=1)
     return tmp_path
 

@@ -7,6 +7,7 @@ import pytest
 from distributed.protocol import pickle
 
 from ips_components.algorithms import (
+    InSituIncrementalPCA,
     histogram,
     proper_modes,
     running_moments,
@@ -54,7 +55,35 @@ def run(analysis, came, *specs, n_receivers=2, streaming=True):
     return {name: dask.get({**tasks, **external}, key) for name, key in keys.items()}
 
 
+def components_of(features, field):
+    """A result of the incremental PCA whose batches are steps, and the same of the steps that came.
+
+    With the features y the features lie in two chunks, with x in one.
+    """
+    samples = {"x": "y", "y": "x"}[features]
+
+    def fit(u):
+        return InSituIncrementalPCA(2).fit(u, ["t", "y", "x"], [features], [samples])
+
+    def of_numpy(u):
+        return np.asarray(getattr(fit(da.from_array(u, chunks=(1, 3, 5))), field))
+
+    return (lambda u: getattr(fit(u), field)), of_numpy
+
+
 RESULTS = {
+    **{
+        f"{field} of PCA over {features}": components_of(features, field)
+        for features in "xy"
+        for field in (
+            "singular_values_",
+            "components_",
+            "mean_",
+            "var_",
+            "n_samples_seen_",
+            "explained_variance_ratio_history_",
+        )
+    },
     "sum": (lambda u: u.sum(axis=0), lambda u: u.sum(axis=0)),
     "mean": (lambda u: u.mean(axis=0), lambda u: u.mean(axis=0)),
     "mean of all": (lambda u: u.mean(), lambda u: u.mean()),
