@@ -20,10 +20,18 @@ from dask.base import tokenize
 from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
 from ips_components.errors import AnalysisError
 
-__all__ = ["UPDATES", "Fold", "fold", "located"]
+__all__ = ["UPDATES", "Fold", "fold", "keep", "located"]
 
 UPDATES: set[Callable[..., Any]] = set()
 """Functions that folds of this process are made of: ``f(state, blocks, axes, ...)``."""
+
+
+def keep(state: Any, new: Any) -> Any:
+    """Take a state in place of the one before; the one before stays where a block never came."""
+    return new
+
+
+UPDATES.add(keep)
 
 
 def located(

@@ -15,7 +15,7 @@ from dask.base import tokenize
 
 from ips_components.algorithms import _pca_kernels as kernels
 from ips_components.algorithms._batches import Batch, Roles
-from ips_components.algorithms._fold import UPDATES
+from ips_components.algorithms._fold import keep
 from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "restore",
     "shared",
 ]
-
-UPDATES.add(kernels.keep)
 
 # What a state that can be saved consists of, next to the two counters.
 STATE_ARRAYS = (
@@ -112,7 +110,7 @@ def _keep(tasks: dict[Hashable, Task], before: Model, model: Model, token: str) 
 
     def kept(name: str, old: Hashable, new: Hashable, *index: int) -> Hashable:
         key = (f"ipca-kept-{name}-{token}", before.batches, *index)
-        tasks[key] = Task(key, kernels.keep, TaskRef(old), TaskRef(new))
+        tasks[key] = Task(key, keep, TaskRef(old), TaskRef(new))
         return key
 
     if model.whole is not None:

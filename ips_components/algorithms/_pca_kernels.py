@@ -277,11 +277,6 @@ def signed_components(
     return vectors.reshape(len(vectors), *shape)
 
 
-def keep(state: Any, new: Any) -> Any:
-    """Take a state in place of the one before; the one before stays where a batch never came."""
-    return new
-
-
 def count_of(portion: Portion) -> np.ndarray:
     """Give the number of samples."""
     return np.asarray(portion.count)

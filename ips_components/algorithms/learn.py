@@ -16,7 +16,7 @@ from dask.delayed import Delayed
 
 from ips_components.algorithms import _learner
 from ips_components.algorithms._estimator import Estimator
-from ips_components.algorithms._fold import located
+from ips_components.algorithms._fold import keep, located
 from ips_components.algorithms._graph import Chain, List, Task, TaskRef, lazy_array, refs
 from ips_components.algorithms._learner import Settings, State, TrainedModel
 from ips_components.errors import AnalysisError
@@ -152,7 +152,9 @@ class InTransit(Estimator):
         tasks: dict[Hashable, Task] = {}
         before: list[Hashable] = [None] * len(places)
         shared: Hashable = None
+        shared_before: Hashable = None
         chunks: list[Hashable] = []
+        at_most = bool(np.isnan(x.shape[axes[0]]))
         if hasattr(start, "__dask_graph__"):
             before = [start.key]
         for step in range(x.numblocks[axes[0]]):
@@ -179,12 +181,17 @@ class InTransit(Estimator):
                 name = (f"learn-average-{key}", step)
                 tasks[name] = Task(name, _learner.average, refs(now), _ref(shared), settings)
                 shared = name
-            before = now
-            chunks.append(shared or now[0])
+            chunks.append(now[0] if len(places) == 1 else shared)
+            if at_most and step:  # a chunk that never comes leaves the state as it was
+                pairs = enumerate(zip(before, now, strict=True))
+                now = [_kept(tasks, (key, step, i), *pair) for i, pair in pairs]
+                if len(places) > 1:
+                    shared = _kept(tasks, (key, step, len(places)), shared_before, shared)
+            before, shared_before = now, shared
         chain = Chain.build(f"learn-{key}", tasks, *parents)
-        ends = np.cumsum(x.chunks[axes[0]]) - 1
+        ends = None if at_most else np.cumsum(x.chunks[axes[0]]) - 1
         forms = ("skops", "joblib") if _is_of_sklearn(self.estimator) else ("joblib",)
-        return Training(chain, key, chunks, ends, settings, forms)
+        return Training(chain, key, chunks, shared or before[0], ends, settings, forms)
 
     def follow(
         self, run: Any, rolling: Any, split: Callable[[Any], tuple[Any, Any]], **options: Any
@@ -272,28 +279,29 @@ class Training:
         chain: Chain,
         token: str,
         chunks: Sequence[Hashable],
-        ends: np.ndarray,
+        last: Hashable,
+        ends: np.ndarray | None,
         settings: Settings,
         forms: tuple[str, ...],
     ) -> None:
         self._forms = forms
-        self._chain, self._token, self._chunks = chain, token, chunks
+        self._chain, self._token, self._chunks, self._last = chain, token, chunks, last
         self._ends, self._settings = ends, settings
 
     @property
-    def curve(self) -> xr.Dataset:
+    def curve(self) -> xr.Dataset | dict[str, xr.DataArray]:
         names = {
             "loss": "loss before training",
             "validation": "loss of held-out steps",
             "samples": "samples trained",
         }
-        return xr.Dataset(
-            {
-                name: ("step", self._records(name), {"long_name": title})
-                for name, title in names.items()
-            },
-            coords={"step": self._ends},
-        )
+        records = {
+            name: xr.DataArray(self._records(name), dims="step", attrs={"long_name": title})
+            for name, title in names.items()
+        }
+        if self._ends is None:
+            return records
+        return xr.Dataset(records, coords={"step": self._ends})
 
     @property
     def state(self) -> Delayed:
@@ -310,7 +318,7 @@ class Training:
     @property
     def stopped_at(self) -> da.Array:
         name = f"learn-stopped-{self._token}"
-        task = Task((name,), _stopped_at, TaskRef(self._chunks[-1]))
+        task = Task((name,), _stopped_at, TaskRef(self._last))
         return lazy_array(name, {(name,): task}, (), self._chain, dtype=np.int64)
 
     def attribute(self, name: str, shape: tuple[int, ...]) -> da.Array:
@@ -347,28 +355,42 @@ class Training:
             (name, i): Task((name, i), _recorded, TaskRef(key), field)
             for i, key in enumerate(self._chunks)
         }
-        return lazy_array(name, tasks, ((1,) * len(tasks),), self._chain)
+        size = np.nan if self._ends is None else 1
+        return lazy_array(name, tasks, ((size,) * len(tasks),), self._chain)
 
     def _delayed(self, name: str, function: Callable[..., Any], *arguments: Any) -> Delayed:
         key = f"learn-{name}-{tokenize(self._token, name, arguments)}"
-        task = Task(key, function, TaskRef(self._chunks[-1]), *arguments)
+        task = Task(key, function, TaskRef(self._last), *arguments)
         chain = Chain.build(key, {key: task}, self._chain)
         return Delayed(key, chain.graph, layer=key)
 
 
+def _kept(
+    tasks: dict[Hashable, Task], number: tuple[str, int, int], before: Hashable, new: Hashable
+) -> Hashable:
+    """Add a task that stays at the state before a chunk of time that never comes."""
+    key = (f"learn-kept-{number[0]}", *number[1:])
+    tasks[key] = Task(key, keep, TaskRef(before), TaskRef(new))
+    return key
+
+
 def _check(x: da.Array, axes: tuple[int, ...], y: da.Array | None, y_axes: tuple[int, ...]) -> None:
-    arrays = [("features", x), *([] if y is None else [("targets", y)])]
-    for what, array in arrays:
-        if any(np.isnan(size) for size in array.shape) or 0 in array.shape:
-            raise AnalysisError(f"{what} need known sizes > 0, got shape {array.shape}")
+    arrays = [("features", x, axes), *([] if y is None else [("targets", y, y_axes)])]
+    for what, array, samples in arrays:
+        unknown = [axis for axis, size in enumerate(array.shape) if np.isnan(size)]
+        if {*unknown} - {samples[0]} or 0 in array.shape:
+            raise AnalysisError(
+                f"{what} need known sizes > 0 but for the time of an array of at most n steps, "
+                f"got shape {array.shape}"
+            )
     if y is None:
         return
-    shapes = [[a.shape[i] for i in at] for a, at in ((x, axes), (y, y_axes))]
+    shapes = [tuple(str(a.shape[i]) for i in at) for a, at in ((x, axes), (y, y_axes))]
     if shapes[0] != shapes[1]:
         raise AnalysisError(
             f"features have samples of shape {shapes[0]}, targets of {shapes[1]}; they must agree"
         )
-    if x.chunks[axes[0]] != y.chunks[y_axes[0]]:
+    if str(x.chunks[axes[0]]) != str(y.chunks[y_axes[0]]):
         raise AnalysisError(
             f"features have chunks of time {x.chunks[axes[0]]}, targets {y.chunks[y_axes[0]]}; "
             "rechunk one of them along time"

@@ -72,6 +72,9 @@ def with_times(array: xr.DataArray, times: TimesOf) -> xr.DataArray:
     for name in [dim for dim in array.dims if _is_steps(array, dim)]:
         steps = array.coords[name].variable
         new = timed(steps, times)
+        if name == STEP:  # an axis that is called after steps has them
+            array = array.assign_coords({STEP: new.get(STEP, new[_TIMES])})
+            continue
         array = array.assign_coords({name: new.pop(_TIMES)})
         if STEP in new and STEP not in array.coords and STEP not in array.dims:
             array = array.assign_coords({STEP: new[STEP]})

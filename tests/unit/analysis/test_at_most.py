@@ -8,6 +8,7 @@ from distributed.protocol import pickle
 
 from ips_components.algorithms import (
     InSituIncrementalPCA,
+    InTransit,
     histogram,
     proper_modes,
     running_moments,
@@ -71,7 +72,26 @@ def components_of(features, field):
     return (lambda u: getattr(fit(u), field)), of_numpy
 
 
+def training_of(field, **options):
+    """A result of a training in transit, and the same of the steps that came."""
+    from sklearn.linear_model import SGDRegressor
+
+    def fit(u):
+        learner = InTransit(SGDRegressor(random_state=0), reservoir=2, hold_out=4, **options)
+        if options:
+            training = learner.fit(u, u * 2, samples=(0, 1, 2))
+            return training.attribute("coef_", (1,)) if field == "coef_" else training.curve[field]
+        training = learner.fit(u, u[:, 3, 4])
+        return training.attribute("coef_", (30,)) if field == "coef_" else training.curve[field]
+
+    return fit, lambda u: np.asarray(fit(da.from_array(u, chunks=(1, 3, 5))))
+
+
 RESULTS = {
+    "trained model": training_of("coef_"),
+    "learning curve": training_of("loss"),
+    "model trained in parts": training_of("coef_", parallel=True),
+    "curve of the training in parts": training_of("loss", parallel=True),
     **{
         f"{field} of PCA over {features}": components_of(features, field)
         for features in "xy"
