@@ -122,7 +122,7 @@ class Conclusion:
         if not config.figure or not self.outcome.get("results"):
             return []
         from ips_components.report.figure import run_figure
-        from ips_components.report.stored import open_groups
+        from ips_components.report.stored import in_order, open_groups
 
         path = Path(self.outcome["results"])
         try:
@@ -130,6 +130,7 @@ class Conclusion:
                 groups = open_groups(path)
                 for group in groups.values():
                     stack.enter_context(group)
+                groups = in_order(groups, self.outcome.get("variables", {}))
                 return [run_figure(groups, self.run_dir / "results.png").name]
         except Exception as error:
             self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))

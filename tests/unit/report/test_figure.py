@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from ips_components.report import _style as style
 from ips_components.report.figure import compose, run_figure
+from ips_components.report.stored import in_order
 
 
 @pytest.fixture
@@ -320,3 +321,16 @@ def test_panels_beyond_a_page_are_named():
     figure = compose(xr.Dataset(data))
     assert len(panels(figure)) == 24
     assert any("2 more: vY, vZ" in text.get_text() for sub in figure.subfigs for text in sub.texts)
+
+
+def test_stored_variables_come_in_the_order_of_the_analysis():
+    groups = {
+        "/": xr.Dataset({"a": 1, "b": 2, "other": 3}),
+        "/curve": xr.Dataset({"loss": 4, "validation": 5}),
+    }
+    names = ["b", "curve/validation", "a", "curve/loss"]
+    found = in_order(groups, names)
+    assert {path: list(group) for path, group in found.items()} == {
+        "/": ["b", "a", "other"],
+        "/curve": ["validation", "loss"],
+    }
