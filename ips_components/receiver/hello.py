@@ -14,7 +14,7 @@ from ips_components.wire import messages as m
 def parse_info(hello: m.Hello) -> dict[str, Any]:
     """Return the JSON part of a hello."""
     try:
-        info = json.loads(hello.info or b"{}")
+        info = json.loads(hello.info or b"{}", parse_int=_int64)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"rank {hello.rank}: the hello's info is not JSON: {error}") from None
     if not isinstance(info, dict):
@@ -80,10 +80,24 @@ def blocks(info: Mapping[str, Any]) -> dict[str, list[tuple[tuple[int, ...], tup
     try:
         return {
             str(name): [
-                (tuple(int(o) for o in offset), tuple(int(n) for n in shape))
+                (tuple(_index(o) for o in offset), tuple(_index(n) for n in shape))
                 for offset, shape in blocks
             ]
             for name, blocks in info.get("blocks", {}).items()
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise ProtocolError(f"the blocks of a hello are wrong: {error!r}") from error
+
+
+def _int64(text: str) -> int:
+    """Return a number that travels on Dask's streams, which know 64 bits; else ValueError."""
+    number = int(text) if len(text) <= 20 else 1 << 64
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError("a number of more than 64 bits")
+    return number
+
+
+def _index(number: Any) -> int:
+    if type(number) is not int:
+        raise ValueError(f"{number!r} is no whole number")
+    return number

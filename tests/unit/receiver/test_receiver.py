@@ -1,5 +1,6 @@
 """A receiver and its ranks, by the bytes that they exchange."""
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -217,6 +218,25 @@ def test_nothing_of_a_hello_is_decoded_before_its_token_was_compared(caplog):
     assert not sink.reports
     assert [r.exc_info for r in caplog.records] == [None, None]
     assert all("a hello with a wrong token" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"blocks": {"t": [[[10**40, 0], [2, 4]]]}},
+        {"blocks": {"t": [[[1e300, 0], [2, 4]]]}},
+        {"step": 1 << 64},
+        {"arrays": [{"name": "t", "dtype": "<f8", "shape": [10**30, 1]}]},
+        {"arrays": [{"name": "t", "dtype": "<f8", "shape": [4], "attrs": {"id": -(1 << 63) - 1}}]},
+    ],
+)
+def test_numbers_of_a_hello_that_no_stream_of_dask_carries_are_refused(info):
+    with (
+        receiving(SPEC) as (receiver, sink),
+        Rank(receiver, info=json.dumps(info).encode()) as rank,
+    ):
+        assert "hello" in rank.hear_until(m.Refused).text
+        assert not sink.named("hello")
 
 
 def test_idle_strangers_keep_no_rank_out(monkeypatch):
