@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 Socket: TypeAlias = "socket.socket | TlsSocket"
 _UCRED = struct.Struct("3i")
+_LOOPBACK = ("127.", "::1")
+_LOOPBACK_ONLY = (
+    "it listens on the loopback interface only: a process in a container with a network of its own "
+    "needs LOOPBACK = False in the section of the analytics"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class Dialer:
             raise BridgeError(
                 f"{endpoint} is not on this machine, and only the lane 'shm' is allowed"
             )
-        sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+        sock = _connect_over_tcp(endpoint, timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return self._encrypt(sock), "tcp"
@@ -147,6 +152,28 @@ class Dialer:
             f"{endpoint} and rank {self._rank} do not trust each other: {error}; the "
             "contact file may be of another run, or another process has taken the port"
         )
+
+
+def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> socket.socket:
+    """Connect to the port of a receiver.
+
+    Raises
+    ------
+    BridgeError
+        When the receiver listens on the loopback interface of another machine, or container.
+    """
+    try:
+        return socket.create_connection((endpoint.host, endpoint.port), timeout)
+    except OSError as error:
+        if not endpoint.host.startswith(_LOOPBACK):
+            raise
+        text = f"{error.strerror or error}; {_LOOPBACK_ONLY}"
+        if endpoint.local:  # it may also have died, and another one take its place
+            raise OSError(error.errno, text) from error
+        raise BridgeError(
+            f"{endpoint} of {endpoint.hostname or 'another host'} cannot be reached from "
+            f"{socket.gethostname()}: {text}"
+        ) from error
 
 
 def _connect_locally(endpoint: Endpoint, timeout: float) -> socket.socket:

@@ -49,7 +49,7 @@ typedef struct peer {
     uint32_t placed; /* epoch of the newest placement that came over this connection */
     int64_t last_received, opened_at, attempt_until, broken_since, retry_at; /* ns */
     int64_t pause, silence;
-    char why[160];
+    char why[240];
     buffer in, out;
     size_t out_at;
     int out_fd; /* descriptor to travel with the next byte of `out`; -1: none */

@@ -180,6 +180,18 @@ static bool dial_unix(links *l, peer *k)
     return true;
 }
 
+/* Another network namespace (a container) has a loopback interface of its own. */
+static void unreachable(peer *k, int error)
+{
+    if (strncmp(k->at.host, "127.", 4) && strcmp(k->at.host, "::1"))
+        ipsb_link_broken(k, "%s", strerror(error));
+    else
+        ipsb_link_broken(k,
+                         "%s; it listens on the loopback interface only: a process in a container with a "
+                         "network of its own needs LOOPBACK = False in the section of the analytics",
+                         strerror(error));
+}
+
 static void dial_tcp(links *l, peer *k)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *found = NULL;
@@ -215,7 +227,7 @@ static void dial_tcp(links *l, peer *k)
     }
     freeaddrinfo(found);
     if (k->fd < 0)
-        ipsb_link_broken(k, "%s", strerror(error));
+        unreachable(k, error);
     else if (!error)
         greet(k);
 }
@@ -245,7 +257,7 @@ static void connected(peer *k)
     if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &length))
         error = errno;
     if (error)
-        ipsb_link_broken(k, "%s", strerror(error));
+        unreachable(k, error);
     else
         greet(k);
 }
