@@ -25,6 +25,7 @@ from ips_components.analysis.last_step import last_step, of_time
 from ips_components.analysis.time_axes import step_coordinate
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, GeometryError, SelectionError
+from ips_components.model.amr import TABLE_OF
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.progression import Progression, cover
 from ips_components.model.selection import ParsedKey, Selection, parse_key
@@ -81,6 +82,10 @@ def external_arrays(
         else:
             whole = Selection.full(layout.shape)
             arrays[spec.name] = ExternalArray(source.view(whole, tuple(range(layout.ndim))))
+    for spec in specs:  # the table of blocks has the rows that are chosen of these
+        of = spec.attrs.get(TABLE_OF)
+        if of in arrays:
+            arrays[spec.name].source.chosen = arrays[of].source.chosen
     return arrays
 
 
@@ -166,6 +171,33 @@ class ExternalArray(SlicedFirst):
         kept = [dim for i, dim in enumerate(view.kept) if i not in parsed.dropped]
         return ExternalArray(view.source.view(Selection.of(dims), tuple(kept)))
 
+    def only(self, *, level: Any = None, box: Any = None) -> ExternalArray:
+        """Want some blocks of an adaptive mesh only: the others do not leave the ranks.
+
+        Parameters
+        ----------
+        level
+            A level of refinement, negative from the finest one, or a slice of levels.
+        box
+            A slice per dimension, in cells of level 0: blocks that have none of these cells are
+            left out. Blocks that touch the box come whole.
+
+        Returns
+        -------
+        ExternalArray
+            The same array. The choice holds for all of the run, and for the table
+            ``"<name>.blocks"`` of levels and places, whose rows are those of this array.
+
+        Raises
+        ------
+        SelectionError
+            When the array has no levels, or not this one.
+        ContractError
+            When the run has another choice already.
+        """
+        self.source.choose(level, box)
+        return self
+
     def to_xarray(self) -> xr.DataArray:
         """Return a DataArray with names of dimensions, steps as coordinates, and attributes.
 
@@ -240,6 +272,11 @@ class OpenEndedArray:
         self.spec = source.spec
         self.dtype = np.dtype(source.spec.dtype)
         self.dims = source.spec.dims
+
+    def only(self, *, level: Any = None, box: Any = None) -> OpenEndedArray:
+        """Want some blocks of an adaptive mesh only, see `ExternalArray.only`."""
+        self.source.choose(level, box)
+        return self
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # others only ask whether there is such a method

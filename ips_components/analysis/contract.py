@@ -138,6 +138,7 @@ def contracts_from_graph(
                 receivers=range(source.n_receivers),
                 layout=source.layout,
                 policy=policies.get(name, "block"),
+                blocks=source.chosen.choice,
             )
             if placement is not None:
                 rule = placement(contract.layout, contract.needed_space)

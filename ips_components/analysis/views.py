@@ -22,8 +22,9 @@ from dask.base import clone_key
 from dask.graph_manipulation import chunks as manipulated
 from dask.highlevelgraph import Layer, MaterializedLayer
 
-from ips_components.errors import ContractError
+from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.external.layer import ChunkKeys
+from ips_components.model.amr import BlockChoice
 from ips_components.model.contract import ArrayContract
 from ips_components.model.keys import array_name, chunk_key
 from ips_components.model.layout import ChunkLayout
@@ -44,6 +45,13 @@ MAX_VIEWS = 1000
 def _forget_oldest(views: dict[str, Any]) -> None:
     if len(views) > MAX_VIEWS:
         del views[next(iter(views))]
+
+
+@dataclass(slots=True)
+class ChosenBlocks:
+    """Which blocks of an adaptive mesh an analysis wants; None: it has not said, so all."""
+
+    choice: BlockChoice | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +77,8 @@ class Source:
     """Shapes of the chunks of views of which no cell is needed: zeros that do not arrive."""
 
     resolved: dict[str, Resolved] = field(default_factory=dict)
+    chosen: ChosenBlocks = field(default_factory=lambda: ChosenBlocks())
+    """Of an adaptive mesh; shared with the table of its blocks."""
     windowed: bool = False
     """Whether it is analysed by windows, all steps of which come."""
 
@@ -79,6 +89,32 @@ class Source:
 
     def __post_init__(self) -> None:
         self.name = array_name(self.spec.name, self.run)
+
+    def choose(self, level: Any, box: Any) -> None:
+        """Want some blocks of an adaptive mesh only, in this run.
+
+        Raises
+        ------
+        SelectionError
+            When the array has no such blocks.
+        ContractError
+            When others are wanted already, or the contract was made.
+        """
+        name = self.spec.name
+        try:
+            ndim = len(self.spec.shape) - 1
+            choice = BlockChoice.of(name, self.spec.attrs, ndim, level, box)
+        except GeometryError as error:
+            raise SelectionError(str(error)) from None
+        before = self.chosen.choice
+        if self.signed or (before is not None and before != choice):
+            what = "all of them" if before is None else f"those of {before}"
+            raise ContractError(
+                f"array {name!r}: blocks of {choice} are asked for, but the run has {what}; an "
+                "array has one choice of blocks per run, made before results are: choose what all "
+                "results need"
+            )
+        self.chosen.choice = choice
 
     def bind(
         self,

@@ -150,6 +150,7 @@ class WindowGroup:
                 receivers=range(source.n_receivers),
                 layout=source.layout,
                 policy=settings.policies.get(source.spec.name, "block"),
+                blocks=source.chosen.choice,
             )
             # A view that exists when the contract is made keeps the chunks that are named here.
             source.bind(contract, {each.name: set(np.ndindex(each.numblocks)) for each in mine})

@@ -21,6 +21,7 @@ from ips_components.bridge.rows import Rows
 from ips_components.bridge.session import Session, ask_contract, location_of, wait_for_contact
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError, ContractError
+from ips_components.model.amr import table_name
 from ips_components.wire import contact as contacts
 from ips_components.wire import framing, values
 from ips_components.wire import messages as m
@@ -113,6 +114,9 @@ class Bridge:
             comm = Serial() if rank is None and size is None else Apart(rank or 0, size or 1)
         elif rank is not None or size is not None:
             raise BridgeError("give either a communicator or rank and size, not both")
+        if arrays:  # blocks of adaptive meshes have a table beside them
+            tables = [table for array in arrays if (table := array.table) is not None]
+            arrays = [*arrays, *tables]
         described = {array.name: array for array in arrays or ()}
         if len(described) < len(arrays or ()):
             names = [array.name for array in arrays or ()]
@@ -184,6 +188,8 @@ class Bridge:
         offset: tuple[int, ...] | None = None,
         time: float | None = None,
         ids: Any = None,
+        levels: Any = None,
+        places: Any = None,
     ) -> None:
         """Offer a block of one step; what the contract names of it is sent.
 
@@ -206,6 +212,9 @@ class Bridge:
         ids
             Global ids of the rows, for an array that is indexed by ids, when they are not those
             that were described: of this put alone, so that rows may move from rank to rank.
+        levels, places
+            Of the rows of an array with levels: the level of each block, and the index of its first
+            cell in cells of its own level, of shape (blocks, dimensions).
 
         Raises
         ------
@@ -230,9 +239,33 @@ class Bridge:
                 f"array {name!r} is not indexed by ids; describe it by Array(..., ids=True)"
             )
         at = offset if offset is None else tuple(offset)
-        self._path.put(out, step, block, at, ids)
+        blocks = None
+        if levels is not None or places is not None or out.levels:
+            blocks = self._blocks_of(out, step, levels, places)
+        if blocks is None:
+            self._path.put(out, step, block, at, ids)
+        else:
+            table = self._arrays[table_name(name)]
+            self._path.put_blocks(out, table, step, block, *blocks)
         if self._attached:
-            self._attachments.put(name, step, before, block, at, ids)
+            self._attachments.put(name, step, before, block, at, ids, blocks)
+
+    def _blocks_of(
+        self, out: OutgoingArray, step: int, levels: Any, places: Any
+    ) -> tuple[Any, Any] | None:
+        """Return levels and places of blocks; None for an array that nobody knows."""
+        if out.spec is None:
+            return None
+        if not out.levels or table_name(out.name) not in self._arrays:
+            raise BridgeError(
+                f"array {out.name!r} has no levels; describe it by Array(..., levels=...)"
+            )
+        if levels is None or places is None:
+            raise BridgeError(
+                f"put of array {out.name!r} at step {step} on rank {self.rank}: say level and "
+                "place of each block by put(..., levels=..., places=...)"
+            )
+        return levels, places
 
     def block(
         self,

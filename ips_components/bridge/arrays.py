@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ips_components.errors import BridgeError, GeometryError
+from ips_components.model.amr import LEVELS, REFINEMENT, TABLE_OF, table_name
 from ips_components.model.margins import Margins
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -49,6 +50,11 @@ class Array:
         Global ids of this rank's rows, for an array whose first dimension is indexed by ids (the
         points or cells of a mesh): in the order of the rows, from 0 on, and empty for a rank that
         has none. True: they come with each put. None: ranks have blocks.
+    levels
+        Levels of refinement, for the blocks of an adaptive mesh: a ragged array, each row of which
+        is a block with a level and a place that are put with it. 0: rows have none.
+    refinement
+        Cells of the next level along one cell, with ``levels``.
     dims
         Names of the dimensions.
     steps
@@ -89,6 +95,8 @@ class Array:
     fill_value: Any = None
     shared: str | tuple[str | None, ...] | None = None
     ids: Any = None
+    levels: int = 0
+    refinement: int = 2
 
     def __post_init__(self) -> None:
         # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
@@ -108,6 +116,8 @@ class Array:
             object.__setattr__(self, name, value)
         if self.ids is not None and self.ids is not False:
             self._check_ids()
+        if self.levels:
+            self._check_levels()
         try:
             margins = self.margins
         except GeometryError as error:
@@ -127,6 +137,32 @@ class Array:
     def by_id(self) -> bool:
         """Whether ranks have rows with ids instead of blocks."""
         return self.ids is not None and self.ids is not False
+
+    @property
+    def table(self) -> Array | None:
+        """The array of levels and places that goes with blocks of an adaptive mesh."""
+        if not self.levels:
+            return None
+        return Array(
+            table_name(self.name),
+            (-1, len(self.shape)),
+            "i8",
+            dims=("block", "level_and_place"),
+            steps=self.steps,
+            attrs={TABLE_OF: self.name},
+            ragged=True,
+        )
+
+    def _check_levels(self) -> None:
+        rows = self.ragged and len(self.shape) > 1 and self.shape[0] in (-1, 0)
+        if not rows or self.levels < 0 or self.refinement < 1:
+            raise BridgeError(
+                f"array {self.name!r} has levels, so that its rows are blocks: it must be ragged "
+                f"and have a shape such as (-1, 8, 8), got {self.shape} with levels="
+                f"{self.levels!r}, refinement={self.refinement!r}"
+            )
+        attrs = {**self.attrs, LEVELS: int(self.levels), REFINEMENT: int(self.refinement)}
+        object.__setattr__(self, "attrs", attrs)
 
     def _check_ids(self) -> None:
         where = f"array {self.name!r} is indexed by ids"

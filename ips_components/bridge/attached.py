@@ -18,6 +18,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ips_components.bridge.arrays import Array
 from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray, steps_below
 from ips_components.bridge.put_path import PutPath
@@ -25,6 +27,7 @@ from ips_components.bridge.session import Session, ask_contract
 from ips_components.bridge.steps import Steps
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, IPSComponentsError
+from ips_components.model.amr import table_name
 from ips_components.model.pieces import Piece
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
@@ -82,7 +85,14 @@ class AttachedRun:
     # -- the simulation's thread -------------------------------------------------------------------
 
     def put(
-        self, name: str, step: int, before: int, block: Any, offset: Offset, ids: Any = None
+        self,
+        name: str,
+        step: int,
+        before: int,
+        block: Any,
+        offset: Offset,
+        ids: Any = None,
+        blocks: tuple[Any, Any] | None = None,
     ) -> None:
         """Put a block of a step of the run; ``before`` is the newest step before this put."""
         with self._lock:
@@ -95,14 +105,23 @@ class AttachedRun:
             if step < self._first or out is None:
                 return
             try:
-                if (
-                    out.contract is not None
-                    and self._begun.setdefault((name, offset), step) == step
-                ):
-                    self._note_passed(path, out, step, block, offset, ids)
-                path.put(out, step, block, offset, ids)
+                self._begin(path, out, step, block, offset, ids)
+                table = session.arrays.get(table_name(name)) if blocks is not None else None
+                if table is None or blocks is None:
+                    path.put(out, step, block, offset, ids)
+                else:
+                    none = np.empty((0, np.ndim(block)), np.int64)
+                    self._begin(path, table, step, none, offset, None)
+                    path.put_blocks(out, table, step, block, *blocks)
             except Exception as error:
                 self._fail(f"{type(error).__name__}: {error}")
+
+    def _begin(
+        self, path: PutPath, out: OutgoingArray, step: int, block: Any, offset: Offset, ids: Any
+    ) -> None:
+        """Report what was put before the first put of a block."""
+        if out.contract is not None and self._begun.setdefault((out.name, offset), step) == step:
+            self._note_passed(path, out, step, block, offset, ids)
 
     def _note_passed(
         self,
@@ -329,11 +348,18 @@ class Attachments:
                 self.active.remove(run)
 
     def put(
-        self, name: str, step: int, before: int, block: Any, offset: Offset, ids: Any = None
+        self,
+        name: str,
+        step: int,
+        before: int,
+        block: Any,
+        offset: Offset,
+        ids: Any = None,
+        blocks: tuple[Any, Any] | None = None,
     ) -> None:
         """Put a block into all of them; see `AttachedRun.put`."""
         for run in tuple(self.active):
-            run.put(name, step, before, block, offset, ids)
+            run.put(name, step, before, block, offset, ids, blocks)
 
     def step_end(self, step: int) -> None:
         """End a step in all of them."""

@@ -14,6 +14,7 @@ from ips_components.bridge.rows import Rows, as_rows, pack
 from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Ring
 from ips_components.errors import BridgeError, GeometryError
+from ips_components.model.amr import LEVELS
 from ips_components.model.block import Block
 from ips_components.model.by_id import IdPlan
 from ips_components.model.contract import ArrayContract
@@ -148,6 +149,7 @@ class OutgoingArray:
         self.by_id = spec is not None and bool(spec.ids)
         self._ids: Any = described.ids if described is not None and described.by_id else True
         self._id_plan: IdPlan | None = None
+        self.levels = int(spec.attrs.get(LEVELS, 0)) if spec is not None and spec.ragged else 0
         self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
         self.fixed: BlockPlan | None = None
         if contract is not None and spec is not None:
@@ -412,6 +414,33 @@ class OutgoingArray:
                 f"{where}: shape {shape} is smaller than the halo {self.margins.halo}"
             )
         return Block(offset, inner)
+
+    def block_table(self, cells: Cells, levels: Any, places: Any, step: int) -> Cells:
+        """Return level and place of each block that is put, one row for each.
+
+        Raises
+        ------
+        BridgeError
+            When there are more or fewer of them than blocks, or a level is not one of the array's.
+        """
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
+        n, ndim = len(self.row_cells(cells, step)), cells.ndim - 1
+        level, place = np.asarray(levels), np.asarray(places)
+        if not n:
+            return np.empty((0, 1 + ndim), np.int64)
+        if level.shape != (n,) or place.shape != (n, ndim):
+            raise BridgeError(
+                f"{where}: {n} blocks need levels of shape {(n,)} and places of shape {(n, ndim)}, "
+                f"got {level.shape} and {place.shape}"
+            )
+        if level.dtype.kind not in "iu" or place.dtype.kind not in "iu":
+            raise BridgeError(f"{where}: levels and places are whole numbers")
+        if level.min() < 0 or level.max() >= self.levels or place.min() < 0:
+            raise BridgeError(
+                f"{where}: levels must be 0 to {self.levels - 1} and places >= 0, got levels "
+                f"{level.min()} to {level.max()} and places from {place.min()} on"
+            )
+        return np.column_stack([level, place]).astype(np.int64)
 
     def id_plan(self, cells: Cells, ids: Any, step: int) -> IdPlan:
         """Return the plan of rows that are put with these ids, or those that were described.

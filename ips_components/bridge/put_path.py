@@ -13,6 +13,7 @@ import numpy as np
 from ips_components.bridge.connection import Connection, Item, LinkState
 from ips_components.bridge.delivery import Delivery, Find
 from ips_components.bridge.outgoing import Cells, FastPlan, Offset, OutgoingArray, Scratch
+from ips_components.bridge.rows import Rows
 from ips_components.bridge.slots import (
     CACHE_LINE,
     BorrowedMemory,
@@ -154,6 +155,31 @@ class PutPath:
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
         self._send(out, step, t, find, cells, cells.nbytes)
+
+    def put_blocks(
+        self,
+        out: OutgoingArray,
+        table: OutgoingArray,
+        step: int,
+        block: Any,
+        levels: Any,
+        places: Any,
+    ) -> None:
+        """Put this rank's blocks of an adaptive mesh, and the table of their levels and places."""
+        cells = np.asarray(block)
+        if step not in out.wanted and step not in table.wanted:
+            self.put(out, step, cells, None)
+            self.put(table, step, np.broadcast_to(np.int64(0), (len(cells), cells.ndim)), None)
+            return
+        numbers = out.block_table(out.cells(block, step), levels, places, step)
+        for one, rows in ((out, cells), (table, numbers)):
+            choice = one.contract.blocks if one.contract is not None else None
+            if choice is None or step not in one.wanted:
+                self.put(one, step, rows, None)
+                continue
+            chosen = Rows(rows, choice.accept(numbers, cells.shape[1:]))
+            self.put(one, step, chosen, None)
+            one.skipped_bytes += rows.nbytes - chosen.nbytes
 
     def _put_ids(self, out: OutgoingArray, step: int, t: int, cells: Cells, ids: Any) -> None:
         """Put this rank's rows of an array that is indexed by ids."""

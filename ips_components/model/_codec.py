@@ -15,7 +15,8 @@ little-endian and every item begins at a multiple of 8 bytes::
                i64    bytes per cell
                i64    flags: 1 ragged, 2 policy "drop" (else "block"), 4 open-ended,
                       8 the number of steps is a bound, 16 indexed by ids; 32, 64 with that: the
-                      lowest, the highest rank owns an id that several have
+                      lowest, the highest rank owns an id that several have; 128 a choice of blocks
+                      at the end of the record
                i64*3  steps: start, every, count (-1 when open-ended)
                i64    n = number of dimensions, time first
                i64*n  shape of the index space (2**40 for time when open-ended; the rows of a
@@ -27,6 +28,9 @@ little-endian and every item begins at a multiple of 8 bytes::
                i64*2  placement: epoch, period
                i64    number of owners, then an i64 each
                string JSON object with "dims" and "attrs"; ranks have no use for it
+               with flag 128, some blocks of an adaptive mesh are wanted: i64*4 first level, one
+                      past the last, cells of the next level along one, n; i64*2n: first cell and
+                      one past the last of the box per dimension, in cells of level 0
     at the end, if any: string JSON list of the arrays of the config that nobody needs
     string     i64 length in bytes, UTF-8 without terminator, zero bytes up to a multiple of 8
 
@@ -37,20 +41,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from ips_components.errors import ContractError
 from ips_components.model._binary import Reader, Writer
+from ips_components.model.amr import BlockChoice
 from ips_components.model.array_contract import ArrayContract
 from ips_components.model.layout import ChunkLayout, unroll
 from ips_components.model.placement import Placement
 from ips_components.model.selection import Selection
 from ips_components.model.spec import ArraySpec, StepAxis
 
+MAX_BOX = 16
 MAX_CHUNKS = 1 << 24
 """Bound of the chunks along one dimension of a contract that is read from bytes."""
 
 _RAGGED, _DROP, _OPEN, _AT_MOST = 1, 2, 4, 8
+_CHOICE = 128
 _IDS = {"": 0, "unique": 16, "low": 16 | 32, "high": 16 | 64}
 _IDS_OF = {flags: ids for ids, flags in _IDS.items()}
 
@@ -64,6 +72,7 @@ def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
         out.string(spec.dtype)
         out.ints(spec.itemsize)
         flags = _RAGGED * spec.ragged | _DROP * (array.policy == "drop") | _IDS[spec.ids]
+        flags |= _CHOICE * (array.blocks is not None)
         out.ints(flags | _OPEN * layout.open_ended | _AT_MOST * spec.steps.at_most)
         count = -1 if spec.steps.count is None else spec.steps.count
         out.ints(spec.steps.start, spec.steps.every, count)
@@ -79,6 +88,9 @@ def write_array(out: Writer, array: ArrayContract, *, placements: bool) -> None:
             placement = array.placement
             out.ints(placement.epoch, placement.period, len(placement.owners), *placement.owners)
         out.string(json.dumps({"dims": spec.dims, "attrs": dict(spec.attrs)}, sort_keys=True))
+        if (blocks := array.blocks) is not None:
+            out.ints(*blocks.levels, blocks.refinement, len(blocks.box))
+            out.ints(*(n for span in blocks.box for n in span))
 
 
 def _write_selection(out: Writer, selection: Selection) -> None:
@@ -99,6 +111,7 @@ def read_array(reader: Reader) -> ArrayContract:
         epoch, period = reader.ints(2)
         owners = reader.ints(reader.length(8))
         extra = json.loads(reader.string())
+        blocks = _read_blocks(reader) if flags & _CHOICE else None
     ragged = bool(flags & _RAGGED)
     ids = _IDS_OF.get(flags & (16 | 32 | 64))
     if ids is None:
@@ -123,7 +136,17 @@ def read_array(reader: Reader) -> ArrayContract:
         Placement(epoch, period, owners),
         dask_name,
         "drop" if flags & _DROP else "block",
+        blocks,
     )
+
+
+def _read_blocks(reader: Reader) -> BlockChoice:
+    first, last, refinement, n = reader.ints(4)
+    if not 0 <= n <= MAX_BOX:
+        raise ContractError(f"a box of blocks has {n} dimensions")
+    numbers = reader.ints(2 * n)
+    box = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    return BlockChoice((first, last), box, refinement)
 
 
 def write_unneeded(out: Writer, specs: Iterable[ArraySpec]) -> None:
@@ -195,6 +218,7 @@ def array_to_dict(array: ArrayContract) -> dict[str, Any]:
         **({"ids": spec.ids} if spec.ids else {}),
         "attrs": dict(spec.attrs),
         "policy": array.policy,
+        **({"blocks": asdict(array.blocks)} if array.blocks else {}),
         "index_shape": list(layout.shape),
         "chunk_runs": [[list(run) for run in layout.runs(dim)] for dim in range(layout.ndim)],
         "cover": _selection_to_dict(array.cover),
@@ -232,7 +256,15 @@ def array_from_dict(item: dict[str, Any]) -> ArrayContract:
         Placement(placement["epoch"], placement["period"], tuple(placement["owners"])),
         item["dask_name"],
         item["policy"],
+        _blocks_from_dict(item.get("blocks")),
     )
+
+
+def _blocks_from_dict(item: dict[str, Any] | None) -> BlockChoice | None:
+    if item is None:
+        return None
+    box = tuple((low, high) for low, high in item["box"])
+    return BlockChoice((item["levels"][0], item["levels"][1]), box, item["refinement"])
 
 
 def _selection_to_dict(selection: Selection) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ips_components.errors import ContractError
+from ips_components.model.amr import BlockChoice
 from ips_components.model.keys import array_name, chunk_key
 from ips_components.model.layout import ChunkLayout, Ints
 from ips_components.model.placement import Placement, place
@@ -47,6 +48,8 @@ class ArrayContract:
         Dask name of the external array.
     policy
         What a full receiver means: ``"block"`` lets ranks wait, ``"drop"`` leaves steps out.
+    blocks
+        Which rows of a ragged array with levels and places are wanted; None: all.
 
     Examples
     --------
@@ -66,6 +69,7 @@ class ArrayContract:
     placement: Placement
     name: str
     policy: Policy = "block"
+    blocks: BlockChoice | None = None
     _needed: list[tuple[tuple[int, int], ...]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
@@ -97,6 +101,8 @@ class ArrayContract:
                     raise ContractError(f"{where}: wanted {other} and {part} overlap")
         if self.spec.ragged and any(w.dims[2:] != self.cover.dims[2:] for w in self.wanted):
             raise ContractError(f"{where}: a ragged array sends the same columns at all steps")
+        if self.blocks is not None and not self.spec.ragged:
+            raise ContractError(f"{where}: only ragged arrays have blocks to choose from")
         if self.spec.ids:
             if any(w.dims[2:] != self.cover.dims[2:] for w in self.wanted):
                 raise ContractError(f"{where}: an array by ids sends the same columns at all steps")
@@ -125,6 +131,7 @@ class ArrayContract:
         layout: ChunkLayout | None = None,
         policy: Policy = "block",
         held: Iterable[Selection] = (),
+        blocks: BlockChoice | None = None,
     ) -> ArrayContract:
         """Derive cover, disjoint wanted boxes, layout and placement from overlapping selections.
 
@@ -140,7 +147,7 @@ class ArrayContract:
             Ordinals of the receivers.
         chunks, n_receivers
             For `ChunkLayout.from_spec`, unless ``layout`` is given.
-        policy
+        policy, blocks
             See `ArrayContract`.
         held
             What the cover has to hold beside what is wanted: cells of chunks that are zero.
@@ -166,6 +173,7 @@ class ArrayContract:
             placement=place(layout, ordinals, needed=_needed_space(layout, wanted)),
             name=array_name(spec.name, run),
             policy=policy,
+            blocks=blocks,
         )
 
     @property
@@ -265,7 +273,7 @@ class ArrayContract:
         """Return this array's row of `Contract.table`."""
         steps, *region = str(self.cover)[1:-1].split(", ")
         if self.spec.ragged:
-            region[0] = "all rows"
+            region[0] = "all rows" if self.blocks is None else str(self.blocks)
         more = "" if len(self.wanted) == 1 else f" in {len(self.wanted)} parts"
         axis = self.spec.steps
         of = " of at most" if axis.at_most else " of"

@@ -205,6 +205,29 @@ static int put_parts(struct known *a, int64_t step)
     return code;
 }
 
+/* Blocks of an adaptive mesh: N, then level and place of each; cells follow level and place. */
+static int put_blocks(struct known *a, int64_t step)
+{
+    int64_t n = number(), cells_of = 1, ndim = a->ndim - 1;
+    int64_t *levels = malloc(sizeof *levels * (size_t)(n + 1));
+    int64_t *places = malloc(sizeof *places * (size_t)(n * ndim + 1));
+    for (int d = 1; d < a->ndim; d++)
+        cells_of *= a->global[d];
+    unsigned char *cells = malloc((size_t)(n * cells_of * a->itemsize) + 1);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t first = levels[i] = number();
+        for (int64_t d = 0; d < ndim; d++)
+            first = first * 131 + (places[i * ndim + d] = number());
+        for (int64_t j = 0; j < cells_of; j++)
+            pattern(cells + (i * cells_of + j) * a->itemsize, a->itemsize, first + j, step);
+    }
+    int code = ips_bridge_put_blocks(bridge, a->name, step, cells, n, levels, places, NULL);
+    free(levels);
+    free(places);
+    free(cells);
+    return code;
+}
+
 static double now(void)
 {
     struct timespec t;
@@ -470,6 +493,10 @@ static int obey(const char *command)
         }
         return ips_bridge_shared(bridge, name, array->ndim, owner);
     }
+    if (!strcmp(command, "levels")) { /* NAME LEVELS REFINEMENT */
+        int levels = (int)number();
+        return ips_bridge_levels(bridge, name, levels, (int)number());
+    }
     if (!strcmp(command, "ids")) { /* NAME OWNER N ID...: N -1: they come with the puts */
         const char *who = word();
         int owner = *who == 'l'   ? IPS_BRIDGE_LOW
@@ -501,6 +528,8 @@ static int obey(const char *command)
         return ips_bridge_put(bridge, name, step, NULL);
     if (!strcmp(command, "put_ids")) /* NAME STEP SHIFT N ID... */
         return put_ids(array, step);
+    if (!strcmp(command, "put_blocks")) /* NAME STEP N, then LEVEL PLACE... of each */
+        return put_blocks(array, step);
     if (!strcmp(command, "put_parts")) /* NAME STEP N INDEX... */
         return put_parts(array, step);
     if (!strcmp(command, "rows"))

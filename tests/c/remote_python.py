@@ -51,6 +51,7 @@ class Known:
         self.itemsize, self.shape = itemsize, shape
         self.dtype = None
         self.offset = self.count = self.halo = self.shared = self.ids = None
+        self.levels, self.refinement = 0, 2
 
     def sides(self):
         """Ghost cells below and above, per dimension."""
@@ -130,6 +131,8 @@ class Rank:
                     ragged=ragged,
                     shared=known.shared if known is not None else None,
                     ids=known.ids if known is not None else None,
+                    levels=known.levels if known is not None else 0,
+                    refinement=known.refinement if known is not None else 2,
                 )
             )
         return found or None
@@ -216,6 +219,22 @@ class Rank:
         raw = (index[..., None] * 7 + (int(step) + int(shift)) * 13 + k * 31).astype(np.uint8)
         cells = raw.reshape(-1).view(self.described[name][0])
         self.bridge.put(name, int(step), cells.reshape(len(of), *known.shape[1:]), ids=given)
+
+    def levels(self, name, levels, refinement):
+        known = self.known[name]
+        known.levels, known.refinement = int(levels), int(refinement)
+
+    def put_blocks(self, name, step, n, *numbers):
+        known = self.known[name]
+        table = np.array(numbers, np.int64).reshape(int(n), len(known.shape))
+        first = table[:, 0]
+        for place in table.T[1:]:
+            first = first * 131 + place
+        k = np.arange(known.itemsize)
+        index = first[:, None, None] + np.arange(prod(known.shape[1:]))[:, None]
+        raw = (index * 7 + int(step) * 13 + k * 31).astype(np.uint8)
+        cells = raw.reshape(-1).view(self.described[name][0]).reshape(int(n), *known.shape[1:])
+        self.bridge.put(name, int(step), cells, levels=table[:, 0], places=table[:, 1:])
 
     def put_parts(self, name, step, n, *index):
         known = self.known[name]

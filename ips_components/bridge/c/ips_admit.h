@@ -4,11 +4,18 @@
 
 #include "ips_state.h"
 
+/* Level and place of each row that is a block of an adaptive mesh, and the cells of a block. */
+typedef struct blocks {
+    const int64_t *table, *shape;
+    int ndim;
+} blocks;
+
 /* Rows that lie in several parts; strides of those that have none of their own. */
 typedef struct row_source {
     const ips_bridge_rows *parts;
     size_t n_parts;
     const int64_t *strides;
+    const int64_t *numbers; /* which of all rows; NULL: the first ones */
 } row_source;
 
 /* What is put: a block by its plan, rows by their ids, or rows. */

@@ -41,6 +41,8 @@ typedef struct ips_bridge_array {
     int64_t halo_low[MAX_NDIM], halo_high[MAX_NDIM];
     bool has_halo, has_shared;
     int by_id;       /* enum id_rule */
+    struct ips_bridge_array *table; /* levels and places of its blocks, if it has such */
+    int64_t levels;
     bool has_ids;    /* this rank's were described */
     int64_t n_ids, *ids;
     id_plan *id_plan; /* of the ids that were put last */

@@ -336,7 +336,8 @@ void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const 
 }
 
 void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
-                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids)
+                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids,
+                             const blocks *of)
 {
     int64_t rows = 0;
     for (int i = 0; i < n_parts; i++)
@@ -351,7 +352,7 @@ void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
             if (!code)
                 note_passed(mine, step, NULL, mine->by_id ? mine->id_plan : NULL);
         }
-        check(t, ips_bridge_array_put_parts_sized(mine, step, parts, n_parts, ids, sizeof *parts));
+        check(t, ipsb_put_parts(mine, step, parts, (size_t)n_parts, ids, of));
     }
 }
 

@@ -4,7 +4,7 @@
 #ifndef IPS_ATTACHED_H
 #define IPS_ATTACHED_H
 
-#include "ips_state.h"
+#include "ips_admit.h"
 
 /* Note the contact of an attached run, to be joined in the next calls; false without memory. */
 bool ipsb_attach(ips_bridge *b, const uint8_t *contact, size_t length);
@@ -15,9 +15,10 @@ void ipsb_attached_put(const array *a, int64_t step, int64_t before, const void 
                        const int64_t *offset, const int64_t *extent, const int64_t *strides);
 void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const void *cells,
                             int64_t rows, const int64_t *strides);
-/* Rows of several parts, with ids or without. */
+/* Rows of several parts; with ids, or with level and place of each, or without. */
 void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
-                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids);
+                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids,
+                             const blocks *of);
 void ipsb_attached_step_end(ips_bridge *b, int64_t step);
 void ipsb_attached_rewind(ips_bridge *b, int64_t step);
 /* Say goodbye to all, for a bounded time. */

@@ -185,6 +185,13 @@ IPS_BRIDGE_API int ips_bridge_shared(ips_bridge *bridge, const char *array, int 
 IPS_BRIDGE_API int ips_bridge_ids(ips_bridge *bridge, const char *array, int owner, int64_t n,
                                   const int64_t *ids);
 
+/* The rows of a ragged array are blocks of an adaptive mesh, each with a level of refinement and a
+ * place; after it was declared, before request and join. refinement: cells of the next level along
+ * one cell. The analysis may then want the finest level only, or a box, and gets a table of levels
+ * and places by the name of the array with ".blocks". */
+IPS_BRIDGE_API int ips_bridge_levels(ips_bridge *bridge, const char *array, int levels,
+                                     int refinement);
+
 /* Optional, for runs on several hosts: chunks then go to receivers on the host of their blocks.
  * Every rank describes itself in some bytes (valid until the next call). Rank 0 takes those of all
  * ranks, one behind the other in the order of ranks, before its request. ips_bridge_connect_mpi
@@ -249,6 +256,15 @@ IPS_BRIDGE_API int ips_bridge_put_rows(ips_bridge *bridge, const char *array, in
 IPS_BRIDGE_API int ips_bridge_put_ids(ips_bridge *bridge, const char *array, int64_t step,
                                       const void *cells, int64_t rows, const int64_t *ids,
                                       const int64_t *strides);
+
+/* Offer this rank's blocks of an array with levels; every rank puts at every step, none (0) included.
+ *
+ * levels  of each block, from 0 (the coarsest) on
+ * places  index of the first cell of each block, in cells of its own level: one number per dimension
+ * strides as above; NULL: the blocks lie one behind the other */
+IPS_BRIDGE_API int ips_bridge_put_blocks(ips_bridge *bridge, const char *array, int64_t step,
+                                         const void *cells, int64_t n, const int64_t *levels,
+                                         const int64_t *places, const int64_t *strides);
 
 /* Rows that do not lie one behind the other: particles in cells with gaps, a list of some of them. */
 typedef struct ips_bridge_rows {
@@ -337,6 +353,10 @@ IPS_BRIDGE_API int ips_bridge_array_put_rows(ips_bridge_array *array, int64_t st
 IPS_BRIDGE_API int ips_bridge_array_put_ids(ips_bridge_array *array, int64_t step,
                                             const void *cells, int64_t rows, const int64_t *ids,
                                             const int64_t *strides);
+IPS_BRIDGE_API int ips_bridge_array_put_blocks(ips_bridge_array *array, int64_t step,
+                                               const void *cells, int64_t n,
+                                               const int64_t *levels, const int64_t *places,
+                                               const int64_t *strides);
 IPS_BRIDGE_API int ips_bridge_array_put_parts_sized(ips_bridge_array *array, int64_t step,
                                                     const ips_bridge_rows *parts, int n_parts,
                                                     const int64_t *ids, size_t size);

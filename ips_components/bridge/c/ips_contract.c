@@ -4,7 +4,8 @@
 
 #include "ips_contract.h"
 
-enum { RAGGED = 1, DROP = 2, OPEN = 4, AT_MOST = 8, IDS = 16, IDS_LOW = 32, IDS_HIGH = 64 };
+enum { RAGGED = 1, DROP = 2, OPEN = 4, AT_MOST = 8, IDS = 16, IDS_LOW = 32, IDS_HIGH = 64,
+       CHOICE = 128 };
 
 /* Bounds that keep all later arithmetic inside 64 bits. */
 static const int64_t OPEN_ENDED = (int64_t)1 << 40, MAX_LENGTH = (int64_t)1 << 48;
@@ -306,6 +307,19 @@ static void read_array(reader *r, agreement *a)
         a->grid_ndim = attribute(json, "process_grid", a->ndim - 1, 1, a->grid);
         a->halo_ndim = halo_attribute(json, a);
         a->shared_ndim = shared_attribute(json, a->shared);
+    }
+    if (!r->error && flags & CHOICE) { /* of blocks of an adaptive mesh */
+        a->has_choice = true;
+        a->level_low = number(r);
+        a->level_high = number(r);
+        a->refinement = number(r);
+        a->box_ndim = (int)items_of(r, 16);
+        if (!r->error && (a->level_low < 0 || a->level_high <= a->level_low || a->refinement < 1 ||
+                          a->box_ndim > MAX_NDIM || !a->ragged))
+            refuse(r, "the contract has an impossible choice of blocks");
+        for (int d = 0; d < a->box_ndim && !r->error; d++)
+            for (int side = 0; side < 2; side++)
+                a->box[d][side] = number(r);
     }
     free(json);
 }

@@ -32,6 +32,9 @@ typedef struct agreement {
     char *name, *dtype;
     int64_t itemsize;
     bool ragged, drop, at_most;
+    bool has_choice; /* of blocks of an adaptive mesh: some levels, and a box in cells of level 0 */
+    int64_t level_low, level_high, refinement, box[MAX_NDIM][2];
+    int box_ndim;
     int by_id; /* enum id_rule: rows with ids instead of blocks */
     int64_t first, every, steps; /* steps -1: open-ended */
     int ndim;

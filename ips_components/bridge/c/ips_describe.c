@@ -90,6 +90,11 @@ int ips_bridge_steps(ips_bridge *b, const char *name, int64_t first, int64_t eve
     a->first = first;
     a->every = every;
     a->steps = count > 0 ? count : -1;
+    if (a->table) {
+        a->table->first = a->first;
+        a->table->every = a->every;
+        a->table->steps = a->steps;
+    }
     return IPS_BRIDGE_OK;
 }
 
@@ -304,6 +309,40 @@ int ips_bridge_shared(ips_bridge *b, const char *name, int ndim, const int *owne
     for (int d = 0; d < ndim; d++)
         a->shared[d] = owner[d];
     a->has_shared = true;
+    return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_levels(ips_bridge *b, const char *name, int levels, int refinement)
+{
+    int64_t numbers[2] = {levels, refinement}, shape[2] = {-1, 0};
+    char table[512];
+    array *a;
+    int code = declared(b, name, &a);
+    if (code)
+        return code;
+    if (!a->ragged || a->ndim < 2 || levels < 1 || refinement < 1 || a->table)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "array %s has levels once, so that its rows are blocks: it must be ragged "
+                         "and have a shape such as (-1, 8, 8); got %d levels, refinement %d",
+                         name, levels, refinement);
+    snprintf(table, sizeof table, "%s.blocks", name);
+    shape[1] = a->ndim;
+    code = ips_bridge_attribute_integers(b, name, "block_levels", &numbers[0], -1);
+    if (!code)
+        code = ips_bridge_attribute_integers(b, name, "block_refinement", &numbers[1], -1);
+    if (!code)
+        code = ips_bridge_declare(b, table, "i8", 2, shape);
+    if (!code)
+        code = ips_bridge_dims(b, table, "block,level_and_place");
+    if (!code)
+        code = ips_bridge_attribute(b, table, "block_table_of", name);
+    if (code)
+        return code;
+    a->levels = levels;
+    a->table = ipsb_array(b, table);
+    a->table->first = a->first;
+    a->table->every = a->every;
+    a->table->steps = a->steps;
     return IPS_BRIDGE_OK;
 }
 

@@ -21,6 +21,9 @@ int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const i
               int64_t total);
 /* Rows, into this run alone. */
 int ipsb_put_rows(array *a, int64_t step, const void *cells, int64_t rows, const int64_t *strides);
+/* Rows of several parts, into this run alone; of blocks the contract may want some. */
+int ipsb_put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
+                   const int64_t *ids, const blocks *of);
 /* Note a step that was put, and have attached runs move; returns the newest step before. */
 int64_t ipsb_note_newest(ips_bridge *b, int64_t step);
 /* Plan rows with these ids, or with those that were described; a code. */

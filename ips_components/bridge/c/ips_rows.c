@@ -53,7 +53,7 @@ void ipsb_copy_rows(uint8_t *out, const put_request *o, const piece *p)
 {
     const id_cut *c = (const id_cut *)p->cut;
     if (!o->ids) {
-        copy_rows(out, o->a, o->from, NULL, o->rows, p->cut->src + 1);
+        copy_rows(out, o->a, o->from, o->from->numbers, o->rows, p->cut->src + 1);
         return;
     }
     out = copy_rows(out, o->a, o->from, o->ids->chosen + c->first, c->n, c->columns);
@@ -90,13 +90,34 @@ int ipsb_id_plan_of(array *a, int64_t step, int64_t rows, const int64_t *ids)
     return IPS_BRIDGE_OK;
 }
 
-static int put_parts_here(array *named, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
-                     const int64_t *ids)
+/* Numbers of the blocks that a contract wants, of `n` with level and place; NULL: no memory. */
+static int64_t *choose(const agreement *c, const blocks *of, int64_t n, int64_t *kept)
+{
+    int64_t *chosen = malloc(sizeof *chosen * ((size_t)n + 1));
+    *kept = 0;
+    for (int64_t i = 0; chosen && i < n; i++) {
+        const int64_t *one = of->table + i * (1 + of->ndim);
+        int64_t scale = 1;
+        bool wanted = one[0] >= c->level_low && one[0] < c->level_high;
+        for (int64_t level = 0; wanted && level < one[0]; level++)
+            scale *= c->refinement;
+        for (int d = 0; d < c->box_ndim && d < of->ndim && wanted; d++)
+            wanted = one[1 + d] < c->box[d][1] * scale &&
+                     one[1 + d] + of->shape[d] > c->box[d][0] * scale;
+        if (wanted)
+            chosen[(*kept)++] = i;
+    }
+    return chosen;
+}
+
+int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
+                   const int64_t *ids, const blocks *of)
 {
     ips_bridge *b = named->bridge;
     int64_t strides[MAX_NDIM], rows = 0, total;
     array *a = NULL;
-    row_source from = {parts, n_parts, strides};
+    row_source from = {parts, n_parts, strides, NULL};
+    int64_t *chosen = NULL;
     put_request o = {0};
     int code;
     for (size_t i = 0; i < n_parts; i++) {
@@ -122,28 +143,43 @@ static int put_parts_here(array *named, int64_t step, const ips_bridge_rows *par
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s is not indexed by ids", a->name);
     if (a->by_id && (code = ipsb_id_plan_of(a, step, rows, ids)))
         return code;
+    if (of && a->contract->has_choice) {
+        int64_t all = rows;
+        chosen = choose(a->contract, of, all, &rows);
+        if (!chosen)
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+        ipsb_count(a, SKIPPED, 0, all ? total / all * (all - rows) : 0);
+        total = all ? total / all * rows : 0;
+        from.numbers = chosen;
+    }
+    if (!rows)
+        free(chosen);
     if (a->ragged && !rows)
         return ipsb_put_rows(a, step - b->shift, NULL, 0, NULL);
-    if ((code = ipsb_take_step(b, a, &a->own, step)))
+    if ((code = ipsb_take_step(b, a, &a->own, step))) {
+        free(rows ? chosen : NULL);
         return code;
+    }
     for (int d = a->ndim - 1; d >= 0; d--)
         strides[d] = d == a->ndim - 1 ? a->itemsize : strides[d + 1] * a->contract->shape[d + 2];
     o = (put_request){.a = a, .step = step, .t = ipsb_time_index(a->contract, step), .rows = rows,
                       .ids = a->by_id ? a->id_plan : NULL, .from = &from};
     ipsb_begin_step(b, step);
     ipsb_progress(&b->links, 0);
-    return ipsb_send(b, &o, NULL, strides, total);
+    code = ipsb_send(b, &o, NULL, strides, total);
+    free(rows ? chosen : NULL);
+    return code;
 }
 
 static int put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
-                     const int64_t *ids)
+                     const int64_t *ids, const blocks *of)
 {
-    int code = put_parts_here(a, step, parts, n_parts, ids);
+    int code = ipsb_put_parts(a, step, parts, n_parts, ids, of);
     if (!code) {
         ips_bridge *b = a->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
-            ipsb_attached_put_parts(a, step + b->shift, before, parts, (int)n_parts, ids);
+            ipsb_attached_put_parts(a, step + b->shift, before, parts, (int)n_parts, ids, of);
     }
     return code;
 }
@@ -164,7 +200,7 @@ int ips_bridge_array_put_parts_sized(ips_bridge_array *a, int64_t step, const ip
     for (int i = 0; i < n_parts; i++)
         memcpy(&known[i], (const char *)parts + (size_t)i * size,
                size < sizeof *known ? size : sizeof *known);
-    code = put_parts(a, step, known, (size_t)n_parts, ids);
+    code = put_parts(a, step, known, (size_t)n_parts, ids, NULL);
     free(known);
     return code;
 }
@@ -176,7 +212,7 @@ int ips_bridge_array_put_ids(ips_bridge_array *a, int64_t step, const void *cell
     int64_t none = 0;
     if (!a)
         return IPS_BRIDGE_USAGE;
-    return put_parts(a, step, &part, 1, rows || a->has_ids ? ids : &none);
+    return put_parts(a, step, &part, 1, rows || a->has_ids ? ids : &none, NULL);
 }
 
 int ips_bridge_put_parts_sized(ips_bridge *b, const char *name, int64_t step,
@@ -194,4 +230,59 @@ int ips_bridge_put_ids(ips_bridge *b, const char *name, int64_t step, const void
     array *a;
     int code = ipsb_find_array(b, name, &a);
     return code ? code : ips_bridge_array_put_ids(a, step, cells, rows, ids, strides);
+}
+
+int ips_bridge_array_put_blocks(ips_bridge_array *a, int64_t step, const void *cells, int64_t n,
+                                const int64_t *levels, const int64_t *places, const int64_t *strides)
+{
+    ips_bridge_rows part = {.cells = cells, .rows = n, .strides = strides}, numbers = {.rows = n};
+    int64_t *table;
+    blocks of = {0};
+    int code = IPS_BRIDGE_OK, ndim;
+    if (!a)
+        return IPS_BRIDGE_USAGE;
+    ndim = a->ndim - 1;
+    if (!a->table && (a->contract || a->declared))
+        return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
+                         "array %s has no levels; describe it by ips_bridge_levels", a->name);
+    if (n < 0 || n > (int64_t)1 << 40 || (n && (!levels || !places)))
+        return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: say level and place of each of "
+                         "%lld blocks",
+                         a->name, (long long)step, a->bridge->self.rank, (long long)n);
+    if (!a->table) /* nobody knows it */
+        return put_parts(a, step, &part, 1, NULL, NULL);
+    table = malloc(sizeof *table * ((size_t)n * (size_t)(1 + ndim) + 1));
+    if (!table)
+        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+    for (int64_t i = 0; i < n && !code; i++) {
+        bool fits = levels[i] >= 0 && levels[i] < a->levels;
+        table[i * (1 + ndim)] = levels[i];
+        for (int d = 0; d < ndim; d++) {
+            table[i * (1 + ndim) + 1 + d] = places[i * ndim + d];
+            fits &= places[i * ndim + d] >= 0;
+        }
+        if (!fits)
+            code = ipsb_fail(a->bridge, IPS_BRIDGE_GEOMETRY,
+                             "put of array %s at step %lld on rank %d: levels must be 0 to %lld and "
+                             "places >= 0, got level %lld for block %lld",
+                             a->name, (long long)step, a->bridge->self.rank,
+                             (long long)(a->levels - 1), (long long)levels[i], (long long)i);
+    }
+    numbers.cells = table;
+    of = (blocks){table, a->shape + 1, ndim};
+    if (!code)
+        code = put_parts(a, step, &part, 1, NULL, &of);
+    if (!code)
+        code = put_parts(a->table, step, &numbers, 1, NULL, &of);
+    free(table);
+    return code;
+}
+
+int ips_bridge_put_blocks(ips_bridge *b, const char *name, int64_t step, const void *cells, int64_t n,
+                          const int64_t *levels, const int64_t *places, const int64_t *strides)
+{
+    array *a;
+    int code = ipsb_find_array(b, name, &a);
+    return code ? code : ips_bridge_array_put_blocks(a, step, cells, n, levels, places, strides);
 }
