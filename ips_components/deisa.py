@@ -446,6 +446,7 @@ def _publish(run: Run, path: Path, timeout: float) -> None:
             endpoints,
             tls=tls,
             scheduler=str(run.client.scheduler.address),
+            scheduler_tls=tls,
         ),
     )
 

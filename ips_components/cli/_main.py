@@ -13,6 +13,7 @@ from ips_components import __version__
 from ips_components.errors import IPSComponentsError
 
 MODULES = (
+    "ips_components.cli.attach",
     "ips_components.cli.check",
     "ips_components.cli.new",
     "ips_components.cli.replay",

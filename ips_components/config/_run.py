@@ -213,8 +213,9 @@ class AnalyticsConfig:
     port: str
     section: str
     analysis: str = parameter(
-        types.FUNCTIONS,
-        "Function from external arrays to lazy results; several share the blocks of one run.",
+        types.FUNCTIONS_OR_NONE,
+        "Function from external arrays to lazy results; several share the blocks of one run. "
+        "Empty: nothing is analysed until a client attaches.",
     )
     analysis_args: Mapping[str, Any] = parameter(types.ARGUMENTS, "Its keyword arguments.", {})
     source: str = parameter(
@@ -345,6 +346,11 @@ class AnalyticsConfig:
         "Whether each step of a driver's time loop waits until all that depends only on data put "
         "until then is computed.",
         False,
+    )
+    attach: bool = parameter(
+        types.BOOL,
+        "Whether other programs of the same user may attach to the run (`ips_components.attach`).",
+        True,
     )
     live_page: bool = parameter(types.BOOL, "Whether a page shows the run live.", False)
     task_log: bool = parameter(

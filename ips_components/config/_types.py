@@ -181,6 +181,10 @@ def _module_functions(raw: Raw) -> str:
     return ", ".join(functions)
 
 
+def _module_functions_or_none(raw: Raw) -> str:
+    return _module_functions(raw) if as_list(raw) else ""
+
+
 def _items(text: str) -> list[str]:
     """Split at commas and white space, but not within brackets or quotes."""
     items, item, depth, quote = [], "", 0, ""
@@ -281,6 +285,11 @@ FUNCTION = ParameterType("package.module:function", _module_function, "my_packag
 FUNCTIONS = ParameterType(
     "package.module:function, or several with commas between",
     _module_functions,
+    "my_package.analysis:mean",
+)
+FUNCTIONS_OR_NONE = ParameterType(
+    "package.module:function, or several with commas between; empty for none",
+    _module_functions_or_none,
     "my_package.analysis:mean",
 )
 PAIRS = ParameterType("NAME=value pairs, separated by spaces", _pairs, "OMP_NUM_THREADS=2")

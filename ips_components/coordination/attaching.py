@@ -203,7 +203,8 @@ class Attaching:
             run.raise_if_failed()
             self._raise_if_over(run)
             n_ranks = run.state.n_ranks
-            return n_ranks is not None and len(run.begun) >= n_ranks
+            there = run.joined if call.joined else run.begun
+            return n_ranks is not None and len(there) >= n_ranks
 
         await run.until(
             joined,

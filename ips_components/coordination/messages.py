@@ -639,10 +639,14 @@ class Amend(Call):
 
 @dataclass(frozen=True, slots=True)
 class AwaitRanks(Call):
-    """Wait until all ranks have joined an attached run; the newest step that each has begun."""
+    """Wait until all ranks have joined an attached run; the newest step that each has begun.
+
+    With ``joined``, until all have its contract.
+    """
 
     NAME: ClassVar[str] = "ranks"
     timeout: float
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,8 @@ class AnalyticsPool:
                 },
                 live_page=self.pages.get(run, ""),
                 tls=self._certificates() if config.security == "tls" else None,
-                scheduler=str(self.running.client.scheduler.address),
+                scheduler=str(self.running.client.scheduler.address) if config.attach else "",
+                scheduler_tls=self._certificates() if config.attach else None,
             ),
         )
 
@@ -223,6 +224,7 @@ class AnalyticsPool:
             task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
             deadlines=config.deadlines,
             on_analytics_loss=config.on_analytics_loss,
+            attach=config.attach,
             replay_steps=config.replay_steps,
             lanes=config.lanes,
             security=config.security,

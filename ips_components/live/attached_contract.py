@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class AttachedContract:
     ----------
     begun : dict
         The newest step that each rank had begun when it joined; by rank.
+    joined_at : float
+        When all had joined, in seconds of the monotonic clock.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class AttachedContract:
         self._coordinator = RemoteCoordinator(client, attached)
         self._facts, self._tls = facts, tls
         self.begun: dict[int, int] = {}
+        self.joined_at = 0.0
         self.over = False
 
     def open(self) -> None:
@@ -119,6 +123,7 @@ class AttachedContract:
         except BaseException:
             self.end("it could not begin")
             raise
+        self.joined_at = time.monotonic()
         self.begun = {int(rank): int(step) for rank, step in found.items()}
 
     def submit(
@@ -160,6 +165,11 @@ class AttachedContract:
         keys = [future.key for future in futures.values()]
         self._coordinator.commit(keys, list(futures), JOIN_WITHIN)
         return futures
+
+    def wait_for_ranks(self) -> float:
+        """Wait until all ranks have the contract; return the seconds since they have joined."""
+        call(self.client, "ranks", self.attached, timeout=JOIN_WITHIN, joined=True)
+        return time.monotonic() - self.joined_at
 
     def end(self, why: str = "done") -> None:
         """Have the ranks leave, and the receivers closed; idempotent."""

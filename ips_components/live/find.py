@@ -79,13 +79,14 @@ def _newest(directory: Path) -> tuple[float, Path] | None:
 
 def security_of(contact: Contact) -> Security | None:
     """Return what a Dask client needs to be let in; None where nothing is encrypted."""
-    if contact.tls is None:
+    tls = contact.scheduler_tls or contact.tls
+    if tls is None:
         return None
     from distributed import Security
 
     return Security(
-        tls_ca_file=contact.tls.authority,
-        tls_client_cert=contact.tls.certificate,
-        tls_client_key=contact.tls.key,
+        tls_ca_file=tls.authority,
+        tls_client_cert=tls.certificate,
+        tls_client_key=tls.key,
         require_encryption=True,
     )

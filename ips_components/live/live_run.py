@@ -7,7 +7,9 @@ import os
 import secrets
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +24,25 @@ from ips_components.errors import (
     ContactError,
     ContractError,
     DeadlineExceeded,
+    SelectionError,
     SimulationLost,
     StepPassed,
 )
 from ips_components.live.attached_contract import AttachedContract, new_id
+from ips_components.live.figure import LiveFigure, middle
 from ips_components.live.find import find_contact, security_of
+from ips_components.live.pace import REACTION, Pace
+from ips_components.live.page import run_html
 from ips_components.live.steps import Wanted, first_to_come, specs_of
+from ips_components.live.watch import Batch, Watch
+from ips_components.model.spec import StepAxis
 from ips_components.wire.contact import Contact
 
 if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client, Future
+
+    from ips_components.analysis.windows import Window
 
 #: Seconds between two signs of life.
 RENEW = 1.0
@@ -40,8 +50,6 @@ RENEW = 1.0
 ANSWER = 10.0
 #: Times that a request for the next steps is made again, further ahead each time.
 ATTEMPTS = 7
-#: Seconds that ranks are expected to need for a contract to reach them.
-REACTION = 0.2
 
 
 def attach(where: str | os.PathLike[str], *, timeout: float = 30.0) -> LiveRun:
@@ -87,7 +95,7 @@ def attach(where: str | os.PathLike[str], *, timeout: float = 30.0) -> LiveRun:
             set_as_default=False,
             name="attached",
         )
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, TypeError) as error:  # TypeError: certificates are missing
         raise ContactError(
             f"the scheduler of run {contact.run} at {contact.scheduler} cannot be reached "
             f"({error}): has the run ended? From another machine, see the guide about the ssh "
@@ -126,6 +134,8 @@ class LiveRun:
         Of this client, as the report of the run has it.
     client : distributed.Client
         For what this class does not do.
+    specs : list of ArraySpec
+        Descriptions of the arrays.
     """
 
     def __init__(
@@ -139,6 +149,8 @@ class LiveRun:
         self._lock = threading.Lock()
         self._left = threading.Event()
         self._seen = -1
+        self._pace = Pace()
+        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._offer: tuple[str, dict[str, Any]] | None = None
         try:
             self._facts: dict[str, Any] = call(
@@ -162,7 +174,7 @@ class LiveRun:
                 if name in self._facts
             },
         )
-        self._specs = settings.bounded(settings.array_specs())
+        self.specs = settings.bounded(settings.array_specs())
         # What only ranks need to find their blocks travels with the arrays.
         self._state: dict[str, Any] = self._renew()
         self._thread = threading.Thread(target=self._stay, name="attached", daemon=True)
@@ -180,7 +192,7 @@ class LiveRun:
         with self._lock:
             if self._offer is None:
                 attached = new_id(self.id)
-                self._offer = attached, self._arrays(attached, self._specs)
+                self._offer = attached, self._arrays(attached, self.specs)
             return self._offer[1]
 
     @property
@@ -297,7 +309,7 @@ class LiveRun:
         object
             `distributed.Future` in the place of each lazy result.
         """
-        contract, futures, form = self._submit(results, steps, self._margin())
+        contract, futures, form = self._submit_in_time(results, steps)
         left = {future.key for future in futures.values()}
 
         def done(future: Future) -> None:
@@ -310,6 +322,62 @@ class LiveRun:
         for future in futures.values():
             future.add_done_callback(done)
         return form(futures)
+
+    def _submit_in_time(
+        self, results: Any, steps: Wanted
+    ) -> tuple[AttachedContract, dict[str, Future], Callable[[Mapping[str, Any]], Any]]:
+        """Submit, further ahead as long as the first step has passed when the ranks know of it."""
+        margin = max(1, self._margin())
+        for _ in range(ATTEMPTS):
+            contract, futures, form = self._submit(results, steps, margin)
+            again = callable(results) and not isinstance(steps, slice | range)
+            if not again or not self._has_passed(contract, futures):
+                break
+            self._end(contract)
+            margin *= 4
+        return contract, futures, form
+
+    def _has_passed(self, contract: AttachedContract, futures: Mapping[str, Future]) -> bool:
+        """Wait until the ranks have the contract and a moment longer; tell whether it is late."""
+        reaction = contract.wait_for_ranks()
+        self._pace.reaction(reaction)
+
+        def passed() -> bool:
+            erred = [each for each in futures.values() if each.status == "error"]
+            return any(isinstance(each.exception(), StepPassed) for each in erred)
+
+        return bool(poll_until(passed, Deadline(max(REACTION, 2 * reaction)), pause=0.02))
+
+    def watch(
+        self,
+        function: Callable[..., Any],
+        *,
+        every: int = 1,
+        window: int = 1,
+        call: Callable[[Window], Any] | None = None,
+    ) -> Watch:
+        """Compute something of windows of steps, again and again as they come.
+
+        Parameters
+        ----------
+        function
+            From arrays, each with the steps of one window, to lazy results, as for `compute`.
+            The arrays are those with the same steps as the first one.
+        every, window
+            Published steps from one window to the next, and in one window.
+        call
+            Called with each `Window` (``index``, ``steps``, ``value``) in a thread of its own.
+            None: iterate what is returned.
+
+        Returns
+        -------
+        Watch
+            An iterator of windows in order; `Watch.stop` ends it.
+        """
+        self._check_attached()
+        watch = Watch(self, function, every, window, call)
+        self._watches.add(watch)
+        return watch
 
     def latest(self, name: str, *region: Any) -> xr.DataArray:
         """Return the newest complete step of an array: the next one that all ranks put.
@@ -334,12 +402,44 @@ class LiveRun:
         newest: xr.DataArray = self.compute(next_step, steps=1)[0]
         return newest
 
+    def plot(self, name: str, *region: Any, every: int = 1) -> LiveFigure:
+        """Draw an array, and draw it anew as the simulation goes on; returns at once.
+
+        Parameters
+        ----------
+        name
+            Array.
+        *region
+            As in `latest`. Of more than two dimensions the middle of the first ones is drawn.
+        every
+            Published steps from one picture to the next.
+
+        Returns
+        -------
+        LiveFigure
+            Shown in its place in a notebook; `LiveFigure.stop` ends it.
+        """
+        spec = next((each for each in self.specs if each.name == name), None)
+        if spec is None or spec.ragged:
+            names = [each.name for each in self.specs if not each.ragged]
+            raise ContractError(f"array {name!r} cannot be drawn; those that can are {names}")
+        cut = middle(spec.shape, region)
+        dims = [d for d, each in zip(spec.dims[1:], cut, strict=True) if isinstance(each, slice)]
+        figure = LiveFigure(name, str(spec.attrs.get("units", "")), tuple(dims))
+        figure.show()
+        figure.watch = self.watch(
+            lambda arrays: arrays[name][(-1, *cut)], every=every, call=figure.draw
+        )
+        return figure
+
     def detach(self) -> None:
         """Leave: what was sent to this client is sent no more. May be called twice."""
         with self._lock:
             if self._detached:
                 return
             self._detached = "detached"
+        for watch in list(self._watches):
+            watch.stop()
         self._left.set()
         self._thread.join(ANSWER)
         with contextlib.suppress(Exception):  # a run that is over has no coordinator any more
@@ -357,6 +457,17 @@ class LiveRun:
         state = self._detached or self._state.get("phase")
         return f"<LiveRun {self.id}: {state}, step {self._state.get('newest')}>"
 
+    def _repr_html_(self) -> str:
+        page = "" if self._detached else self._contact.live_page
+        return run_html(self.id, self._state, self.specs, self._seen, page, self._detached)
+
+    def __dir__(self) -> list[str]:
+        return [each for each in super().__dir__() if not each.startswith("_")]
+
+    def time_of(self, name: str) -> str:
+        """Name of the dimension of time of an array."""
+        return next(spec.dims[0] for spec in self.specs if spec.name == name)
+
     # -- internals -----------------------------------------------------------------------
 
     def _arrays(self, attached: str, specs: Iterable[Any]) -> dict[str, Any]:
@@ -366,10 +477,7 @@ class LiveRun:
 
     def _margin(self) -> int:
         """Return the steps that ranks may go on until a contract reaches them."""
-        state = self._state
-        elapsed = float(state.get("t", 0.0)) - float(state.get("started", 0.0))
-        rate = float(state.get("steps", 0)) / elapsed if elapsed > 0 else 0.0
-        return int(REACTION * rate)
+        return self._pace.margin(self._state)
 
     def _submit(
         self, results: Any, steps: Wanted, margin: int
@@ -393,17 +501,12 @@ class LiveRun:
                     "first compute or submit; take them from run.arrays again"
                 )
             attached = offered[0]
-        contract = AttachedContract(
-            self.client, self.id, self.name, attached, self._facts, self._contact.tls
-        )
-        self._contracts[attached] = contract
+        contract = self._open(attached)
         try:
-            contract.open()
-            first = first_to_come(contract.begun, 0)
-            self._seen = max(self._seen, first - 1)
+            first = self._first_of(contract)
             if offered is None:
                 ahead = 0 if isinstance(steps, slice | range) else margin
-                arrays = self._arrays(attached, specs_of(self._specs, steps, first + ahead))
+                arrays = self._arrays(attached, specs_of(self.specs, steps, first + ahead))
                 results = results(arrays)
             else:
                 arrays = offered[1]
@@ -412,6 +515,77 @@ class LiveRun:
         except BaseException:
             self._end(contract)
             raise
+
+    def open_windows(
+        self,
+        function: Callable[..., Any],
+        every: int,
+        window: int,
+        n: int,
+        start: int,
+        margin: int,
+    ) -> Batch:
+        """Open a contract over windows; for `Watch`."""
+        self._check_attached()
+        contract = self._open(new_id(self.id))
+        try:
+            margin = max(margin, self._margin())
+            ahead = margin if start < 0 else margin // 2  # it was opened early
+            first = max(start, self._first_of(contract) + ahead)
+            axis = self.specs[0].steps
+            begin = axis.index_from(first)
+            if start >= 0:  # windows stay a multiple apart
+                begin += -(begin - axis.index_from(start)) % every
+            if axis.count is not None:
+                n = min(n, (axis.count - begin - window) // every + 1)
+            if n < 1:
+                raise SelectionError(f"run {self.id} has no further windows")
+            mine = [each for each in self.specs if each.steps == axis]
+            steps = StepAxis(axis.step(begin), axis.every, (n - 1) * every + window)
+            arrays = self._arrays(contract.attached, [replace(each, steps=steps) for each in mine])
+            lazy: dict[str, Any] = {}
+            parts = []
+            for i in range(n):
+                at = slice(i * every, i * every + window)
+                named, form = _named(function({name: each[at] for name, each in arrays.items()}))
+                lazy |= {f"{i}/{name}": each for name, each in named.items()}
+                parts.append((list(named), form))
+            futures = contract.submit(lazy, arrays, 0, "drop")
+            self._pace.reaction(contract.wait_for_ranks())
+        except BaseException:
+            self._end(contract)
+            raise
+        distance = every * axis.every
+        windows = []
+        for i, (names, form) in enumerate(parts):
+            low = steps.start + i * distance
+            own = {name: futures[f"{i}/{name}"] for name in names}
+            windows.append((range(low, low + window * axis.every, axis.every), own, form))
+        return Batch(contract, windows, n, steps.start + n * distance)
+
+    def close_windows(self, batch: Batch) -> None:
+        """End a contract over windows; for `Watch`."""
+        batch.windows.clear()
+        self._end(batch.contract)
+
+    def _open(self, attached: str) -> AttachedContract:
+        contract = AttachedContract(
+            self.client, self.id, self.name, attached, self._facts, self._contact.tls
+        )
+        self._contracts[attached] = contract
+        try:
+            contract.open()
+        except BaseException:
+            self._end(contract)
+            raise
+        return contract
+
+    def _first_of(self, contract: AttachedContract) -> int:
+        """Return the first step that the ranks of a contract have not begun."""
+        first = first_to_come(contract.begun, 0)
+        self._seen = max(self._seen, first - 1)
+        self._pace.begun(contract.joined_at, first)
+        return first
 
     def _end(self, contract: AttachedContract) -> None:
         contract.end()

@@ -151,6 +151,8 @@ class Contact:
     scheduler
         Address of the Dask scheduler, for clients that attach to the run; in the file only.
         Empty: nobody may.
+    scheduler_tls
+        Certificates for connections to the scheduler, where they are encrypted; in the file only.
     tls
         Certificates for connections over TCP, which are then encrypted; None: they are not.
     """
@@ -163,6 +165,7 @@ class Contact:
     live_page: str = field(default="", repr=False)
     tls: Certificates | None = None
     scheduler: str = ""
+    scheduler_tls: Certificates | None = None
 
     def __post_init__(self) -> None:
         if not self.run or len(self.run.encode()) > 64:
@@ -233,9 +236,11 @@ class Contact:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        page = {"live_page": self.live_page} if self.live_page else {}
+        page: dict[str, Any] = {"live_page": self.live_page} if self.live_page else {}
         if self.scheduler:
             page["scheduler"] = self.scheduler
+        if self.scheduler_tls is not None:
+            page["scheduler_tls"] = self.scheduler_tls.fields()
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -272,10 +277,15 @@ class Contact:
                 options=dict(content.get("options", {})),
                 live_page=str(content.get("live_page", "")),
                 scheduler=str(content.get("scheduler", "")),
-                tls=Certificates(**content["tls"]) if content.get("tls") else None,
+                scheduler_tls=_certificates(content.get("scheduler_tls")),
+                tls=_certificates(content.get("tls")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ContactError(f"{where} is damaged: {error!r}") from error
+
+
+def _certificates(fields: Any) -> Certificates | None:
+    return Certificates(**fields) if fields else None
 
 
 def new_token() -> str:

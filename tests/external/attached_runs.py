@@ -14,7 +14,7 @@ from ips_components.bridge import Array, Bridge
 
 EARLY = 6
 """Steps that the run's own analysis needs."""
-MANY = 5000
+MANY = 20_000
 """Steps that the array is described with."""
 
 
@@ -61,7 +61,7 @@ class SteppingRun(Coupled):
         self,
         directory: Path,
         ranks: int = 2,
-        pace: float = 0.02,
+        pace: float = 0.05,
         steps: int = MANY,
         workers: int = 2,
         **settings: Any,
@@ -90,3 +90,16 @@ class SteppingRun(Coupled):
         for rank in self.ranks:
             rank.pipe.send(at)
         return [rank.hear() for rank in self.ranks]
+
+
+def attached_client(pipe: Any, log: str, directory: str) -> None:
+    """Attach, and watch until it is killed."""
+    import ips_components
+
+    _log_to(log)
+    with ips_components.attach(directory) as live:
+        pipe.send(("at", "attached"))
+        pipe.recv()
+        for found in live.watch(lambda arrays: arrays["t"].sum()):
+            if found.index == 3:
+                pipe.send(("at", "watching"))

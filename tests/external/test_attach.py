@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
-from attached_runs import EARLY, SteppingRun, whole
-from coupled_processes import fork_server, series
+from attached_runs import EARLY, SteppingRun, attached_client, whole
+from coupled_processes import Peer, fork_server, series
 
 import ips_components
-from ips_components.errors import ContractError, SelectionError, StepPassed
+from ips_components.deadlines import Deadline, poll_until
+from ips_components.errors import ContactError, ContractError, SelectionError, StepPassed
+from ips_components.wire import contact as contacts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,4 +88,73 @@ def test_results_of_steps_to_come(run):
         live.latest("t")
     record = ended_well(run)
     assert [client["why"] for client in record["attached"]] == ["detached"]
-    assert record["attached"][0]["n_contracts"] == 5
+    assert record["attached"][0]["n_contracts"] >= 5
+
+
+def test_windows_of_steps_to_come(run):
+    with ips_components.attach(run.directory) as live:
+        seen = []
+        for found in live.watch(lambda arrays: arrays["t"].sum(), every=3, window=2):
+            assert found.value == sum(whole(step).sum() for step in found.steps)
+            seen.append(found.steps.start)
+            if len(seen) == 12:
+                break
+        assert seen == sorted(set(seen))
+        assert {(step - seen[0]) % 3 for step in seen} == {0}
+        called = []
+        with live.watch(
+            lambda arrays: {"max": arrays["t"].max()}, call=lambda w: called.append(w)
+        ) as watch:
+            assert poll_until(lambda: len(called) >= 4, Deadline(60), pause=0.05)
+        assert watch.join(20)
+        assert watch.error is None
+        for each in called:
+            assert each.value == {"max": whole(each.steps.start).max()}
+    ended_well(run)
+
+
+def test_two_clients_at_once_and_futures(run):
+    with ips_components.attach(run.directory) as one, ips_components.attach(run.contact) as two:
+        future = one.submit(lambda arrays: arrays["t"][:, 0, 0].sum(), steps=3)
+        newest = two.latest("t")
+        np.testing.assert_array_equal(newest, whole(int(newest["time"])))
+        assert future.result(60) % 1000 == 0
+        assert len(run.record()["attached"]) == 2
+    record = ended_well(run)
+    assert [each["why"] for each in record["attached"]] == ["detached", "detached"]
+
+
+def test_a_client_that_is_killed_is_noted_and_the_run_goes_on(run):
+    client = Peer("client", attached_client, str(run.directory / "client.log"), str(run.directory))
+    try:
+        client.reached("attached", 60)
+        client.go()
+        client.reached("watching", 60)
+        client.kill()
+        record = run.until(
+            lambda r: r.get("attached") and r["attached"][0]["until"], "the client to be missed"
+        )
+        assert "connection" in record["attached"][0]["why"]
+        with ips_components.attach(run.directory) as live:
+            assert int(live.latest("t")["time"]) > 0
+        record = ended_well(run)
+        assert any(fault["who"].startswith("attached client") for fault in record["faults"])
+    finally:
+        client.close()
+
+
+def test_who_may_not(run, tmp_path):
+    contact = contacts.read(run.contact)
+    other = tmp_path / "other.json"
+    contacts.write(other, replace(contact, token="ab" * 32))
+    with pytest.raises(ContractError, match="the token is not that of the run"):
+        ips_components.attach(other)
+    contacts.write(other, replace(contact, scheduler=""))
+    with pytest.raises(ContactError, match="ATTACH = False"):
+        ips_components.attach(other)
+    with pytest.raises(ContactError, match="no run is under way"):
+        (tmp_path / "empty").mkdir()
+        ips_components.attach(tmp_path / "empty")
+    other.chmod(0o644)
+    with pytest.raises(ContactError, match="mode 0644"):
+        ips_components.attach(other)

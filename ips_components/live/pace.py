@@ -1,0 +1,45 @@
+"""How far a simulation goes on until it has a contract that is being made for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: Seconds that ranks are expected to need for a contract to reach them.
+REACTION = 0.2
+
+
+class Pace:
+    """Steps per second and seconds until ranks react, as far as they have been seen.
+
+    Examples
+    --------
+    >>> pace = Pace()
+    >>> pace.margin({})
+    0
+    >>> pace.begun(10.0, 100); pace.begun(12.0, 140); pace.reaction(0.5)
+    >>> pace.margin({})  # 20 steps per second, half a second and half of it again
+    15
+    """
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._last: tuple[float, int] | None = None
+        self._reaction = REACTION
+
+    def begun(self, at: float, step: int) -> None:
+        """Note that a step was the first to come, at seconds of some clock."""
+        if self._last is not None and at > self._last[0]:
+            self._rate = max(0.0, (step - self._last[1]) / (at - self._last[0]))
+        self._last = at, step
+
+    def reaction(self, seconds: float) -> None:
+        """Note the seconds from the ranks' word where they are to the contract in their hands."""
+        self._reaction = max(REACTION, seconds)
+
+    def margin(self, state: Mapping[str, Any]) -> int:
+        """Return the steps that ranks may go on; ``state`` is the run's progress."""
+        elapsed = float(state.get("t", 0.0)) - float(state.get("started", 0.0))
+        rate = float(state.get("steps", 0)) / elapsed if elapsed > 0 else 0.0
+        return math.ceil(1.5 * self._reaction * max(rate, self._rate))
