@@ -87,6 +87,11 @@ class AttachedClient:
     amendments: dict[str, Amendment] = field(default_factory=dict)
     begun: int = 0  # amendments, also those that are not kept
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has a contract whose results it may not have yet."""
+        return any(each.until is None for each in self.amendments.values())
+
     def to_json(self) -> dict[str, Any]:
         """Return its part of the record."""
         return {

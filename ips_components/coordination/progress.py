@@ -43,6 +43,7 @@ class Progress:
             "n_steps": run.settings.get("n_steps"),
             "tasks": task_counts(self._scheduler),
             "states": self._states(run),
+            "attached": sum(each.waiting for each in run.attached.values()),
         }
 
     def terms(self, run: CoordinatedRun) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig
+from ips_components.deadlines import Deadline
 from ips_components.errors import AnalyticsLost, IPSComponentsError
 from ips_components.ips import coupled_component
 from ips_components.ips.analytics_pool import AnalyticsPool
@@ -42,6 +43,7 @@ ips_compat.install()
 __all__ = ["PROGRESS_TOPIC", "Analytics", "coupled_component"]
 
 _GOODBYE = 0.1
+_LAST_RESULTS = 10.0  # seconds that attached clients have after the end of the simulation
 _ANSWER = 5.0
 
 
@@ -433,6 +435,7 @@ class Analytics(Component):
                     running.check()
                     look(_GOODBYE)
                     time.sleep(_GOODBYE)
+                self._wait_for_attached(watches, look)
                 events.end(together(watch.state for watch in watches))
             except BaseException:
                 events.end(together(watch.state for watch in watches), failed=True)
@@ -440,6 +443,13 @@ class Analytics(Component):
             finally:
                 self._keep_coordinator_record(pool)
                 pool.withdraw()
+
+    def _wait_for_attached(self, watches: list[Watch], look: Any) -> None:
+        """Let attached clients take their last results, for a bounded time."""
+        deadline = Deadline(_LAST_RESULTS)
+        while any(watch.state.get("attached") for watch in watches) and not deadline.expired:
+            time.sleep(_GOODBYE)
+            look(_GOODBYE)
 
     def _keep_coordinator_record(self, pool: AnalyticsPool) -> None:
         """Keep what the coordinator knows, for the record of the run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -131,11 +130,11 @@ class Watch(Iterator[Window]):
 
     def _result(self, future: Future) -> Any:
         """Return a result, unless the watch is ended meanwhile."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
         while not self._stopped.is_set():
-            if future.done():
+            if done.wait(_LOOK):
                 return future.result()
-            with contextlib.suppress(TimeoutError):  # one of the task is raised above
-                return future.result(timeout=_LOOK)
         raise SimulationLost("the watch was ended")
 
     def _open_more(self) -> None:

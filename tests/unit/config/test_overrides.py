@@ -131,3 +131,9 @@ def test_what_is_written_is_read_again(tmp_path):
     again = ConfigObj(conf.filename)
     assert again["A"] == "x y, z"
     assert again["B"] == '{"a": [1, 2], "b": "c, d"}'
+
+
+def test_a_run_may_have_no_analysis_and_forbid_to_attach(tmp_path, monkeypatch):
+    run = checked(tmp_path, monkeypatch, ANALYSIS="", ANALYSIS_ARGS=None, ATTACH=False)
+    assert run.analytics[0].analysis == ""
+    assert run.analytics[0].attach is False
