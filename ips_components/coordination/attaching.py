@@ -256,7 +256,8 @@ class Attaching:
     def _client(self, run: CoordinatedRun, name: str) -> AttachedClient:
         if name not in run.attached:
             raise ContractError(f"run {run.state.run}: no client {name!r} is attached")
-        return run.attached[name]
+        client: AttachedClient = run.attached[name]
+        return client
 
     def _raise_if_over(self, run: CoordinatedRun) -> None:
         """Refuse where no rank will put anything any more."""

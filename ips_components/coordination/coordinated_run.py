@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.live_page import LivePage
@@ -19,9 +19,6 @@ from ips_components.errors import ContractError, SimulationLost
 from ips_components.model.block import Block
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
-
-if TYPE_CHECKING:
-    from ips_components.coordination.attaching import AttachedClient
 
 
 @dataclass(slots=True)
@@ -103,7 +100,7 @@ class CoordinatedRun:
         self.awaited: list[Any] = []  # keys of the results that the analysis waits for next
         self.stall = Stall()
         self.closed = False  # the workflow launches nothing any more
-        self.attached: dict[str, AttachedClient] = {}  # clients by name, those that left as well
+        self.attached: dict[str, Any] = {}  # `AttachedClient`s by name, those that left as well
         self.main = ""  # of an attached run: the run that it is attached to
         self.begun: dict[int, int] = {}  # of an attached run: newest step of each rank that joins
 
