@@ -20,6 +20,8 @@ from ips_components.errors import BridgeError
 SOURCES = Path(__file__).parent / "adios2"
 ENGINE = "libips_adios2.so"
 OLDEST = (2, 9)
+# a function of ADIOS2 with a std::string of the newer kind
+_NEW_STRING = re.compile(rb"_ZNK?6adios2\w*NSt7__cxx11")
 _CONFIG = Path("include", "adios2", "common", "ADIOSConfig.h")
 
 
@@ -44,7 +46,7 @@ class Adios2:
     @property
     def flags(self) -> list[str]:
         """Flags to compile with: C++ strings are what those of the library are."""
-        new = b"__cxx11" in self.libraries[0].read_bytes()
+        new = _NEW_STRING.search(self.libraries[0].read_bytes()) is not None
         return ["-isystem", str(self.prefix / "include"), f"-D_GLIBCXX_USE_CXX11_ABI={int(new)}"]
 
     @property

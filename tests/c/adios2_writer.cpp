@@ -1,6 +1,9 @@
 // A program that knows ADIOS2 only: every form of variable, two IOs, with steps and without.
 //
 //     adios2_writer CONFIG OUTPUT RANK SIZE STEPS [what to do wrongly]
+//
+// With ADIOS2_USE_MPI defined, rank and size are those of MPI_COMM_WORLD in reverse order: the
+// engine's communicator is then not what the launcher says.
 #include <complex>
 #include <cstdlib>
 #include <exception>
@@ -8,6 +11,9 @@
 #include <string>
 #include <vector>
 
+#if ADIOS2_USE_MPI
+#include <mpi.h>
+#endif
 #include <adios2.h>
 
 using dims = adios2::Dims;
@@ -30,9 +36,22 @@ static void put_line(adios2::Engine &engine, adios2::Variable<T> variable, int s
 static int run(const std::vector<std::string> &words)
 {
     const std::string output = words[2], wrong = words.size() > 6 ? words[6] : "";
-    const int rank = std::stoi(words[3]), steps = std::stoi(words[5]);
-    const std::size_t r = static_cast<std::size_t>(rank), size = std::stoul(words[4]);
+    const int steps = std::stoi(words[5]);
+#if ADIOS2_USE_MPI
+    int rank, ranks;
+    MPI_Comm turned;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_split(MPI_COMM_WORLD, 0, -rank, &turned);
+    MPI_Comm_rank(turned, &rank);
+    MPI_Comm_size(turned, &ranks);
+    const std::size_t size = static_cast<std::size_t>(ranks);
+    adios2::ADIOS adios(words[1], turned);
+#else
+    const int rank = std::stoi(words[3]);
+    const std::size_t size = std::stoul(words[4]);
     adios2::ADIOS adios(words[1]);
+#endif
+    const std::size_t r = static_cast<std::size_t>(rank);
     adios2::IO io = adios.DeclareIO("fields"), other = adios.DeclareIO("diagnostics");
     auto t = io.DefineVariable<double>("T", {4 * size, 6}, {4 * r, 0}, {4, 6});
     auto ghost = io.DefineVariable<float>("ghost", {3 * size, 5}, {3 * r, 0}, {3, 5});
@@ -149,10 +168,17 @@ static int run(const std::vector<std::string> &words)
 
 int main(int argc, char **argv)
 {
+    int status = 1;
+#if ADIOS2_USE_MPI
+    MPI_Init(&argc, &argv);
+#endif
     try {
-        return run({argv, argv + argc});
+        status = run({argv, argv + argc});
     } catch (const std::exception &error) {
         std::cerr << error.what() << '\n';
-        return 1;
     }
+#if ADIOS2_USE_MPI
+    MPI_Finalize();
+#endif
+    return status;
 }

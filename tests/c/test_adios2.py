@@ -96,6 +96,8 @@ def ranks(command, contact, size=SIZE, **environment):
     started = []
     for rank in range(size):
         launcher = environment or {"PMI_RANK": "{rank}", "PMI_SIZE": str(size)}
+        if "mpiexec" in command:
+            launcher = {}
         variables = {
             **os.environ,
             "IPS_COMPONENTS_CONTACT": str(contact),
@@ -123,8 +125,9 @@ def coupled(program, engine, tmp_path, sink, *, wanted=None, extra=(), check=Tru
     limits = {"contract": LIMIT, "connect": 20.0}
     with coupling(tmp_path, [sink], deadlines=limits) as (contact, (receiver,)):
         file = config(tmp_path / "config.xml", engine, **parameters)
-        command = [program, file, tmp_path / "out{rank}", "{rank}", SIZE, STEPS, *extra]
-        with ranks(command, contact) as started:
+        launcher = program if isinstance(program, list) else [program]
+        command = [*launcher, file, tmp_path / "out{rank}", "{rank}", SIZE, STEPS, *extra]
+        with ranks(command, contact, 1 if len(launcher) > 1 else SIZE) as started:
             watch = threading.Event()
             while not sink.arrays and any(one.poll() is None for one in started):
                 watch.wait(0.02)
@@ -425,7 +428,8 @@ def prefix(path, version=(2, 11), libraries=("core",)):
     (path / "lib").mkdir()
     for name in libraries:
         for suffix in ("", ".2.11", ".2.11.0"):
-            (path / "lib" / f"libadios2_{name}.so{suffix}").write_bytes(b"...__cxx11...")
+            library = path / "lib" / f"libadios2_{name}.so{suffix}"
+            library.write_bytes(b"_ZN6adios24core2IO4OpenERKNSt7__cxx11")
     return path
 
 
@@ -461,3 +465,43 @@ def test_an_adios2_that_is_not_fit(empty, monkeypatch, tmp_path, version, librar
     monkeypatch.setenv("ADIOS2_ROOT", str(prefix(tmp_path / "root", version, libraries)))
     with pytest.raises(BridgeError, match=words):
         _adios2.find()
+
+
+# -- other installations ---------------------------------------------------------------------------
+
+OTHERS = [path for path in os.environ.get("ADIOS2_TEST_PREFIXES", "").split(os.pathsep) if path]
+
+
+@pytest.mark.skipif(not OTHERS, reason="ADIOS2_TEST_PREFIXES names no other ADIOS2 to test with")
+@pytest.mark.parametrize("prefix", OTHERS)
+def test_another_adios2(sinks, tmp_path, monkeypatch, prefix):
+    """Of any version; where it has MPI, the ranks are those of the engine's communicator."""
+    monkeypatch.setenv("ADIOS2_ROOT", prefix)
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.setenv("CXXFLAGS", "-O0 -Wall -Wextra -Werror")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found, library, program = _adios2.find(), _adios2.engine(), tmp_path / "writer"
+    folder = found.libraries[0].parent
+    parts = [cxx(found).name, *(path.name for path in found.libraries)]
+    mpi = sorted(folder.glob("libadios2_c*_mpi.so.*.*"), key=lambda path: len(path.name))[:2]
+    links = [f"-l:{name}" for name in (*(path.name for path in mpi), *dict.fromkeys(parts))]
+    compiler = [shutil.which("mpicxx"), "-DADIOS2_USE_MPI=1"] if mpi else ["c++"]
+    command = [*compiler, "-std=c++17", "-O0", *found.flags, HERE / "adios2_writer.cpp"]
+    rpath = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-Wl,--allow-shlib-undefined"]
+    run([*command, "-o", program, *rpath, *links])
+    (sink,) = sinks()
+    if not mpi:
+        contract, _, _ = coupled(program, library, tmp_path, sink, Ragged="particles")
+    else:
+        launcher = ["mpiexec", "-n", str(SIZE), program]
+        contract, codes, texts = coupled(
+            launcher, library, tmp_path, sink, Ragged="particles", check=False
+        )
+        assert codes == [0], texts
+        assert any(hello.hosts for hello in sink.hellos)
+    step, row = np.arange(STEPS), np.arange(4 * SIZE)
+    expected = 1000 * step[:, None, None] + 10 * row[:, None] + np.arange(6)
+    np.testing.assert_array_equal(field(contract, sink, "T"), expected)
+    ghost = 100 * step[:, None, None] + 10 * np.arange(3 * SIZE)[:, None] + np.arange(5)
+    np.testing.assert_array_equal(field(contract, sink, "ghost"), ghost)
+    assert {array.spec.name: array.spec for array in contract.arrays}["T"].attrs["dx"] == 0.5

@@ -22,6 +22,8 @@ NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 # Words in capitals that are no parameters of a config.
 OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "NUM_CHECKPOINT", "RUN_DIR", "INFO"}
+OTHERS |= {"ADIOS2_PLUGIN_PATH", "ADIOS2_ROOT", "ADIOS2_DIR"}  # ADIOS2's
+OTHERS |= {"IPS_BRIDGE_RANK", "IPS_BRIDGE_SIZE"}
 OTHERS |= {"SCHED_BATCH", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVLOWAT"}  # the kernel's
 
 

@@ -161,6 +161,8 @@ void coupling::connect()
         failure = error.what();
     }
     try {
+        if (world_.gather)
+            tell_where_ranks_are();
         join(contact, failure);
     } catch (const std::exception &error) {
         failed(error.what());
@@ -267,6 +269,19 @@ void coupling::add_attribute(const std::string &array, const attribute &one)
 }
 
 // ---- Joining --------------------------------------------------------------------------------------
+
+// Rank 0 learns on which hosts the blocks are, so that chunks go to receivers near them.
+void coupling::tell_where_ranks_are()
+{
+    const void *info = nullptr;
+    std::size_t length = 0;
+    std::vector<std::size_t> lengths;
+    const int code = ips_bridge_get_rank_info(bridge_, &info, &length);
+    const std::string all = world_.gather(
+        code ? std::string() : std::string(static_cast<const char *>(info), length), lengths);
+    if (world_.rank == 0 && std::find(lengths.begin(), lengths.end(), 0u) == lengths.end())
+        check(ips_bridge_set_rank_infos(bridge_, all.data(), lengths.data()));
+}
 
 void coupling::join(const std::string &contact, const std::string &failure)
 {

@@ -117,6 +117,7 @@ private:
     void describe(writer &one, const variable &what, const attributes &common);
     void describe_blocks(const writer &one, const offered &array);
     void add_attribute(const std::string &array, const attribute &one);
+    void tell_where_ranks_are();
     void join(const std::string &contact, const std::string &failure);
     void end(const char *why);
     void check(int code) const;

@@ -201,6 +201,15 @@ world world_of(const adios2::helper::Comm &comm, const std::string &ranks)
     found.broadcast = [&comm](char *bytes, std::size_t length) {
         comm.Bcast(bytes, length, 0, "in the IPS engine");
     };
+    found.gather = [&comm](const std::string &own, std::vector<std::size_t> &lengths) {
+        std::size_t total = 0;
+        lengths = comm.GatherValues(own.size());
+        for (std::size_t length : lengths)
+            total += length;
+        std::string all(total, ' ');
+        comm.GathervArrays(own.data(), own.size(), lengths.data(), lengths.size(), all.data());
+        return all;
+    };
     return found;
 }
 
