@@ -29,7 +29,7 @@ LANGUAGES = {
     ".sbatch": "bash",
 }
 #: In the order of the course, then what lies beside it.
-BESIDE = ("heat2d", "lammps", "deisa", "slurm", "shifter", "ips_plugins")
+BESIDE = ("public_codes", "heat2d", "lammps", "deisa", "slurm", "shifter", "ips_plugins")
 
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 _HEADING = re.compile(r"^## 01: (.*?)\n(.*)\Z", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,123 @@
+"""Public codes that nobody here wrote, coupled by the patches in ``examples/public_codes``.
+
+Their sources are not part of this package: ``IPS_PUBLIC_CODES`` names a folder that has them, each
+in a folder of its own.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from c_ranks import RUN, coupling
+
+from ips_components.bridge import _config
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
+
+PATCHES = Path(__file__).parents[2] / "examples" / "public_codes"
+SOURCES = Path(os.environ.get("IPS_PUBLIC_CODES") or "/nonexistent")
+LIMIT = 60
+
+pytestmark = [
+    pytest.mark.timeout(500),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("make", "patch", "cc", "c++", "mpicxx", "mpicc", "mpiexec"))),
+        reason="needs make, patch, compilers and MPI",
+    ),
+]
+
+
+def needs(name):
+    return pytest.mark.skipif(
+        not (SOURCES / name).is_dir(),
+        reason=f"no sources of {name}: IPS_PUBLIC_CODES names a folder that has them",
+    )
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=400, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def patched(name, patch, directory):
+    """A copy of a code's sources, with its patch."""
+    copy = directory / name
+    shutil.copytree(SOURCES / name, copy)
+    run("patch", "-p1", "-i", PATCHES / patch, cwd=copy)
+    return copy
+
+
+def flags(capsys, monkeypatch, directory):
+    """What the patches get from ips-components-config."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
+    found = []
+    for option in ("--cflags", "--libs"):
+        assert _config.main([option]) == 0
+        found.append(capsys.readouterr().out.strip())
+    return found
+
+
+def couple(command, sink, directory, steps):
+    """Run a code with an analysis that wants all of so many steps; its output and the contract."""
+    limits = {"contract": LIMIT, "connect": 20.0}
+    with coupling(directory, [sink], deadlines=limits) as (contact, (receiver,)):
+        environment = {**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)}
+        pipe = subprocess.PIPE
+        command = list(map(str, command))
+        with subprocess.Popen(
+            command,
+            env=environment,
+            cwd=directory,
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as code:
+            said = []
+            reading = threading.Thread(target=lambda: said.append(code.stdout.read()))
+            reading.start()
+            try:
+                sink.wait(lambda: sink.arrays, LIMIT)
+                specs = [
+                    ArraySpec(
+                        **{
+                            **one,
+                            "shape": tuple(one["shape"]),
+                            "steps": StepAxis(0, one["steps"]["every"], steps),
+                        }
+                    )
+                    for one in sink.arrays[0]
+                ]
+                contract = Contract(RUN, tuple(ArrayContract.agree(s, run=RUN) for s in specs))
+                receiver.set_contract(contract)
+                assert code.wait(200) == 0
+            finally:
+                code.kill()
+                reading.join()
+        assert all(bye.status == "ok" for bye in sink.byes.values())
+        return said[0], contract
+
+
+@needs("LULESH")
+def test_lulesh(sinks, tmp_path, capsys, monkeypatch):
+    """The energy of the origin after the last step is what LULESH prints of it."""
+    cflags, libs = flags(capsys, monkeypatch, tmp_path)
+    folder = patched("LULESH", "lulesh.patch", tmp_path)
+    options = [f"CXXFLAGS=-O1 -I. {cflags}", f"LDFLAGS={libs}"]
+    run("make", "-s", f"MPICXX={shutil.which('mpicxx')} -DUSE_MPI=1", *options, cwd=folder)
+    (sink,) = sinks()
+    program = ["mpiexec", "-n", 8, folder / "lulesh2.0", "-s", 4, "-i", 6]
+    said, contract = couple(program, sink, tmp_path, 6)
+    (array,) = contract.arrays
+    assert (array.spec.shape, array.spec.dims) == ((8, 8, 8), ("time", "z", "y", "x"))
+    last = sink.chunks[0, 5][0]
+    printed = float(re.search(r"Final Origin Energy =\s*(\S+)", said)[1])
+    assert last[0, 0, 0] == pytest.approx(printed, rel=1e-5)
+    np.testing.assert_allclose(last, last.transpose(2, 1, 0), rtol=1e-6)  # the blast is symmetric
