@@ -25,6 +25,7 @@ LANGUAGES = {
     ".xml": "xml",
     ".yml": "yaml",
     ".yaml": "yaml",
+    ".patch": "diff",
     ".sh": "bash",
     ".sbatch": "bash",
 }

@@ -121,3 +121,31 @@ def test_lulesh(sinks, tmp_path, capsys, monkeypatch):
     printed = float(re.search(r"Final Origin Energy =\s*(\S+)", said)[1])
     assert last[0, 0, 0] == pytest.approx(printed, rel=1e-5)
     np.testing.assert_allclose(last, last.transpose(2, 1, 0), rtol=1e-6)  # the blast is symmetric
+
+
+@needs("CoMD")
+def test_comd(sinks, tmp_path, capsys, monkeypatch):
+    """The momenta have the kinetic energy that CoMD prints, at every step."""
+    cflags, libs = flags(capsys, monkeypatch, tmp_path)
+    folder = patched("CoMD", "comd.patch", tmp_path)
+    options = [f"CC={shutil.which('mpicc')}", "OPTFLAGS=-O1", f"OTHER_INCLUDE={cflags}"]
+    (folder / "bin").mkdir()
+    shutil.copy(folder / "src-mpi" / "Makefile.vanilla", folder / "src-mpi" / "Makefile")
+    run("make", "-s", *options, f"OTHER_LIB={libs}", cwd=folder / "src-mpi")
+    (sink,) = sinks()
+    size = ["-x", 10, "-y", 8, "-z", 8, "-i", 2, "-j", 1, "-k", 1]
+    program = ["mpiexec", "-n", 2, folder / "bin" / "CoMD-mpi", *size, "-N", 30, "-n", 10]
+    said, contract = couple(program, sink, tmp_path, 3)
+    (array,) = contract.arrays
+    assert array.spec.ragged
+    # step, time, energies per atom: total, potential, kinetic
+    printed = re.findall(r"^ +\d+ +[\d.]+ +\S+ +\S+ +([\d.]+) ", said, flags=re.MULTILINE)
+    mass = (
+        63.55 * 1.66053886e-27 / 1.602176565e-19 * 1e-20 * 1e30
+    )  # of copper, eV fs^2 / Angstrom^2
+    for step in range(3):
+        (rows,) = sink.chunks[0, step]
+        assert rows.shape == (4 * 10 * 8 * 8, 3)
+        kinetic = (rows**2).sum(axis=1).mean() / (2 * mass)
+        assert kinetic == pytest.approx(float(printed[step]), rel=1e-7)
+    del rows
