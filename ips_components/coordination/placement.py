@@ -8,16 +8,20 @@ than expected, the newcomer asks for what was sent elsewhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.messages import RequestResend, SetContract, SetPlacement
 from ips_components.coordination.outbox import Outbox
+from ips_components.coordination.replay import what_replay_lacks
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition, dims_create
 from ips_components.model.placement import affinity, place, replace, share, switch
+
+logger = logging.getLogger(__name__)
 
 #: Seconds within which every rank has received a new placement, as a rule.
 SHARE_DELAY = 0.5
@@ -50,8 +54,20 @@ class Placer:
             run.agree(contract.with_placements(placements))
         elif not all(set(a.placement.receivers) <= hosts.keys() for a in contract.arrays):
             self._place_again(run)  # a worker has died since the contract was made
+        self._note_replay(run)
         run.answered, run.answered_at = True, run.state.clock()
         self.send_contract(run)
+
+    def _note_replay(self, run: CoordinatedRun) -> None:
+        """Say, before the first step, what could not be sent again if a worker died."""
+        names = ("replay_steps", "replay_bytes")
+        if run.answered or not run.state.n_ranks or not all(name in run.settings for name in names):
+            return
+        numbers = (int(run.settings[name]) for name in names)
+        lacks = what_replay_lacks(run.agreed.arrays, run.state.n_ranks, *numbers)
+        if lacks:
+            logger.warning("Run %s: %s", run.state.run, lacks)
+            run.state.fault("the replay buffers", "note", lacks)
 
     def send_contract(self, run: CoordinatedRun, workers: Iterable[str] | None = None) -> None:
         """Send the contract to some workers, or to all."""

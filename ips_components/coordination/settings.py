@@ -86,6 +86,8 @@ class RunSettings:
         ``"continue"``: the simulation goes on alone; ``"abort"``: it does not.
     replay_steps
         Steps that a rank keeps for sending again.
+    replay_bytes
+        Memory that a rank may take for that.
     memory_share
         Part of a worker's memory limit that may hold data which nobody has consumed yet.
     lanes
@@ -141,6 +143,7 @@ class RunSettings:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     on_analytics_loss: str = "continue"
     replay_steps: int = 2
+    replay_bytes: int = 1 << 30
     memory_share: float = 0.3
     lanes: tuple[str, ...] = LANES
     security: str = "none"

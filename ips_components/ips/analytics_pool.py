@@ -226,6 +226,7 @@ class AnalyticsPool:
             on_analytics_loss=config.on_analytics_loss,
             attach=config.attach,
             replay_steps=config.replay_steps,
+            replay_bytes=config.replay_bytes,
             lanes=config.lanes,
             security=config.security,
             checkpoint=self._state,

@@ -381,6 +381,23 @@ def test_a_chunk_that_was_put_is_awaited_though_the_workers_have_flushed(coordin
     assert coordinator.runs["r"].state.phase == "ended"
 
 
+@pytest.mark.parametrize(("limit", "noted"), [(95, True), (96, False)])
+def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
+    """Two steps of 8 x 6 cells of 8 bytes in 8 ranks are 96 bytes in each."""
+    open_receiver(coordinator, "a", "node1")
+    settings = {"deadlines": DEADLINES, "replay_steps": 2, "replay_bytes": limit}
+    run(coordinator.call("open", "r", settings=settings))
+    run(sign(coordinator))
+    hello(coordinator, 0, size=8, asks=True)
+    faults = coordinator.runs["r"].state.faults
+    assert bool(faults) == noted
+    if noted:
+        assert "REPLAY_BYTES = 95 (95 B) is less than the 96 B that a rank needs" in faults[0].cause
+        assert "array 't' 2 steps of 48 B" in faults[0].cause
+        assert "set REPLAY_BYTES = 96" in faults[0].cause
+    coordinator._watchdog.stop()
+
+
 def test_ranks_are_compared_with_nproc(coordinator):
     """One rank may speak for all of them; the second one of a wrong mpiexec may not."""
     open_receiver(coordinator, "a", "node1")

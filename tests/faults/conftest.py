@@ -72,6 +72,39 @@ def coupled(tmp_path, leaves_nothing):
 
 
 @pytest.fixture
+def random_workflow(tmp_path, leaves_nothing):
+    """Make a run of a random case."""
+    made = []
+
+    def make(case, pace=None, workers=None, **parameters):
+        words = f"{case.seed} {case.pace if pace is None else pace}"
+        program = {"NPROC": case.ranks, "ARGS": f"{HERE}/random_rank.py {words}"}
+        parameters = {
+            "ANALYSIS_ARGS": f"seed={case.seed}",
+            "LANES": ", ".join(case.lanes) + ("," if len(case.lanes) == 1 else ""),
+            "REPLAY_STEPS": case.replay_steps,
+            **parameters,
+        }
+        simulations = {"SIMULATION": {**_simulation(""), **program}}
+        workers, analyse = workers or case.receivers, "random_analysis:analyse"
+        flow = _coupled(tmp_path, simulations, case.steps, workers, analyse, **parameters)
+        made.append(flow)
+        flow.write()
+        rng = case.rng("config")
+        with flow.config_file.open("a") as file:
+            file.write("[[ARRAYS]]\n")
+            for field in case.arrays:
+                chunks = [rng.randint(1, n) for n in (field.axis.count, *field.shape)]
+                file.write(f"[[[{field.name}]]]\nPOLICY = {field.policy}\n")
+                file.write(f"CHUNKS = {', '.join(map(str, chunks))},\n")
+        return flow
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def coupled_two(tmp_path, leaves_nothing):
     """Make a run of two simulations, HOT and COLD, of two ranks each, that feed one analysis."""
     made = []

@@ -1,7 +1,7 @@
 """Random coupled runs: what a simulation offers, what of it is wanted, and what goes wrong.
 
-A `Case` follows from its seed alone, whoever runs it: threads against receivers (`random_runs`),
-processes on a Dask cluster (`random_clusters`), or MPI ranks under ips.py.
+A `Case` follows from its seed alone, whoever runs it: threads against receivers (`random_runs`), or
+MPI ranks and Dask workers under ips.py (`test_random_workflows`).
 """
 
 from __future__ import annotations
