@@ -7,8 +7,8 @@ import importlib
 from pathlib import Path
 
 DEFAULT = (
-    "peers", "put_blocking", "contract", "scheduler", "external_tasks", "step_reports", "launches",
-    "faults", "ipca", "whole_run",
+    "peers", "put_blocking", "attach", "contract", "scheduler", "external_tasks", "step_reports",
+    "launches", "faults", "ipca", "whole_run",
 )  # fmt: skip
 NAMES = (*DEFAULT, "security", "scaling", "hotspots", "soak")
 #: Those that take sizes.

@@ -171,6 +171,18 @@ RECORD = Entry(
             )
         ),
         "faults_left_out": ZERO,
+        "attached": Listing(
+            Entry(
+                {
+                    "name": TEXT,
+                    "since": NUMBER,
+                    "until": NUMBER,
+                    "why": TEXT,
+                    "n_contracts": ZERO,
+                    "contracts": Listing(ANY),
+                }
+            )
+        ),
         "left_out": Listing(
             Entry(
                 {
