@@ -38,6 +38,7 @@ def described(info: Mapping[str, Any]) -> list[dict[str, Any]] | None:
                 dims=tuple(one.get("dims", ())),
                 attrs=one.get("attrs", {}),
                 ragged=bool(one.get("ragged", False)),
+                ids=str(one.get("ids", "")),
             )
             checked.append(
                 {
@@ -52,6 +53,7 @@ def described(info: Mapping[str, Any]) -> list[dict[str, Any]] | None:
                     "dims": list(spec.dims),
                     "attrs": dict(spec.attrs),
                     "ragged": spec.ragged,
+                    "ids": spec.ids,
                 }
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Arrays that are indexed by global ids, from several ranks to several receivers."""
 
+import json
 import re
 
 import numpy as np
@@ -9,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ips_components.bridge import Array, Bridge
+from ips_components.coordination.settings import RunSettings
 from ips_components.errors import BridgeError
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.selection import Selection
+from ips_components.receiver.hello import described
 
 N, STEPS = 40, 5
 
@@ -214,3 +217,13 @@ def test_any_partition_any_selection_any_chunks(tmp_path_factory, case):
         parts = lambda step: partition(seed + step, size, shared)  # noqa: E731
         together(size, run(contract, file, offer, parts, lambda t, _: field(t)))
         assert np.array_equal(assembled(contract, 0, sinks), expected(contract))
+
+
+@pytest.mark.parametrize("shared", [None, "low", "high"])
+def test_a_description_travels_whole(shared):
+    """From rank 0's hello to what the analysis offers: each field of the specification."""
+    array = Array(
+        "u", (N, 3), "f4", ids=True, shared=shared, steps=range(2, 20, 3), dims=("i", "c")
+    )
+    travelled = described({"arrays": json.loads(json.dumps([array.to_json()]))})
+    assert RunSettings.specs_from(travelled) == [array.spec]
