@@ -25,7 +25,7 @@ module ips_bridge
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
     public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
-    public :: bridge_first_step
+    public :: bridge_first_step, bridge_set_partial
     public :: bridge_step_end, bridge_step_time, bridge_progress, bridge_wait, bridge_receive
     public :: bridge_should_stop
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
@@ -77,6 +77,30 @@ module ips_bridge
             type(c_ptr), value :: handle
             character(kind=c_char), intent(in) :: array(*), name(*), text(*)
         end function c_attribute
+
+        integer(c_int) function c_attribute_doubles(handle, array, name, values, count) &
+            bind(C, name='ips_bridge_attribute_doubles')
+            import :: c_char, c_double, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), name(*)
+            real(c_double), intent(in) :: values(*)
+            integer(c_int64_t), value :: count
+        end function c_attribute_doubles
+
+        integer(c_int) function c_attribute_integers(handle, array, name, values, count) &
+            bind(C, name='ips_bridge_attribute_integers')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*), name(*)
+            integer(c_int64_t), intent(in) :: values(*)
+            integer(c_int64_t), value :: count
+        end function c_attribute_integers
+
+        integer(c_int) function c_set_partial(handle, partial) bind(C, name='ips_bridge_set_partial')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), value :: partial
+        end function c_set_partial
 
         integer(c_int) function c_block(handle, array, dtype, ndim, offset, count, halo) &
             bind(C, name='ips_bridge_block')
@@ -314,6 +338,11 @@ module ips_bridge
     interface bridge_put
         module procedure put_0, put_1, put_2, put_3, put_4, put_5, put_6, put_7
     end interface bridge_put
+    ! value: a text, a real(c_double) or a default integer, or an array of these numbers.
+    interface bridge_attribute
+        module procedure attribute_text, attribute_real, attribute_reals, attribute_integer, &
+            attribute_integers
+    end interface bridge_attribute
     interface bridge_put_block
         module procedure block_1, block_2, block_3, block_4, block_5, block_6, block_7
     end interface bridge_put_block
@@ -371,13 +400,61 @@ contains
         status = c_steps(self%handle, c_text(array), begin, stride, count)
     end subroutine bridge_declare
 
-    subroutine bridge_attribute(self, array, name, text, status)
+    subroutine attribute_text(self, array, name, text, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array, name, text
         integer, intent(out) :: status
 
         status = c_attribute(self%handle, c_text(array), c_text(name), c_text(text))
-    end subroutine bridge_attribute
+    end subroutine attribute_text
+
+    subroutine attribute_real(self, array, name, value, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, name
+        real(c_double), intent(in) :: value
+        integer, intent(out) :: status
+
+        status = c_attribute_doubles(self%handle, c_text(array), c_text(name), [value], -1_c_int64_t)
+    end subroutine attribute_real
+
+    subroutine attribute_reals(self, array, name, values, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, name
+        real(c_double), intent(in) :: values(:)
+        integer, intent(out) :: status
+
+        status = c_attribute_doubles(self%handle, c_text(array), c_text(name), values, &
+            size(values, kind=c_int64_t))
+    end subroutine attribute_reals
+
+    subroutine attribute_integer(self, array, name, value, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, name
+        integer, intent(in) :: value
+        integer, intent(out) :: status
+
+        status = c_attribute_integers(self%handle, c_text(array), c_text(name), &
+            [int(value, c_int64_t)], -1_c_int64_t)
+    end subroutine attribute_integer
+
+    subroutine attribute_integers(self, array, name, values, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, name
+        integer, intent(in) :: values(:)
+        integer, intent(out) :: status
+
+        status = c_attribute_integers(self%handle, c_text(array), c_text(name), &
+            int(values, c_int64_t), size(values, kind=c_int64_t))
+    end subroutine attribute_integers
+
+    ! Other ranks put the arrays that this rank does not declare; rank 0 declares all in any case.
+    subroutine bridge_set_partial(self, partial, status)
+        type(bridge), intent(in) :: self
+        logical, intent(in) :: partial
+        integer, intent(out) :: status
+
+        status = c_set_partial(self%handle, merge(1_c_int, 0_c_int, partial))
+    end subroutine bridge_set_partial
 
     subroutine bridge_block(self, array, dtype, offset, count, status, halo)
         type(bridge), intent(in) :: self
