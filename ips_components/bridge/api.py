@@ -18,7 +18,15 @@ from ips_components.bridge.opening import announce
 from ips_components.bridge.outgoing import Cells, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.rows import Rows
-from ips_components.bridge.session import Session, ask_contract, location_of, wait_for_contact
+from ips_components.bridge.session import (
+    Session,
+    ask_contract,
+    location_of,
+    nothing_agreed,
+    runs_alone,
+    say_alone,
+    wait_for_contact,
+)
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError, ContractError
 from ips_components.model.amr import table_name
@@ -58,6 +66,10 @@ class Bridge:
         it; ``put`` then takes blocks of the regular decomposition, or an ``offset`` with each.
     rank, size
         Only without ``comm``.
+    alone
+        Let the program run by itself where neither ``contact`` nor the environment names a contact
+        file: all calls succeed and nothing is sent, which rank 0 says once. The environment's
+        ``IPS_COMPONENTS_ALONE=1`` does the same.
 
     Raises
     ------
@@ -109,6 +121,7 @@ class Bridge:
         *,
         rank: int | None = None,
         size: int | None = None,
+        alone: bool = False,
     ) -> None:
         if comm is None:
             comm = Serial() if rank is None and size is None else Apart(rank or 0, size or 1)
@@ -133,6 +146,9 @@ class Bridge:
         locations = to_rank_0(comm, location_of(described.values()))
 
         def ask() -> tuple[bytes, bytes]:
+            if runs_alone(contact, alone):
+                say_alone()
+                return b"", framing.pack(nothing_agreed()[1])
             found = wait_for_contact(contact)
             given = list(described.values())
             agreed = ask_contract(found, self.rank, self.size, given, locations or [])
@@ -143,9 +159,10 @@ class Bridge:
         agreed = framing.parse(header, memoryview(frame)[framing.HEADER_BYTES :])
         if not isinstance(agreed, m.ContractIs):
             raise ContractError("rank 0 broadcast something that is not a contract")
-        self._session = Session(
-            contacts.Contact.from_bytes(found), agreed, described, self.rank, self.size
-        )
+        self.is_alone = not found
+        """Whether the program runs by itself: there is no analysis, and nothing is sent."""
+        known = contacts.Contact.from_bytes(found) if found else nothing_agreed()[0]
+        self._session = Session(known, agreed, described, self.rank, self.size, alone=self.is_alone)
         self._described = bool(described)
         self._arrays = self._session.arrays
         self._mailbox, self._delivery = self._session.mailbox, self._session.delivery
@@ -522,12 +539,13 @@ class Bridge:
                 "bytes": dict(zip(counters.NAMES, counters.bytes, strict=True)),
             }
         mailbox = self._mailbox
+        lost = mailbox.lost or (mailbox.fault.text if mailbox.fault else None)
         return BridgeStatistics(
             arrays=arrays,
             waited=self._delivery.waited_ns / 1e9,
             waited_per_step=self._steps.waited,
             lanes={c.ordinal: c.lane for c in self._delivery.connections.open()},
-            lost=mailbox.lost or (mailbox.fault.text if mailbox.fault else None),
+            lost=None if self.is_alone else lost,
         )
 
     # -- helpers -----------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class Mailbox:
         The analysis has failed.
     lost : str or None
         Why nobody is left to send to.
+    alone : bool
+        There is no analysis, by the program's own will.
     stop : str or None
         Why the analysis wants no more.
     """
@@ -50,6 +52,7 @@ class Mailbox:
         self.contract: m.ContractIs | None = None
         self.fault: m.Fault | None = None
         self.lost: str | None = None
+        self.alone = False
         self.stop: str | None = None
         self.goodbyes_answered: set[int] = set()
         self.attached: dict[bytes, m.Attach] = {}  # requests to put into further runs
@@ -81,6 +84,11 @@ class Mailbox:
         with self.changed:
             self.lost = self.lost or why
             self.changed.notify_all()
+
+    def go_alone(self, why: str) -> None:
+        """Note that there is no analysis, by the program's own will."""
+        self.alone = True
+        self.lose(why)
 
     @property
     def disconnected(self) -> bool:
@@ -143,6 +151,8 @@ class Mailbox:
                 "leave the time loop and close the bridge"
             )
         self.check()
+        if self.alone:
+            raise RunStopped(f"{missing}will come: {self.lost}; give a default")
         if self.disconnected:
             why = self.lost if self.fault is None else self.fault.text
             raise AnalyticsLost(f"{missing}will come, the analysis is gone: {why}")

@@ -34,6 +34,8 @@ from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 
 DEADLINE = "IPS_COMPONENTS_DEADLINE"
+ALONE = "IPS_COMPONENTS_ALONE"
+_RUNS_ALONE = "this program runs alone: there is no contact file, and nothing is sent"
 LANE = "IPS_COMPONENTS_LANE"
 RankLocation: TypeAlias = tuple[str, dict[str, list[tuple[list[int], list[int]]]]]
 """A rank's host, and its blocks by array."""
@@ -194,7 +196,8 @@ def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
     if not path:
         raise ContactError(
             f"no contact file: neither Bridge(contact=...) nor the environment variable "
-            f"{contacts.ENVIRONMENT} names one; the simulation component sets it"
+            f"{contacts.ENVIRONMENT} names one; ips.py sets it. To run the program by itself, set "
+            f"{ALONE}=1 (or Bridge(..., alone=True)): then nothing is sent"
         )
     text = os.environ.get(DEADLINE, "60")
     try:
@@ -217,6 +220,29 @@ def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
     return found
 
 
+# -- without an analysis -----------------------------------------------------------------------
+
+
+def runs_alone(path: str | os.PathLike[str] | None, alone: bool) -> bool:
+    """Tell whether there is no contact file, and the program shall run without one."""
+    if path or os.environ.get(contacts.ENVIRONMENT):
+        return False
+    return alone or os.environ.get(ALONE, "0") not in ("", "0")
+
+
+def say_alone() -> None:
+    """Say once, on rank 0, that nothing is sent."""
+    import logging  # 4 ms that no rank has to pay at import
+
+    logging.getLogger("ips_components.bridge").warning("ips_components: %s", _RUNS_ALONE)
+
+
+def nothing_agreed() -> tuple[Contact, m.ContractIs]:
+    """Return what a rank has that runs alone: no receiver, and a contract that wants nothing."""
+    contact = Contact(run="alone", token="00" * 32, endpoints=())
+    return contact, m.ContractIs(bytes(32), Contract(contact.run, ()).to_bytes())
+
+
 # -- with the contract -------------------------------------------------------------------------
 
 
@@ -235,6 +261,8 @@ class Session:
         Of this process in the simulation.
     attached
         Whether the run is an attached one: its steps are its own, and nothing waits for it.
+    alone
+        There is no analysis, by the program's own will.
 
     Attributes
     ----------
@@ -262,6 +290,7 @@ class Session:
         size: int,
         *,
         attached: bool = False,
+        alone: bool = False,
     ) -> None:
         self.rank = rank
         self._attached = attached
@@ -298,7 +327,9 @@ class Session:
             for out in self.needed:
                 self.delivery.arrays[out.ordinal] = out
             self.delivery.connections.needed = bool(self.needed)
-            if agreed.endpoints:
+            if alone:
+                self.mailbox.go_alone(_RUNS_ALONE)
+            elif agreed.endpoints:
                 self.delivery.connections.connect_home()
             else:  # nobody wants anything, for nobody is there
                 self.mailbox.lose("the receivers went away before there was a contract")

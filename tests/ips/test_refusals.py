@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from workflows import BIN, PARTS, Workflow
+from workflows import BIN, PARTS
 
 from ips_components.cli import main
 
@@ -113,20 +113,49 @@ def test_configs_of_the_repository_have_nothing_wrong(config):
 
 
 @pytest.mark.course
-def test_a_new_run_runs(tmp_path, leaves_nothing, capsys):
-    assert main(["new", "wave", "--directory", str(tmp_path)]) == 0
-    assert main(["new", "wave", "--directory", str(tmp_path)]) == 1
-    assert "has wave.config" in capsys.readouterr().err
-    flow = Workflow(tmp_path, {})
-    (tmp_path / "wave.config").rename(flow.config_file)
-    (tmp_path / "workstation.conf").rename(flow.platform_file)
-    ended = flow.run(110)
-    assert ended.status == 0, ended.output
-    assert "succeeded" in ended.output
-    assert "skipped by contract" in ended.output
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", ["python", "c", "cxx", "fortran"])
+def test_a_new_run_runs(tmp_path, leaves_nothing, capsys, language):
+    """Its name has a hyphen, its folder a space."""
+    project = tmp_path / "my projects"
+    new = ["new", "a-wave", "--directory", str(project), "--language", language]
+    assert main(new) == 0
+    assert main(new) == 1
+    assert "has a-wave.config" in capsys.readouterr().err
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    here = {"cwd": project, "env": {**os.environ, "PATH": path, "PWD": str(project)}}
+    if language != "python":
+        subprocess.run(["make"], check=True, timeout=100, **here)
+    done = subprocess.run(
+        ["ips.py", "--config", "a-wave.config", "--platform", "workstation.conf"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        **here,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert "skipped by contract" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["1st", "a-b", "a/b", ""])
+@pytest.mark.parametrize("name", ["1st", "-a", "a/b", "a b", ""])
 def test_names_of_new_runs(name, capsys):
-    assert main(["new", name]) == 2
-    assert "letters, digits and _" in capsys.readouterr().err
+    assert main(["new", "--", name]) == 2
+    assert "a name begins with a letter" in capsys.readouterr().err
+
+
+def test_the_language_is_asked_for_on_a_terminal(tmp_path):
+    """As somebody who does not know the names at first."""
+    master, slave = os.openpty()
+    try:
+        asking = subprocess.Popen(
+            [BIN / "ips-components", "new", "wave"],
+            cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
+        os.write(master, b"cobol\nC++\n")
+        assert asking.wait(60) == 0
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert (tmp_path / "wave" / "simulation.cpp").exists()

@@ -149,6 +149,9 @@ int ips_bridge_receive_sized(ips_bridge *b, const char *name, int64_t step, doub
         if (timeout != 0 && b->no_more && !ipsb_is_detached(b))
             return ipsb_fail(b, IPS_BRIDGE_STOPPED,
                              "no value %s will come: the analysis has all its results", name);
+        if (timeout != 0 && b->alone)
+            return ipsb_fail(b, IPS_BRIDGE_STOPPED, "no value %s will come: %s", name,
+                             b->links.lost);
         if (timeout != 0 && ipsb_is_detached(b))
             return ipsb_fail(b, IPS_BRIDGE_LOST, "no value %s will come, the analysis is gone: %s",
                              name, b->fault ? b->fault_text : b->links.lost);
@@ -336,6 +339,11 @@ int ips_bridge_statistics_sized(ips_bridge *b, const char *name, ips_bridge_acco
     return IPS_BRIDGE_OK;
 }
 
+int ips_bridge_is_alone(const ips_bridge *b)
+{
+    return b && b->alone;
+}
+
 double ips_bridge_waited(const ips_bridge *b)
 {
     return b ? (double)b->waited_ns / 1e9 : 0;
@@ -343,7 +351,7 @@ double ips_bridge_waited(const ips_bridge *b)
 
 const char *ips_bridge_lost(const ips_bridge *b)
 {
-    if (!b || !ipsb_is_detached(b))
+    if (!b || b->alone || !ipsb_is_detached(b))
         return NULL;
     return b->fault ? b->fault_text : b->links.lost;
 }

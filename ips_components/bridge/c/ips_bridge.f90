@@ -25,7 +25,7 @@ module ips_bridge
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
     public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
-    public :: bridge_first_step, bridge_set_partial
+    public :: bridge_first_step, bridge_set_partial, bridge_is_alone
     public :: bridge_step_end, bridge_step_time, bridge_progress, bridge_wait, bridge_receive
     public :: bridge_should_stop
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
@@ -47,6 +47,17 @@ module ips_bridge
             type(c_ptr), intent(out) :: handle
             integer(c_int), value :: rank, size
         end function c_open
+
+        integer(c_int) function c_set_alone(handle, alone) bind(C, name='ips_bridge_set_alone')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), value :: alone
+        end function c_set_alone
+
+        integer(c_int) function c_is_alone(handle) bind(C, name='ips_bridge_is_alone')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: handle
+        end function c_is_alone
 
         integer(c_int) function c_declare(handle, array, dtype, ndim, shape) &
             bind(C, name='ips_bridge_declare')
@@ -361,13 +372,24 @@ module ips_bridge
 
 contains
 
-    subroutine bridge_open(self, rank, size, status)
+    ! alone: the program may run by itself where there is no contact file, see ips_bridge_set_alone.
+    subroutine bridge_open(self, rank, size, status, alone)
         type(bridge), intent(out) :: self
         integer, intent(in) :: rank, size
         integer, intent(out) :: status
+        logical, intent(in), optional :: alone
 
         status = c_open(self%handle, int(rank, c_int), int(size, c_int))
+        if (status == BRIDGE_OK .and. present(alone)) &
+            status = c_set_alone(self%handle, merge(1_c_int, 0_c_int, alone))
     end subroutine bridge_open
+
+    ! Whether the program runs by itself, after bridge_join or bridge_connect.
+    logical function bridge_is_alone(self)
+        type(bridge), intent(in) :: self
+
+        bridge_is_alone = c_is_alone(self%handle) /= 0
+    end function bridge_is_alone
 
     ! Describe an array. shape(ndim) = -1, the slowest dimension here: rows that vary (particles).
     subroutine bridge_declare(self, array, dtype, shape, status, first, every, steps, dims)

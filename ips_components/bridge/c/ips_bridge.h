@@ -146,6 +146,14 @@ IPS_BRIDGE_API int ips_bridge_attribute_integers(ips_bridge *bridge, const char 
  * Rank 0 declares all arrays in any case. partial: 1, or 0 (the default): they are an error. */
 IPS_BRIDGE_API int ips_bridge_set_partial(ips_bridge *bridge, int partial);
 
+/* Let the program run by itself, before request: where neither the program nor the environment names
+ * a contact file, all calls succeed and nothing is sent, which rank 0 says once on standard error. The
+ * environment's IPS_COMPONENTS_ALONE=1 does the same. alone: 1, or 0 (the default). */
+IPS_BRIDGE_API int ips_bridge_set_alone(ips_bridge *bridge, int alone);
+
+/* Return 1 if the program runs by itself (after join), else 0. */
+IPS_BRIDGE_API int ips_bridge_is_alone(const ips_bridge *bridge);
+
 /* This rank's block of an array, declared or configured; before request and join. Called again, it
  * adds another block. Without any call, ranks have the regular decomposition of the global shape
  * (blocks [i*n/p, (i+1)*n/p), ranks in C order).

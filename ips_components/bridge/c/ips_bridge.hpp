@@ -443,6 +443,15 @@ public:
         return ips::array<T>(state_, name);
     }
 
+    // Let the program run by itself where there is no contact file, see ips_bridge_set_alone. Before
+    // connect() or request().
+    bridge &may_be_alone(bool alone = true)
+    {
+        check(ips_bridge_set_alone(state_->bridge, alone));
+        return *this;
+    }
+    bool is_alone() const noexcept { return ips_bridge_is_alone(state_->bridge) != 0; }
+
     // Find the run and agree on what is sent. Collective. contact: NULL: by the environment.
     void connect(const char *contact = nullptr)
     {

@@ -65,6 +65,16 @@ int ips_bridge_set_partial(ips_bridge *b, int partial)
     return IPS_BRIDGE_OK;
 }
 
+int ips_bridge_set_alone(ips_bridge *b, int alone)
+{
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (b->joined)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "say before the request whether the program may run alone");
+    b->may_be_alone = alone != 0;
+    return IPS_BRIDGE_OK;
+}
+
 /* The declared array, or a failure. */
 static int declared(ips_bridge *b, const char *name, array **out)
 {

@@ -102,18 +102,35 @@ static int connect_any(ips_bridge *b, bool patient, peer **out)
 
 /* ---- The request -------------------------------------------------------------------------------- */
 
+static const char ALONE[] = "this program runs alone: there is no contact file, and nothing is sent";
+
+/* The path of the contact file; empty where neither the program nor the environment names one. */
+static const char *contact_path(const char *path)
+{
+    const char *named = path && *path ? path : getenv("IPS_COMPONENTS_CONTACT");
+    return named ? named : "";
+}
+
+/* Whether the program wants to run without a contact file. */
+static bool wants_to_be_alone(const ips_bridge *b)
+{
+    const char *text = getenv("IPS_COMPONENTS_ALONE");
+    return b->may_be_alone || (text && *text && strcmp(text, "0") != 0);
+}
+
 static int wait_for_contact(ips_bridge *b, const char *path, buffer *record)
 {
     char why[sizeof b->errors.text];
     const char *text = getenv("IPS_COMPONENTS_DEADLINE");
     double limit = 60;
     int64_t began = ipsb_now(), pause = 10000000;
-    if (!path || !*path)
-        path = getenv("IPS_COMPONENTS_CONTACT");
-    if (!path || !*path)
+    path = contact_path(path);
+    if (!*path)
         return ipsb_fail(b, IPS_BRIDGE_CONTACT,
                          "no contact file: neither the program nor the environment variable "
-                         "IPS_COMPONENTS_CONTACT names one; the simulation component sets it");
+                         "IPS_COMPONENTS_CONTACT names one; ips.py sets it. To run the program "
+                         "by itself, set IPS_COMPONENTS_ALONE=1 (or call ips_bridge_set_alone): "
+                         "then nothing is sent");
     if (text && *text) {
         char *end;
         limit = strtod(text, &end);
@@ -172,8 +189,14 @@ static int ask_contract(ips_bridge *b)
 /* Ask, and go on without a contract when those who were asked are gone and the policy allows it. */
 static int ask(ips_bridge *b, const char *path, buffer *record)
 {
-    int code = wait_for_contact(b, path, record);
     const char *wrong;
+    int code;
+    if (!*contact_path(path) && wants_to_be_alone(b)) {
+        if (b->self.rank == 0)
+            fprintf(stderr, "ips_components: %s\n", ALONE);
+        return IPS_BRIDGE_OK; /* an empty record */
+    }
+    code = wait_for_contact(b, path, record);
     if (code)
         return code;
     ipsb_endpoints_free(&b->contact.receivers);
@@ -279,6 +302,11 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     if (code)
         return ipsb_fail(b, code, "%.*s", (int)(first < 1000 ? first : 1000),
                          (const char *)blob + BLOB_HEAD);
+    if (!first && !second) {
+        b->alone = b->self.has_contract = true;
+        snprintf(b->links.lost, sizeof b->links.lost, "%s", ALONE);
+        return IPS_BRIDGE_OK;
+    }
     ipsb_endpoints_free(&b->contact.receivers);
     wrong = ipsb_contact_parse(&b->contact, blob + BLOB_HEAD, (size_t)first);
     if (wrong)

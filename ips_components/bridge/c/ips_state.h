@@ -11,6 +11,7 @@ struct ips_bridge {
     errors errors; /* first: see ips_error.c */
     identity self;
     bool joined, closed, described;
+    bool may_be_alone, alone; /* without a contact file nothing is sent; this is so */
     bool partial; /* what this rank does not declare, other ranks put */
     uint8_t *blob;
     size_t blob_length;
