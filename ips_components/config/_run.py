@@ -353,6 +353,12 @@ class AnalyticsConfig:
         True,
     )
     live_page: bool = parameter(types.BOOL, "Whether a page shows the run live.", False)
+    dashboard: bool = parameter(
+        types.BOOL,
+        "Whether Dask's dashboard can be looked at, on the loopback interface and under an address "
+        "with a secret; needs bokeh.",
+        True,
+    )
     task_log: bool = parameter(
         types.BOOL,
         "Whether external_tasks.jsonl in the run directory gets every change of state of an "

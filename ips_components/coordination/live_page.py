@@ -22,6 +22,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
+from ips_components.coordination.dashboard import address_of
 from ips_components.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
         ],
         "contract": live.contract.table() if live.contract is not None else [],
         "fault_log": [fault.to_json() for fault in state.faults[-MAX_FAULTS:]],
-        "dashboard": _dashboard(scheduler),
+        "dashboard": address_of(scheduler),
     }
 
 
@@ -155,21 +156,6 @@ def _bars(waits: Sequence[float]) -> dict[str, Any]:
         "ranks_per_bar": ranks,
         "seconds": [max(waits[i : i + ranks]) for i in range(0, len(waits), ranks)],
     }
-
-
-def _dashboard(scheduler: Any) -> str | None:
-    """Address of Dask's dashboard; None without one (IPS starts schedulers without)."""
-    from distributed.utils import format_dashboard_link
-
-    server = scheduler.services.get("dashboard")
-    if server is None or not scheduler.http_application.applications:
-        return None
-    host = scheduler.address.partition("://")[2].rpartition(":")[0] or "127.0.0.1"
-    try:
-        return str(format_dashboard_link(host, server.port))  # type: ignore[no-untyped-call]
-    except KeyError as error:
-        logger.debug("The link to Dask's dashboard needs a variable that is not set: %s", error)
-        return None
 
 
 class _Handler(RequestHandler):

@@ -328,6 +328,11 @@ class Analytics(Component):
         with Progress(quiet=not config.progress) as progress:
             progress.doing(f"starting {workers}", run=pool.run, run_dir=str(pool.run_dir))
             pool.start()
+            progress.doing(
+                "waiting for the simulation to connect",
+                live_page=next(iter(pool.pages.values()), ""),
+                dashboard=pool.dashboard,
+            )
 
     def _config(self) -> AnalyticsConfig:
         run = ips_compat.run_config(self.services)
@@ -386,6 +391,7 @@ class Analytics(Component):
     def _follow(self, pool: AnalyticsPool) -> None:
         """Show how far the run is, and fail it when nothing more can be expected."""
         from ips_components.report import Progress, contract_table
+        from ips_components.report.progress import tunnel
 
         config, running = pool.config, pool.running
 
@@ -398,12 +404,11 @@ class Analytics(Component):
         events = ProgressEvents(self.services)
         told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
-            for page, where in pool.live_pages():
-                progress.doing("waiting for the simulation to connect", live_page=page)
+            for name, page, where in pool.addresses():
                 host = socket.gethostname()
                 progress.note(
-                    f"live page on {host}: its address is {where}",
-                    terminal=f"live page on {host}: {page}",
+                    f"{name} on {host}: its address is {where}",
+                    terminal=f"{name}: {page}\n  {tunnel(page, host)}",
                 )
 
             def look(interval: float = ASK) -> None:

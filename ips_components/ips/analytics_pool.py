@@ -17,6 +17,7 @@ from ips_components.model.launch_steps import whole_axis
 POOL = "analytics"
 TASK = "analysis"
 TLS = ".tls"
+LIVE_PAGE = "live page"
 
 
 class AnalyticsPool:
@@ -55,6 +56,8 @@ class AnalyticsPool:
         """Run id with the coordinator for each port of a simulation."""
         self.pages: dict[str, str] = {}
         """Address of the live page of each run."""
+        self.dashboard = ""
+        """Address of Dask's dashboard; empty without one."""
         self.address: dict[str, Any] = {"analysis": config.analysis}
         """Where the scheduler is, and what it is to compute."""
         self._state = state
@@ -63,6 +66,7 @@ class AnalyticsPool:
     def start(self) -> None:
         """Start scheduler and workers, submit the analysis, and publish the contact files."""
         from ips_components import analysis
+        from ips_components.coordination.dashboard import open_dashboard
 
         config = self.config
         settings = self._settings()
@@ -71,6 +75,8 @@ class AnalyticsPool:
         pool = self.running
         try:
             pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
+            if config.dashboard:
+                self.dashboard = open_dashboard(pool.client)
             self.address = self._scheduler()
             if config.source:
                 return
@@ -89,18 +95,26 @@ class AnalyticsPool:
             if config.live_page:
                 self.pages[run] = analysis.open_live_page(pool.client, run)
             self._publish(run, tokens[run], endpoints[run], path)
-        for _, where in self.live_pages():  # a log may be read by others, the address gives access
-            self.services.warning("live page on %s: its address is %s", socket.gethostname(), where)
+        for name, _, where in self.addresses():  # a log may be read by others
+            log = self.services.warning if name == LIVE_PAGE else self.services.info
+            log("%s on %s: its address is %s", name, socket.gethostname(), where)
 
     @property
     def running(self) -> Any:
         """The pool, while it runs."""
         return ips_compat.running_pool(self.services, POOL)
 
-    def live_pages(self) -> list[tuple[str, str]]:
-        """Address of each live page, and where it stands for the user alone."""
+    def addresses(self) -> list[tuple[str, str, str]]:
+        """What can be looked at: its name, its address, and where that is for the user alone."""
         files = self._contact_files()
-        return [(page, f"live_page in {files[run]}") for run, page in self.pages.items()]
+        found = [
+            (LIVE_PAGE, page, f"live_page in {files[run]}") for run, page in self.pages.items()
+        ]
+        if self.dashboard and not self.config.source:
+            found.append(("Dask dashboard", self.dashboard, f"dashboard in {files[self.run]}"))
+        elif self.dashboard:
+            found.append(("Dask dashboard", self.dashboard, "shown on a terminal only"))
+        return found
 
     @property
     def contacts(self) -> dict[str, str]:
@@ -160,6 +174,7 @@ class AnalyticsPool:
                     "on_analytics_loss": config.on_analytics_loss,
                 },
                 live_page=self.pages.get(run, ""),
+                dashboard=self.dashboard,
                 tls=self._certificates() if config.security == "tls" else None,
                 scheduler=str(self.running.client.scheduler.address) if config.attach else "",
                 scheduler_tls=self._certificates() if config.attach else None,
@@ -305,5 +320,12 @@ class AnalyticsPool:
         return {
             "analysis": self.config.analysis,
             "scheduler": self.running.client.scheduler.address,
-            "dashboard": None,  # IPS starts schedulers without
+            "dashboard": self._former_dashboard(),
         }
+
+    def _former_dashboard(self) -> str | None:
+        """Where the dashboard was, for the record: without the secret, since others may read it."""
+        if not self.dashboard:
+            return None
+        port = self.dashboard.split("/")[2].rpartition(":")[2]
+        return f"port {port} of the loopback interface of {socket.gethostname()}, during the run"

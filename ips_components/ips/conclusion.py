@@ -12,7 +12,6 @@ from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
 from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
-_WHERE = re.compile(r"; at [^\n]+, line \d+, in [^\n]+\Z")
 _WORD = re.compile(r"\w")
 _NAMES_AN_ERROR = re.compile(r"[A-Z][\w.]*(Error|Exception)\b")
 _LEDGER_OPEN = "the ledger does not close: some blocks were produced and never accounted for"
@@ -101,7 +100,7 @@ class Conclusion:
         )
         write_record(record, self.run_dir)
         write_report(self.run_dir, record)
-        print_summary(record, self.run_dir)
+        print_summary(record, self.run_dir, cause=False)  # it comes last, from the framework
         return cause or ""
 
     def _known(self, name: str) -> Mapping[str, Any]:
@@ -180,11 +179,7 @@ def _facts(
 
 def in_short(text: str) -> str:
     """First line of a message, the line of it that names an error, and where that was raised."""
-    text = text.strip()
-    if found := _WHERE.search(text):
-        text, where = text[: found.start()], found[0]
-    else:
-        where = ""
+    text, where = ips_compat.split_where(text.strip())
     first, *lines = [line.strip() for line in text.splitlines() if _WORD.search(line)] or [""]
     named = [line for line in lines if _NAMES_AN_ERROR.match(line)] or lines
-    return " ".join([first, *named[-1:]]) + where
+    return " ".join([first, *named[-1:]]) + (f"; at {where}" if where else "")

@@ -53,6 +53,7 @@ def together(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: sum(state.get(name) or 0 for state in known) for name in _TOTALS},
         "phase": next(p for p in _PHASES if any(state.get("phase") == p for state in known)),
         "steps": min(state.get("steps") or 0 for state in known),
+        "position": min(state.get("position") or 0 for state in known),
         "analysed": min(state.get("analysed") or 0 for state in known),
         "waited": max(state.get("waited") or 0.0 for state in known),
         "states": counts,

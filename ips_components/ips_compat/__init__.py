@@ -11,7 +11,7 @@ does not derive from ours gets the same by two lines at the top of its module::
     ips_compat.install()
 """
 
-from ips_components.ips_compat import _component, _pool, _supervisor
+from ips_components.ips_compat import _component, _pool, _quiet, _supervisor
 from ips_components.ips_compat._access import prepare_launcher, section_of
 from ips_components.ips_compat._calls import answer, wait_first
 from ips_components.ips_compat._configs import check_new_framework, run_config
@@ -19,7 +19,7 @@ from ips_components.ips_compat._ips import check_version
 from ips_components.ips_compat._launch import CoupledPool, CoupledTask, couple_tasks
 from ips_components.ips_compat._running_pool import RunningPool, TaskPoolError, running_pool
 from ips_components.ips_compat._supervisor import CAUSE
-from ips_components.ips_compat._text import describe, tail
+from ips_components.ips_compat._text import describe, split_where, tail
 from ips_components.ips_compat._tls import make_credentials
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "run_config",
     "running_pool",
     "section_of",
+    "split_where",
     "tail",
     "wait_first",
 ]
@@ -64,4 +65,5 @@ def install() -> None:
         _installed = True
     supervisor = _supervisor.attach()
     if supervisor is not None:
+        _quiet.silence(supervisor.framework, reported=supervisor.exits)
         check_new_framework(supervisor)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ips_components.ips_compat._text import describe
+from ips_components.ips_compat._text import describe, split_where
 
 _QUOTED = 4
 
@@ -54,10 +54,12 @@ class Failures:
 def report(cause: str, logs: Iterable[str]) -> None:
     """Say on the terminal why a run failed, and where its logs are."""
     sys.stdout.flush()
+    cause, where = split_where(cause)
     first, *quoted = cause.splitlines()
-    lines = ["ips_components: the run failed", f"  cause: {first}"]
+    lines = ["ips_components: the run failed", *(f"  log:   {log}" for log in logs)]
+    lines.append(f"  cause: {first}")
     lines += [f"    {line}" for line in quoted[-_QUOTED:]]
-    lines += [f"  log:   {log}" for log in logs]
+    lines += [f"  where: {where}"] if where else []
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import shutil
 import sys
 from functools import wraps
@@ -42,6 +43,12 @@ def _connect(coupled: CoupledPool | None = None, **options: Any) -> Any:
             if type(plugin).__module__.split(".")[0] == "ips_components":
                 check_versions(self)  # the other side must have this package, too
             return self.register_plugin(plugin, name=name)
+
+        def submit(self, func: Any, *args: Any, **keywords: Any) -> Any:
+            # Without a portal, IPS's tasks would print their events among the output of the run.
+            if keywords.get("worker_event_logfile", "") is None:
+                keywords["worker_event_logfile"] = os.devnull
+            return super().submit(func, *args, **keywords)
 
         def scheduler_info(self, n_workers: int = -1, **keywords: Any) -> Any:
             # Some versions list five workers by default; IPS wants all of them.
@@ -137,11 +144,14 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
         close(pool)
     if failures:
         name, first = next(iter(failures.items()))
+        total = len(failures) + len(results)
+        which = (
+            f"task {name!r} failed"
+            if total == 1
+            else f"{len(failures)} of {total} tasks failed, the first of them {name!r}"
+        )
         raise TaskPoolError(
-            f"task pool {pool.name!r}: {len(failures)} of {len(failures) + len(results)} tasks "
-            f"failed, the first of them {name!r}: {describe(first)}",
-            results,
-            failures,
+            f"task pool {pool.name!r}: {which}: {describe(first)}", results, failures
         )
     if cut is not None:
         raise TaskPoolError(str(cut), results)

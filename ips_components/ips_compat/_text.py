@@ -2,9 +2,24 @@
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from ips_components.errors import IPSComponentsError
+
+_WHERE = re.compile(r"; at ([^\n]+, line \d+, in [^\n;]+)\Z")
+
+
+def split_where(text: str) -> tuple[str, str]:
+    """Split a message that ends with a place in a file from that place, "" where there is none.
+
+    Examples
+    --------
+    >>> split_where("ValueError: too hot; at a.py, line 3, in heat")
+    ('ValueError: too hot', 'a.py, line 3, in heat')
+    """
+    found = _WHERE.search(text.strip())
+    return (text, "") if found is None else (text.strip()[: found.start()], found[1])
 
 
 def describe(error: object) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 HEADINGS = ("produced", "skipped", "delivered", "dropped", "lost")
 
 
-def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) -> str:
+def summary_table(
+    record: Mapping[str, Any], run_dir: str | Path | None = None, cause: bool = True
+) -> str:
     """What a run did and what it cost, in about ten lines.
 
     Parameters
@@ -27,6 +29,8 @@ def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) 
         A run record; fields that are missing get their defaults.
     run_dir : path-like, optional
         Where the files of the run are. With it, the figures and the report are told by path.
+    cause : bool
+        Whether to say why a run has failed.
 
     Returns
     -------
@@ -42,7 +46,7 @@ def summary_table(record: Mapping[str, Any], run_dir: str | Path | None = None) 
     facts = Facts.of(record)
     rows = summary_rows(record, run_dir)
     width = max(len(name) for name, _ in rows)
-    lines = [_headline(record, facts)]
+    lines = [_headline(record, facts, cause)]
     lines += [f"  {name:<{width}}  {text}" for name, text in rows]
     return "\n".join(lines)
 
@@ -103,24 +107,27 @@ def ledger_table(record: Mapping[str, Any]) -> str:
 
 
 def print_summary(
-    record: Mapping[str, Any], run_dir: str | Path | None = None, console: Console | None = None
+    record: Mapping[str, Any],
+    run_dir: str | Path | None = None,
+    console: Console | None = None,
+    cause: bool = True,
 ) -> None:
     """Print :func:`summary_table`, with the verdict in colour when the terminal has colours."""
     from rich.console import Console
     from rich.text import Text
 
-    headline, *rest = summary_table(record, run_dir).splitlines()
+    headline, *rest = summary_table(record, run_dir, cause).splitlines()
     console = console or Console()
     style = "bold green" if record.get("status") == "ok" else "bold red"
     console.print(Text(headline, style=style), soft_wrap=True)
     console.print(Text("\n".join(rest)), soft_wrap=True)
 
 
-def _headline(record: Mapping[str, Any], facts: Facts) -> str:
+def _headline(record: Mapping[str, Any], facts: Facts, cause: bool) -> str:
     took = "" if facts.duration is None else f" after {numbers.duration(facts.duration)}"
     if facts.ok:
         return f"Run {record['run']} succeeded{took}"
-    return f"Run {record['run']} FAILED{took}: {facts.short_cause()}"
+    return f"Run {record['run']} FAILED{took}{f': {facts.short_cause()}' if cause else ''}"
 
 
 def summary_rows(

@@ -7,6 +7,7 @@ every now and then, and only when something has moved.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 LINE_INTERVAL = 5.0
 #: Seconds between two questions to the scheduler.
 POLL_INTERVAL = 0.5
+#: Seconds of progress before the time that is left is estimated.
+_ESTIMATE_AFTER = 3.0
 #: Seconds over which the shown rate is averaged.
 RATE_WINDOW = 3.0
 
@@ -69,6 +72,7 @@ class Progress:
         self._interval = interval
         self._clock = clock
         self._rate = Rate()
+        self._remaining = Remaining()
         self._file = ProgressFile.wanted()
         self._stream = sys.stderr if stream is None else stream
         self._view: _Lines | _Bars | None = None
@@ -103,12 +107,13 @@ class Progress:
             return
         now = self._clock()
         rate = self._rate.at(now, state.get("delivered") or 0)
+        left = self._remaining.at(now, bars(state)) if state.get("phase") == "running" else None
         if isinstance(self._view, _Bars):
-            self._view.show(state, rate)
+            self._view.show(state, rate, left)
             return
         phase = state.get("phase")
         due = now - self._shown >= self._interval or (phase in _FINAL and phase != self._phase)
-        line = describe(state, rate)
+        line = describe(state, rate, left)
         if due and line != self._last:
             self._view.show(line)
             self._shown, self._last, self._phase = now, line, phase
@@ -221,7 +226,7 @@ class Bar:
 
 def bars(state: Mapping[str, Any], rate: float | None = None) -> list[Bar]:
     """The bars of a state: the simulation's, and the analysis' once it has tasks."""
-    steps, n_steps = state.get("steps") or 0, state.get("n_steps")
+    steps, n_steps = _position(state), state.get("n_steps")
     total = None if n_steps is not None and steps > n_steps else n_steps
     words = ", ".join([_of("step", steps, n_steps), *_traffic(state, rate)])
     found = [Bar("simulation", steps, total, words)]
@@ -251,7 +256,7 @@ def awaited(state: Mapping[str, Any]) -> str:
     return ""
 
 
-def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
+def describe(state: Mapping[str, Any], rate: float | None = None, left: float | None = None) -> str:
     """One line of plain text about a state.
 
     Examples
@@ -259,15 +264,54 @@ def describe(state: Mapping[str, Any], rate: float | None = None) -> str:
     >>> describe({"run": "r1", "steps": 4, "waited": 0.25, "tasks": {"done": 7, "total": 20}})
     'r1: step 4, 7 of 20 tasks, waited 250 ms'
     """
-    parts = [_of("step", state.get("steps"), state.get("n_steps"))]
+    parts = [_of("step", _position(state), state.get("n_steps"))]
     tasks = state.get("tasks") or {}
     if tasks.get("total"):
         parts.append(f"{numbers.count(tasks['done'])} of {numbers.count(tasks['total'])} tasks")
     parts += _traffic(state, rate)
     parts += _cost(state)
+    parts += _left(left)
     if state.get("phase") in _FINAL:
         parts.append(_FINAL[state["phase"]])
     return f"{state.get('run', 'run')}: {', '.join(parts)}"
+
+
+def _position(state: Mapping[str, Any]) -> int:
+    """Steps that the simulation has put, whether the analysis needs them or not."""
+    return max(state.get("steps") or 0, state.get("position") or 0)
+
+
+def tunnel(address: str, host: str) -> str:
+    """How an address of the loopback interface is reached from another machine.
+
+    Examples
+    --------
+    >>> tunnel("http://127.0.0.1:36713/secret/", "node17")
+    'from another machine: ssh -N -L 36713:127.0.0.1:36713 node17'
+    """
+    place = address.split("/")[2]
+    port = place.rpartition(":")[2]
+    return f"from another machine: ssh -N -L {port}:{place} {host}"
+
+
+class Remaining:
+    """Estimates how long a run still takes, from how far its sides have come."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def at(self, now: float, found: list[Bar]) -> float | None:
+        """Note how far the sides are; the seconds left, None as long as that is a guess."""
+        left = []
+        for bar in found:
+            if not bar.total or not bar.done or bar.done >= bar.total:
+                continue
+            began, first = self._began.setdefault(bar.name, (now, bar.done))
+            passed, done = now - began, bar.done - first
+            known = passed >= _ESTIMATE_AFTER and done > 0
+            left.append(passed * (bar.total - bar.done) / done if known else math.inf)
+        longest = max(left, default=math.inf)
+        return None if math.isinf(longest) else longest
 
 
 def _of(noun: str, done: int | None, total: int | None) -> str:
@@ -282,9 +326,13 @@ def _traffic(state: Mapping[str, Any], rate: float | None) -> list[str]:
     return [f"delivered {numbers.size(delivered)}{speed}"]
 
 
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"about {numbers.duration(max(seconds, 1.0))} left"]
+
+
 def _cost(state: Mapping[str, Any]) -> list[str]:
     parts = []
-    if state.get("waited") is not None:
+    if state.get("waited"):
         parts.append(f"waited {numbers.duration(state['waited'])}")
     memory = [w.get("rss") for w in (state.get("workers") or {}).values() if w.get("rss")]
     if memory:
@@ -307,7 +355,9 @@ class _Lines:
     note = show
 
     def doing(self, text: str) -> None:
-        """A log has the steps; words that only fill a wait would be noise."""
+        """What a run waits for, where no line about its steps would say so."""
+        if text.startswith("starting"):
+            self.show(text)
 
 
 class _Bars:
@@ -348,9 +398,9 @@ class _Bars:
         self._doing = text
         self._line.plain = ", ".join([text, *self._costs])
 
-    def show(self, state: Mapping[str, Any], rate: float | None) -> None:
+    def show(self, state: Mapping[str, Any], rate: float | None, left: float | None = None) -> None:
         ids = {"simulation": self._simulation, "analysis": self._analysis}
         for bar in bars(state, rate):
             self._bars.update(ids[bar.name], total=bar.total, completed=bar.done, words=bar.words)
-        self._costs = _cost(state)
+        self._costs = [*_left(left), *_cost(state)]
         self.doing(self._doing)

@@ -65,7 +65,7 @@ class ProgressFile:
 def read_progress(path: str | Path) -> dict[str, Any]:
     """Return what is known of a run; empty before anything was written."""
     try:
-        known: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known
+    return known if isinstance(known, dict) else {}

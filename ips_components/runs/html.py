@@ -42,9 +42,10 @@ def progress_html(title: str, status: str, known: Mapping[str, Any], cause: str)
         width = 100 * bar.done / bar.total if bar.total else 0
         color = _BADGES["succeeded" if bar.total and bar.done >= bar.total else "running"]
         rows.append(_BAR.format(name=bar.name, width=width, color=color, words=escape(bar.words)))
-    if status == "running" and known.get("live_page"):
-        page = escape(str(known["live_page"]))
-        rows.append(f'<div>live page: <a href="{page}" target="_blank">{page}</a></div>')
+    for key, name in (("live_page", "live page"), ("dashboard", "Dask dashboard")):
+        if status == "running" and known.get(key):
+            page = escape(str(known[key]))
+            rows.append(f'<div>{name}: <a href="{page}" target="_blank">{page}</a></div>')
     if cause:
         rows.append(_cause(cause))
     return _frame(rows)

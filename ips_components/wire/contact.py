@@ -145,9 +145,10 @@ class Contact:
         The receivers.
     deadlines, options
         What differs from `DEADLINES` and `OPTIONS`.
-    live_page
-        Address of the run's live page with a secret in it, for people; empty without one. It is
-        in the file only: ranks do not need it, and the binary form does not have it.
+    live_page, dashboard
+        Addresses of the run's live page and of Dask's dashboard with secrets in them, for people;
+        empty without one. They are in the file only: ranks do not need them, and the binary form
+        does not have them.
     scheduler
         Address of the Dask scheduler, for clients that attach to the run; in the file only.
         Empty: nobody may.
@@ -166,6 +167,7 @@ class Contact:
     tls: Certificates | None = None
     scheduler: str = ""
     scheduler_tls: Certificates | None = None
+    dashboard: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not self.run or len(self.run.encode()) > 64:
@@ -236,11 +238,13 @@ class Contact:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        page: dict[str, Any] = {"live_page": self.live_page} if self.live_page else {}
-        if self.scheduler:
-            page["scheduler"] = self.scheduler
+        pages: dict[str, Any] = {
+            "live_page": self.live_page,
+            "dashboard": self.dashboard,
+            "scheduler": self.scheduler,
+        }
         if self.scheduler_tls is not None:
-            page["scheduler_tls"] = self.scheduler_tls.fields()
+            pages["scheduler_tls"] = self.scheduler_tls.fields()
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -249,7 +253,7 @@ class Contact:
             "endpoints": [asdict(endpoint) for endpoint in self.endpoints],
             "deadlines": dict(self.deadlines),
             "options": dict(self.options),
-            **page,
+            **{name: address for name, address in pages.items() if address},
             **({"tls": self.tls.fields()} if self.tls is not None else {}),
             "binary": self.to_bytes().hex(),
         }
@@ -279,6 +283,7 @@ class Contact:
                 scheduler=str(content.get("scheduler", "")),
                 scheduler_tls=_certificates(content.get("scheduler_tls")),
                 tls=_certificates(content.get("tls")),
+                dashboard=str(content.get("dashboard", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ContactError(f"{where} is damaged: {error!r}") from error

@@ -1,5 +1,6 @@
 """The adapter's parts that need no framework: versions, resources, launchers, messages."""
 
+import logging
 import os
 import pickle
 import stat
@@ -13,7 +14,7 @@ import pytest
 from ips_components import ips_compat
 from ips_components.config import Platform
 from ips_components.errors import ConfigError, IPSComponentsError, UnsupportedVersion
-from ips_components.ips_compat import _deadlock, guard
+from ips_components.ips_compat import _deadlock, _quiet, guard
 from ips_components.ips_compat._launchers import write_launchers
 from ips_components.ips_compat._security import all_on_one_host, make_security
 from ips_components.ips_compat._tls import days_of_run
@@ -333,3 +334,20 @@ def test_workers_reuse_freed_memory_unless_the_user_says_otherwise(tmp_path, giv
     )
     assert shown.stdout.split() == expected.split()
     assert "MALLOC" not in write_launchers(tmp_path, "pool").scheduler.read_text()
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "reported", "kept"),
+    [
+        (logging.WARNING, "Missing INIT specification in config file for simulation a", False, 0),
+        (logging.WARNING, "RM: 1 nodes and 8 processors per node", False, 0),
+        (logging.WARNING, "RM: listOfNodes = [('dummynode0', 8)]", False, 0),
+        (logging.WARNING, "RM: cannot do that", False, 1),
+        (logging.ERROR, "received a failure message from component a : (X,)", True, 0),
+        (logging.ERROR, "received a failure message from component a : (X,)", False, 1),
+        (logging.ERROR, "Missing INIT specification", True, 1),
+    ],
+)
+def test_what_ips_warns_of_without_need_is_left_out(level, text, reported, kept):
+    record = logging.LogRecord("FRAMEWORK", level, "", 1, text, (), None)
+    assert bool(_quiet._Harmless(reported).filter(record)) == bool(kept)

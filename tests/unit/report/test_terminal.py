@@ -25,7 +25,7 @@ from ips_components.report import (
 from ips_components.report import _numbers as numbers
 from ips_components.report.commands import add_subcommands
 from ips_components.report.ledger import ledger_table, print_summary
-from ips_components.report.progress import Rate, _Bars, describe
+from ips_components.report.progress import Rate, Remaining, _Bars, awaited, bars, describe
 
 
 class Terminal(io.StringIO):
@@ -174,7 +174,7 @@ def test_the_real_state_of_a_run_can_be_described():
     feed.begin()
     feed.run(10)
     line = describe(feed.state.progress())
-    assert line.startswith("heat2d_ipca: step 10, delivered 80.0 MiB, waited 0 s, worker memory")
+    assert line.startswith("heat2d_ipca: step 10, delivered 80.0 MiB, worker memory")
 
 
 def test_plain_lines_come_at_intervals_and_only_when_something_moved():
@@ -258,3 +258,58 @@ def test_rate_is_over_the_last_seconds():
     assert rate.at(0.0, 0) is None
     assert rate.at(1.0, 10) == 10
     assert [rate.at(float(t), 10) for t in (2, 3, 4)] == [5, 0, 0]
+
+
+# -- what a run waits for, and how long it takes --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"phase": "open"}, "waiting for the simulation to connect"),
+        ({"phase": "open", "ranks": 2}, "waiting for the contract: the analysis makes its graph"),
+        ({"phase": "contracted", "ranks": 2}, "waiting for the first step"),
+        ({"phase": "running"}, "running"),
+        ({"phase": "ended", "tasks": {"done": 3, "total": 9}}, "finishing the analysis"),
+        ({"phase": "ended", "tasks": {"done": 8, "total": 9}}, "writing results"),
+        ({}, ""),
+    ],
+)
+def test_what_is_awaited_is_said_in_words(state, words):
+    assert awaited(state) == words
+
+
+def test_the_bar_of_the_simulation_counts_steps_that_nobody_wants():
+    """Every tenth step is wanted: three of them are complete, and step 27 was put last."""
+    state = {"phase": "running", "steps": 3, "position": 28, "n_steps": 50}
+    (simulation,) = bars(state)
+    assert (simulation.done, simulation.total) == (28, 50)
+    assert describe({"run": "r", **state}) == "r: step 28 of 50"
+
+
+def test_time_left_is_that_of_the_slower_side():
+    def state(steps, tasks):
+        return bars({"steps": steps, "n_steps": 100, "tasks": {"done": tasks, "total": 200}})
+
+    remaining = Remaining()
+    assert remaining.at(0.0, state(0, 0)) is None
+    assert remaining.at(1.0, state(10, 10)) is None  # from here on
+    assert remaining.at(2.0, state(20, 20)) is None  # too early to say
+    assert remaining.at(11.0, state(60, 60)) == pytest.approx(28.0)  # 140 tasks at 5 per second
+    assert remaining.at(12.0, state(100, 110)) == pytest.approx(9.9)
+    assert remaining.at(20.0, state(100, 200)) is None
+    line = describe({"run": "r", "steps": 60, "n_steps": 100}, None, 28.0)
+    assert line == "r: step 60 of 100, about 28.0 s left"
+
+
+def test_words_of_another_process_are_shown_in_the_bars():
+    stream = Terminal()
+    with Progress(stream=stream) as progress:
+        progress.show_known({"doing": "starting 2 Dask workers"})
+        progress.show_known({"state": {"phase": "contracted", "ranks": 2, "steps": 0}})
+    assert "waiting for the first step" in stream.getvalue()  # the newest words are drawn
+
+
+def test_the_summary_leaves_the_cause_to_who_says_it_last():
+    first = summary_table(run_records.rank_death_record(), cause=False).splitlines()[0]
+    assert first == "Run heat2d_ipca FAILED after 8.34 s"
