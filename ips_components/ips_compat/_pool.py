@@ -37,18 +37,15 @@ def _connect(coupled: CoupledPool | None = None, **options: Any) -> Any:
     class PoolClient(Client):  # type: ignore[misc]
         def submit(self, function: Any, *args: Any, **keywords: Any) -> Any:
             run = coupled.wrap(function) if coupled else function
+            # Without a portal, IPS's tasks would print their events among the output of the run.
+            if keywords.get("worker_event_logfile", "") is None:
+                keywords["worker_event_logfile"] = os.devnull
             return super().submit(run, *args, **keywords)
 
         def register_worker_plugin(self, plugin: Any, name: str | None = None) -> Any:
             if type(plugin).__module__.split(".")[0] == "ips_components":
                 check_versions(self)  # the other side must have this package, too
             return self.register_plugin(plugin, name=name)
-
-        def submit(self, func: Any, *args: Any, **keywords: Any) -> Any:
-            # Without a portal, IPS's tasks would print their events among the output of the run.
-            if keywords.get("worker_event_logfile", "") is None:
-                keywords["worker_event_logfile"] = os.devnull
-            return super().submit(func, *args, **keywords)
 
         def scheduler_info(self, n_workers: int = -1, **keywords: Any) -> Any:
             # Some versions list five workers by default; IPS wants all of them.
