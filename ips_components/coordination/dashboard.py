@@ -96,13 +96,15 @@ class Dashboard(SchedulerPlugin):
             dask = await loop.run_in_executor(
                 None, import_module, "distributed.dashboard.scheduler"
             )
-            from distributed.http import get_handlers
             from distributed.http.routing import RoutingApplication
+            from distributed.http.utils import get_handlers
 
             handlers = get_handlers(
                 server=self._scheduler, modules=list(_MODULES), prefix=self._token
             )
-            application = RoutingApplication(handlers, log_function=_log_request)
+            application: Any = RoutingApplication(  # type: ignore[no-untyped-call]
+                handlers, log_function=_log_request
+            )
             dask.connect(application, self._server, self._scheduler, prefix=self._token)
             self._ready = application
         except Exception as error:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Bars in the figure of the ranks' waiting; more ranks share bars.
 MAX_BARS = 256
+#: Points of the curve of the throughput, from the first step to the newest one.
+MAX_POINTS = 300
 #: Newest launches and faults on the page.
 MAX_LAUNCHES = 100
 MAX_FAULTS = 100
@@ -126,6 +128,8 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
         **progress,
         "n_ranks": state.n_ranks,
         "lost_ranks": len(state.lost_ranks),
+        "position": max(progress["position"], progress["steps"]),
+        "history": _history(state.steps),
         "waiting": _bars(state.waited),
         "workers": [
             {
@@ -147,6 +151,16 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
 
 def _pick(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: values.get(name) for name in names}
+
+
+def _history(steps: Mapping[int, Any]) -> list[tuple[float, int]]:
+    """When steps were complete, and the bytes delivered by then: of at most `MAX_POINTS` steps."""
+    points = sorted(
+        (step.complete, step.delivered or 0) for step in steps.values() if step.complete is not None
+    )
+    every = -(-len(points) // MAX_POINTS) or 1
+    chosen = points[::every]
+    return chosen if chosen[-1:] == points[-1:] else [*chosen, points[-1]]
 
 
 def _bars(waits: Sequence[float]) -> dict[str, Any]:

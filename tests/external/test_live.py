@@ -6,13 +6,20 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from distributed import Scheduler
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from ips_components.coordination.coordinator import RunCoordinator
-from ips_components.coordination.live_page import MAX_BARS, _bars, open_live_page
+from ips_components.coordination.live_page import (
+    MAX_BARS,
+    MAX_POINTS,
+    _bars,
+    _history,
+    open_live_page,
+)
 from ips_components.errors import ConfigError
 from ips_components.external.tasks import ExternalTasks
 
@@ -56,6 +63,10 @@ def test_it_tells_the_state_as_json():
     state = json.loads(answer.body)
     assert state["steps"] == 1
     assert state["delivered"] == 8
+    assert state["position"] == 1
+    ((complete, delivered),) = state["history"]
+    assert complete > 0
+    assert delivered == 8
     assert state["waiting"] == {"ranks_per_bar": 1, "seconds": [0.0, 0.5]}
     assert state["workers"][0]["rss"] == 7
     assert state["workers"][0]["alive"] is False
@@ -143,3 +154,15 @@ def test_a_client_opens_the_page_and_the_scheduler_closes_it():
             await AsyncHTTPClient().fetch(url)
 
     asyncio.run(look())
+
+
+def test_the_history_is_bounded_and_has_both_ends():
+    steps = {
+        n: SimpleNamespace(complete=float(n), delivered=10 * n) for n in range(10 * MAX_POINTS + 7)
+    }
+    steps[len(steps)] = SimpleNamespace(complete=None, delivered=None)
+    found = _history(steps)
+    assert len(found) <= MAX_POINTS + 1
+    assert found[0] == (0.0, 0)
+    assert found[-1] == (float(len(steps) - 2), 10 * (len(steps) - 2))
+    assert _history({}) == []
