@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -15,12 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 from coupled_outcomes import at_step, record_of, right
+from hostile_peers import break_tls, client_hello, words
 
-from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import make_credentials
 from ips_components.wire import contact as contacts
-from ips_components.wire import framing, proof
-from ips_components.wire import messages as m
 
 STRANGER = Path(__file__).parent / "coupled" / "stranger.py"
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
@@ -170,88 +167,22 @@ def _hostile(run, process, seed):
             sock.connect(("127.0.0.1", lane) if isinstance(lane, int) else "\0" + lane[1:])
             if number % 8 == 0:  # says nothing more, some in the middle of a TLS handshake
                 if number % 16 == 0:
-                    begun = _client_hello()
+                    begun = client_hello()
                     sock.sendall(begun[: rng.randrange(1, len(begun))])
                 idle.append(sock)
                 opened.pop_all()
                 continue
             sock.settimeout(0.5)
             if isinstance(lane, int) and rng.random() < 0.4:
-                _break_tls(rng, sock, own)
+                break_tls(rng, sock, own)
                 continue
-            for part in _words(rng, contact, sock):
+            for part in words(rng, contact, sock):
                 sock.sendall(part)
     return idle
 
 
-def _tls_client(own):
-    """A client without a certificate, or with one of an authority of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if own is not None:
-        context.load_cert_chain(own.certificate, own.key)
-    return context
-
-
-def _client_hello():
-    out = ssl.MemoryBIO()
-    side = _tls_client(None).wrap_bio(ssl.MemoryBIO(), out)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        side.do_handshake()
-    return out.read()
-
-
-def _break_tls(rng, sock, own):
-    """A handshake that ends in its middle, goes on with noise, or is done by a stranger."""
-    match rng.randrange(4):
-        case 0:
-            sock.sendall(_client_hello()[: rng.randrange(1, 200)])
-        case 1:
-            sock.sendall(_client_hello() + rng.randbytes(300))
-        case 2:
-            sock.sendall(_client_hello())
-            sock.recv(1 << 16)
-            sock.sendall(rng.randbytes(300))
-        case 3:
-            context = _tls_client(rng.choice([None, own]))
-            with context.wrap_socket(sock) as secured:
-                secured.sendall(framing.pack(m.Greeting(rng.randbytes(32))))
-                secured.recv(1 << 16)
-
-
 def _family_of(lane):
     return (socket.AF_INET if isinstance(lane, int) else socket.AF_UNIX,)
-
-
-def _words(rng, contact, sock):
-    """Parts of a conversation, the last of them wrong."""
-    greeting = m.Greeting(rng.randbytes(32))
-    yield rng.choice([b"GET / HTTP/1.1\r\n\r\n", rng.randbytes(200), framing.pack(greeting)])
-    if rng.random() < 0.5 or sock.family != socket.AF_UNIX:
-        yield rng.randbytes(rng.choice([1, 40, 400]))
-        return
-    # This one knows the token, and breaks the protocol.
-    try:
-        (challenge,) = framing.Decoder().feed(sock.recv(1 << 16))
-        good = {"run": contact.run, "rank": 1, "size": 2, "pid": 1, "session": rng.randrange(9)}
-        wrong = rng.choice(
-            [
-                {"size": 7},
-                {"rank": 2**31 - 1},
-                {"rank": 5},
-                {"run": "another"},
-                {"info": b"{" * 5000},
-                {"info": json.dumps({"arrays": [{"name": "field", "shape": [-1]}]}).encode()},
-                {"info": json.dumps({"blocks": {"field": [[[1e300], [2]]]}}).encode()},
-            ]
-        )
-        hello = m.Hello(**{**good, **wrong})
-        answered = framing.pack(proof.answer(hello, contact.secret, greeting, challenge))
-        yield rng.choice([answered, answered[: len(answered) // 2], answered * 2])
-        yield rng.choice([framing.pack(m.Credit(0, 1)), framing.pack(m.Want(9, 1 << 60)), b""])
-        yield rng.randbytes(100)
-    except (IPSComponentsError, ValueError):
-        return
 
 
 def _size(process):

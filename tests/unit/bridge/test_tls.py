@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from _pair import agree, assembled, receivers, together
+from hostile_peers import break_tls, client_hello, words
 
 from ips_components.bridge import Array, Bridge
 from ips_components.errors import BridgeError, ContactError, TlsError
@@ -335,3 +338,42 @@ def test_logging_names_who_was_closed(tmp_path, credentials, caplog):
                 pass
             name = "{}:{}".format(*sock.getsockname())
     assert f"Connection of {name} closed: it speaks without TLS" in caplog.text
+
+
+def test_handshakes_that_break_off_and_peers_that_break_the_protocol_change_nothing(
+    tmp_path, over_tcp, credentials, foreign
+):
+    """Beside ranks that put; connections that say nothing more stay until the oldest is dropped."""
+    rng = random.Random(1)
+    with encrypted(tmp_path, credentials, named(credentials)) as (file, _, sinks, contract):
+        contact = contacts.read(file)
+        (endpoint,) = contact.endpoints
+        with ThreadPoolExecutor(RANKS) as pool, ExitStack() as idle:
+            ranks = [pool.submit(put_all, file, rank) for rank in range(RANKS)]
+            for number in range(100):
+                family = socket.AF_UNIX if number % 3 == 0 else socket.AF_INET
+                sock = socket.socket(family)
+                sock.settimeout(2)
+                with suppress(OSError), ExitStack() as opened:
+                    opened.enter_context(sock)
+                    if family == socket.AF_UNIX:
+                        sock.connect("\0" + endpoint.unix[1:])
+                        for part in words(rng, contact, sock):
+                            sock.sendall(part)
+                        continue
+                    sock.connect((endpoint.host, endpoint.port))
+                    if number % 4:
+                        break_tls(rng, sock, rng.choice([None, foreign]))
+                        continue
+                    sock.sendall(client_hello()[: rng.randrange(1, 150)])
+                    idle.enter_context(opened.pop_all())
+            assert [rank.result(60) for rank in ranks] == [{0: "tcp"}] * RANKS
+        expected = np.stack(
+            [np.concatenate([cells(r, step) for r in range(RANKS)]) for step in range(STEPS)]
+        )
+        np.testing.assert_array_equal(assembled(contract, 0, sinks), expected)
+        assert {(each.rank, each.size) for each in sinks[0].hellos} == {
+            (r, RANKS) for r in range(3)
+        }
+        assert not sinks[0].faults
+        assert len(threading.enumerate()) < 40
