@@ -9,7 +9,8 @@ import json
 
 import numpy as np
 import pytest
-from loop_runs import ANALYTICS, check, loop, record_of, simulation
+from loop_runs import ANALYTICS, CELLS, check, loop, record_of, simulation
+from workflows import BIN, PARTS
 
 pytestmark = [pytest.mark.deaths, pytest.mark.timeout(260)]
 
@@ -65,6 +66,24 @@ def test_a_rank_is_killed_and_its_launch_repeated(tmp_path, leaves_nothing, laun
     assert [each["launch"] for each in record["launches"] if not each["ok"]] == [launch]
 
 
+def test_a_rank_of_an_own_component_is_killed_which_launches_it_again(tmp_path, leaves_nothing):
+    component = {
+        "NAME": "OwnPhysics",
+        "MODULE": "generic_driver",
+        "SUB_CLASS": "field",
+        "NPROC": 2,
+        "PROGRAM": BIN / "python",
+        "COUPLED": True,
+        "TRIES": 3,
+        "OPTIONS": f"{PARTS}/counting.py field {CELLS} {PER_LAUNCH} --total 12 --die 0:2",
+        **RETRIED,
+    }
+    flow = loop(tmp_path, LAUNCHES, {"SIM": component, "ANALYTICS": ANALYTICS})
+    ended = flow.run(220)
+    assert ended.status == 0, ended.output + ended.log
+    assert [each["ok"] for each in right(flow)["launches"]] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("launch", [pytest.param(0, marks=campaign), 2])
 def test_the_launcher_is_killed_and_its_launch_repeated(tmp_path, leaves_nothing, launch):
     """With all of its ranks: whatever has the name of the program in its command."""
@@ -96,8 +115,8 @@ def test_a_worker_is_killed_in_a_launch(tmp_path, leaves_nothing, launch):
 BETWEEN = {
     "worker": ("spawn_main", ["worker", "lost with its worker", "cannot be sent again"]),
     "scheduler": ("dask_scheduler", ["Dask scheduler", "scheduler"]),
-    "simulation": ("component:Simulation", ["component's process"]),
-    "analytics": ("component:Analytics", ["component's process"]),
+    "simulation": ("component:Simulation", ["was ended by SIGKILL"]),
+    "analytics": ("component:Analytics", ["was ended by SIGKILL"]),
 }
 
 

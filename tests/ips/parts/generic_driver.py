@@ -108,10 +108,12 @@ class OwnPhysics(Component):
         if int(float(timestamp)) % every:
             return
         cwd = self.services.get_working_dir()
-        task = self.services.launch_task(self.NPROC, cwd, self.PROGRAM, *self.OPTIONS.split(),
-                                         logfile="own.log")  # fmt: skip
-        if self.services.wait_task(task) != 0:
-            raise RuntimeError("the task failed")
+        for _ in range(int(getattr(self, "TRIES", 1))):
+            task = self.services.launch_task(self.NPROC, cwd, self.PROGRAM, *self.OPTIONS.split(),
+                                             logfile="own.log")  # fmt: skip
+            if self.services.wait_task(task) == 0:
+                return
+        raise RuntimeError("the task failed")
 
     def finalize(self, timestamp=0.0):
         pass
