@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from ips_components.config import (
     AnalyticsConfig,
@@ -32,16 +32,26 @@ def check_files_and_resources(configs: Sequence[Path], platform: Path) -> Findin
 def check_resources(run: RunConfig, platform: Platform) -> list[Problem]:
     """Return what IPS would refuse, or what would wait for ever.
 
-    The Dask workers and the simulation run at the same time; IPS gives cores to the first task and
-    lets the second one wait until they are free, which here is never.
+    The Dask workers and the simulations of our driver run at the same time; IPS gives cores to the
+    first task and lets the second one wait until they are free, which here is never. Any other
+    driver may launch one simulation after the other; a launch then waits for those before it.
     """
+    pool: list[Task] = [
+        (config, "DASK_NODES", workers(config, platform)) for config in run.analytics
+    ]
+    simulations: list[Task] = [(config, "NPROC", ranks(config)) for config in run.simulations]
+    together = [simulations] if run.attended or not simulations else [[s] for s in simulations]
+    for tasks in together:
+        if problems := _check_together(run, platform, [*pool, *tasks]):
+            return problems
+    return []
+
+
+def _check_together(run: RunConfig, platform: Platform, tasks: "list[Task]") -> list[Problem]:
+    """Return why tasks do not fit on a platform at the same time."""
     allocator = Allocator.of_platform(platform)
     if allocator is None:  # the nodes are known inside of a batch job only
         return []
-    tasks = [
-        *((config, "DASK_NODES", workers(config, platform)) for config in run.analytics),
-        *((config, "NPROC", ranks(config)) for config in run.simulations),
-    ]
     for config, name, request in tasks:
         if refusal := allocator.allocate(request):
             return [
@@ -92,6 +102,10 @@ class Request:
     cpp: int = 0
     gpp: int = 0
     shared: bool = True
+
+
+Task: TypeAlias = tuple[AnalyticsConfig | SimulationConfig, str, Request]
+"""A component, the parameter that says how large its task is, and what the task asks for."""
 
 
 class Allocator:

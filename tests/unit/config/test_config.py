@@ -643,6 +643,24 @@ def test_launches_that_cannot_work_are_refused(files, changes, said):
         assert words in text
 
 
+def test_simulations_that_any_driver_may_launch_in_turn_need_not_fit_together(files):
+    """Two of four ranks each beside a worker on six slots; under our driver they run at once."""
+    second = CONFIG[CONFIG.index("[HEAT]") : CONFIG.index("[PCA]")].replace("[HEAT]", "[OTHER]")
+    port = "    [[OTHER]]\n        IMPLEMENTATION = OTHER\n"
+    array = "        [[[other]]]\n            SHAPE = 4,\n            SIMULATION = OTHER\n"
+    changes = [
+        ("SIMULATION ANALYTICS\n", f"SIMULATION OTHER ANALYTICS\n{port}"),
+        ("[PCA]", second + "[PCA]"),
+        ("SHAPE = 64, 32", "SIMULATION = SIMULATION\n            SHAPE = 64, 32"),
+        ("UNITS = K\n", f"UNITS = K\n{array}"),
+    ]
+    slots = [("CORES_PER_NODE = 8", "CORES_PER_NODE = 6")]
+    problems, _ = files(ANY_DRIVER, *changes, platform=slots)
+    assert not problems, config.explain(problems)
+    problems, _ = files(*changes, platform=slots)
+    assert "does not fit on the platform" in config.explain(problems)
+
+
 @pytest.mark.parametrize("steps", ["0:200:10", "0:50:10", "0:100"])
 def test_arrays_may_have_the_steps_of_one_launch_or_of_several(files, steps):
     problems, _ = files(
