@@ -29,28 +29,6 @@ def folded(arrays, run, size=3, stride=3):
     return {"seen": seen, "mean": mean, "count": count}
 
 
-def together(arrays, run):
-    """Two windows of one array with carried states, which end at different steps."""
-    import dask.array as da
-
-    wave = arrays["field"]
-    short, long = run.rolling(wave, 2, stride=2), run.rolling(wave, 3, stride=3)
-
-    def update(state, window):
-        state = 0.5 * state + da.sin(window / 5).mean(axis=0)
-        return state, state.max()
-
-    first = da.zeros(wave.source.spec.shape, chunks=5)
-    peaks, sums = [], []
-    sums_of = long.map(lambda window: window.sum())
-    for number, window in enumerate(short.scan(update, first)):
-        peaks.append(float(window.value))
-        if number % 3 == 2:
-            sums += [float(next(sums_of).value) for _ in range(2)]
-    sums += [float(window.value) for window in sums_of]
-    return {"peaks": peaks, "sums": sums, "state": short.state}
-
-
 def windows(arrays, run):
     """Publish the mean of each step as soon as it is known; their sum is the result."""
     total = 0.0
