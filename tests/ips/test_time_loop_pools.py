@@ -58,7 +58,7 @@ def test_python_tasks_of_a_pool_are_ranks_of_one_program(tmp_path, leaves_nothin
 @pytest.mark.parametrize(
     ("dask", "nproc", "program"),
     [
-        (True, 1, "pool_physics.py field"),
+        (True, 1, f"one_step.py field {CELLS}"),
         (False, 2, f"counting.py field {CELLS} 1 --undescribed"),
     ],
     ids=["dask", "launched"],

@@ -97,7 +97,3 @@ class Prepared(Component):
 
     def finalize(self, timestamp=0.0):
         pass
-
-
-if __name__ == "__main__":
-    member(sys.argv[1])
