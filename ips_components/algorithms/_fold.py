@@ -107,7 +107,7 @@ def fold(
     combine: Callable[[list[Any]], Any],
     *arguments: Any,
 ) -> Fold:
-    """Fold arrays of equal chunks over `axes`.
+    """Fold arrays of equal shape over `axes`, in the chunks of the first.
 
     Parameters
     ----------
@@ -116,8 +116,9 @@ def fold(
     combine : joins the states of chunks along all but the first of `axes`
     """
     first = arrays[0]
-    if any(array.chunks != first.chunks for array in arrays):
-        raise AnalysisError(f"expected equal chunks, got {[array.chunks for array in arrays]}")
+    if any(array.shape != first.shape for array in arrays):
+        raise AnalysisError(f"expected equal shapes, got {[array.shape for array in arrays]}")
+    arrays = [first, *(array.rechunk(first.chunks) for array in arrays[1:])]
     if not axes or 0 in first.shape:
         raise AnalysisError(f"nothing to reduce in shape {first.shape} over axes {axes}")
     UPDATES.add(update)

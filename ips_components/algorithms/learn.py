@@ -134,6 +134,8 @@ class InTransit(Estimator):
         x, axes = located(features, samples)
         y, y_axes = (None, axes) if targets is None else located(targets, samples)
         _check(x, axes, y, y_axes)
+        if y is not None and str(y.chunks[y_axes[0]]) != str(x.chunks[axes[0]]):  # with nan
+            y = y.rechunk({y_axes[0]: x.chunks[axes[0]]})  # such as the next step of each
         if self.parallel and (start is not None or not axes[1:]):
             raise AnalysisError(
                 "parallel=True needs samples over time and space, and no checkpoint to start from; "
@@ -389,11 +391,6 @@ def _check(x: da.Array, axes: tuple[int, ...], y: da.Array | None, y_axes: tuple
     if shapes[0] != shapes[1]:
         raise AnalysisError(
             f"features have samples of shape {shapes[0]}, targets of {shapes[1]}; they must agree"
-        )
-    if str(x.chunks[axes[0]]) != str(y.chunks[y_axes[0]]):
-        raise AnalysisError(
-            f"features have chunks of time {x.chunks[axes[0]]}, targets {y.chunks[y_axes[0]]}; "
-            "rechunk one of them along time"
         )
 
 

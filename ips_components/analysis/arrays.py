@@ -49,7 +49,12 @@ class OfferedArrays(dict[str, Any]):
 
 
 def external_arrays(
-    specs: Sequence[ArraySpec], *, run: str, n_receivers: int, chunks: Any = None
+    specs: Sequence[ArraySpec],
+    *,
+    run: str,
+    n_receivers: int,
+    chunks: Any = None,
+    steps: Mapping[str, int] | None = None,
 ) -> dict[str, ExternalArray | OpenEndedArray]:
     """Make the lazy arrays of everything that a simulation offers.
 
@@ -63,6 +68,8 @@ def external_arrays(
         Number of receivers; the default chunks are one per step and receiver.
     chunks
         Chunks in Dask's notation for all arrays, or a mapping from names of arrays to such.
+    steps
+        Steps in a chunk, by name of the array, where `chunks` does not say it; default 1.
 
     Returns
     -------
@@ -75,7 +82,8 @@ def external_arrays(
         per_array = dict.fromkeys([spec.name for spec in specs], chunks)
     arrays = OfferedArrays()
     for spec in specs:
-        layout = ChunkLayout.from_spec(spec, per_array.get(spec.name), n_receivers)
+        per_chunk = (steps or {}).get(spec.name, 1)
+        layout = ChunkLayout.from_spec(spec, per_array.get(spec.name), n_receivers, per_chunk)
         source = Source(spec, layout, run, n_receivers)
         if layout.open_ended:
             arrays[spec.name] = OpenEndedArray(source)

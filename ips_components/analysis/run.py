@@ -357,7 +357,8 @@ class Run:
         connect = settings.deadlines["connect"]
         for coordinator in self._coordinators.values():
             coordinator.wait_for_receivers(settings.n_receivers, connect)
-        self.arrays = self._offers(connect)
+        takes_run = any("run" in inspect.signature(each).parameters for each in analyses)
+        self.arrays = self._offers(connect, "the analysis follows the run" if takes_run else "")
         sources = [array.source for array in self.arrays.values()]
         with ComputeGuard(sources) as self._guard, noted(sources):
             returned = merge_returned({each: self._analyse(each) for each in analyses})
@@ -534,8 +535,11 @@ class Run:
         }
         return opened[self.settings.run]
 
-    def _offers(self, timeout: float) -> dict[str, ExternalArray]:
-        """Return the arrays that the simulations offer, by name."""
+    def _offers(self, timeout: float, notices: str = "") -> dict[str, ExternalArray]:
+        """Return the arrays that the simulations offer, by name.
+
+        `notices` says why the analysis would notice that the steps of a chunk come together.
+        """
         arrays: dict[str, Any] = {}
         offered_by: dict[str, str] = {}
         for run, settings in self._settings.items():
@@ -547,7 +551,11 @@ class Run:
             if len(self._settings) > 1:
                 chunks = {s.name: chunks[s.name] for s in specs if s.name in chunks}
             offered = external_arrays(
-                specs, run=run, n_receivers=settings.n_receivers, chunks=chunks
+                specs,
+                run=run,
+                n_receivers=settings.n_receivers,
+                chunks=chunks,
+                steps=_chunk_steps(settings, specs, notices),
             )
             if twice := sorted(arrays.keys() & offered.keys()):
                 raise ContractError(
@@ -568,6 +576,19 @@ def _check_may_be_left_out(contract: Contract, simulation: str) -> None:
                 "NaN to stand for what a simulation that is left out has not delivered; put it as "
                 "float64, or set ON_FAILURE = fail"
             )
+
+
+def _chunk_steps(settings: RunSettings, specs: Iterable[ArraySpec], notices: str) -> dict[str, int]:
+    """Return how many steps a chunk of each array has by default, and log why."""
+    steps: dict[str, int] = {}
+    for spec in specs:
+        choice = settings.chunk_steps(spec, notices)
+        steps[spec.name] = choice.steps
+        if spec.name not in settings.chunks:
+            logger.info(
+                "Chunks of array %r have %d steps: %s", spec.name, choice.steps, choice.reason
+            )
+    return steps
 
 
 @contextlib.contextmanager

@@ -269,6 +269,27 @@ class AnalyticsConfig:
         1 << 30,
         unit="bytes",
     )
+    chunk_bytes: int = parameter(
+        types.NON_NEGATIVE_INT,
+        "Bytes towards which several steps go into one chunk, where the analysis cannot notice it "
+        "(it takes no `run`, and CHUNKS does not say otherwise): at most 32 steps and a sixteenth "
+        "of the run. 0: one step in each chunk.",
+        32 << 20,
+        unit="bytes",
+    )
+    latency: float = parameter(
+        types.TIME_OUT,
+        "Time for which the first step of such a chunk may wait for its last one, where "
+        "STEP_SECONDS says what a step takes.",
+        1.0,
+        unit="s",
+    )
+    step_seconds: float = parameter(
+        types.SECONDS,
+        "What a step of the simulation takes, as far as it is known; 0: not known.",
+        0.0,
+        unit="s",
+    )
     streaming_reductions: bool = parameter(
         types.BOOL,
         "Whether reductions over time of external arrays keep one running state per chunk in "

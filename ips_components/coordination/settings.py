@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ips_components.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ips_components.model.default_chunks import ChunkChoice
     from ips_components.model.spec import ArraySpec
 
 DEADLINES: Mapping[str, float] = {
@@ -71,6 +72,9 @@ class RunSettings:
         Whether results of an earlier run at this path may be replaced.
     streaming_reductions
         Whether reductions over time keep a running state instead of a tree of partial results.
+    chunk_bytes, latency, step_seconds
+        What several steps in one chunk may have, how many seconds the first of them may wait for
+        the last, and what a step takes (0: not known); see `model.default_chunks`.
     run_dir
         Directory of the run's own files.
     task_log
@@ -136,6 +140,9 @@ class RunSettings:
     results_format: str = "zarr"
     overwrite: bool = False
     streaming_reductions: bool = True
+    chunk_bytes: int = 32 << 20
+    latency: float = 1.0
+    step_seconds: float = 0.0
     run_dir: str = "."
     task_log: str = ""
     n_steps: int | None = None
@@ -188,6 +195,32 @@ class RunSettings:
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
+
+    def chunk_steps(self, spec: ArraySpec, notices: str = "") -> ChunkChoice:
+        """Return how many steps a chunk of an array has, unless `chunks` says it.
+
+        Parameters
+        ----------
+        notices
+            Why the analysis would notice that steps come together; empty if it would not.
+        """
+        from ips_components.model.default_chunks import ChunkChoice, default_steps
+
+        if self.policies.get(spec.name) == "drop":
+            notices = "steps may be dropped one by one"
+        elif self.leave_out:
+            notices = "what a failed simulation has put is kept by step"
+        elif self.launches:
+            notices = "the simulation is launched several times"
+        if notices or not self.chunk_bytes:
+            return ChunkChoice(1, notices or "CHUNK_BYTES = 0")
+        return default_steps(
+            spec,
+            self.n_receivers,
+            chunk_bytes=self.chunk_bytes,
+            latency=self.latency,
+            step_seconds=self.step_seconds,
+        )
 
     def array_specs(self) -> list[ArraySpec]:
         """Return the arrays that the config describes; none when the simulation describes them."""

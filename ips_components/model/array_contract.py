@@ -289,6 +289,7 @@ class ArrayContract:
             "fraction": self.fraction,
             "bytes": self.wanted_bytes,
             "chunks": None if open_ended else sum(b - a for a, b in self.needed),
+            "steps_per_chunk": max(self.layout.chunks[0]),
         }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ips_components.errors import GeometryError
+from ips_components.model.default_chunks import default_parts
 from ips_components.model.progression import Progression
 from ips_components.model.selection import Selection
 from ips_components.model.spec import OPEN_ENDED, ArraySpec
@@ -88,7 +89,9 @@ class ChunkLayout:
         object.__setattr__(self, "_edges", edges)
 
     @classmethod
-    def from_spec(cls, spec: ArraySpec, chunks: Any = None, n_receivers: int = 1) -> ChunkLayout:
+    def from_spec(
+        cls, spec: ArraySpec, chunks: Any = None, n_receivers: int = 1, steps: int = 1
+    ) -> ChunkLayout:
         """Lay the chunks of an offered array out.
 
         Parameters
@@ -100,8 +103,10 @@ class ChunkLayout:
             a tuple of sizes, -1 for the whole dimension, None or ``"auto"`` for the default); or
             a mapping from dimension names or numbers to such entries. None: the default.
         n_receivers
-            The default is one step per chunk, and the first dimension of space split into this
-            many parts of almost equal size.
+            By default the first dimension of space is split into this many parts of almost equal
+            size, or a multiple of it where a step is large (see `default_parts`).
+        steps
+            Default of the steps in a chunk.
 
         Examples
         --------
@@ -117,8 +122,14 @@ class ChunkLayout:
         if spec.ragged:
             shape = (shape[0], n_receivers, *shape[2:])
         entries = _entries(chunks, spec)
-        parts = min(n_receivers, shape[1]) if len(shape) > 1 else 1
-        defaults: list[Any] = [1, split(shape[1], parts) if len(shape) > 1 else -1]
+        parts = (
+            1
+            if len(shape) == 1
+            else n_receivers
+            if spec.ragged
+            else default_parts(spec, n_receivers)
+        )
+        defaults: list[Any] = [steps, split(shape[1], parts) if len(shape) > 1 else -1]
         defaults += [-1] * len(shape)
         sizes = tuple(
             _sizes(defaults[dim] if entry is None else entry, n, spec.dims[dim])

@@ -125,6 +125,7 @@ RECORD = Entry(
                             "fraction": NUMBER,
                             "bytes": NUMBER,
                             "chunks": ANY,
+                            "steps_per_chunk": ANY,
                         }
                     )
                 )

@@ -66,11 +66,13 @@ def contract_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     if not rows:
         return "The contract names no array: nothing leaves the ranks."
-    cells: list[Sequence[str]] = [("array", "steps", "region", "needed", "bytes", "chunks")]
+    cells: list[Sequence[str]] = [
+        ("array", "steps", "region", "needed", "bytes", "chunks", "steps each")
+    ]
     for row in rows:
         share, nbytes = numbers.percent(row["fraction"]), numbers.size(row["bytes"])
-        chunks = numbers.count(row["chunks"])
-        cells.append((row["name"], row["steps"], row["region"], share, nbytes, chunks))
+        chunks, each = numbers.count(row["chunks"]), str(row.get("steps_per_chunk") or "")
+        cells.append((row["name"], row["steps"], row["region"], share, nbytes, chunks, each))
     lines = [f"  {line}" for line in _aligned(cells, left=3)]
     return "\n".join(["The contract, what the analysis needs of each array:", *lines])
 

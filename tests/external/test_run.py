@@ -900,3 +900,25 @@ def test_a_step_that_a_rank_leaves_out_is_named_while_the_others_wait_for_memory
     assert outcomes[:2] == ["done", "done"]
     for outcome in outcomes[2:]:
         assert outcome == "done" if policy == "continue" else said in outcome
+
+
+def test_several_steps_make_a_chunk_where_the_analysis_cannot_notice(cluster, coupled):
+    steps = 66  # chunks of 4 steps, the last one of 2
+
+    def simulate_long(rank, contact):
+        y, x = RANKS[rank]
+        array = Array("temperature", (NY, NX), "f8", offset=(y, x), dims=("y", "x"), steps=steps)
+        with Bridge(contact=contact, arrays=[array], rank=rank, size=4) as bridge:
+            for step in range(steps):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, results = coupled("mean_and_slice", simulate_long)
+    future.result(60)
+    whole = np.stack([field(step) for step in range(steps)])
+    with xr.open_zarr(results) as found:
+        np.testing.assert_allclose(found["mean"].values, whole.mean(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(found["corner"].values, whole[::3, 1:3, ::2])
+    record = wait_for_end(cluster, name, 20)
+    assert record["ledger"]["closed"]
+    (row,) = future.result()["contract"]
+    assert (row["steps_per_chunk"], row["chunks"]) == (4, 34)

@@ -85,15 +85,16 @@ def test_contract_is_a_table():
     array = ArrayContract.agree(spec, [part], run="r1")
     title, heads, row = contract_table(Contract("r1", (array,)).table()).splitlines()
     assert title == "The contract, what the analysis needs of each array:"
-    assert heads.split() == ["array", "steps", "region", "needed", "bytes", "chunks"]
-    sizes = ["0.2", "%", "10.0", "KiB", "20"]
+    each = ["steps", "each"]
+    assert heads.split() == ["array", "steps", "region", "needed", "bytes", "chunks", *each]
+    sizes = ["0.2", "%", "10.0", "KiB", "20", "1"]
     assert row.split() == ["temperature", ":191:10", "of", "200", "[:8,", ":8]", *sizes]
 
 
 def test_open_ended_contract_has_no_sizes():
     array = ArrayContract.agree(ArraySpec("t", "f8", (8,), StepAxis()), run="r1")
     row = contract_table(Contract("r1", (array,)).table()).splitlines()[-1].split()
-    assert row[-2:] == [numbers.NONE] * 2
+    assert row[-3:] == [numbers.NONE, numbers.NONE, "1"]
 
 
 def test_empty_contract_says_so():
