@@ -21,6 +21,7 @@ module ips_bridge
     implicit none
     private
 
+    public :: bridge_halo, bridge_shared, bridge_ids, bridge_levels
     public :: bridge_open, bridge_declare, bridge_attribute, bridge_block, bridge_where
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
@@ -36,12 +37,75 @@ module ips_bridge
         BRIDGE_DEADLINE = 7, BRIDGE_ANALYTICS_LOST = 8, BRIDGE_MEMORY = 9, BRIDGE_SYSTEM = 10, &
         BRIDGE_INCOMPLETE = 12, BRIDGE_NOTHING = -1, BRIDGE_STOPPED = -2
 
+    ! Who owns points or ids that several ranks have.
+    integer, parameter, public :: BRIDGE_NOBODY = 0, BRIDGE_LOW = 1, BRIDGE_HIGH = 2
+
     type, public :: bridge
         private
         type(c_ptr) :: handle = c_null_ptr
     end type bridge
 
+    type, bind(C) :: c_rows
+        type(c_ptr) :: cells = c_null_ptr
+        integer(c_int64_t) :: rows = 0
+        type(c_ptr) :: strides = c_null_ptr, index = c_null_ptr
+    end type c_rows
+
     interface
+        integer(c_int) function c_halo(handle, array, ndim, low, high) &
+            bind(C, name='ips_bridge_halo')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int), value :: ndim
+            integer(c_int64_t), intent(in) :: low(*), high(*)
+        end function c_halo
+
+        integer(c_int) function c_shared(handle, array, ndim, owner) &
+            bind(C, name='ips_bridge_shared')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int), value :: ndim
+            integer(c_int), intent(in) :: owner(*)
+        end function c_shared
+
+        integer(c_int) function c_ids(handle, array, owner, n, ids) bind(C, name='ips_bridge_ids')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle, ids
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int), value :: owner
+            integer(c_int64_t), value :: n
+        end function c_ids
+
+        integer(c_int) function c_levels(handle, array, levels, refinement) &
+            bind(C, name='ips_bridge_levels')
+            import :: c_char, c_int, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int), value :: levels, refinement
+        end function c_levels
+
+        integer(c_int) function c_put_parts(handle, array, step, parts, n, ids, bytes) &
+            bind(C, name='ips_bridge_put_parts_sized')
+            import :: c_char, c_int, c_int64_t, c_ptr, c_rows, c_size_t
+            type(c_ptr), value :: handle, ids
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step
+            type(c_rows), intent(in) :: parts
+            integer(c_int), value :: n
+            integer(c_size_t), value :: bytes
+        end function c_put_parts
+
+        integer(c_int) function c_put_blocks(handle, array, step, cells, n, levels, places, strides) &
+            bind(C, name='ips_bridge_put_blocks')
+            import :: c_char, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle, cells, strides
+            character(kind=c_char), intent(in) :: array(*)
+            integer(c_int64_t), value :: step, n
+            integer(c_int64_t), intent(in) :: levels(*), places(*)
+        end function c_put_blocks
+
         integer(c_int) function c_open(handle, rank, size) bind(C, name='ips_bridge_open')
             import :: c_int, c_ptr
             type(c_ptr), intent(out) :: handle
@@ -116,10 +180,10 @@ module ips_bridge
         integer(c_int) function c_block(handle, array, dtype, ndim, offset, count, halo) &
             bind(C, name='ips_bridge_block')
             import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle
+            type(c_ptr), value :: handle, halo
             character(kind=c_char), intent(in) :: array(*), dtype(*)
             integer(c_int), value :: ndim
-            integer(c_int64_t), intent(in) :: offset(*), count(*), halo(*)
+            integer(c_int64_t), intent(in) :: offset(*), count(*)
         end function c_block
 
         integer(c_int) function c_where(handle, text) bind(C, name='ips_bridge_where')
@@ -484,14 +548,75 @@ contains
         integer, intent(in) :: offset(:), count(:)
         integer, intent(out) :: status
         integer, intent(in), optional :: halo(:)
-        integer(c_int64_t) :: ghosts(size(offset))
+        integer(c_int64_t), target :: ghosts(size(offset) + 1)
+        type(c_ptr) :: given
 
-        ghosts = 0
-        if (present(halo)) ghosts = turned(halo)
+        given = c_null_ptr ! what bridge_halo or the configuration says
+        status = BRIDGE_USAGE
+        if (present(halo)) then
+            if (size(halo) /= size(offset)) return
+            ghosts(:size(halo)) = turned(halo)
+            given = c_loc(ghosts)
+        end if
         status = c_block(self%handle, c_text(array), c_text(dtype), size(offset, kind=c_int), &
             turned(offset), &
-            turned(count), ghosts)
+            turned(count), given)
     end subroutine bridge_block
+
+    ! Ghost cells below and above the blocks, where the two sides differ; in Fortran's order.
+    subroutine bridge_halo(self, array, low, high, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: low(:), high(:)
+        integer, intent(out) :: status
+
+        status = BRIDGE_USAGE
+        if (size(low) /= size(high)) return
+        status = c_halo(self%handle, c_text(array), size(low, kind=c_int), turned(low), turned(high))
+    end subroutine bridge_halo
+
+    ! Owners of the planes of points that neighbouring blocks both have, one per dimension.
+    subroutine bridge_shared(self, array, owners, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: owners(:)
+        integer, intent(out) :: status
+
+        status = c_shared(self%handle, c_text(array), size(owners, kind=c_int), &
+            int(turned(owners), c_int))
+    end subroutine bridge_shared
+
+    ! The last dimension of the array is indexed by ids, which count from 0. Without ids they come
+    ! with each put.
+    subroutine bridge_ids(self, array, owner, status, ids)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: owner
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:)
+        integer(c_int64_t), allocatable, target :: numbers(:)
+
+        allocate (numbers(1))
+        if (.not. present(ids)) then
+            status = c_ids(self%handle, c_text(array), int(owner, c_int), 0_c_int64_t, c_null_ptr)
+            return
+        end if
+        deallocate (numbers)
+        allocate (numbers(size(ids) + 1))
+        numbers(:size(ids)) = ids
+        status = c_ids(self%handle, c_text(array), int(owner, c_int), size(ids, kind=c_int64_t), &
+            c_loc(numbers))
+    end subroutine bridge_ids
+
+    ! The rows of a ragged array are blocks of an adaptive mesh.
+    subroutine bridge_levels(self, array, levels, refinement, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: levels, refinement
+        integer, intent(out) :: status
+
+        status = c_levels(self%handle, c_text(array), int(levels, c_int), int(refinement, c_int))
+    end subroutine bridge_levels
 
     ! Where this rank is; see bridge_ranks.
     subroutine bridge_where(self, text, status)
@@ -883,15 +1008,20 @@ contains
             v%itemsize, int(v%ndim, c_int), v%extents, v%strides, place, extent)
     end function put_view
 
-    function put_rows_view(self, array, step, v, rows) result(status)
+    ! ids: of the rows, counted from 0; index: which rows, counted from 1; levels and places (one
+    ! column for each block, counted from 0) of blocks.
+    function put_rows_view(self, array, step, v, rows, ids, index, levels, places) result(status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         type(view), intent(in) :: v
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer :: status
         integer(c_int64_t), target :: strides(7)
+        integer(c_int64_t), allocatable, target :: numbers(:), which(:), level(:), place(:)
         integer(c_int64_t) :: run
-        integer :: d
+        type(c_ptr) :: gaps, id, chosen
+        integer :: d, least
         logical :: packed
 
         packed = .true.
@@ -901,16 +1031,56 @@ contains
             run = run*v%extents(d)
         end do
         strides = v%strides
-        if (v%ndim > 0 .and. v%extents(1) < rows .and. .not. packed) then
+        gaps = c_null_ptr
+        if (.not. packed) gaps = c_loc(strides)
+        least = rows
+        if (present(index)) least = maxval([0, index])
+        if (v%ndim > 0 .and. v%extents(1) < least .and. (present(index) .or. .not. packed)) then
             status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
                 c_text('put of array '//trim(array)//': there are fewer rows than are put'))
-        else if (packed) then
-            status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-                int(rows, c_int64_t), c_null_ptr)
+        else if (fewer(ids) .or. fewer(index) .or. fewer(levels)) then
+            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
+                c_text('put of array '//trim(array)//': each row has an id, a place in the index, '// &
+                'a level'))
+        else if (present(levels) .and. present(places)) then
+            allocate (level(rows + 1), place(size(places) + 1))
+            level(:rows) = levels(:rows)
+            place(:size(places)) = reshape(places(size(places, 1):1:-1, :), [size(places)])
+            status = c_put_blocks(self%handle, c_text(array), int(step, c_int64_t), v%first, &
+                int(rows, c_int64_t), level, place, gaps)
+        else if (present(ids) .or. present(index)) then
+            allocate (numbers(rows + 1), which(rows + 1))
+            id = c_null_ptr
+            chosen = c_null_ptr
+            if (present(ids)) then
+                numbers(:rows) = ids(:rows)
+                id = c_loc(numbers)
+            end if
+            if (present(index)) then
+                which(:rows) = index(:rows) - 1
+                chosen = c_loc(which)
+            end if
+            status = put_part(c_rows(v%first, int(rows, c_int64_t), gaps, chosen))
         else
             status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-                int(rows, c_int64_t), c_loc(strides))
+                int(rows, c_int64_t), gaps)
         end if
+
+    contains
+
+        logical function fewer(numbers)
+            integer, intent(in), optional :: numbers(:)
+
+            fewer = .false.
+            if (present(numbers)) fewer = size(numbers) < rows
+        end function fewer
+
+        integer function put_part(part)
+            type(c_rows), intent(in) :: part
+
+            put_part = c_put_parts(self%handle, c_text(array), int(step, c_int64_t), part, 1_c_int, &
+                id, c_sizeof(part))
+        end function put_part
     end function put_rows_view
 
     subroutine put_0(self, array, step, cells, status)
@@ -1191,12 +1361,13 @@ contains
         status = put_view(self, array, step, v, offset, count)
     end subroutine block_7
 
-    subroutine rows_1(self, array, step, cells, rows, status)
+    subroutine rows_1(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(1)
         type(view) :: v
 
@@ -1204,15 +1375,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
         v = view(ndim=1)
         if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_1
 
-    subroutine rows_2(self, array, step, cells, rows, status)
+    subroutine rows_2(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(2)
         type(view) :: v
 
@@ -1221,15 +1393,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
         v = view(ndim=2)
         if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_2
 
-    subroutine rows_3(self, array, step, cells, rows, status)
+    subroutine rows_3(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(3)
         type(view) :: v
 
@@ -1239,15 +1412,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
         v = view(ndim=3)
         if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_3
 
-    subroutine rows_4(self, array, step, cells, rows, status)
+    subroutine rows_4(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :, :, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(4)
         type(view) :: v
 
@@ -1258,15 +1432,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
         v = view(ndim=4)
         if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_4
 
-    subroutine rows_5(self, array, step, cells, rows, status)
+    subroutine rows_5(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :, :, :, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(5)
         type(view) :: v
 
@@ -1278,15 +1453,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
         v = view(ndim=5)
         if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_5
 
-    subroutine rows_6(self, array, step, cells, rows, status)
+    subroutine rows_6(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :, :, :, :, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(6)
         type(view) :: v
 
@@ -1299,15 +1475,16 @@ contains
         if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
         v = view(ndim=6)
         if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_6
 
-    subroutine rows_7(self, array, step, cells, rows, status)
+    subroutine rows_7(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, rows
         class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
         integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer(c_intptr_t) :: next(7)
         type(view) :: v
 
@@ -1321,7 +1498,7 @@ contains
         if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
         v = view(ndim=7)
         if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows)
+        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
     end subroutine rows_7
 
     ! ---- Fortran's values as C's ---------------------------------------------------------------

@@ -248,13 +248,52 @@ public:
                                               "dimension")
                               .c_str());
         if (!halo.empty())
-            halo_ = halo;
+            low_ = high_ = halo;
         check(ips_bridge_block(state_->bridge, name_.c_str(), detail::dtype<T>().c_str(),
                                static_cast<int>(count.size()), offset.data(), count.data(),
                                halo.empty() ? nullptr : halo.data()));
         count_ = count;
         blocks_++;
         return *this;
+    }
+
+    // Ghost cells below and above the blocks, where the two sides differ.
+    array &halo(const index &low, const index &high)
+    {
+        if (low.size() != high.size())
+            detail::raise(IPS_BRIDGE_GEOMETRY,
+                          ("array " + name_ + ": a halo has two sides in each dimension").c_str());
+        check(ips_bridge_halo(state_->bridge, name_.c_str(), static_cast<int>(low.size()),
+                              low.data(), high.data()));
+        low_ = low;
+        high_ = high;
+        return *this;
+    }
+
+    // Owners (IPS_BRIDGE_LOW, ...) of the planes of points that neighbouring blocks both have.
+    array &shared(const std::vector<int> &owners)
+    {
+        return check(ips_bridge_shared(state_->bridge, name_.c_str(),
+                                       static_cast<int>(owners.size()), owners.data()));
+    }
+
+    // The first dimension is indexed by ids: those of this rank's rows, or they come with each put.
+    array &ids(const index &ids, int owner = IPS_BRIDGE_NOBODY)
+    {
+        static const std::int64_t none = 0;
+        return check(ips_bridge_ids(state_->bridge, name_.c_str(), owner,
+                                    static_cast<std::int64_t>(ids.size()),
+                                    ids.empty() ? &none : ids.data()));
+    }
+    array &ids_with_puts(int owner = IPS_BRIDGE_NOBODY)
+    {
+        return check(ips_bridge_ids(state_->bridge, name_.c_str(), owner, 0, nullptr));
+    }
+
+    // The rows are blocks of an adaptive mesh, each with a level and a place.
+    array &levels(int levels, int refinement = 2)
+    {
+        return check(ips_bridge_levels(state_->bridge, name_.c_str(), levels, refinement));
     }
 
     // -- putting -------------------------------------------------------------------------------
@@ -303,7 +342,7 @@ public:
         index count(rank), strides(rank);
         for (std::size_t d = 0; d < rank; d++) {
             count[d] = static_cast<std::int64_t>(view.extent(d)) -
-                       (d < halo_.size() ? 2 * halo_[d] : 0);
+                       (d < low_.size() ? low_[d] + high_[d] : 0);
             strides[d] = static_cast<std::int64_t>(view.stride(d)) *
                          static_cast<std::int64_t>(sizeof(T));
         }
@@ -331,6 +370,45 @@ public:
     {
         check(ips_bridge_array_put_rows(handle(), step, cells, rows,
                                         strides.empty() ? nullptr : strides.data()));
+    }
+
+    // Rows with these ids.
+    void put_ids(std::int64_t step, const T *cells, const index &ids, const index &strides = {})
+    {
+        static const std::int64_t none = 0;
+        check(ips_bridge_array_put_ids(handle(), step, cells, static_cast<std::int64_t>(ids.size()),
+                                       ids.empty() ? &none : ids.data(),
+                                       strides.empty() ? nullptr : strides.data()));
+    }
+
+    // Some rows, by their numbers from 0 on; packed only where the analysis wants the step.
+    void put_rows(std::int64_t step, const T *cells, const index &numbers, const index &strides)
+    {
+        ips_bridge_rows part{};
+        part.cells = cells;
+        part.rows = static_cast<std::int64_t>(numbers.size());
+        part.strides = strides.empty() ? nullptr : strides.data();
+        part.index = numbers.data();
+        put_parts(step, {part});
+    }
+
+    // The rows of several parts, in their order; ids of all of them together, if there are any.
+    void put_parts(std::int64_t step, const std::vector<ips_bridge_rows> &parts,
+                   const index &ids = {})
+    {
+        check(ips_bridge_array_put_parts_sized(handle(), step, parts.data(),
+                                               static_cast<int>(parts.size()),
+                                               ids.empty() ? nullptr : ids.data(),
+                                               sizeof(ips_bridge_rows)));
+    }
+
+    // Blocks with the level of each, and the index of its first cell in cells of its own level.
+    void put_blocks(std::int64_t step, const T *cells, const index &levels, const index &places,
+                    const index &strides = {})
+    {
+        check(ips_bridge_array_put_blocks(handle(), step, cells,
+                                          static_cast<std::int64_t>(levels.size()), levels.data(),
+                                          places.data(), strides.empty() ? nullptr : strides.data()));
     }
 
     // Memory to compute the only described block into, halo included.
@@ -380,14 +458,14 @@ private:
     {
         std::int64_t cells = 1;
         for (std::size_t d = 0; d < count.size(); d++)
-            cells *= count[d] + (d < halo_.size() ? 2 * halo_[d] : 0);
+            cells *= count[d] + (d < low_.size() ? low_[d] + high_[d] : 0);
         return static_cast<std::size_t>(cells);
     }
 
     std::shared_ptr<detail::state> state_;
     std::string name_;
     mutable ips_bridge_array *handle_ = nullptr;
-    index count_, halo_;
+    index count_, low_, high_;
     int blocks_ = 0;
 };
 
