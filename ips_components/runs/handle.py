@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ips_components.config._overrides import override
-from ips_components.deadlines import Deadline
-from ips_components.errors import ConfigError, RecordError, RunFailed
+from ips_components.deadlines import Deadline, poll_until
+from ips_components.errors import ConfigError, ContactError, RecordError, RunFailed
 from ips_components.report.progress import POLL_INTERVAL, Progress
 from ips_components.report.progress_file import ENVIRONMENT, read_progress
 from ips_components.runs.result import Figure, Report, RunResult
 
 if TYPE_CHECKING:
     import xarray
+
+    from ips_components.live import LiveRun
 
 _REFUSED = 2
 """Exit status of ``ips.py`` when files cannot work."""
@@ -189,6 +191,35 @@ class Run:
         """Directory of the run; None as long as there is none."""
         found = self.progress.get("run_dir")
         return None if found is None else Path(found)
+
+    def attach(self, timeout: float = 120.0) -> LiveRun:
+        """Look into the run while it goes on; see `ips_components.attach`.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait until it can be attached to.
+
+        Raises
+        ------
+        ContactError
+            When it has ended, or cannot be attached to in time.
+        """
+        from ips_components.live import attach
+        from ips_components.live.find import find_contact
+
+        def found() -> bool:
+            directory = self.directory
+            if directory is not None:
+                with suppress(ContactError):
+                    find_contact(directory)
+                    return True
+            return self.status != "running"
+
+        poll_until(found, Deadline(timeout), pause=0.1, growth=1.5, max_pause=0.5)
+        if self.directory is None:
+            raise ContactError(f"the run has no directory after {timeout:g} s: {self.status}")
+        return attach(self.directory)
 
     def wait(self, timeout: float | None = None) -> RunResult:
         """Wait until the run has ended, and show how far it is.

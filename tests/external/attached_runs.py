@@ -92,14 +92,30 @@ class SteppingRun(Coupled):
         return [rank.hear() for rank in self.ranks]
 
 
-def attached_client(pipe: Any, log: str, directory: str) -> None:
-    """Attach, and watch until it is killed."""
+def attached_client(pipe: Any, log: str, directory: str, pauses: list[str]) -> None:
+    """Attach, submit, and watch; stops at the moments that are named."""
     import ips_components
+    from ips_components.live.attached_contract import AttachedContract
 
     _log_to(log)
+
+    def at(moment: str) -> None:
+        if moment in pauses:
+            pipe.send(("at", moment))
+            pipe.recv()
+
+    opened = AttachedContract.open
+
+    def opening(contract: AttachedContract) -> None:
+        opened(contract)
+        at("joined")
+
+    AttachedContract.open = opening
     with ips_components.attach(directory) as live:
-        pipe.send(("at", "attached"))
-        pipe.recv()
+        at("attached")
+        future = live.submit(lambda arrays: arrays["t"].mean(), steps=1000)
+        at("submitted")
         for found in live.watch(lambda arrays: arrays["t"].sum()):
             if found.index == 3:
-                pipe.send(("at", "watching"))
+                at("watching")
+        del future

@@ -125,10 +125,9 @@ def test_two_clients_at_once_and_futures(run):
 
 
 def test_a_client_that_is_killed_is_noted_and_the_run_goes_on(run):
-    client = Peer("client", attached_client, str(run.directory / "client.log"), str(run.directory))
+    log = str(run.directory / "client.log")
+    client = Peer("client", attached_client, log, str(run.directory), ["watching"])
     try:
-        client.reached("attached", 60)
-        client.go()
         client.reached("watching", 60)
         client.kill()
         record = run.until(

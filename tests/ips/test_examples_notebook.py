@@ -67,14 +67,14 @@ def test_a_run_that_fails_raises_its_cause_in_the_cell(tmp_path, leaves_nothing,
     assert workspace.run_of("heat2d_moments").record["status"] == "failed"
 
 
-def client_of(tmp_path, monkeypatch, source=None):
+def client_of(tmp_path, monkeypatch, source=None, name="heat2d.ipynb"):
     """A client for the notebook of the example, or for one with a single cell."""
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
     for variable in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     folder = tmp_path / "examples" / "notebook"
     if source is None:
-        notebook = nbformat.read(folder / "heat2d.ipynb", as_version=4)
+        notebook = nbformat.read(folder / name, as_version=4)
     else:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     client = nbclient.NotebookClient(
