@@ -23,6 +23,7 @@ def write_pages(docs: Path) -> None:
         "parameters.md": parameters,
         "c.md": "\n".join(c_lines(ROOT / "ips_components" / "bridge" / "c")) + "\n",
         "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
+        "whole_run.md": "\n".join(whole_run_lines(ROOT / "benchmarks" / "results")) + "\n",
     }
     for name, text in pages.items():
         path = folder / name
@@ -52,6 +53,37 @@ def c_lines(folder: Path) -> Iterator[str]:
             yield path.read_text(encoding="utf-8").rstrip()
             yield "```"
             yield ""
+
+
+def whole_run_lines(results: Path) -> Iterator[str]:
+    """The results of `benchmarks.whole_run` as one table, with the ratios that have goals."""
+    path = results / "whole_run.json"
+    if not path.exists():
+        yield "No results are stored with this version (`python -m benchmarks whole_run`)."
+        return
+    document = json.loads(path.read_text(encoding="utf-8"))
+    goals = document["goals"]
+    systems = list(next(iter(document["rows"].values()))["systems"])
+    yield "| wall s / core-s | " + " | ".join([*systems, *goals]) + " |"
+    yield "|" + "---|" * (1 + len(systems) + len(goals))
+    for name, row in document["rows"].items():
+        cells = [
+            " / ".join(f"{each[what]['median']:.1f}" for what in ("wall", "core"))
+            for each in row["systems"].values()
+        ]
+        for goal, limit in goals.items():
+            found = row["ratios"].get(goal)
+            reached = "" if found is None or found["median"] <= limit else ", **not reached**"
+            text = "" if found is None else f"{found['median']:.2g}"
+            if text and name != "nothing":
+                text += f" (goal {limit:g}{reached})"
+            cells.append(text)
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ""
+    yield (
+        "Medians; ratios are formed turn by turn. The row *nothing* is start and end with next to "
+        "no data."
+    )
 
 
 def benchmark_lines(results: Path, pictures: Path | None = None) -> Iterator[str]:

@@ -183,3 +183,22 @@ def test_every_example_is_a_page(tmp_path, monkeypatch):
     assert "every tenth step is sent" in written["05_select_less"]
     assert "## `examples/05_select_less/select_less.py`" in written["05_select_less"]
     assert "`configs/heat2d_ipca.config`" in written["04_heat_equation"]
+
+
+def test_the_table_of_whole_runs_says_which_goals_are_not_reached(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    generated = importlib.import_module("generated")
+    assert "python -m benchmarks whole_run" in next(generated.whole_run_lines(tmp_path))
+    systems = {
+        name: {what: {"median": value} for what in ("wall", "core")}
+        for name, value in (("post hoc", 10.0), ("this package", 7.0))
+    }
+    ratios = {"wall over post hoc": {"median": 0.7}}
+    document = {
+        "goals": {"wall over post hoc": 0.6},
+        "rows": {"8 MiB": {"systems": systems, "ratios": ratios}},
+    }
+    (tmp_path / "whole_run.json").write_text(json.dumps(document))
+    head, _, row, *_ = generated.whole_run_lines(tmp_path)
+    assert head == "| wall s / core-s | post hoc | this package | wall over post hoc |"
+    assert row == "| 8 MiB | 10.0 / 10.0 | 7.0 / 7.0 | 0.7 (goal 0.6, **not reached**) |"
