@@ -27,7 +27,7 @@ from ips_components.bridge.session import (
     say_alone,
     wait_for_contact,
 )
-from ips_components.bridge.steps import Steps
+from ips_components.bridge.steps import Steps, whole_step
 from ips_components.errors import BridgeError, ContractError
 from ips_components.model.amr import table_name
 from ips_components.wire import contact as contacts
@@ -247,6 +247,8 @@ class Bridge:
         if out is None:
             out = self._find(name)
         steps = self._steps
+        if type(step) is not int:
+            step = whole_step(step)
         step += steps.shift
         before, steps.newest = steps.newest, step
         if time is not None and step in out.wanted:
@@ -318,6 +320,8 @@ class Bridge:
         if out.dtype is None or out.by_id or (out.spec is not None and out.spec.ragged):
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
         steps = self._steps
+        if type(step) is not int:
+            step = whole_step(step)
         step += steps.shift
         before, steps.newest = steps.newest, step
         if time is not None and step in out.wanted:
@@ -348,8 +352,9 @@ class Bridge:
             place. Nothing has changed then.
         """
         self._check_open()
-        self._path.rewind(step + self._steps.shift)
-        self._attachments.rewind(step + self._steps.shift)
+        step = whole_step(step) + self._steps.shift
+        self._path.rewind(step)
+        self._attachments.rewind(step)
 
     def step_time(self, step: int, time: float) -> None:
         """Say the physical time of a step, as ``put(..., time=)`` does; before what is put of it.
@@ -360,7 +365,7 @@ class Bridge:
             When the time is not finite.
         """
         self._check_open()
-        step += self._steps.shift
+        step = whole_step(step) + self._steps.shift
         if any(step in out.wanted for out in self._arrays.values()):
             self._steps.note_time(step, time)
 
@@ -368,6 +373,8 @@ class Bridge:
         """Say that this rank has put all of a step; the next step's first put implies it."""
         self._check_open()
         steps = self._steps
+        if type(step) is not int:
+            step = whole_step(step)
         step += steps.shift
         steps.newest = max(steps.newest, step)
         if steps.current is None:
@@ -417,7 +424,7 @@ class Bridge:
         """
         self._check_open()
         if step is not None:
-            step += self._steps.shift
+            step = whole_step(step) + self._steps.shift
         limit = self._session.contact.deadlines["step"] if timeout is None else timeout
 
         def of_rank_0() -> tuple[bool, Any]:

@@ -6,6 +6,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
 
 from ips_components.bridge.delivery import Delivery
 from ips_components.bridge.outgoing import OutgoingArray
@@ -16,6 +20,22 @@ from ips_components.wire import messages as m
 _ACCOUNT_EVERY = 0.05  # seconds between two accounts that travel with the end of a step
 _SIGN_EVERY = 1.0  # seconds between two signs of a rank that puts only what nobody wants
 _REMEMBERED = 4096  # steps that waited
+
+
+def whole_step(step: Any) -> int:
+    """Return a step as an integer; numbers of NumPy and floats without a fraction are taken.
+
+    Raises
+    ------
+    BridgeError
+        When it is no whole number: such a step is in no array, and would be lost without a word.
+    """
+    try:
+        return index(step)
+    except TypeError:
+        if isinstance(step, float | np.floating) and step.is_integer():
+            return int(step)
+    raise BridgeError(f"a step must be a whole number, got {step!r}")
 
 
 class Steps:

@@ -1,6 +1,7 @@
 """Blocks of ranks become chunks, bit for bit, over both lanes."""
 
 import os
+import re
 import resource
 import threading
 import time
@@ -597,3 +598,19 @@ def test_physical_times_travel_once_for_each_step_that_somebody_wants(tmp_path, 
                 bridge.step_time(4, float("nan"))
             bridge.put("t", 5, field)
         assert sink.times == [(0, 0, 0.0), (0, 2, 1.0), (0, 4, 7.0)]
+
+
+@pytest.mark.parametrize("way", ["put", "block", "rewind", "step_end"])
+def test_a_step_is_a_whole_number_of_any_kind(tmp_path, way):
+    """A step that is in no array would vanish without a word."""
+    spec = ArraySpec("t", "f8", (4,), StepAxis(count=6))
+    field = np.arange(24.0).reshape(6, 4)
+    with receivers(tmp_path, agree(spec)) as (file, _, (sink,)), Bridge(contact=file) as bridge:
+        name, cells = ["t"] * (way in ("put", "block")), [field[0]] * (way == "put")
+        for wrong in (1.5, float("nan"), "2", None, np.float64(0.5)):
+            with pytest.raises(BridgeError, match=re.escape(f"whole number, got {wrong!r}")):
+                getattr(bridge, way)(*name, wrong, *cells)
+        for step, kind in enumerate((int, float, np.int8, np.uint64, np.float32, np.float64)):
+            bridge.put("t", kind(step), field[step])
+        assert bridge.wait()
+        assert [sink.chunks[0, t][0].tolist() for t in range(6)] == field.tolist()
