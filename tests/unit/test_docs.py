@@ -32,6 +32,22 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+def test_the_page_on_meshes_and_particles_runs() -> None:
+    """Its Python code needs no analysis."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", text_of(DOCS / "guide/unstructured.md"), re.M | re.S
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert len(blocks) == 6
+
+
 def without_code(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
