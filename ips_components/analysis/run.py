@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import math
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -496,10 +495,9 @@ class Run:
             errors |= dict.fromkeys(error.results, error)
         self._store.finish()
         variables = self._store.summary()
-        for name, variable in variables.items():
-            if missing := variable.get("missing"):
-                size = math.prod(variable["shape"])
-                logger.warning("Result %r: %d of %d values are missing (NaN)", name, missing, size)
+        missing = {name: each["missing"] for name, each in variables.items() if each.get("missing")}
+        if missing:
+            logger.warning("Values that are not a number (NaN), by result: %s", missing)
         return {
             "results": str(self._store.path),
             "checkpoint": checkpoint,

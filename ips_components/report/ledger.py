@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from ips_components.report.record import check_record, last_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: Results with missing values that the summary names.
+_NAMED = 3
 HEADINGS = ("produced", "skipped", "delivered", "dropped", "lost")
 
 
@@ -145,6 +148,8 @@ def summary_rows(
         rows.append(("explained variance", f"{ratios} (together {together})"))
     if record["results"]["path"]:
         rows.append(("results", record["results"]["path"]))
+    if text := missing_values(record["results"]["variables"]):
+        rows.append(("not a number", text))
     if "none" in (v for name, v in record["config"].items() if name.endswith(".SECURITY")):
         rows.append(("security", "SECURITY = none: Dask let in anybody who reached its ports"))
     if run_dir is not None:
@@ -152,6 +157,24 @@ def summary_rows(
         if (run_dir / REPORT).exists():
             rows.append(("report", str(run_dir / REPORT)))
     return rows
+
+
+def missing_values(variables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in which results values are missing (NaN), the first ones by name; empty if in none.
+
+    Examples
+    --------
+    >>> missing_values({"mean": {"shape": [4, 5], "missing": 3}, "max": {"shape": []}})
+    '3 of 20 in mean'
+    """
+    parts = [
+        f"{numbers.count(each['missing'])} of {numbers.count(math.prod(each['shape']))} in {name}"
+        for name, each in variables.items()
+        if each.get("missing")
+    ]
+    more = len(parts) - _NAMED
+    rest = [f"and {numbers.plural(more, 'more result')}"] if more > 0 else []
+    return ", ".join([*parts[:_NAMED], *rest])
 
 
 def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, str]]:

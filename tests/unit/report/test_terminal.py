@@ -58,6 +58,17 @@ def test_summary_of_a_good_run():
     assert len({line.index(text) for line, text in zip(lines[1:], rows.values(), strict=True)}) == 1
 
 
+def test_missing_values_are_said_once():
+    """A field that has become NaN is in every result: one line names the first ones."""
+    record = run_records.ok_record()
+    whole = {"shape": [2, 3], "dims": ["y", "x"], "dtype": "float64", "missing": 4}
+    variables = {f"result_{i}": whole for i in range(5)} | {"good": {**whole, "missing": None}}
+    record["results"] = {"path": "/run/results.zarr", "variables": variables}
+    (line,) = [each for each in summary_table(record).splitlines() if "not a number" in each]
+    said = "4 of 6 in result_0, 4 of 6 in result_1, 4 of 6 in result_2, and 2 more results"
+    assert line.strip() == f"not a number         {said}"
+
+
 def test_summary_of_a_failed_run_begins_with_the_cause():
     first, *rest = summary_table(run_records.rank_death_record()).splitlines()
     assert first.startswith("Run heat2d_ipca FAILED after 8.34 s: rank 2 lost: connection reset")
