@@ -146,18 +146,18 @@ def test_an_analysis_that_cannot_be_kept_is_named_before_anything_is_launched(tm
     assert not list(tmp_path.glob("run/run_*"))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("at", "code"), [(1, SIMULATION), (2, FOREIGN), (3, FOREIGN)], ids=["early", "own", "late, own"]
 )
 def test_a_loop_goes_on_from_any_of_its_checkpoints(tmp_path, leaves_nothing, at, code):
     """The uninterrupted loop has a checkpoint at each time, of which one is gone on from."""
     whole = loop(tmp_path / "whole", range(4), code=code)
-    ended = whole.run(180)
+    ended = whole.run(250)
     assert ended.status == 0, ended.output + ended.log
     again = goes_on(tmp_path / "whole", at)
     rest = loop(tmp_path / "rest", range(at, 4), code=code, **again)
-    ended = rest.run(180)
+    ended = rest.run(250)
     assert ended.status == 0, ended.output + ended.log
     found, expected = results(rest), results(whole)
     assert sorted(found) == sorted(expected)

@@ -53,6 +53,7 @@ def expected() -> tuple[np.ndarray, np.ndarray]:
     return np.array(fields), np.array(powers)
 
 
+@pytest.mark.timeout(600)
 def test_two_codes_in_turn_on_three_nodes(submit, workspace):
     job = submit(
         CONFIG,
@@ -61,7 +62,7 @@ def test_two_codes_in_turn_on_three_nodes(submit, workspace):
         "--ntasks-per-node=2",
         PYTHONPATH=str(workspace / "examples/15_time_loop"),
     )
-    assert job.wait(240) == "COMPLETED", job.text()
+    assert job.wait(500) == "COMPLETED", job.text()
     (run,) = workspace.glob("run/time_loop/run_*")
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "ok"
