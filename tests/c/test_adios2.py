@@ -275,6 +275,30 @@ def test_names_with_a_prefix(program, engine, sinks, tmp_path):
     assert field(contract, sink, "diag.T")[1].tolist() == [0.5, 1.5]
 
 
+def test_dimensions_in_the_order_of_fortran(program, engine, sinks, tmp_path):
+    (sink,) = sinks()
+    contract, _, _ = coupled(
+        program, engine, tmp_path, sink, wanted={"T", "ghost"}, fields={"Order": "column"}
+    )
+    shapes = {array.spec.name: array.spec.shape for array in contract.arrays}
+    assert shapes == {"T": (6, 4 * SIZE), "ghost": (5, 3 * SIZE)}
+    found = field(contract, sink, "T")
+    for rank in range(SIZE):
+        cells = 10 * (4 * rank + np.arange(4)[:, None]) + np.arange(6)
+        for step in range(STEPS):
+            block = found[step, :, 4 * rank : 4 * rank + 4]
+            np.testing.assert_array_equal(block, 1000 * step + cells.reshape(6, 4))
+
+
+def test_ranks_without_cells(engine, sinks, tmp_path):
+    (sink,) = sinks()
+    contract, codes, texts = python(engine, tmp_path, sink, "one has all", Steps=STEPS)
+    assert codes == [0, 0], texts
+    np.testing.assert_array_equal(
+        field(contract, sink, "u"), np.arange(STEPS)[:, None] + np.zeros(4)
+    )
+
+
 # -- programs in Python ----------------------------------------------------------------------------
 
 PYTHON = """
@@ -292,6 +316,12 @@ elif how == "at once":
     v = io.define_variable("u", cells, [2 * size, 3], [2 * rank, 0], [2, 3])
     with io.open(out, adios2.bindings.Mode.Write) as engine:
         engine.put(v, cells + rank)
+elif how == "one has all":  # rank 1
+    n = 4 * rank
+    with adios2.Stream(io, out, "w") as stream:
+        for step in stream.steps(3):
+            line = np.full(n, float(step.current_step()))
+            stream.write("u", line, [4], [0], [n])
 elif how == "again":
     for _ in range(2):
         with adios2.Stream(io, out, "w") as stream:
