@@ -113,7 +113,7 @@ def attached_client(pipe: Any, log: str, directory: str, pauses: list[str]) -> N
     AttachedContract.open = opening
     with ips_components.attach(directory) as live:
         at("attached")
-        future = live.submit(lambda arrays: arrays["t"].mean(), steps=1000)
+        future = live.submit(lambda arrays: arrays["t"].mean(), steps=40)
         at("submitted")
         for found in live.watch(lambda arrays: arrays["t"].sum()):
             if found.index == 3:
