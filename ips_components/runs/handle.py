@@ -358,6 +358,8 @@ class Run:
     def _repr_html_(self) -> str:
         from ips_components.runs.html import progress_html
 
+        if self.status == "succeeded" and self.directory is not None:
+            return RunResult(self.directory)._repr_html_()
         return progress_html(self.config, self.status, self.progress, self.cause)
 
     def _ipython_display_(self) -> None:

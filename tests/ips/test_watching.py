@@ -106,7 +106,7 @@ def test_no_page_by_default_and_the_failure_is_an_event(tmp_path, leaves_nothing
     assert heard(workflow)[-1]["phase"] == "failed"
     assert PROGRESS.search(ended.output)
     contract = ended.output.index("The contract, what the analysis needs of each array:")
-    assert re.search(r"hot +:12 of 12 +\[:8\] +100 % +768 B +12\n", ended.output[contract:])
+    assert re.search(r"hot +:12 of 12 +\[:8\] +100 % +768 B +12\b", ended.output[contract:])
     first = re.search(rf": step [1-9]\d* of {STEPS}, ", ended.output)
     assert contract < first.start(), "it comes before the first step"
 
