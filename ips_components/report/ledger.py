@@ -160,17 +160,20 @@ def summary_rows(
 
 
 def missing_values(variables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in which results values are missing (NaN), the first ones by name; empty if in none.
+    """Return in which results half of the values or more are missing (NaN); empty if in none.
+
+    The first ones are named. What is missing of others, such as the first step of a running
+    statistic, is in the report.
 
     Examples
     --------
-    >>> missing_values({"mean": {"shape": [4, 5], "missing": 3}, "max": {"shape": []}})
-    '3 of 20 in mean'
+    >>> missing_values({"mean": {"shape": [4, 5], "missing": 12}, "max": {"shape": []}})
+    '12 of 20 in mean'
     """
     parts = [
         f"{numbers.count(each['missing'])} of {numbers.count(math.prod(each['shape']))} in {name}"
         for name, each in variables.items()
-        if each.get("missing")
+        if 2 * (each.get("missing") or 0) >= max(math.prod(each["shape"]), 1)
     ]
     more = len(parts) - _NAMED
     rest = [f"and {numbers.plural(more, 'more result')}"] if more > 0 else []

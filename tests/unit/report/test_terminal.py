@@ -62,7 +62,10 @@ def test_missing_values_are_said_once():
     """A field that has become NaN is in every result: one line names the first ones."""
     record = run_records.ok_record()
     whole = {"shape": [2, 3], "dims": ["y", "x"], "dtype": "float64", "missing": 4}
-    variables = {f"result_{i}": whole for i in range(5)} | {"good": {**whole, "missing": None}}
+    variables = {f"result_{i}": whole for i in range(5)} | {
+        "good": {**whole, "missing": None},
+        "running": {**whole, "missing": 2},  # its first values are not defined
+    }
     record["results"] = {"path": "/run/results.zarr", "variables": variables}
     (line,) = [each for each in summary_table(record).splitlines() if "not a number" in each]
     said = "4 of 6 in result_0, 4 of 6 in result_1, 4 of 6 in result_2, and 2 more results"
