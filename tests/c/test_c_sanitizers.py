@@ -105,9 +105,12 @@ def test_damaged_contracts(ask):
             for block in vector.get("blocks", ())[:1]:
                 box = words(len(block["offset"]), block["offset"], block["shape"], block["halo"])  # noqa: F405
                 lines.append(" ".join(["plan", text, *box, *list(block["pieces"])[:3]]))
+            for one in vector.get("ids", ())[:1]:
+                ids = words(len(one["ids"]), one["ids"])  # noqa: F405
+                lines.append(" ".join(["ids", text, *ids, *list(one["pieces"])[:3]]))
     answers = ask(*lines)
     assert len(answers) == len(lines)
-    assert {answer.split()[0] for answer in answers} == {"contract", "plan", "refused"}
+    assert {answer.split()[0] for answer in answers} == {"contract", "plan", "refused", "ids"}
 
 
 def test_damaged_frames_and_contacts(ask):

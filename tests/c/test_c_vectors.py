@@ -122,6 +122,23 @@ def test_pieces(ask, vector):
         assert answer.split() == found
 
 
+@pytest.mark.parametrize("vector", [v for v in GEOMETRY if "ids" in v], ids=lambda v: v["title"])
+def test_rows_by_ids(ask, vector):
+    for one in vector["ids"]:
+        times = list(one["pieces"])
+        (answer,) = ask(
+            " ".join(["ids", vector["contract"], *words(len(one["ids"]), one["ids"]), *times])
+        )
+        found = ["ids"]
+        for t, pieces in one["pieces"].items():
+            found += ["at", t, str(len(pieces))]
+            for piece in pieces:
+                found += words(*(piece[name] for name in ("chunk", "receiver", "time", "bytes")))
+                found += words(piece["columns"], len(piece["rows"]))
+                found += words(piece["rows"], piece["positions"])
+        assert answer.split() == found
+
+
 def receivers_words(endpoints):
     found = ["receivers", str(len(endpoints))]
     for e in endpoints:

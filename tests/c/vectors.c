@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "ips_contact.h"
+#include "ips_ids.h"
 #include "ips_memory.h"
 #include "ips_proof.h"
 
@@ -169,6 +170,45 @@ static void do_rows(void)
         }
     }
     printf("\n");
+    ipsb_contract_free(&c);
+    free(data);
+}
+
+/* ids HEX N ID... T... */
+static void do_ids(void)
+{
+    size_t length;
+    uint8_t *data = bytes(&length);
+    int64_t ids[64], n = number();
+    char why[256];
+    contract c;
+    pieces found = {0};
+    id_plan *plan = NULL;
+    for (int64_t i = 0; i < n && i < 64; i++)
+        ids[i] = number();
+    if (ipsb_contract_parse(&c, data, length) == NULL && n <= 64 && c.n_arrays && c.arrays[0].by_id)
+        plan = ipsb_ids_make(&c.arrays[0], n, ids, why, sizeof why);
+    printf("ids");
+    for (const char *t = word(); plan && *t; t = word()) {
+        ipsb_ids_at(plan, strtoll(t, NULL, 10), &found);
+        printf(" at %s %zu", t, found.n);
+        for (size_t i = 0; i < found.n; i++) {
+            const piece *one = &found.items[i];
+            const id_cut *cut = (const id_cut *)one->cut;
+            show(one->chunk), show(one->receiver);
+            spans(&one->time, 1);
+            show(one->cut->dst[0].count);
+            spans(cut->columns, c.arrays[0].ndim - 2);
+            show(cut->n);
+            for (int64_t j = 0; j < cut->n; j++)
+                show(plan->chosen[cut->first + (size_t)j]);
+            for (int64_t j = 0; j < cut->n; j++)
+                show(plan->positions[cut->first + (size_t)j]);
+        }
+    }
+    printf("\n");
+    free(found.items);
+    ipsb_ids_free(plan);
     ipsb_contract_free(&c);
     free(data);
 }
@@ -494,6 +534,8 @@ int main(void)
             do_contract();
         } else if (!strcmp(command, "plan")) {
             do_plan();
+        } else if (!strcmp(command, "ids")) {
+            do_ids();
         } else if (!strcmp(command, "rows")) {
             do_rows();
         } else if (!strcmp(command, "frame")) {

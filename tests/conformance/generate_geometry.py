@@ -25,6 +25,7 @@ from ips_components.model import (
     Selection,
     StepAxis,
 )
+from ips_components.model.by_id import IdPlan
 
 HERE = Path(__file__).parent
 RUN = "vectors"
@@ -149,7 +150,57 @@ def geometry_vectors():
             ],
         }
     )
+    vectors.extend(id_vectors())
     return vectors
+
+
+def id_vectors():
+    """Rows by ids: in any order, columns and ids in strides, several steps in a chunk, no rows."""
+    cases = [
+        ("low", (11,), None, {}, [[10, 3, 0, 7], [1, 2, 3, 4, 5, 6, 8, 9], []]),
+        (
+            "unique",
+            (11, 3),
+            [np.s_[::2, 1:10:3, 1:], np.s_[1, :5, :2]],
+            {"chunks": {0: 3, 1: (5, 6), 2: 2}},
+            [[10, 3, 0, 7, 4], [2, 1]],
+        ),
+    ]
+    for rule, shape, keys, options, ranks in cases:
+        spec = ArraySpec("u", "<f4", shape, StepAxis(count=6), ids=rule)
+        selections = [Selection.from_key(key, spec.index_shape) for key in keys or ()] or None
+        array = ArrayContract.agree(spec, selections, run=RUN, receivers=(0, 1), **options)
+        yield {
+            "title": f"{rule} ids of shape {shape}",
+            "contract": Contract(RUN, (array,)).to_bytes().hex(),
+            "ids": [
+                {
+                    "ids": ids,
+                    "pieces": {
+                        str(t): [
+                            id_vector(one)
+                            for one in IdPlan(array, np.array(ids, dtype=np.int64)).at(t)
+                        ]
+                        for t in range(7)
+                    },
+                }
+                for ids in ranks
+            ],
+        }
+
+
+def id_vector(one):
+    return {
+        "chunk": one.piece.chunk,
+        "receiver": one.piece.receiver,
+        "time": list(one.piece.dst[0]),
+        "bytes": one.cut.nbytes,
+        "columns": [
+            [s.start, len(range(s.start, s.stop, s.step)), s.step] for s in one.cut.columns
+        ],
+        "rows": one.cut.rows.tolist(),
+        "positions": one.cut.positions.tolist(),
+    }
 
 
 def row_vector(piece):

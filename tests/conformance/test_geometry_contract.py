@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ips_components.errors import ContractError
 from ips_components.model import Block, BlockPlan, Contract, RowPlan
+from ips_components.model.by_id import IdPlan
 
 HERE = Path(__file__).parent
 GEOMETRY = json.loads((HERE / "geometry_vectors.json").read_text(encoding="utf-8"))
@@ -43,6 +45,27 @@ def test_pieces(vector):
                 assert [piece.chunk, piece.receiver, spans(piece.src[1:])] == list(
                     expected.values()
                 )
+
+
+@pytest.mark.parametrize("vector", [v for v in GEOMETRY if "ids" in v], ids=lambda v: v["title"])
+def test_rows_by_ids(vector):
+    (array,) = Contract.from_bytes(bytes.fromhex(vector["contract"])).arrays
+    for item in vector["ids"]:
+        plan = IdPlan(array, np.array(item["ids"], np.int64))
+        for t, expected in item["pieces"].items():
+            found = [
+                {
+                    "chunk": piece.chunk,
+                    "receiver": piece.receiver,
+                    "time": list(piece.dst[0]),
+                    "bytes": piece.dst[1][1],
+                    "columns": spans(cut.columns),
+                    "rows": cut.rows.tolist(),
+                    "positions": cut.positions.tolist(),
+                }
+                for piece, cut in plan.at(int(t))
+            ]
+            assert found == expected
 
 
 @pytest.mark.parametrize("vector", CONTRACTS["contracts"], ids=lambda v: v["json"]["run"])

@@ -5,6 +5,10 @@
 
 #include "ips_ids.h"
 
+enum { MAX_CUTS = 1 << 20 };
+/* Bytes of a row: no more can be meant, and products stay inside 64 bits. */
+static const int64_t MAX_ROW = (int64_t)1 << 40;
+
 typedef struct numbered {
     int64_t id, row;
 } numbered;
@@ -128,6 +132,8 @@ static bool add_cut(id_plan *p, int64_t space, size_t first, int64_t n, const pa
 {
     const agreement *a = p->contract;
     id_cut *c;
+    if (p->n_cuts >= MAX_CUTS)
+        return false;
     if (p->n_cuts == p->room_cuts) {
         size_t room = p->room_cuts ? 2 * p->room_cuts : 8;
         id_cut *more = realloc(p->cuts, sizeof *more * room);
@@ -142,6 +148,8 @@ static bool add_cut(id_plan *p, int64_t space, size_t first, int64_t n, const pa
         const part *of = &columns[d].items[at[d]];
         space = space * a->chunks[d].n_chunks + of->chunk;
         c->columns[d - 2] = of->src;
+        if (of->src.count > MAX_ROW / c->row_bytes)
+            return false;
         c->row_bytes *= of->src.count;
     }
     c->head.space = space;
