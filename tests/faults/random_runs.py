@@ -83,6 +83,7 @@ class Ear:
     def __init__(self, number: int, analysis: Analysis) -> None:
         self.number, self.analysis = number, analysis
         self.byes: dict[int, Any] = {}
+        self.lost_ranks: dict[int, str] = {}
 
     def chunk(self, array, chunk, value, nbytes):
         self.analysis.queue.put(("chunk", self.number, (array, chunk), value))
@@ -97,7 +98,7 @@ class Ear:
         self.byes[rank] = info
 
     def lost(self, rank, why):
-        self.analysis.wrong.append(f"receiver {self.number}: rank {rank} lost: {why}")
+        self.lost_ranks[rank] = why
 
     def fault(self, text):
         self.analysis.wrong.append(f"receiver {self.number}: fault: {text}")
@@ -407,6 +408,13 @@ def _check(case: Case, analysis: Analysis, ears: list[Ear], outcomes: list[Any])
     for number, outcome in enumerate(outcomes):
         if isinstance(outcome, BaseException):
             wrong += [f"rank {number}:", *traceback.format_exception(outcome)]
+    # A goodbye to one receiver is enough: another one may just have been cut off (as the
+    # coordinator sees it: `RunState.rank_lost`).
+    left = {rank for ear in ears for rank in ear.byes}
+    for ear in ears:
+        for rank, why in ear.lost_ranks.items():
+            if rank not in left:
+                wrong.append(f"receiver {ear.number}: rank {rank} lost: {why}")
     drops = {i for i, field in enumerate(case.arrays) if field.policy == "drop"}
     for key, why in analysis.missed.items():
         dropped = key[0] in drops and "dropped" in why
