@@ -32,6 +32,7 @@ from ips_components.external._compat import gc_paused
 from ips_components.model.contract import ArrayContract, Contract, Policy
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.placement import Placement
+from ips_components.model.selection import disjoint
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -149,6 +150,11 @@ def contracts_from_graph(
             {view.name: set(chunks) for view, chunks in mine.items()},
             blank_shapes(mine, contract),
         )
+        if contract is not None and (functions := needed.widened_by.get(source.name)):
+            used = {view: {**of, **needed.used.get(view, {})} for view, of in mine.items()}
+            cells = sum(part.size for part in disjoint(boxes_of(used)))
+            asked = sum(part.size for part in contract.wanted)
+            source.widened = (asked / cells, tuple(sorted(functions)))
     return {run: Contract(run, tuple(mine)) for run, mine in agreed.items()}
 
 

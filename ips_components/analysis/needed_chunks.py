@@ -25,8 +25,24 @@ from ips_components.analysis.cells import CulledLayer, Region, needed_cells
 from ips_components.analysis.views import Index, Source, View, ViewLayer
 from ips_components.errors import ContractError
 
-#: By view and index of the chunk: the cells that are needed of it, None for all of them.
-Needed = dict[View, dict[Index, Region | None]]
+Chunks = dict[Index, Region | None]
+
+
+class Needed(dict[View, Chunks]):
+    """By view and index of the chunk: the cells that are needed of it, None for all of them.
+
+    Attributes
+    ----------
+    used : dict
+        The same as it would be if no function needed whole blocks; only what differs.
+    widened_by : dict
+        Names of such functions, by the Dask name of the array.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: dict[View, dict[Index, Region]] = {}
+        self.widened_by: dict[str, set[str]] = {}
 
 
 def needed_chunks(results: Any, sources: Iterable[Source]) -> Needed:
@@ -127,10 +143,13 @@ class _Search:
 
     def __init__(self, sources: list[Source]) -> None:
         self.sources = sources
-        self.needed: Needed = {}
+        self.needed = Needed()
         self.views = {name: view for source in sources for name, view in source.views.items()}
 
     def add(self, found: Needed) -> None:
+        self.needed.used |= found.used
+        for source, names in found.widened_by.items():
+            self.needed.widened_by.setdefault(source, set()).update(names)
         for view, chunks in found.items():
             mine = self.needed.setdefault(view, {})
             for index, region in chunks.items():
@@ -149,7 +168,7 @@ class _Search:
 
     def of_layers(self, layers: Sequence[CulledLayer], outputs: Set[Any]) -> Needed:
         """Return the chunks that culled layers consist of or, where tasks exist, refer to."""
-        found: Needed = {}
+        found = Needed()
         early = any(source.early for source in self.sources)
         for each in layers:
             layer = each.layer
@@ -161,8 +180,10 @@ class _Search:
                 for user, indices in tasks.items():
                     found.setdefault(user, {}).update(indices)
         if not early:
-            for view, chunks in needed_cells(layers, outputs, self.views).items():
-                found[view].update(chunks)
+            search = needed_cells(layers, outputs, self.views)
+            for view, cells in search.needed.items():
+                found[view].update(cells)
+            found.used, found.widened_by = search.used, dict(search.widened_by)
         return found
 
     def of_tasks(self, tasks: Mapping[Any, Any]) -> Needed:
@@ -177,7 +198,7 @@ class _Search:
                 view = source.views[name]
                 for index in indices:
                     fused[(source.name, *view.base_index(index))].add((view, index))
-        found: Needed = {}
+        found = Needed()
         for key, task in tasks.items():
             view = self.views.get(_name(key))
             if view is not None:

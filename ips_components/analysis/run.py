@@ -307,7 +307,7 @@ class Run:
             raise ContractError("the contract of a run is signed once; it was signed before")
         arrays = tuple(array for each in contracts.values() for array in each.arrays)
         self.contract = Contract(self.settings.run, arrays)
-        for row in self.contract.table():
+        for row in self._terms():
             logger.info("Contract: %s", row)
         for run, coordinator in self._coordinators.items():
             if self._settings[run].leave_out:
@@ -318,6 +318,15 @@ class Run:
             self._guard.lift()
         elif self._guard is not None:
             self._guard.committed = True
+
+    def _terms(self) -> list[dict[str, Any]]:
+        """Return the table of the contract, with what makes it wider than the results are."""
+        rows = [] if self.contract is None else self.contract.table()
+        widened = {name: each.source.widened for name, each in self.arrays.items()}
+        for row in rows:
+            if (found := widened.get(row["name"])) is not None:
+                row["times_used"], row["widened_by"] = found[0], list(found[1])
+        return rows
 
     def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
         """Return the arrays of a simulation's config that the analysis does not need."""
@@ -502,7 +511,7 @@ class Run:
             "results": str(self._store.path),
             "checkpoint": checkpoint,
             "variables": variables,
-            "contract": self.contract.table() if self.contract else [],
+            "contract": self._terms(),
         }
 
     def _incomplete(

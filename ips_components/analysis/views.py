@@ -79,6 +79,8 @@ class Source:
     resolved: dict[str, Resolved] = field(default_factory=dict)
     chosen: ChosenBlocks = field(default_factory=lambda: ChosenBlocks())
     """Of an adaptive mesh; shared with the table of its blocks."""
+    widened: tuple[float, tuple[str, ...]] | None = None
+    """How many times the cells that results use are sent, and for which functions' sake."""
     windowed: bool = False
     """Whether it is analysed by windows, all steps of which come."""
 

@@ -126,6 +126,8 @@ RECORD = Entry(
                             "bytes": NUMBER,
                             "chunks": ANY,
                             "steps_per_chunk": ANY,
+                            "times_used": ANY,
+                            "widened_by": ANY,
                         }
                     )
                 )

@@ -77,6 +77,13 @@ def contract_table(rows: Sequence[Mapping[str, Any]]) -> str:
         chunks, each = numbers.count(row["chunks"]), str(row.get("steps_per_chunk") or "")
         cells.append((row["name"], row["steps"], row["region"], share, nbytes, chunks, each))
     lines = [f"  {line}" for line in _aligned(cells, left=3)]
+    for row in rows:
+        if (times := row.get("times_used") or 1) > 1:
+            functions = ", ".join(row.get("widened_by") or ())
+            lines.append(
+                f"  {row['name']}: {times:.2g} times the cells that results use, for the sake of "
+                f"{functions}, which may need whole blocks: select before calling it"
+            )
     return "\n".join(["The contract, what the analysis needs of each array:", *lines])
 
 

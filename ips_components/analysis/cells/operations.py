@@ -308,7 +308,9 @@ class Along(Operation):
     keeps: bool
     """Whether the axes stay, with other sizes."""
     size: int | None = None
-    """Size of the axes that stay, None where it is not known."""
+    """Size of the axes that stay, None where it is not known; -1: that of the operand."""
+    prefix: bool = False
+    """Whether a cell needs only those up to its own along the axes, as of a cumulative sum."""
 
     @property
     def operands(self) -> Sequence[Node]:
@@ -321,7 +323,8 @@ class Along(Operation):
         sizes = of(self.operand)
         mixed = self._axes(len(sizes))
         if self.keeps:
-            return tuple(self.size if i in mixed else n for i, n in enumerate(sizes))
+            other = [n if self.size == -1 else self.size for n in sizes]
+            return tuple(other[i] if i in mixed else n for i, n in enumerate(sizes))
         return tuple(n for i, n in enumerate(sizes) if i not in mixed)
 
     def backward(self, region: Region, of: ShapeOf) -> Iterator[tuple[Node, Region]]:
@@ -333,9 +336,9 @@ class Along(Operation):
             dims: list[Any] = []
             for axis in range(ndim):
                 if axis in mixed:
-                    dims.append(None)
-                    if self.keeps:
-                        next(left)
+                    own = next(left) if self.keeps else None
+                    upto = self.prefix and own is not None
+                    dims.append(np.arange(own[-1] + 1) if upto else None)
                 else:
                     dims.append(next(left))
             found.add(tuple(dims))

@@ -22,6 +22,7 @@ from dask.utils import ensure_dict
 
 from ips_components.analysis.cells.operations import (
     Constant,
+    Elementwise,
     Operation,
     Ref,
     Shape,
@@ -47,9 +48,31 @@ class CulledLayer:
     """Keys by key of the layer."""
 
 
+Cells = dict[View, dict[Index, Region]]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search for cells has found.
+
+    Parameters
+    ----------
+    needed
+        By view and index of the chunk. What is not in it is needed whole.
+    used
+        The same as it would be if functions that need whole blocks worked cell by cell.
+    widened_by
+        Names of such functions of whose result a part is used, by the name of the source.
+    """
+
+    needed: Cells
+    used: Cells
+    widened_by: Mapping[str, Set[str]]
+
+
 def needed_cells(
     layers: Sequence[CulledLayer], outputs: Set[Any], views: Mapping[Any, View]
-) -> dict[View, dict[Index, Region]]:
+) -> Search:
     """Return the cells that are needed of those chunks of views that are not needed whole.
 
     Parameters
@@ -60,24 +83,28 @@ def needed_cells(
         Keys of the results.
     views
         By the name of their layer.
-
-    Returns
-    -------
-    dict
-        By view and index of the chunk. What is not in it is needed whole.
     """
     followed = _followed(layers)
     if not followed or sum(len(each.dependencies) for each in followed) > MAX_TASKS:
-        return {}
-    search = _Search(followed, views)
-    names = {each.name for each in followed}
-    search.wholly(outputs)
-    for each in layers:
-        if each.name not in names:
-            for keys in each.dependencies.values():
-                search.wholly(keys)
-    search.run()
-    return search.found()
+        return Search({}, {}, {})
+
+    def search(assume: bool) -> _Search:
+        each = _Search(followed, views, assume)
+        names = {layer.name for layer in followed}
+        each.wholly(outputs)
+        for layer in layers:
+            if layer.name not in names:
+                for keys in layer.dependencies.values():
+                    each.wholly(keys)
+        each.run()
+        return each
+
+    strict = search(assume=False)
+    needed = strict.found()
+    if not strict.opaque:
+        return Search(needed, needed, {})
+    assumed = search(assume=True)
+    return Search(needed, assumed.found(), assumed.widened_by())
 
 
 def _followed(layers: Sequence[CulledLayer]) -> list[CulledLayer]:
@@ -115,8 +142,13 @@ def _cuts(layer: Layer) -> bool:
 class _Search:
     """Goes through the tasks of some layers, forwards for shapes and backwards for cells."""
 
-    def __init__(self, layers: Iterable[CulledLayer], views: Mapping[Any, View]) -> None:
+    def __init__(
+        self, layers: Iterable[CulledLayer], views: Mapping[Any, View], assume: bool
+    ) -> None:
         self._views = views
+        self._assume = assume
+        self.opaque: dict[str, Any] = {}
+        """Functions that need whole blocks, with a task of each of which a part is used."""
         self._tasks: dict[Any, GraphNode] = {}
         self._whole: set[Any] = set()
         self._partial: dict[Any, Region] = {}
@@ -124,6 +156,8 @@ class _Search:
         self._operations: dict[Any, Operation | Ref] = {}
         self._constants: dict[Any, Any] = {}
         self._of_views: list[Any] = []
+        self._assumed: set[Any] = set()
+        self._reach: dict[Any, set[str]] = {}
         layers = list(layers)
         keys = {key for each in layers for keys in each.dependencies.values() for key in keys}
         keys.update(key for each in layers for key in each.dependencies)
@@ -153,6 +187,12 @@ class _Search:
         }
         order = list(TopologicalSorter(graph).static_order())
         for key in order:
+            task = self._tasks[key]
+            reach = {self._views[key[0]].source.name} if task is None else set()
+            for each in graph[key]:
+                reach |= self._reach.get(each, set())
+            if reach:
+                self._reach[key] = reach
             self._forward(key)
         for key in reversed(order):
             self._backward(key)
@@ -168,6 +208,14 @@ class _Search:
             if not (region := region.within(shape)).is_whole:
                 found.setdefault(self._views[key[0]], {})[key[1:]] = region
         return found
+
+    def widened_by(self) -> dict[str, set[str]]:
+        """Return the functions that need whole blocks, by the name of a source they depend on."""
+        places: dict[str, set[str]] = {}
+        for name, key in self.opaque.items():
+            for source in self._reach.get(key, ()):
+                places.setdefault(source, set()).add(name)
+        return places
 
     # -- internals ---------------------------------------------------------------------
 
@@ -185,13 +233,24 @@ class _Search:
             self._shapes[key] = value.shape
             return
         operation = operation_of(task, self._constants)
-        if operation is None or task.dependencies - set(_refs(operation)) - self._constants.keys():
+        if operation is not None and not (
+            task.dependencies - set(_refs(operation)) - self._constants.keys()
+        ):
+            try:
+                self._shapes[key] = self._shape(operation)
+                self._operations[key] = operation
+            except Exception as error:  # a task of another version of dask needs whole blocks
+                logger.debug("Cells of %s are not followed: %r", key, error)
+        if key in self._operations or key not in self._reach:
             return
-        try:
-            self._shapes[key] = self._shape(operation)
-            self._operations[key] = operation
-        except Exception as error:  # a task of another version of dask needs whole blocks
-            logger.debug("Cells of %s are not followed: %r", key, error)
+        if self._assume and type(key) is tuple:
+            ndim = len(key) - 1
+            alike = [Ref(k) for k in task.dependencies if len(self._shapes.get(k, ())) == ndim]
+            self._operations[key] = assumed = Elementwise(alike)
+            self._shapes[key] = assumed.shape(self._shape) if alike else (None,) * ndim
+            self._assumed.add(key)
+        else:
+            self.opaque.setdefault(function_name(task), key)
 
     def _value(self, task: GraphNode) -> Any:
         try:
@@ -230,6 +289,10 @@ class _Search:
                 found = list(self._needs(operation, region))
             except Exception as error:
                 logger.debug("Cells of %s are not followed: %r", key, error)
+        if key in self._assumed:
+            if region and not region.is_whole:
+                self.opaque.setdefault(function_name(task), key)
+            self.wholly(task.dependencies - set(_refs(operation)))
         if found is None:
             self.wholly(task.dependencies)  # even for nothing: no function sees made-up values
             return
@@ -247,6 +310,14 @@ class _Search:
             for operand, part in node.backward(region, self._shape):
                 if part:
                     yield from self._needs(operand, part)
+
+
+def function_name(task: GraphNode) -> str:
+    """Return the name of the function of a task, for messages."""
+    function = getattr(task, "func", None)
+    while hasattr(function, "func"):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _refs(node: Any) -> Iterator[Any]:

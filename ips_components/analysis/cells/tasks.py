@@ -265,7 +265,9 @@ def _along(name: str, function: Any, args: list[Any], options: dict[str, Any]) -
     if axis is None or not isinstance(args[0], Ref | Operation):
         raise _NotUnderstood
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    return Along(args[0], axes, keeps=True)
+    prefix = "cum" in name
+    size = -1 if prefix or "sort" in name or "shift" in name else None
+    return Along(args[0], axes, keeps=True, size=size, prefix=prefix)
 
 
 def _is_interpolation(function: Any) -> bool:

@@ -205,6 +205,20 @@ def test_a_function_of_the_user_gets_whole_blocks():
     assert asked_for(contract).sum() == 6 * 2 * 2
 
 
+def test_a_function_that_widens_the_contract_is_named():
+    def first(block):
+        return block[:1].repeat(len(block), axis=0)
+
+    arrays = offer(SPEC, chunks=(6, 5, 2))
+    x = arrays["t"]
+    mapped = x.map_blocks(first, meta=np.empty((0, 0, 0)))
+    contract_from_graph([mapped[:, 3, 2], (x * 2).rechunk(3)[:, 3, 2]], arrays, run=RUN)
+    assert x.source.widened == (10.0, ("first",))
+    arrays = offer(SPEC, chunks=(6, 5, 2))
+    contract_from_graph(arrays["t"].map_blocks(first).sum(), arrays, run=RUN)
+    assert arrays["t"].source.widened is None
+
+
 def test_many_points_are_exact_and_more_are_few_boxes():
     big = spec(shape=(60, 50), count=30)
     rng = np.random.default_rng(1)
