@@ -30,7 +30,7 @@ threads of the receiver         `WorkerSession.contract` and the names of arrays
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -64,6 +64,18 @@ MAX_FORGOTTEN = 10_000
 
 EventHandler = Callable[[CoordinatedRun, str, Any], None]
 CallHandler = Callable[[CoordinatedRun, Any], Awaitable[Any]]
+
+
+def surplus(runs: Mapping[str, CoordinatedRun]) -> list[str]:
+    """Return the ids of the oldest runs that are over, which are to be forgotten.
+
+    Attached runs are counted apart: the run that they belong to began before them, and outlives
+    them.
+    """
+    over = [each for each in runs.values() if each.retired]
+    own = [each.state.run for each in over if not each.main]
+    attached = [each.state.run for each in over if each.main]
+    return [run for names in (own, attached) for run in names[: max(0, len(names) - MAX_RETIRED)]]
 
 
 class RunCoordinator(SchedulerPlugin):
@@ -256,8 +268,7 @@ class RunCoordinator(SchedulerPlugin):
                 )
         if path := run.settings.get("task_log"):
             self.tasks.log.close(path)
-        retired = [name for name, each in self.runs.items() if each.retired]
-        for name in retired[: max(0, len(retired) - MAX_RETIRED)]:
+        for name in surplus(self.runs):
             gone = self.runs.pop(name)
             self._forgotten[name] = None
             if gone.page is not None:
