@@ -387,10 +387,11 @@ def _check(x: da.Array, axes: tuple[int, ...], y: da.Array | None, y_axes: tuple
             )
     if y is None:
         return
-    shapes = [tuple(str(a.shape[i]) for i in at) for a, at in ((x, axes), (y, y_axes))]
+    shapes = [", ".join(str(a.shape[i]) for i in at) for a, at in ((x, axes), (y, y_axes))]
     if shapes[0] != shapes[1]:
         raise AnalysisError(
-            f"features have samples of shape {shapes[0]}, targets of {shapes[1]}; they must agree"
+            f"features have samples of shape [{shapes[0]}], targets of [{shapes[1]}]; "
+            "they must agree"
         )
 
 

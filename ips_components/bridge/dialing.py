@@ -168,10 +168,11 @@ def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> socket.socket:
         if not endpoint.host.startswith(_LOOPBACK):
             raise
         text = f"{error.strerror or error}; {_LOOPBACK_ONLY}"
-        if endpoint.local:  # it may also have died, and another one take its place
+        # It may also have died, and another one take its place.
+        if endpoint.local or not endpoint.hostname:
             raise OSError(error.errno, text) from error
         raise BridgeError(
-            f"{endpoint} of {endpoint.hostname or 'another host'} cannot be reached from "
+            f"{endpoint} of {endpoint.hostname} cannot be reached from "
             f"{socket.gethostname()}: {text}"
         ) from error
 

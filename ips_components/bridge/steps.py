@@ -98,10 +98,10 @@ class Steps:
 
     def note_time(self, step: int, time: float) -> None:
         """Say the physical time of a step; it travels with its first piece."""
-        if step == self._timed:
-            return
         if not math.isfinite(time):
             raise BridgeError(f"step {step} has the physical time {time}; it must be finite")
+        if step == self._timed:
+            return
         self._timed = step
         self._delivery.piggybacked.append(framing.pack(m.StepTime(step, float(time))))
 

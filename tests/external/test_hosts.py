@@ -76,7 +76,7 @@ def coupled(tmp_path):
 
 def test_chunks_stay_on_the_host_of_their_blocks(coupled, simulate):
     run = coupled()
-    run.begin(chunks={"t": (1, -1, 2 * COLUMNS)})
+    run.begin(deadlines={"connect": 30.0}, chunks={"t": (1, -1, 2 * COLUMNS)})
     lanes = simulate(run, 4)
     run.future.result(30)
     record = run.end()
@@ -93,7 +93,9 @@ def test_chunks_stay_on_the_host_of_their_blocks(coupled, simulate):
 
 def test_between_hosts_data_takes_tcp(coupled, simulate):
     run = coupled(workers=1)
-    run.begin()
+    run.begin(
+        deadlines={"connect": 30.0},
+    )
     assert simulate(run, 2) == [{"0": "shm"}, {"0": "tcp"}]
     run.future.result(30)
     assert run.end()["ledger"]["closed"]

@@ -897,7 +897,9 @@ def test_a_step_that_a_rank_leaves_out_is_named_while_the_others_wait_for_memory
         future.result(30)
     assert said in wait_for_end(cluster, name, 20)["fatal"]["cause"]
     # Rank 3 puts into the same chunks as rank 2; the chunks of the others are complete.
-    assert outcomes[:2] == ["done", "done"]
+    # With abort they may hear of the failure in their last calls.
+    wanted = ("done",) if policy == "continue" else ("done", "the run failed")
+    assert all(outcome.startswith(wanted) for outcome in outcomes[:2])
     for outcome in outcomes[2:]:
         assert outcome == "done" if policy == "continue" else said in outcome
 

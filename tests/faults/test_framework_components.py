@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -49,7 +50,8 @@ def test_the_death_of_the_process_that_writes_the_logs_is_noticed(workflow):
     (logger,) = (
         child
         for child in psutil.Process(process.pid).children()
-        if "/work" not in child.cwd() and "ips.py" in " ".join(child.cmdline())
+        if not Path(child.cwd()).is_relative_to(flow.root / "work")
+        and "ips.py" in " ".join(child.cmdline())
     )
     logger.kill()
     ended = flow.wait(process, 60)

@@ -171,7 +171,7 @@ def _operation(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     if name == "_enforce_dtype":
         options.pop("enforce_dtype", None)
         return _operation(options.pop("enforce_dtype_function"), args, options)
-    if name == "where" and not isinstance(args[0], Ref | Operation):
+    if name == "where" and len(args) == 3 and not isinstance(args[0], Ref | Operation):
         return Choose(np.asarray(args[0], bool), _arrays(args[1:2]), _arrays(args[2:]))
     if name in _ELEMENTWISE:
         return Elementwise(_arrays(args[:1] if name in _OF_THE_FIRST else args))
@@ -344,6 +344,7 @@ def _is_ufunc(function: Any) -> bool:
     return (
         isinstance(function, np.ufunc)
         and function.signature is None
+        and function.nout == 1  # a tuple of arrays is no array, and indices pick from the tuple
         and not all(set(each) <= set("O->") for each in function.types)
     )
 

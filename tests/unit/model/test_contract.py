@@ -147,6 +147,7 @@ def test_digest_ignores_placement_only():
 def test_table():
     row, rows = contract().table()
     assert row == {
+        "steps_per_chunk": 1,
         "name": "temperature",
         "dtype": "<f8",
         "shape": [6, 8],
