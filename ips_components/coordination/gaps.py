@@ -96,7 +96,7 @@ def contributors(run: CoordinatedRun, array: ArrayContract, chunk: int, t: int) 
         index = array.layout.unravel(chunk)
         return list(ranks_of(index[1], array.layout.numblocks[1], size))
     if array.spec.ids:
-        return list(range(size))
+        return list(range(size)) if t in array.wanted_times(chunk) else []
     space = array.layout.box(chunk).dims[1:]
     return [
         rank

@@ -237,6 +237,13 @@ class ArrayContract:
         box = self.layout.box(chunk)
         return sum(common.size for part in self.wanted if (common := part.intersect(box)))
 
+    def wanted_times(self, chunk: int) -> set[int]:
+        """Return the time indices at which something of the chunk is wanted."""
+        box = self.layout.box(chunk)
+        common = [part.intersect(box) for part in self.wanted]
+        times = [part.dims[0] for part in common if part is not None]
+        return {t for time in times for t in range(time.start, time.stop, time.step)}
+
     def key(self, chunk: int) -> tuple[str | int, ...]:
         """Return the Dask key of a chunk."""
         return chunk_key(self.name, self.layout.unravel(chunk))

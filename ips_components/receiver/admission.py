@@ -14,7 +14,7 @@ from ips_components.model.contract import ArrayContract
 from ips_components.model.pieces import ranks_of
 from ips_components.model.placement import Placement
 from ips_components.receiver.coverage import Coverage, Tiling
-from ips_components.receiver.id_table import IdTable, steps_of_ids
+from ips_components.receiver.id_table import IdTable
 from ips_components.wire.messages import Axes
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -70,9 +70,9 @@ class PartialChunk:
         self.buffer_lock = threading.Lock()
 
     def came(self) -> list[tuple[int, int]]:
-        """Return whose cells have come, as (rank, time index within the chunk)."""
+        """Return whose part has come, as (rank, time index within the chunk)."""
         cells = {(self.coverage.rank(box), box[0][0]) for box in self.committed}
-        return sorted(cells.union((rank, 0) for rank in self.rows))
+        return sorted(cells.union(((rank, 0) for rank in self.rows), self.answered))
 
 
 class ArrayAdmission:
@@ -195,7 +195,7 @@ class ArrayAdmission:
             shape = self.contract.chunk_shape(chunk)
             cells, wanted = prod(shape), self.contract.chunk_cells(chunk)
             nbytes = cells * self.contract.spec.itemsize
-            times = steps_of_ids(self.contract, chunk) if self.contract.spec.ids else 0
+            times = len(self.contract.wanted_times(chunk)) if self.contract.spec.ids else 0
             known = ChunkSize(shape, nbytes, wanted, cells == wanted, times)
             self._sizes[kind, space] = known
         return known

@@ -303,7 +303,8 @@ class ChunkAssembler:
         Returns
         -------
         list of (array, chunk, came)
-            ``came`` has (rank, time index within the chunk) of all pieces.
+            ``came`` has (rank, time index within the chunk) of all pieces, and of ranks that said
+            that they have no rows.
         """
         with self._lock:
             return [

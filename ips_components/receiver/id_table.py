@@ -136,11 +136,3 @@ def _slice(indices: Any) -> slice:
     return slice(
         indices.start, indices.start + (indices.count - 1) * indices.step + 1, indices.step
     )
-
-
-def steps_of_ids(contract: ArrayContract, chunk: int) -> int:
-    """Return at how many steps something of a chunk is wanted."""
-    box = contract.layout.box(chunk)
-    common = [part.intersect(box) for part in contract.wanted]
-    times = [part.dims[0] for part in common if part is not None]
-    return len({t for time in times for t in range(time.start, time.stop, time.step)})

@@ -20,7 +20,7 @@ from distributed import Client, LocalCluster
 from ips_components.algorithms import InTransit
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.bridge import Array, Bridge
-from ips_components.coordination import RunSettings, run_plugin
+from ips_components.coordination import RunSettings, run_plugin, stalls
 from ips_components.errors import (
     AnalysisFailed,
     AnalyticsLost,
@@ -902,6 +902,42 @@ def test_a_step_that_a_rank_leaves_out_is_named_while_the_others_wait_for_memory
     assert all(outcome.startswith(wanted) for outcome in outcomes[:2])
     for outcome in outcomes[2:]:
         assert outcome == "done" if policy == "continue" else said in outcome
+
+
+def mean_of_points(arrays):
+    return {"mean": arrays["u"].mean(axis=0)}
+
+
+def mean_of_some_points(arrays):
+    u = arrays["u"]
+    return {"mean": u[::4].mean(axis=0), "other": u[3::4].mean(axis=0)}
+
+
+@pytest.mark.parametrize("analysis", ["mean_of_points", "mean_of_some_points"])
+def test_a_long_step_of_an_array_by_ids_is_not_taken_for_one_that_was_left_out(
+    cluster, coupled, monkeypatch, analysis
+):
+    """While nothing moves, receivers say that all ranks have put the steps before."""
+    monkeypatch.setattr(stalls, "PATIENCE", 0.2)
+    steps, per_rank = 130, 5  # chunks of 8 steps
+
+    def ranks(rank, contact):
+        ids = np.arange(rank, 4 * per_rank, 4)
+        array = Array("u", (4 * per_rank,), steps=steps, ids=ids)
+        with Bridge(contact=contact, arrays=[array], rank=rank, size=4) as bridge:
+            for step in range(steps):
+                if step == 7:
+                    time.sleep(1.5)  # the step that takes long
+                bridge.put("u", step, ids + 100.0 * step)
+
+    name, future, _, results = coupled(analysis, ranks)
+    future.result(30)
+    record = wait_for_end(cluster, name, 20)
+    assert record["ledger"]["closed"]
+    wanted = slice(None) if analysis == "mean_of_points" else slice(None, None, 4)
+    with xr.open_zarr(results) as found:
+        expected = np.arange(4 * per_rank) + 100.0 * np.arange(steps)[wanted].mean()
+        np.testing.assert_allclose(found["mean"].values, expected, rtol=1e-12)
 
 
 def test_several_steps_make_a_chunk_where_the_analysis_cannot_notice(cluster, coupled):

@@ -283,6 +283,18 @@ def test_ragged_rows_come_in_rank_order():
         made.begin(0, Piece(0, 1, 1, ((0, 1, 1), (0, 2, 1), (0, 3, 1))))
 
 
+def test_the_oldest_chunk_by_ids_says_which_ranks_have_answered():
+    spec = ArraySpec("u", "f8", (4,), StepAxis(count=4), ids="unique")
+    made, _, _ = assembler([spec], 1 << 20, size=2, chunks=(2, 4))
+    made.admit()
+    row = np.frombuffer(np.float64(7).tobytes() + np.uint32(3).tobytes(), np.uint8)
+    fill(made, Piece(0, 0, 0, ((0, 1, 1), (0, row.size, 1))), 1, row)
+    assert made.oldest() == [(0, 0, [(1, 0)])]
+    made.no_rows(0, 0, 0, 0)
+    made.no_rows(0, 0, 0, 1)
+    assert made.oldest() == [(0, 0, [(0, 0), (0, 1), (1, 0)])]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_order_of_pieces_gives_the_field(data):
