@@ -74,9 +74,9 @@ class Region:
             return
         self._products[tuple(None if d is None else d.tobytes() for d in cells)] = cells
         if len(self._products) > MAX_PRODUCTS:
+            around = tuple(_union(dims) for dims in zip(*self, strict=True))
             self._products = {}
-            around = [_union(dims) for dims in zip(*self, cells, strict=False)]
-            self.add(tuple(around))
+            self.add(around)
 
     def update(self, other: Region) -> None:
         """Add the cells of another region."""

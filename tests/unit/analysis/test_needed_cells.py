@@ -7,6 +7,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ips_components.analysis.cells import Region
 from ips_components.analysis.contract import contract_from_graph
 
 from .simulated import RUN, couple, deliver, execute, field_of, offer, spec
@@ -231,6 +232,16 @@ def test_many_points_are_exact_and_more_are_few_boxes():
     np.testing.assert_array_equal(value, field_of(big)[:, at[0], at[1]].T)
 
 
+def test_no_cell_is_lost_where_a_region_has_too_many_products():
+    n = 1100
+    square = spec(shape=(n, n), count=1)
+    at = np.arange(n), np.random.default_rng(2).permutation(n)
+    value, _, _ = couple(lambda a: (a["t"] + 1).vindex[(slice(None), *at)], square)
+    np.testing.assert_array_equal(value, (field_of(square)[:, at[0], at[1]] + 1).T)
+    region = Region((np.array([i]), np.array([at[1][i]])) for i in range(n))
+    assert all(any(i in rows and at[1][i] in columns for rows, columns in region) for i in range(n))
+
+
 FUNCTIONS = [
     lambda x: x * 2 + 1,
     lambda x: x.T,
@@ -255,7 +266,11 @@ def parts(draw, shape):
         step = draw(st.sampled_from([None, 1, 2, -1]))
         slices = st.builds(slice, bound, bound, st.just(step))
         item = draw(st.integers(-n, n - 1) | slices | some)
-        items.append(slice(None) if any(isinstance(i, list) for i in items) else item)
+        if any(isinstance(i, list) for i in items) or (
+            isinstance(item, list) and any(isinstance(i, int) for i in items)
+        ):  # NumPy moves the dimension of a list to the front if an integer is apart from it
+            item = slice(None)
+        items.append(item)
     return tuple(items[: draw(st.integers(0, len(items)))])
 
 
