@@ -12,6 +12,7 @@ owner's (any)              methods of `Receiver`    nothing; `close`: the other 
 ``receiver accept``        `Listener`               a connection
 ``receiver shared N``      `Connection.on_readable` the next bytes of any of its ranks
 ``receiver NAME``          `Connection.run`         its rank's next bytes
+both                       methods of `Reception`   nothing
 ``receiver maintenance``   `Maintenance`            an event or a timer
 ========================== ======================== ======================================
 
@@ -26,7 +27,7 @@ late ranks must know
 last number, generation    `Peer`                   ``Peer.lock``
 chunks under way           `ChunkAssembler`         ``ChunkAssembler._lock``
 rows admitted, budget      `RowAdmission`           ``ChunkAssembler._lock``
-buffer of one chunk        `PartialChunk`           ``PartialChunk.buffer_lock``
+buffer, ids of one chunk   `PartialChunk`           ``PartialChunk.buffer_lock``
 admission, watermarks      `CreditPump`             ``CreditPump._pumping``
 frames to send             `Outbox`                 ``Outbox._lock``
 numbers and slots owed     `Acknowledgements`       ``Acknowledgements._lock``
@@ -46,46 +47,36 @@ import logging
 import os
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ips_components.deadlines import Deadline
-from ips_components.errors import IPSComponentsError, ProtocolError
+from ips_components.errors import IPSComponentsError
 from ips_components.model.contract import Contract
 from ips_components.model.placement import Placement
 from ips_components.receiver.assembly import ChunkAssembler
 from ips_components.receiver.buffers import BufferPool
-from ips_components.receiver.bulletin import NO_DIGEST
 from ips_components.receiver.connection import Connection
 from ips_components.receiver.credit import CreditPump
 from ips_components.receiver.delivery import Delivery
-from ips_components.receiver.hello import blocks, described, hosts, newest_step, parse_info
 from ips_components.receiver.io_threads import ConnectionThreads
 from ips_components.receiver.listener import Listener
 from ips_components.receiver.maintenance import (
-    AckNow,
-    AckSoon,
     Maintenance,
     PumpNow,
     PumpSoon,
     Timing,
-    Unsent,
 )
-from ips_components.receiver.peer import Peer
 from ips_components.receiver.peers import PeerTable
 from ips_components.receiver.rate_limit import LimitedWarnings
-from ips_components.receiver.sink import ByeInfo, HelloInfo, Sink, StepInfo
+from ips_components.receiver.reception import Reception
+from ips_components.receiver.sink import Sink
 from ips_components.wire import messages as m
 from ips_components.wire import values
 from ips_components.wire.contact import Endpoint, host_identity
 
 logger = logging.getLogger(__name__)
-
-Handler: TypeAlias = Callable[["Receiver", Connection, Peer, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +178,8 @@ class Receiver:
         pressure_after: float = 0.5,
         hold_byes: bool = False,
     ) -> None:
-        self.sink = sink
-        self.run = run
-        self.token = bytes.fromhex(token)
-        self.ordinal = ordinal
         self._tls = tls
-        self._timing = Timing(handshake, silence, grace, heartbeat)
-        self._contract: Contract | None = None
-        self._dtypes: list[np.dtype[Any]] = []
+        timing = Timing(handshake, silence, grace, heartbeat)
         self._closed = False
         self._warnings = LimitedWarnings(logger)
         self._pool = BufferPool(keep=budget)
@@ -210,11 +195,24 @@ class Receiver:
             self._peers,
             self._credit,
             self._pump,
-            self._timing,
+            timing,
             lost=sink.lost,
             on_pressure=on_pressure,
             pressure_after=pressure_after,
             failed=sink.fault,
+        )
+        self._reception = Reception(
+            sink,
+            run,
+            bytes.fromhex(token),
+            ordinal,
+            peers=self._peers,
+            credit=self._credit,
+            delivery=self._delivery,
+            maintenance=self._maintenance,
+            warnings=self._warnings,
+            timing=timing,
+            set_size=self.set_size,
         )
         self._threads = ConnectionThreads()
         self._hold_byes = hold_byes
@@ -230,6 +228,15 @@ class Receiver:
         )
         self._maintenance.start()
         self._listener.start()
+
+    @property
+    def ordinal(self) -> int | None:
+        """Number of this receiver in placements, once it is known."""
+        return self._reception.ordinal
+
+    @ordinal.setter
+    def ordinal(self, ordinal: int) -> None:
+        self._reception.ordinal = ordinal
 
     @property
     def endpoint(self) -> Endpoint:
@@ -249,11 +256,8 @@ class Receiver:
         bulletin = self._peers.bulletin
         if bulletin.has_contract and digest != bulletin.digest:
             raise IPSComponentsError("the contract of a run cannot be replaced by another")
-        if self._contract is None:
-            self._contract = contract
-            # Rows by ids come as bytes: cells and positions.
-            raw = np.dtype(np.uint8)
-            self._dtypes = [raw if array.spec.ids else array.dtype for array in contract.arrays]
+        if self._reception.contract is None:
+            self._reception.set_contract(contract)
             self._credit.any_drop_policy = any(a.policy == "drop" for a in contract.arrays)
             self._assembler.set_contract(contract, self.ordinal, bulletin.size)
             self._credit.admit()  # so that a rank that comes with the contract finds credit
@@ -422,164 +426,17 @@ class Receiver:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    # -- called by the listener and by connections ---------------------------------------------
+    # -- internals -----------------------------------------------------------------------------
 
     def _accepted(self, sock: socket.socket, local: bool, name: str) -> None:
         tls = None if local else self._tls
-        connection = Connection(self, self._delivery, sock, local, name, tls)
+        connection = Connection(self._reception, self._delivery, sock, local, name, tls)
         if self._peers.add(connection):
             self._threads.add(connection)
         else:
             sock.close()
 
-    @property
-    def watermarks(self) -> list[int]:
-        """Per array, the row below which pieces are welcome."""
-        return self._credit.watermarks
-
-    def dtype(self, array: int) -> np.dtype[Any]:
-        """Return the type of an array's cells."""
-        try:
-            return self._dtypes[array]
-        except IndexError:
-            raise ProtocolError(f"array number {array} is not in the contract") from None
-
-    def hello(self, connection: Connection, hello: m.Hello) -> bool:
-        """Take a rank in whose token was right; False: not yet.
-
-        Rank 0 may have the contract from another receiver before the owner has set it here.
-        """
-        info = parse_info(hello)
-        arrays, own, others = described(info), blocks(info), hosts(info)
-        host, step = str(info.get("host", "")), newest_step(info)
-        waited = time.monotonic() - connection.connected_at
-        if (
-            hello.digest != NO_DIGEST
-            and not self._peers.bulletin.has_contract
-            and waited < self._timing.handshake
-        ):
-            return False
-        self.set_size(hello.size)
-        joined = self._peers.join(
-            connection, hello, host, lambda p: self._greet(connection, hello, p)
-        )
-        if joined.replaced is not None:
-            joined.replaced.shut("the rank has connected anew")
-        connection.silence = self._timing.silence if hello.heartbeat_ms else None
-        connection.flush()
-        if arrays is not None and self._contract is None:
-            self.sink.described(arrays)
-        self.sink.hello(
-            HelloInfo(
-                rank=hello.rank,
-                size=hello.size,
-                host=host,
-                pid=hello.pid,
-                lane="shm" if connection.local else "tcp",
-                blocks=own,
-                returning=joined.returning,
-                asks=joined.peer.wants_contract,
-                step=step,
-                hosts=others,
-            )
-        )
-        return True
-
-    def _greet(self, connection: Connection, hello: m.Hello, peer: Peer) -> bytes:
-        bulletin = self._peers.bulletin
-        welcome = m.Welcome(
-            last_seq=peer.last_seq,
-            ordinal=self.ordinal or 0,
-            heartbeat_ms=int(self._timing.heartbeat * 1000),
-            silence_ms=int(self._timing.silence * 1000),
-            flags=m.Welcome.HAS_CONTRACT if bulletin.has_contract else 0,
-        )
-        return bulletin.greeting(hello, welcome, self._credit.greeting(connection))
-
-    def message(self, connection: Connection, peer: Peer, message: m.Message) -> None:
-        """Act on a control message."""
-        _HANDLERS[type(message)](self, connection, peer, message)
-
-    def _on_want(self, connection: Connection, _: Peer, message: m.Want) -> None:
-        self._credit.want(connection, message)
-
-    def _on_rows(self, _: Connection, peer: Peer, message: m.Rows) -> None:
-        self._delivery.no_rows(peer.rank, message.array, message.chunk, message.t)
-
-    def _on_step_end(self, _: Connection, peer: Peer, message: m.StepEnd) -> None:
-        waited = message.waited_ns / 1e9
-        self.sink.step_end(peer.rank, StepInfo(message.step, waited, message.counters))
-
-    def _on_step_time(self, _: Connection, peer: Peer, message: m.StepTime) -> None:
-        self.sink.step_time(peer.rank, message.step, message.time)
-
-    def _on_dropped(self, _: Connection, peer: Peer, message: m.Dropped) -> None:
-        if message.flags & m.Dropped.PASSED:
-            why = m.Dropped.WHY_PASSED
-        else:
-            why = f"rank {peer.rank} dropped its part: the receiver was full"
-        self._delivery.give_up(message.array, message.chunk, peer.rank, why)
-
-    def _on_gone(self, _: Connection, peer: Peer, message: m.Gone) -> None:
-        why = f"rank {peer.rank} no longer has its part in the replay buffer"
-        self._delivery.give_up(message.array, message.chunk, peer.rank, why)
-
-    def _on_blocks(self, _: Connection, peer: Peer, message: m.Blocks) -> None:
-        self.dtype(message.array)  # refuses an array that is not in the contract
-        self.sink.blocks(peer.rank, message.array, message.blocks)
-
-    def _on_bye(self, connection: Connection, peer: Peer, message: m.Bye) -> None:
-        status = "ok" if message.status == 0 else "aborted"
-        info = ByeInfo(message.last_step, status, message.reason, message.counters)
-        self.sink.bye(peer.rank, info)
-        connection.send(m.Ack(peer.last_seq))
-        self._peers.leave(connection)
-
-    def _on_ping(self, _: Connection, __: Peer, ___: m.Ping) -> None:
-        """A sign of life; that it came is noted already."""
-
-    def ack_soon(self, connection: Connection) -> None:
-        """Answer a rank that can wait a little."""
-        self._maintenance.put(AckSoon(connection))
-
-    def ack_now(self, connection: Connection) -> None:
-        """Answer a rank that may wait for a slot (any moment: no lock)."""
-        self._maintenance.put(AckNow(connection))
-
-    def unsent(self, connection: Connection) -> None:
-        """Send later what a socket did not take."""
-        self._maintenance.put(Unsent(connection))
-
-    def refused(self, connection: Connection, error: Exception) -> None:
-        """Log why a connection was closed; anything may come over the network, often."""
-        self._warnings.warning("Connection of %s closed: %s", connection.name, error)
-
-    def failed(self, connection: Connection, error: Exception) -> None:
-        """Report an error of the receiver itself; it concerns the run if a rank is concerned."""
-        if connection.peer is None:
-            self._warnings.warning("Failed on %s: %r", connection.name, error)
-            return
-        logger.error("Connection of %s failed", connection.name, exc_info=error)
-        self.sink.fault(f"the receiver failed on {connection.name}: {error!r}")
-
-    def ended(self, connection: Connection) -> None:
-        """Forget a connection."""
-        self._peers.ended(connection)
-
     def _pump(self) -> None:
         """Admit what fits, send credit for it, and hand over what needs no rank."""
         self._credit.pump()
         self._delivery.deliver_empty()
-
-
-_HANDLERS: dict[type[m.Message], Handler] = {
-    m.Want: Receiver._on_want,
-    m.Rows: Receiver._on_rows,
-    m.StepEnd: Receiver._on_step_end,
-    m.StepTime: Receiver._on_step_time,
-    m.Dropped: Receiver._on_dropped,
-    m.Gone: Receiver._on_gone,
-    m.Blocks: Receiver._on_blocks,
-    m.Bye: Receiver._on_bye,
-    m.Ping: Receiver._on_ping,
-}

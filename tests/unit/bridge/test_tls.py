@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from _pair import agree, assembled, receivers, together
+from _pair import TOKEN, agree, assembled, receivers, together
 from hostile_peers import break_tls, client_hello, words
 
 from ips_components.bridge import Array, Bridge
@@ -320,7 +320,7 @@ def test_hello_over_tls_by_hand(tmp_path, credentials):
             end.sendall(framing.pack(greeting))
             (challenge,) = framing.Decoder().feed(end.recv(1 << 16))
             hello = m.Hello(run="test-run", rank=0, size=1, pid=1, session=1)
-            hello = proof.answer(hello, receiver.token, greeting, challenge)
+            hello = proof.answer(hello, bytes.fromhex(TOKEN), greeting, challenge)
             end.sendall(framing.pack(hello) + framing.pack(m.Ping()))
             sinks[0].wait(lambda: sinks[0].hellos)
             assert isinstance(framing.Decoder().feed(end.recv(1 << 16))[0], m.Welcome)
