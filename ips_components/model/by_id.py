@@ -7,6 +7,7 @@ to one chunk is one message: the cells, then the position of each row in the chu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -21,6 +22,11 @@ from ips_components.model.placement import Placement
 
 POSITION = np.dtype("<u4")
 """Type of the positions that follow the cells of a message."""
+
+
+def row_bytes(columns: Iterable[int], itemsize: int) -> int:
+    """Return the bytes that one row takes in a message: its cells, and its position."""
+    return prod(columns) * itemsize + POSITION.itemsize
 
 
 class IdCut(NamedTuple):
@@ -165,7 +171,7 @@ class IdPlan:
                 for dim, (i, _, _) in enumerate(others, start=2):
                     space = space * layout.numblocks[dim] + i
                 shape = (len(rows), *(into[1] for _, _, into in others))
-                nbytes = prod(shape) * contract.spec.itemsize + positions.nbytes
+                nbytes = len(rows) * row_bytes(shape[1:], contract.spec.itemsize)
                 sources = tuple(src for _, src, _ in others)
                 cuts.append(IdCut(space, rows, positions, sources, shape, nbytes))
         return tuple(cuts)

@@ -134,14 +134,12 @@ class ChunkAssembler:
             if partial is None:
                 return None
             where: tuple[slice, ...] | None = None
-            full = True
+            full, dtype = True, array.contract.dtype
             if array.contract.spec.ids:
-                shape = shape_of_ids(array, rank, piece)
+                shape, dtype = shape_of_ids(array, rank, piece), np.dtype(np.uint8)
                 if (rank, piece.dst[0][0]) in partial.answered:
                     return None
-                cells = self.pool.array(shape, np.dtype(np.uint8))
-                return Claim(array, partial, rank, piece.dst, cells)
-            if array.contract.spec.ragged:
+            elif array.contract.spec.ragged:
                 if rank in partial.rows:
                     return None
                 size = self._rows.size or 1
@@ -155,12 +153,12 @@ class ChunkAssembler:
                     return None
         # Memory is taken, and cleared where ranks do not fill it, without the assembler's lock.
         if where is None:
-            cells = self.pool.array(shape, array.contract.dtype)
+            cells = self.pool.array(shape, dtype)
         else:
             with partial.buffer_lock:
                 buffer = partial.buffer
                 if buffer is None:
-                    buffer = self.pool.array(shape, array.contract.dtype, zeroed=not full)
+                    buffer = self.pool.array(shape, dtype, zeroed=not full)
                     partial.buffer = buffer
             cells = buffer[where]
         return Claim(array, partial, rank, piece.dst, cells)
@@ -216,20 +214,17 @@ class ChunkAssembler:
         """
         with self._lock:
             array, partial = self._rows.find(ordinal, chunk)
-            if array.contract.spec.ids:
-                times = array.contract.chunk_selection(chunk).dims[0]
-                if t not in times:
-                    raise ProtocolError(f"array {array.name!r}: chunk {chunk} has no time {t}")
-        if array.contract.spec.ids:
+            spec = array.contract.spec
+            if not (spec.ragged or spec.ids):
+                raise ProtocolError(f"array {array.name!r} is not ragged")
+            complete = spec.ragged and partial and self._add_rows(array, partial, rank, None)
+        if spec.ids:
+            times = array.contract.chunk_selection(chunk).dims[0]
+            if t not in times:
+                raise ProtocolError(f"array {array.name!r}: chunk {chunk} has no time {t}")
             time = (t - times.start) // times.step
             return self._commit_ids(array, partial, rank, time, None) if partial else None
-        with self._lock:
-            array, partial = self._rows.find(ordinal, chunk)
-            if not array.contract.spec.ragged:
-                raise ProtocolError(f"array {array.name!r} is not ragged")
-            if partial is None or not self._add_rows(array, partial, rank, None):
-                return None
-        return self._seal(array, partial, None)
+        return self._seal(array, partial, None) if partial and complete else None
 
     def give_up(self, ordinal: int, chunk: int) -> bool:
         """Expect a chunk no longer; return whether it was expected."""
@@ -330,13 +325,12 @@ class ChunkAssembler:
         ChunkSpoilt
             When an id has two owners, or none although all ranks have answered.
         """
-        # The rows go to their places, and are compared with those of others, without the
-        # assembler's lock.
+        with self._lock:
+            made_of = array.size_of(partial.chunk)
+        # The rows go to their places, and are compared with those of others, without this lock.
         with partial.buffer_lock:
             table = partial.table
             if table is None:
-                with self._lock:
-                    made_of = array.size_of(partial.chunk)
                 table = partial.table = IdTable(array.contract, partial.chunk)
                 shape, zeroed = made_of.shape, not made_of.full
                 partial.buffer = self.pool.array(shape, array.contract.dtype, zeroed=zeroed)
@@ -411,12 +405,16 @@ def _forget_from(array: ArrayAdmission, partial: PartialChunk, step: int) -> Non
             partial.rows.clear()
         return
     if array.contract.spec.ids:
-        for rank, time in list(partial.answered):
-            if axis.step(times.start + time * times.step) >= step:
-                partial.answered.discard((rank, time))
-                partial.missing += 1
-                if partial.table is not None:
-                    partial.table.forget(time)
+        again = {
+            (rank, time)
+            for rank, time in partial.answered
+            if axis.step(times.start + time * times.step) >= step
+        }
+        partial.answered -= again
+        partial.missing += len(again)
+        if partial.table is not None:
+            for time in {time for _, time in again}:
+                partial.table.forget(time)
         return
     for box in list(partial.committed):
         if axis.step(times.start + box[0][0] * times.step) >= step:

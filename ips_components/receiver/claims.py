@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ips_components.errors import ProtocolError
-from ips_components.model.by_id import POSITION
+from ips_components.model.by_id import row_bytes
 from ips_components.model.contract import ArrayContract
 from ips_components.receiver.admission import Array, ArrayAdmission, PartialChunk
 from ips_components.receiver.buffers import BufferPool
@@ -133,7 +133,7 @@ def shape_of_ids(array: ArrayAdmission, rank: int, piece: Piece) -> tuple[int, .
         When these are no whole rows, or more than the chunk has.
     """
     steps, n_ids, *columns = array.size_of(piece.chunk).shape
-    row = prod(columns) * array.contract.spec.itemsize + POSITION.itemsize
+    row = row_bytes(columns, array.contract.spec.itemsize)
     (time, count, _), (start, nbytes, stride) = (*piece.dst, (0, 0, 0), (0, 0, 0))[:2]
     if (len(piece.dst), count, start, stride) != (2, 1, 0, 1) or time >= steps:
         raise ProtocolError(

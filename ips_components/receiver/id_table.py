@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ips_components.errors import ProtocolError
-from ips_components.model.by_id import POSITION, some
+from ips_components.model.by_id import POSITION, row_bytes, some
 from ips_components.model.contract import ArrayContract
 from ips_components.receiver.coverage import ChunkSpoilt
 
@@ -32,23 +32,17 @@ class IdTable:
 
     def __init__(self, contract: ArrayContract, chunk: int) -> None:
         self.contract, self.chunk = contract, chunk
-        self._time, self._ids, *columns = contract.chunk_selection(chunk).dims
-        self._columns = tuple(column.count for column in columns)
+        held = contract.chunk_selection(chunk)
+        self._time, self._ids, *_ = held.dims
+        self._columns = held.count[2:]
+        self._row_bytes = row_bytes(self._columns, contract.spec.itemsize)
         self._owners = np.full((self._time.count, self._ids.count), _NOT_WANTED, np.int32)
         box = contract.layout.box(chunk)
         for part in contract.wanted:
             common = part.intersect(box)
             if common is not None:
-                times = common.dims[0].within(self._time)
-                ids = common.dims[1].within(self._ids)
-                self._owners[_slice(times), _slice(ids)] = _NOBODY
+                self._owners[common.within(held).to_slices()[:2]] = _NOBODY
         self._missing = int(np.count_nonzero(self._owners == _NOBODY))
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row and its position."""
-        cells = int(np.prod(self._columns, dtype=np.int64)) * self.contract.spec.itemsize
-        return cells + POSITION.itemsize
 
     def put(self, rank: int, time: int, sent: Array, buffer: Array) -> None:
         """Take a rank's rows of one step into the chunk.
@@ -69,12 +63,11 @@ class IdTable:
         ProtocolError
             When a position is not one that was agreed.
         """
-        dtype = np.dtype(self.contract.spec.dtype)
-        n = sent.size // self.row_bytes
+        n = sent.size // self._row_bytes
         if not n:
             return
         data = sent.reshape(-1)
-        rows = np.ndarray((n, *self._columns), dtype, data.data)
+        rows = np.ndarray((n, *self._columns), self.contract.dtype, data.data)
         at = np.ndarray((n,), POSITION, data.data, sent.size - n * POSITION.itemsize).astype(int)
         owners = self._owners[time]
         if at[-1] >= len(owners) or (np.diff(at) <= 0).any():
@@ -130,9 +123,3 @@ class IdTable:
         index = self._time.start + time * self._time.step
         step = self.contract.spec.steps.step(index)
         return f"array {self.contract.spec.name!r} at step {step}"
-
-
-def _slice(indices: Any) -> slice:
-    return slice(
-        indices.start, indices.start + (indices.count - 1) * indices.step + 1, indices.step
-    )

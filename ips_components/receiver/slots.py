@@ -47,11 +47,6 @@ class MappedSlots:
         """Numbers of the slots."""
         return frozenset(self._slots)
 
-    @property
-    def segments(self) -> int:
-        """Number of segments that are mapped."""
-        return len(self._segments)
-
     def add(self, slot: m.Slot, fd: int | None) -> None:
         """Take a slot, whose segment came with it as a descriptor, which is closed."""
         if fd is None:
