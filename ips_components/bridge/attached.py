@@ -6,7 +6,9 @@ in a thread of its own; the simulation's thread puts into the attached run from 
 It never waits for an attached run and gets no error of it: what cannot be sent at once is dropped,
 and what goes wrong ends the attached run only.
 
-Threads: `Attachments.active` is replaced with the bridge's lock held and read without it.
+Threads: `Attachments.active` changes with the lock of `Attachments` held, in the threads that
+join. The simulation's thread reads it without the lock: it tests whether it is empty, and copies
+it before it puts.
 `AttachedRun._lock` guards what the simulation's thread puts into and the joining thread ends.
 """
 

@@ -42,7 +42,7 @@ class Batch:
 
 
 class Opens(Protocol):
-    """What a watch needs of a `LiveRun`."""
+    """What a watch needs of `Requests`."""
 
     def open_windows(
         self,
