@@ -5,10 +5,10 @@
 #include "ips_state.h"
 
 /* Level and place of each row that is a block of an adaptive mesh, and the cells of a block. */
-typedef struct blocks {
+struct blocks {
     const int64_t *table, *shape;
     int ndim;
-} blocks;
+};
 
 /* Rows that lie in several parts; strides of those that have none of their own. */
 typedef struct row_source {

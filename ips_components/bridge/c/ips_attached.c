@@ -5,7 +5,8 @@
 
 #include "ips_attached.h"
 #include "ips_join.h"
-#include "ips_put.h"
+#include "ips_life.h"
+#include "ips_rows.h"
 
 /* seconds that the end of a simulation waits for attached runs */
 static const double CLOSE_WITHIN = 2.0;
@@ -88,7 +89,8 @@ static bool copy_array(ips_bridge *to, const array *from)
 
 static bool begin(ips_bridge *main, attached *t, const uint8_t *contact, size_t length)
 {
-    if (ips_bridge_open(&t->b, main->self.rank, main->self.size))
+    t->b = ipsb_make(main->self.rank, main->self.size);
+    if (!t->b)
         return false;
     t->b->attached_run = true;
     t->b->described = main->described;
@@ -103,7 +105,7 @@ static bool begin(ips_bridge *main, attached *t, const uint8_t *contact, size_t 
     return true;
 }
 
-bool ipsb_attach(ips_bridge *b, const uint8_t *contact, size_t length)
+static bool attach(ips_bridge *b, const uint8_t *contact, size_t length)
 {
     attached *t;
     if (length < 40 + RUN_BYTES)
@@ -233,7 +235,7 @@ static void end(attached *t)
     b->links.joined = false;
     for (uint32_t i = 0; i < b->links.n; i++)
         ipsb_link_end(b->links.items[i]);
-    ips_bridge_free(b);
+    ipsb_free(b);
     t->b = NULL;
 }
 
@@ -302,8 +304,8 @@ static void check(attached *t, int code)
         leave(t, true, t->b->errors.text, t->b->contact.connect);
 }
 
-void ipsb_attached_put(const array *a, int64_t step, int64_t before, const void *cells,
-                       const int64_t *offset, const int64_t *extent, const int64_t *strides)
+static void put_block(const array *a, int64_t step, int64_t before, const void *cells,
+                      const int64_t *offset, const int64_t *extent, const int64_t *strides)
 {
     for (attached *t = a->bridge->attached; t; t = t->next) {
         array *mine = taker(t, a, step, before);
@@ -322,8 +324,8 @@ void ipsb_attached_put(const array *a, int64_t step, int64_t before, const void 
     }
 }
 
-void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const void *cells,
-                            int64_t rows, const int64_t *strides)
+static void put_rows(const array *a, int64_t step, int64_t before, const void *cells, int64_t rows,
+                     const int64_t *strides)
 {
     for (attached *t = a->bridge->attached; t; t = t->next) {
         array *mine = taker(t, a, step, before);
@@ -335,9 +337,8 @@ void ipsb_attached_put_rows(const array *a, int64_t step, int64_t before, const 
     }
 }
 
-void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
-                             const ips_bridge_rows *parts, int n_parts, const int64_t *ids,
-                             const blocks *of)
+static void put_parts(const array *a, int64_t step, int64_t before, const ips_bridge_rows *parts,
+                      int n_parts, const int64_t *ids, const blocks *of)
 {
     int64_t rows = 0;
     for (int i = 0; i < n_parts; i++)
@@ -356,19 +357,29 @@ void ipsb_attached_put_parts(const array *a, int64_t step, int64_t before,
     }
 }
 
-void ipsb_attached_step_end(ips_bridge *b, int64_t step)
+static void end_step(ips_bridge *b, int64_t step)
 {
     for (attached *t = b->attached; t; t = t->next)
         if (t->stage == ACTIVE && t->b->in_step && t->b->step == step)
             ipsb_end_step(t->b, true);
 }
 
-void ipsb_attached_rewind(ips_bridge *b, int64_t step)
+static void rewind_all(ips_bridge *b, int64_t step)
 {
     for (attached *t = b->attached; t; t = t->next)
         if (t->stage == ACTIVE)
             check(t, ips_bridge_rewind(t->b, step));
 }
+
+const attached_calls ipsb_attached_calls = {
+    .attach = attach,
+    .progress = ipsb_attached_progress,
+    .put_block = put_block,
+    .put_rows = put_rows,
+    .put_parts = put_parts,
+    .step_end = end_step,
+    .rewind = rewind_all,
+};
 
 /* ---- Ending ------------------------------------------------------------------------------------ */
 

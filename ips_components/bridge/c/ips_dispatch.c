@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "ips_dispatch.h"
-#include "ips_attached.h"
 #include "ips_feedback.h"
 
 enum { MAX_REQUESTED = 1 << 20, MAX_LINKS = 1 << 16 };
@@ -239,7 +238,7 @@ bool ipsb_dispatch(ips_bridge *b, peer *k, const message *m)
         copy_text(k->why + 9, sizeof k->why - 9, m->text, m->text_length);
         return false;
     case OP_ATTACH:
-        return ipsb_attach(b, m->data, m->data_length);
+        return !b->attached_calls || b->attached_calls->attach(b, m->data, m->data_length);
     default: /* Ping */
         return true;
     }

@@ -1,7 +1,6 @@
 /* Blocks that the program computes inside a slot. */
 #include <stdlib.h>
 
-#include "ips_attached.h"
 #include "ips_put.h"
 
 /* Memory for a block that is not sent. */
@@ -151,10 +150,11 @@ int ips_bridge_array_publish(ips_bridge_array *a, const void *cells)
     if (code)
         return code;
     if (o->slot && a->bridge->attached) { /* before the memory is the receivers' */
+        const attached_calls *further = a->bridge->attached_calls;
         int64_t before = a->bridge->newest;
-        ipsb_attached_progress(a->bridge);
-        ipsb_attached_put(a, o->step, before, o->slot->memory, o->only ? NULL : o->offset,
-                          o->only ? NULL : o->count, NULL);
+        further->progress(a->bridge);
+        further->put_block(a, o->step, before, o->slot->memory, o->only ? NULL : o->offset,
+                           o->only ? NULL : o->count, NULL);
     }
     if (o->slot) {
         if (o->step > a->bridge->newest)

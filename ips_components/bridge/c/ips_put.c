@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "ips_attached.h"
 #include "ips_put.h"
 
 /* ns between polls of the sockets while nothing is wanted */
@@ -44,7 +43,7 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
 
 /* Hand what is queued to the kernel. Shared memory needs a few bytes only; over TCP the cells are
  * waited for: nobody else would send them while the program computes. */
-static int flush_all(ips_bridge *b)
+int ipsb_flush_all(ips_bridge *b)
 {
     int64_t deadline = 0, began = 0;
     for (;;) {
@@ -83,7 +82,7 @@ int ipsb_publish(ips_bridge *b, slot *s)
     }
     if (!s->pending) /* nothing of it could be queued */
         (void)ipsb_slot_move(s, SLOT_UNUSED);
-    return sent ? flush_all(b) : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
+    return sent ? ipsb_flush_all(b) : ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for messages");
 }
 
 void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes)
@@ -107,7 +106,7 @@ int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
         if (!ipsb_enqueue_frame(k, &frame, true))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
     }
-    return dropped ? flush_all(b) : code;
+    return dropped ? ipsb_flush_all(b) : code;
 }
 
 int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a)
@@ -116,17 +115,6 @@ int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a)
     for (size_t i = 0; i < b->pieces.n; i++)
         cells += b->pieces.items[i].cut->cells;
     return cells * a->itemsize;
-}
-
-/* Where a piece lies in the program's array, and the strides of its cells. */
-int64_t ipsb_locate(const cut *c, int ndim, const int64_t *strides, int64_t *own)
-{
-    int64_t at = 0;
-    for (int d = 0; d < ndim; d++) {
-        at += c->src[d].start * strides[d];
-        own[d] = c->src[d].step * strides[d];
-    }
-    return at;
 }
 
 void ipsb_begin_step(ips_bridge *b, int64_t step)
@@ -160,29 +148,6 @@ static int64_t id_bytes(const ips_bridge *b)
     return bytes;
 }
 
-/* Copy the cells of a piece into a slot and note it there; the bytes that it takes, -1: no memory. */
-static int64_t store(const put_request *o, const piece *p, slot *s, size_t place,
-                     const uint8_t *cells, const int64_t *strides)
-{
-    const array *a = o->a;
-    int ndim = o->ids ? 2 : a->contract->ndim;
-    int64_t counts[MAX_NDIM], from[MAX_NDIM], dense[MAX_NDIM];
-    int64_t unit = o->ids ? 1 : a->itemsize, run = unit;
-    for (int d = ndim - 2; d >= 0; d--) {
-        counts[d] = p->cut->dst[d].count;
-        dense[d] = run;
-        run *= counts[d];
-    }
-    if (o->from) {
-        ipsb_copy_rows(s->memory + place, o, p);
-    } else {
-        int64_t at = ipsb_locate(p->cut, ndim - 1, strides, from);
-        ipsb_gather(s->memory + place, cells + at, ndim - 1, counts, from, (size_t)unit, 0,
-                    p->cut->cells);
-    }
-    return ipsb_slot_store(s, a->ordinal, o->t, p, ndim, place, dense, unit) ? run : -1;
-}
-
 int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
               int64_t total)
 {
@@ -203,7 +168,7 @@ int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const i
         return ipsb_not_sent(b, a, code, wanted);
     size_t place = 0;
     for (size_t i = 0; i < b->pieces.n; i++) {
-        int64_t bytes = store(o, &b->pieces.items[i], s, place, cells, strides);
+        int64_t bytes = ipsb_store(o, &b->pieces.items[i], s, place, cells, strides);
         if (bytes < 0) {
             ipsb_release_slot(a, s);
             return ipsb_not_sent(b, a, ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory"), wanted);
@@ -333,7 +298,7 @@ int ips_bridge_rewind(ips_bridge *b, int64_t step)
             a->put_step = step - 1;
     }
     if (b->attached)
-        ipsb_attached_rewind(b, step);
+        b->attached_calls->rewind(b, step);
     return IPS_BRIDGE_OK;
 }
 
@@ -467,7 +432,7 @@ int64_t ipsb_note_newest(ips_bridge *b, int64_t step)
     if (step > before)
         b->newest = step;
     if (b->attached)
-        ipsb_attached_progress(b);
+        b->attached_calls->progress(b);
     return before;
 }
 
@@ -480,80 +445,7 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
         ips_bridge *b = named->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
-            ipsb_attached_put(named, step + b->shift, before, cells, offset, extent, strides);
-    }
-    return code;
-}
-
-int ipsb_put_rows(array *named, int64_t step, const void *cells, int64_t rows,
-                  const int64_t *strides)
-{
-    int64_t own[MAX_NDIM], total = rows;
-    array *a = NULL;
-    put_request o = {0};
-    ips_bridge *b = named ? named->bridge : NULL;
-    int code;
-    if (!named)
-        return IPS_BRIDGE_USAGE;
-    if (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
-                         (long long)rows);
-    step += b->shift;
-    code = ipsb_begin_put(named, step, true, &a);
-    if (code || !a) {
-        if (!code && named->ragged) {
-            for (int d = 1; d < named->ndim; d++)
-                total *= named->contract ? named->contract->shape[d + 1] : named->shape[d];
-            named->bytes[SKIPPED] += (uint64_t)(total * named->itemsize);
-        }
-        return code;
-    }
-    if (!a->ragged)
-        return ipsb_fail_kind(b, a);
-    if ((code = ipsb_take_step(b, a, &a->own, step)))
-        return code;
-    for (int d = a->ndim - 1; d >= 0; d--) {
-        own[d] = d == a->ndim - 1 ? a->itemsize : own[d + 1] * a->contract->shape[d + 2];
-        total *= d ? a->contract->shape[d + 1] : 1;
-    }
-    o = (put_request){.a = a, .step = step, .t = ipsb_time_index(a->contract, step), .rows = rows};
-    ipsb_begin_step(b, step);
-    ipsb_progress(&b->links, 0);
-    if (rows)
-        return ipsb_send(b, &o, cells, strides ? strides : own, total * a->itemsize);
-
-    bool admitted;
-    buffer frame = {0};
-    int64_t began = ipsb_now();
-    code = ipsb_admit(b, &o, &admitted);
-    b->waited_ns += (uint64_t)(ipsb_now() - began);
-    if (!code && !b->pieces.n) {
-        ipsb_count(a, SKIPPED, 1, 0);
-        return code;
-    }
-    ipsb_note(b, &o);
-    if (code || !admitted)
-        return ipsb_not_sent(b, a, code, 0);
-    const piece *p = &b->pieces.items[0];
-    ipsb_pack_rows(&frame, a->ordinal, 0, (uint64_t)p->chunk, (uint64_t)o.t, 0);
-    (void)ipsb_note_moved(a, p->chunk, o.t); /* there is no slot that would remember it */
-    ipsb_count(a, DELIVERED, 1, 0);
-    if (!ipsb_enqueue_frame(ipsb_link_of(&b->links, p->receiver), &frame, true))
-        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
-    return flush_all(b);
-}
-
-int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
-                              int64_t rows, const int64_t *strides)
-{
-    if (named && named->by_id)
-        return ips_bridge_array_put_ids(named, step, cells, rows, NULL, strides);
-    int code = ipsb_put_rows(named, step, cells, rows, strides);
-    if (!code) {
-        ips_bridge *b = named->bridge;
-        int64_t before = ipsb_note_newest(b, step + b->shift);
-        if (b->attached)
-            ipsb_attached_put_rows(named, step + b->shift, before, cells, rows, strides);
+            b->attached_calls->put_block(named, step + b->shift, before, cells, offset, extent, strides);
     }
     return code;
 }

@@ -2,7 +2,7 @@
 #ifndef IPS_PUT_H
 #define IPS_PUT_H
 
-#include "ips_admit.h"
+#include "ips_copy.h"
 #include "ips_slots.h"
 
 int ipsb_find_array(ips_bridge *b, const char *name, array **out);
@@ -19,27 +19,16 @@ int ipsb_fail_kind(ips_bridge *b, const array *a);
 /* Copy the wanted cells into a slot and send it; cells NULL: they lie where the request says. */
 int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
               int64_t total);
-/* Rows, into this run alone. */
-int ipsb_put_rows(array *a, int64_t step, const void *cells, int64_t rows, const int64_t *strides);
-/* Rows of several parts, into this run alone; of blocks the contract may want some. */
-int ipsb_put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
-                   const int64_t *ids, const blocks *of);
 /* Note a step that was put, and have attached runs move; returns the newest step before. */
 int64_t ipsb_note_newest(ips_bridge *b, int64_t step);
-/* Plan rows with these ids, or with those that were described; a code. */
-int ipsb_id_plan_of(array *a, int64_t step, int64_t rows, const int64_t *ids);
-/* Copy the rows of a piece. */
-void ipsb_copy_rows(uint8_t *out, const put_request *o, const piece *p);
-int64_t ipsb_locate(const cut *c, int ndim, const int64_t *strides, int64_t *own);
 int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a);
 void ipsb_note(ips_bridge *b, const put_request *o);
 void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes);
+/* Hand what is queued to the kernel. */
+int ipsb_flush_all(ips_bridge *b);
 int ipsb_publish(ips_bridge *b, slot *s);
 int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes);
 bool ipsb_drain(ips_bridge *b, double seconds); /* wait until receivers have taken all */
-/* Say goodbye to all who have not heard it; move what nobody took from delivered to lost. */
-void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason);
-void ipsb_account_untaken(ips_bridge *b);
 void ipsb_end_step(ips_bridge *b, bool now);
 
 #endif

@@ -2,63 +2,65 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "ips_attached.h"
-#include "ips_put.h"
+#include "ips_rows.h"
 
-/* A row by its number in all parts together; `part` is where the last one was. */
-static const uint8_t *row_at(const row_source *from, int64_t number, size_t *part, int64_t *before)
+/* Rows, into this run alone. */
+static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
+                    const int64_t *strides)
 {
-    const ips_bridge_rows *of;
-    while (number < *before)
-        *before -= from->parts[--*part].rows;
-    while (number - *before >= from->parts[*part].rows)
-        *before += from->parts[(*part)++].rows;
-    of = &from->parts[*part];
-    number -= *before;
-    number = of->index ? of->index[number] : number;
-    return (const uint8_t *)of->cells + number * (of->strides ? of->strides[0] : from->strides[0]);
-}
-
-/* Copy rows, `n` of them by their numbers or the first ones, cut to `columns`; returns the end. */
-static uint8_t *copy_rows(uint8_t *out, const array *a, const row_source *from, const int64_t *numbers,
-                          int64_t n, const progression *columns)
-{
-    int64_t counts[MAX_NDIM], strides[MAX_NDIM], before = 0, cells = 1, at = 0;
-    size_t part = 0, itemsize = (size_t)a->itemsize, last = SIZE_MAX;
-    for (int64_t i = 0; i < n; i++) {
-        const uint8_t *row = row_at(from, numbers ? numbers[i] : i, &part, &before);
-        if (part != last) { /* the columns of this part */
-            const int64_t *own = from->parts[part].strides;
-            own = own ? own : from->strides;
-            at = 0;
-            cells = 1;
-            for (int d = 1; d < a->ndim; d++) {
-                counts[d - 1] = columns[d - 1].count;
-                strides[d - 1] = columns[d - 1].step * own[d];
-                at += columns[d - 1].start * own[d];
-                cells *= columns[d - 1].count;
-            }
-            last = part;
+    int64_t own[MAX_NDIM], total = rows;
+    array *a = NULL;
+    put_request o = {0};
+    ips_bridge *b = named ? named->bridge : NULL;
+    int code;
+    if (!named)
+        return IPS_BRIDGE_USAGE;
+    if (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells))
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
+                         (long long)rows);
+    step += b->shift;
+    code = ipsb_begin_put(named, step, true, &a);
+    if (code || !a) {
+        if (!code && named->ragged) {
+            for (int d = 1; d < named->ndim; d++)
+                total *= named->contract ? named->contract->shape[d + 1] : named->shape[d];
+            named->bytes[SKIPPED] += (uint64_t)(total * named->itemsize);
         }
-        if (cells == 1)
-            memcpy(out, row + at, itemsize);
-        else
-            ipsb_gather(out, row + at, a->ndim - 1, counts, strides, itemsize, 0, cells);
-        out += (size_t)cells * itemsize;
+        return code;
     }
-    return out;
-}
+    if (!a->ragged)
+        return ipsb_fail_kind(b, a);
+    if ((code = ipsb_take_step(b, a, &a->own, step)))
+        return code;
+    for (int d = a->ndim - 1; d >= 0; d--) {
+        own[d] = d == a->ndim - 1 ? a->itemsize : own[d + 1] * a->contract->shape[d + 2];
+        total *= d ? a->contract->shape[d + 1] : 1;
+    }
+    o = (put_request){.a = a, .step = step, .t = ipsb_time_index(a->contract, step), .rows = rows};
+    ipsb_begin_step(b, step);
+    ipsb_progress(&b->links, 0);
+    if (rows)
+        return ipsb_send(b, &o, cells, strides ? strides : own, total * a->itemsize);
 
-void ipsb_copy_rows(uint8_t *out, const put_request *o, const piece *p)
-{
-    const id_cut *c = (const id_cut *)p->cut;
-    if (!o->ids) {
-        copy_rows(out, o->a, o->from, o->from->numbers, o->rows, p->cut->src + 1);
-        return;
+    bool admitted;
+    buffer frame = {0};
+    int64_t began = ipsb_now();
+    code = ipsb_admit(b, &o, &admitted);
+    b->waited_ns += (uint64_t)(ipsb_now() - began);
+    if (!code && !b->pieces.n) {
+        ipsb_count(a, SKIPPED, 1, 0);
+        return code;
     }
-    out = copy_rows(out, o->a, o->from, o->ids->chosen + c->first, c->n, c->columns);
-    for (int64_t i = 0; i < c->n; i++, out += 4)
-        set32(out, o->ids->positions[c->first + (size_t)i]);
+    ipsb_note(b, &o);
+    if (code || !admitted)
+        return ipsb_not_sent(b, a, code, 0);
+    const piece *p = &b->pieces.items[0];
+    ipsb_pack_rows(&frame, a->ordinal, 0, (uint64_t)p->chunk, (uint64_t)o.t, 0);
+    (void)ipsb_note_moved(a, p->chunk, o.t); /* there is no slot that would remember it */
+    ipsb_count(a, DELIVERED, 1, 0);
+    if (!ipsb_enqueue_frame(ipsb_link_of(&b->links, p->receiver), &frame, true))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
+    return ipsb_flush_all(b);
 }
 
 int ipsb_id_plan_of(array *a, int64_t step, int64_t rows, const int64_t *ids)
@@ -155,7 +157,7 @@ int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, siz
     if (!rows)
         free(chosen);
     if (a->ragged && !rows)
-        return ipsb_put_rows(a, step - b->shift, NULL, 0, NULL);
+        return put_rows(a, step - b->shift, NULL, 0, NULL);
     if ((code = ipsb_take_step(b, a, &a->own, step))) {
         free(rows ? chosen : NULL);
         return code;
@@ -179,7 +181,7 @@ static int put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_
         ips_bridge *b = a->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
-            ipsb_attached_put_parts(a, step + b->shift, before, parts, (int)n_parts, ids, of);
+            b->attached_calls->put_parts(a, step + b->shift, before, parts, (int)n_parts, ids, of);
     }
     return code;
 }
@@ -213,6 +215,21 @@ int ips_bridge_array_put_ids(ips_bridge_array *a, int64_t step, const void *cell
     if (!a)
         return IPS_BRIDGE_USAGE;
     return put_parts(a, step, &part, 1, rows || a->has_ids ? ids : &none, NULL);
+}
+
+int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
+                              int64_t rows, const int64_t *strides)
+{
+    if (named && named->by_id)
+        return ips_bridge_array_put_ids(named, step, cells, rows, NULL, strides);
+    int code = put_rows(named, step, cells, rows, strides);
+    if (!code) {
+        ips_bridge *b = named->bridge;
+        int64_t before = ipsb_note_newest(b, step + b->shift);
+        if (b->attached)
+            b->attached_calls->put_rows(named, step + b->shift, before, cells, rows, strides);
+    }
+    return code;
 }
 
 int ips_bridge_put_parts_sized(ips_bridge *b, const char *name, int64_t step,

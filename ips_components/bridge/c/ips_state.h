@@ -6,6 +6,26 @@
 
 typedef struct feedback feedback;
 typedef struct attached attached;
+typedef struct blocks blocks; /* see ips_admit.h */
+
+/* What the calls of a bridge have attached runs do. Attached runs are bridges, made of the parts
+ * that call these: the parts know the table, and ips_attached.c, above them, fills it in. */
+typedef struct attached_calls {
+    /* Note the contact of an attached run, to be joined in the next calls; false without memory. */
+    bool (*attach)(ips_bridge *b, const uint8_t *contact, size_t length);
+    /* Move all of them: connect, take contracts, leave. */
+    void (*progress)(ips_bridge *b);
+    /* Put a block, or rows, into all of them. `before`: the newest step before this put. */
+    void (*put_block)(const array *a, int64_t step, int64_t before, const void *cells,
+                      const int64_t *offset, const int64_t *extent, const int64_t *strides);
+    void (*put_rows)(const array *a, int64_t step, int64_t before, const void *cells, int64_t rows,
+                     const int64_t *strides);
+    /* Rows of several parts; with ids, or with level and place of each, or without. */
+    void (*put_parts)(const array *a, int64_t step, int64_t before, const ips_bridge_rows *parts,
+                      int n_parts, const int64_t *ids, const blocks *of);
+    void (*step_end)(ips_bridge *b, int64_t step);
+    void (*rewind)(ips_bridge *b, int64_t step);
+} attached_calls;
 
 struct ips_bridge {
     errors errors; /* first: see ips_error.c */
@@ -45,6 +65,7 @@ struct ips_bridge {
     uint64_t waited_ns;
     int64_t newest; /* step of the run that was put; -1 before any */
     attached *attached; /* further contracts, see ips_attached.h; nearly always NULL */
+    const attached_calls *attached_calls; /* NULL: this is the bridge of an attached run */
     bool attached_run; /* this is the bridge of one: it never waits */
 };
 

@@ -1,5 +1,4 @@
 /* What a rank says about its steps. */
-#include "ips_attached.h"
 #include "ips_put.h"
 
 #include <math.h>
@@ -19,8 +18,8 @@ int ips_bridge_step_end(ips_bridge *b, int64_t step)
         ipsb_end_step(b, true);
     ipsb_progress(&b->links, 0);
     if (b->attached) {
-        ipsb_attached_step_end(b, step);
-        ipsb_attached_progress(b);
+        b->attached_calls->step_end(b, step);
+        b->attached_calls->progress(b);
     }
     return ipsb_check(b);
 }

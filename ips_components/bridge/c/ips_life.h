@@ -1,0 +1,13 @@
+/* A bridge from its memory to its last message. */
+#ifndef IPS_LIFE_H
+#define IPS_LIFE_H
+
+#include "ips_state.h"
+
+ips_bridge *ipsb_make(int rank, int size); /* NULL: no memory */
+void ipsb_free(ips_bridge *b);
+/* Say goodbye to all who have not heard it; move what nobody took from delivered to lost. */
+void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason);
+void ipsb_account_untaken(ips_bridge *b);
+
+#endif
