@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import measured
+
 from ips_components.config import reference
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +26,7 @@ def write_pages(docs: Path) -> None:
         "c.md": "\n".join(c_lines(ROOT / "ips_components" / "bridge" / "c")) + "\n",
         "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
         "whole_run.md": "\n".join(whole_run_lines(ROOT / "benchmarks" / "results")) + "\n",
+        **dict(measured.pages(ROOT / "benchmarks" / "results", folder)),
     }
     for name, text in pages.items():
         path = folder / name

@@ -404,10 +404,10 @@ class Analytics(Component):
         events = ProgressEvents(self.services)
         told: list[str] = []
         with Progress(quiet=not config.progress) as progress:
-            for name, page, where in pool.addresses():
+            for name, page, hint in pool.addresses():
                 host = socket.gethostname()
                 progress.note(
-                    f"{name} on {host}: its address is {where}",
+                    f"{name} on {host}: {hint}",
                     terminal=f"{name}: {page}\n  {tunnel(page, host)}",
                 )
 

@@ -97,7 +97,7 @@ class AnalyticsPool:
             self._publish(run, tokens[run], endpoints[run], path)
         for name, _, where in self.addresses():  # a log may be read by others
             log = self.services.warning if name == LIVE_PAGE else self.services.info
-            log("%s on %s: its address is %s", name, socket.gethostname(), where)
+            log("%s on %s: %s", name, socket.gethostname(), where)
 
     @property
     def running(self) -> Any:
@@ -105,15 +105,18 @@ class AnalyticsPool:
         return ips_compat.running_pool(self.services, POOL)
 
     def addresses(self) -> list[tuple[str, str, str]]:
-        """What can be looked at: its name, its address, and where that is for the user alone."""
+        """What can be looked at: name, address, and what a log says instead of the address."""
+
+        def see(key: str, run: str) -> str:
+            return f'for the address, see "{key}" in {files[run]}'
+
         files = self._contact_files()
-        found = [
-            (LIVE_PAGE, page, f"live_page in {files[run]}") for run, page in self.pages.items()
-        ]
-        if self.dashboard and not self.config.source:
-            found.append(("Dask dashboard", self.dashboard, f"dashboard in {files[self.run]}"))
-        elif self.dashboard:
-            found.append(("Dask dashboard", self.dashboard, "shown on a terminal only"))
+        found = [(LIVE_PAGE, page, see("live_page", run)) for run, page in self.pages.items()]
+        if self.dashboard:
+            hint = "the address is shown on a terminal only"
+            if not self.config.source:
+                hint = see("dashboard", self.run)
+            found.append(("Dask dashboard", self.dashboard, hint))
         return found
 
     @property

@@ -11,6 +11,8 @@ does not derive from ours gets the same by two lines at the top of its module::
     ips_compat.install()
 """
 
+import logging
+
 from ips_components.ips_compat import _component, _pool, _quiet, _supervisor
 from ips_components.ips_compat._access import prepare_launcher, section_of
 from ips_components.ips_compat._calls import answer, wait_first
@@ -65,5 +67,6 @@ def install() -> None:
         _installed = True
     supervisor = _supervisor.attach()
     if supervisor is not None:
-        _quiet.silence(supervisor.framework, reported=supervisor.exits)
+        framework = logging.getLogger("FRAMEWORK")
+        _quiet.silence(framework, supervisor.framework.log_level, reported=supervisor.exits)
         check_new_framework(supervisor)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn
 
-from ips_components.ips_compat import _launch, guard
+from ips_components.ips_compat import _launch, _quiet, guard
 from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
 from ips_components.ips_compat._queues import PickleCheckedQueue
 
@@ -40,6 +40,8 @@ def _prepare_process(component: Component) -> None:
     # Ctrl-C reaches the whole foreground group; the framework alone answers it, and ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
+    logger = component.services.logger
+    _quiet.silence(logger, logger.level, reported=False)
     component.services.fwk_in_q = PickleCheckedQueue(component.services.fwk_in_q)
 
 

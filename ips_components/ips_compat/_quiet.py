@@ -2,11 +2,12 @@
 
 import logging
 import re
-from typing import Any
 
-#: How they begin. INIT is an optional port; the others say what nodes were found.
+#: How they begin. INIT is an optional port, USER_W3_DIR an optional folder for web pages of the
+#: portal's bridge; the others say what nodes were found.
 _HARMLESS = (
     "Missing INIT specification",
+    "Missing USER_W3_DIR configuration",
     "RM: listOfNodes = ",
     "RM: max_ppn = ",
     "Using user set procs per node: ",
@@ -30,18 +31,17 @@ class _Harmless(logging.Filter):
         return not (record.levelno == logging.WARNING and harmless)
 
 
-def silence(framework: Any, reported: bool) -> None:
-    """Leave out harmless warnings, unless the framework shall log everything.
+def silence(logger: logging.Logger, level: int, reported: bool) -> None:
+    """Leave out harmless warnings, unless everything shall be logged.
 
     Parameters
     ----------
-    framework
-        Of IPS.
+    logger
+        Of the framework, or of one of its components.
+    level
+        Its level of logging; at ``DEBUG`` nothing is left out.
     reported
         Whether the cause of a failure is reported at the end, so that it need not be logged, too.
     """
-    logger = logging.getLogger("FRAMEWORK")
-    if framework.log_level > logging.DEBUG and not any(
-        isinstance(each, _Harmless) for each in logger.filters
-    ):
+    if level > logging.DEBUG and not any(isinstance(each, _Harmless) for each in logger.filters):
         logger.addFilter(_Harmless(reported))

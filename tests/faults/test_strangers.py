@@ -117,7 +117,7 @@ def test_another_user_gets_nothing(coupled, stranger, parameters):
     for secret in (contact["token"], contact["live_page"]):
         assert _with(secret, flow.directory) <= {contact_file}
         assert not any(secret in " ".join(each.cmdline()) for each in _family(process))
-    assert f"its address is live_page in {contact_file}" in flow.output()
+    assert f'for the address, see "live_page" in {contact_file}' in flow.output()
 
     (scheduler,) = flow.root.glob("work/*Analytics*/.analytics_dask_shed_*.json")
     question = {

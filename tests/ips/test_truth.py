@@ -99,3 +99,4 @@ def test_failure_with_portal_log(workflow):
     ended = workflow(worker="raise_error", top={"USE_PORTAL": True}).run()
     assert ended.status == 1
     assert "negative temperature" in ended.last_lines
+    assert "USER_W3_DIR" not in ended.output

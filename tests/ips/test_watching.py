@@ -73,7 +73,7 @@ def test_live_page_and_events_while_it_runs(tmp_path, leaves_nothing):
         workflow.close()
     assert ended.status == 0, ended.output + ended.log
     assert page not in ended.log + ended.output
-    assert "its address is live_page in " in ended.log
+    assert 'for the address, see "live_page" in ' in ended.log
 
     events = heard(workflow)
     assert (events[-1]["phase"], events[-1]["step"], events[-1]["n_steps"]) == (

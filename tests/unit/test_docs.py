@@ -24,6 +24,7 @@ NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 OTHERS = {"COUPLED_RUN", "MPI", "TCP", "PATH", "TERM", "KILL", "NUM_CHECKPOINT", "RUN_DIR", "INFO"}
 OTHERS |= {"INIT", "TRANSPORT"}  # ports
 OTHERS |= {"ADIOS2_PLUGIN_PATH", "ADIOS2_ROOT", "ADIOS2_DIR"}  # ADIOS2's
+OTHERS |= {"USER_W3_DIR"}  # of IPS
 OTHERS |= {"IPS_BRIDGE_RANK", "IPS_BRIDGE_SIZE"}
 OTHERS |= {"SCHED_BATCH", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVLOWAT"}  # the kernel's
 
@@ -219,3 +220,40 @@ def test_the_table_of_whole_runs_says_which_goals_are_not_reached(tmp_path, monk
     head, _, row, *_ = generated.whole_run_lines(tmp_path)
     assert head == "| wall s / core-s | post hoc | this package | wall over post hoc |"
     assert row == "| 8 MiB | 10.0 / 10.0 | 7.0 / 7.0 | 0.7 (goal 0.6, **not reached**) |"
+
+
+def test_the_tables_for_users_have_medians_and_the_machine(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    measured = importlib.import_module("measured")
+    assert (
+        "python -m benchmarks peers"
+        in dict(measured.pages(tmp_path, tmp_path))["measured_peers.md"]
+    )
+    machine = {"cpus": 2, "memory GiB": 24.0, "system": "Linux 6", "python": "3.11"}
+    document = {
+        "machine": machine | {"distributed": "2026.8.0"},
+        "turns of each method": 5,
+        "ratios": [
+            {
+                "block KiB": size,
+                "held, over shm": name,
+                "paced": {"median": ratio, "p10": 0.0},
+                "flat out": {"median": 10 * ratio, "p10": 0.0},
+            }
+            for name, ratio in (("zarr", 2.0), ("tcp", 1.0), ("mpi", 0.5))
+            for size in (32, 2048)
+        ],
+    }
+    (tmp_path / "peers.json").write_text(json.dumps(document))
+    text = dict(measured.pages(tmp_path, tmp_path))["measured_peers.md"]
+    assert text.splitlines() == [
+        "| times as long as `put`, with pauses / step after step | 32 KiB | 2 MiB |",
+        "|---|---|---|",
+        "| `MPI.Send` to a fifth rank | 0.5 / 5 | 0.5 / 5 |",
+        "| Zarr files, Dask afterwards | 2 / 20 | 2 / 20 |",
+        "",
+        "Medians of 5 turns; 2 cores, 24 GiB, Linux 6, Python 3.11, distributed 2026.8.0.",
+        "",
+        f"![Plot of the table above]({tmp_path.name}/measured_peers.svg)",
+    ]
+    assert "<svg" in (tmp_path / "measured_peers.svg").read_text()

@@ -342,6 +342,7 @@ def test_workers_reuse_freed_memory_unless_the_user_says_otherwise(tmp_path, giv
         (logging.WARNING, "Missing INIT specification in config file for simulation a", False, 0),
         (logging.WARNING, "RM: 1 nodes and 8 processors per node", False, 0),
         (logging.WARNING, "RM: listOfNodes = [('dummynode0', 8)]", False, 0),
+        (logging.WARNING, "Missing USER_W3_DIR configuration - disabling web-v", False, 0),
         (logging.WARNING, "RM: cannot do that", False, 1),
         (logging.ERROR, "received a failure message from component a : (X,)", True, 0),
         (logging.ERROR, "received a failure message from component a : (X,)", False, 1),

@@ -217,9 +217,9 @@ def test_a_note_stays_on_either_kind_of_output():
 
 
 def test_a_secret_is_shown_on_a_terminal_only():
-    for out, shown in ((io.StringIO(), "its address is in a file"), (Terminal(), "the address")):
+    for out, shown in ((io.StringIO(), "see a file"), (Terminal(), "the address")):
         with Progress(stream=out) as progress:
-            progress.note("its address is in a file", terminal="the address")
+            progress.note("see a file", terminal="the address")
         assert shown in out.getvalue()
         assert ("the address" in out.getvalue()) is isinstance(out, Terminal)
 
