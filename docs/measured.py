@@ -66,7 +66,7 @@ class Table:
     def cells(self, document: Row) -> dict[str, dict[str, list[float]]]:
         """Medians by row and column."""
         cells: dict[str, dict[str, list[float]]] = {name: {} for name in self.names}
-        for row in document.get(self.rows, ()):
+        for row in document[self.rows]:
             if name := self.down(row):
                 cells.setdefault(name, {})[self.across(row)] = self.values(row)
         return {name: line for name, line in cells.items() if line}
@@ -174,11 +174,11 @@ def pages(results: Path, pictures: Path) -> Iterator[tuple[str, str]]:
     """
     for name, table in TABLES.items():
         source = results / f"{table.source}.json"
+        document = json.loads(source.read_text(encoding="utf-8")) if source.exists() else {}
         lines = [
             f"No results are stored with this version (`python -m benchmarks {table.source}`)."
         ]
-        if source.exists():
-            document = json.loads(source.read_text(encoding="utf-8"))
+        if document.get(table.rows):
             table.draw(document, pictures / f"measured_{name}.svg")
             lines = [*table.lines(document), ""]
             lines.append(f"![Plot of the table above]({pictures.name}/measured_{name}.svg)")

@@ -88,9 +88,7 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.send(f"{domain}.enable")
         await page.resize(width, height)
-        page.loaded.clear()
-        await page.send("Page.navigate", {"url": url})
-        await asyncio.wait_for(page.loaded.wait(), DEADLINE)
+        await page.go(url)
         return page
 
     async def send(
@@ -144,6 +142,12 @@ class Page:
 
     async def send(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return await self._browser.send(method, params, self._session)
+
+    async def go(self, url: str) -> None:
+        """Go to an address and wait until it is loaded."""
+        self.loaded.clear()
+        await self.send("Page.navigate", {"url": url})
+        await asyncio.wait_for(self.loaded.wait(), DEADLINE)
 
     async def resize(self, width: int, height: int) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
