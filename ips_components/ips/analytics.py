@@ -6,7 +6,7 @@ In the config: ``MODULE = ips_components.analytics`` and ``NAME = Analytics``.
 import shutil
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,23 +241,46 @@ class Analytics(Component):
         TaskPoolError
             When the analysis raised, or its pool was lost.
         """
+        from ips_components.report.drawing import Drawing
+
         pool = self._open_pool("watch")
         config = pool.config
-        if config.source:
-            # No ranks and no receivers: nothing to watch, and no block to account for.
-            pool.running.wait_for_tasks()
-            self._records.write(COORDINATOR, {"ledger": {"closed": True}})
-        else:
-            self._follow(pool)
-            with suppress(OSError):  # a pool that is lost has failed its tasks, which is said below
-                self._write_published(pool, self._published(pool), timestamp)
-        self._outcome = pool.result()
+        with ExitStack() as stack:
+            drawing = None
+            if config.figure:
+                with suppress(OSError):  # a figure that cannot be drawn is no reason to fail a run
+                    drawing = stack.enter_context(Drawing())
+            if config.source:
+                # No ranks and no receivers: nothing to watch, and no block to account for.
+                pool.running.wait_for_tasks()
+                self._records.write(COORDINATOR, {"ledger": {"closed": True}})
+            else:
+                self._follow(pool)
+                with suppress(OSError):  # a lost pool has failed its tasks, which is said below
+                    self._write_published(pool, self._published(pool), timestamp)
+            self._outcome = self._result(pool, drawing)
         self._new_state = self._outcome.get("checkpoint", "")
         if config.output_files:
             self.services.stage_output_files(
                 timestamp, list(config.output_files), save_plasma_state=False
             )
         return self._outcome
+
+    def _result(self, pool: AnalyticsPool, drawing: Any) -> dict[str, Any]:
+        """Take the result, which ends the pool, and draw the results meanwhile."""
+        from ips_components.report.drawing import FIGURE
+
+        known = pool.peek()
+        if drawing is None or not known.get("results"):
+            return pool.result()
+        drawing.begin(known["results"], known.get("variables", ()), pool.run_dir / FIGURE)
+        try:
+            outcome = pool.result()
+        finally:
+            fault = drawing.result()
+        if fault:
+            self.services.warning("no figure of %s: %s", outcome["results"], fault)
+        return {**outcome, "figures": [] if fault else [FIGURE]}
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """End the run: wait for the rest of the graph, write the record, end the pool.

@@ -133,6 +133,10 @@ class AnalyticsPool:
         found = self._certificates()
         return dict(found.fields()) if found is not None else None
 
+    def peek(self) -> dict[str, Any]:
+        """Return what the analysis returned, nothing if it failed; the pool goes on."""
+        return self.running.peek(TASK) or {}
+
     def result(self) -> dict[str, Any]:
         """Return what the analysis returned; this ends the pool."""
         summary: dict[str, Any] = self.services.get_finished_tasks(POOL)[TASK]

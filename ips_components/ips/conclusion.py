@@ -3,13 +3,12 @@
 import re
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ips_components import ips_compat
-from ips_components.config import AnalyticsConfig, RunConfig, SimulationConfig
+from ips_components.config import RunConfig, SimulationConfig
 from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
 _WORD = re.compile(r"\w")
@@ -34,7 +33,8 @@ class Conclusion:
     pool
         Where the scheduler was, and what it was to compute.
     outcome
-        What the analysis returned: ``results``, ``variables``, ``contract``.
+        What the analysis returned: ``results``, ``variables``, ``contract``; and the names of the
+        ``figures`` that were drawn.
     records
         What the components know of each other; that of the framework by default.
     """
@@ -49,7 +49,7 @@ class Conclusion:
     records: Mapping[str, Mapping[str, Any]] | None = None
 
     def write(self, error: BaseException | None) -> str:
-        """Write record, report and figure, and print the summary.
+        """Write record and report, and print the summary.
 
         Parameters
         ----------
@@ -66,9 +66,7 @@ class Conclusion:
         from ips_components.report.ledger import print_summary
         from ips_components.report.progress_file import ProgressFile
 
-        ProgressFile.wanted().note(
-            doing="drawing the figure and writing the report", run_dir=str(self.run_dir)
-        )
+        ProgressFile.wanted().note(doing="writing the report", run_dir=str(self.run_dir))
         read = Records(self.services).read if self.records is None else self._known
         coordinator = read(COORDINATOR)
         simulations = self.config.coupled_ports
@@ -96,7 +94,7 @@ class Conclusion:
                 "path": self.outcome.get("results"),
                 "variables": self.outcome.get("variables", {}),
             },
-            figures=self._figures(self.config.analytics[0]),
+            figures=self.outcome.get("figures", []),
         )
         write_record(record, self.run_dir)
         write_report(self.run_dir, record)
@@ -115,25 +113,6 @@ class Conclusion:
             return {"simulation": {"source": self.config.analytics[0].source}}
         parts = [_facts(each, launches[each.port], coordinator) for each in simulations]
         return {"simulation": parts[0], **({"simulations": parts} if len(parts) > 1 else {})}
-
-    def _figures(self, config: AnalyticsConfig) -> list[str]:
-        """Draw the results; a figure that cannot be drawn is no reason to fail a run."""
-        if not config.figure or not self.outcome.get("results"):
-            return []
-        from ips_components.report.figure import run_figure
-        from ips_components.report.stored import in_order, open_groups
-
-        path = Path(self.outcome["results"])
-        try:
-            with ExitStack() as stack:
-                groups = open_groups(path)
-                for group in groups.values():
-                    stack.enter_context(group)
-                groups = in_order(groups, self.outcome.get("variables", {}))
-                return [run_figure(groups, self.run_dir / "results.png").name]
-        except Exception as error:
-            self.services.warning("no figure of %s: %s", path, ips_compat.describe(error))
-            return []
 
 
 def _fault_of(coordinator: Mapping[str, Any], n_simulations: int = 1) -> str:

@@ -1,4 +1,6 @@
-"""Worker plugin that reports how a worker closes; it travels by value.
+"""Plugins for the end of a worker: how it closes is reported, and its process ends then.
+
+They travel by value.
 
 The other side, in a container, need not have this package: a class that says it is of ``__main__``,
 in a module that cloudpickle takes by value, is sent with its code. It may use nothing but the
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
 
 
 class CloseReporter(WorkerPlugin):  # type: ignore[misc]
@@ -50,7 +52,39 @@ class CloseReporter(WorkerPlugin):  # type: ignore[misc]
         path.write_text(self.done)
 
 
-CloseReporter.__module__ = "__main__"
+class PromptEnd(NannyPlugin):  # type: ignore[misc]
+    """Lets the process of a worker that closes by itself end when the worker has closed.
+
+    The process waits two seconds for a thread of its own, which waits for a word of the nanny; and
+    the nanny of a worker that its scheduler closes has none to give.
+    """
+
+    name = "ips_components-prompt-end"
+
+    def setup(self, nanny: Any) -> None:
+        """Give that word as soon as the worker says that it closes."""
+        close_gracefully = nanny.handlers["close_gracefully"]
+
+        def prompt_close_gracefully(*args: Any, **keywords: Any) -> Any:
+            answer = close_gracefully(*args, **keywords)
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                nanny.process.child_stop_q.put({"op": "stop"})
+            return answer
+
+        nanny.handlers["close_gracefully"] = prompt_close_gracefully
+
+
+async def close_client(dask_worker: Any) -> None:
+    """Close the client that tasks of a worker used, while there is a scheduler to leave.
+
+    When the scheduler has gone first, the worker's end waits two seconds for it.
+    """
+    client, dask_worker._client = dask_worker._client, None
+    if client is not None:
+        await client._close()
+
+
+CloseReporter.__module__ = PromptEnd.__module__ = "__main__"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -1,20 +1,25 @@
 """The processes of a framework's components: which have died, and how they are ended."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from logging.handlers import SocketHandler
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
-from ips_components.deadlines import Deadline
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._failures import signal_name
 from ips_components.ips_compat._ips import Framework
 from ips_components.ips_compat._queues import PollingQueue
 
+_OWN_END = 1.0
+"""Seconds for components that were told to end, and for what they have logged to be written."""
 _TERMINATION = 6.0
 _STOPPED_LIMIT = 30.0
 _KILLED_LIMIT = 5.0
@@ -116,6 +121,22 @@ class ComponentProcesses:
         self._stock = set()
 
     # --- the end ------------------------------------------------------------------------------
+
+    def wait_for_own_end(self) -> None:
+        """Wait until components that were told to end have, and their log is written.
+
+        IPS sleeps a second instead.
+        """
+        deadline = Deadline(_OWN_END)
+        for _, process in list(self._all()):
+            process.join(deadline.left)
+        # The process that writes the log reads each connection in a thread that ends with it.
+        for handler in list(logging._handlerList):
+            if isinstance(each := handler(), SocketHandler):
+                each.close()
+        if self.logger is not None:
+            threads = Path(f"/proc/{self.logger.pid}/task")
+            poll_until(lambda: len(list(threads.glob("*"))) < 2, deadline, pause=0.02)
 
     def end_all(self) -> None:
         """End all children; the one that writes the log last: others may have something to say."""

@@ -130,9 +130,12 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
         running.tasks_ended(next(iter(failures.values()), None))
         time_out = pool_parameter(pool, "TEARDOWN_TIME_OUT", _TEARDOWN_TIME_OUT)
         with running.bounded_shutdown(time_out):
-            scheduler = pool.dask_sched_pid
-            results = original(pool)
-            pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
+            if pool.worker_event_logfile is None:
+                results = _gather(pool)
+            else:
+                scheduler = pool.dask_sched_pid
+                results = original(pool)
+                pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
     except TaskPoolError as error:
         if not results:
             raise
@@ -152,6 +155,15 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
         )
     if cut is not None:
         raise TaskPoolError(str(cut), results)
+    return results
+
+
+def _gather(pool: Any) -> dict[str, Any]:
+    """What IPS does when no events of tasks are to be read, but for its pause of a second."""
+    results = dict(pool.dask_client.gather(pool.futures))
+    pool.dask_client.shutdown()
+    pool.services.wait_task(pool.dask_workers_tid)
+    pool.finished_tasks = {}
     return results
 
 

@@ -15,7 +15,13 @@ from ips_components.errors import IPSComponentsError
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._component import terminating
 from ips_components.ips_compat._launchers import Launchers
-from ips_components.ips_compat._teardown import ClosingWorkers, remove_reports, reporter
+from ips_components.ips_compat._teardown import (
+    ClosingWorkers,
+    close_clients,
+    prompt_end,
+    remove_reports,
+    reporter,
+)
 from ips_components.ips_compat._text import tail
 
 CONNECT_TIME_OUT = 300.0
@@ -100,6 +106,14 @@ class RunningPool:
         )
         futures = zip(self.pool.active_tasks, self.pool.futures, strict=True)
         return {name: error for name, each in futures if (error := error_of(each)) is not None}
+
+    def peek(self, task: str) -> Any:
+        """What a task that has ended returned, which is gathered later all the same.
+
+        None if it failed.
+        """
+        future = dict(zip(self.pool.active_tasks, self.pool.futures, strict=True))[task]
+        return dict([future.result()])[task] if future.status == "finished" else None
 
     def close(self) -> None:
         """End the pool at once, whatever state it is in."""
@@ -191,6 +205,7 @@ class RunningPool:
 
         def shut_down() -> None:
             asked.set()
+            close_clients(self.client)
             shutdown()
 
         self.client.shutdown = shut_down  # IPS calls it when it has gathered all results
@@ -235,9 +250,13 @@ class RunningPool:
         return self.launchers.worker.parent
 
     def report_closing(self, client: Any) -> None:
-        """Have workers report how they close; before other plugins, whose teardown may block."""
+        """Have workers report how they close; before other plugins, whose teardown may block.
+
+        Their processes end then.
+        """
         remove_reports(self._reports)
         client.register_plugin(reporter(self._reports))
+        client.register_plugin(prompt_end())
 
     def _scratch(self) -> list[Path]:
         """Directories of the workers, which they remove last; none if some are on other hosts."""

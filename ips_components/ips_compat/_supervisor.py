@@ -113,11 +113,9 @@ class Supervisor:
 
         framework.task_manager.init_call = noted_call
         framework.config_manager.terminate_sim = firm_terminate_sim
+        framework.terminate_all_sims = self._terminate_all
         if self.late:
-            terminate_all = framework.terminate_all_sims
-            framework.terminate_all_sims = lambda *args, **keywords: self._end_of_run(
-                terminate_all, *args, **keywords
-            )
+            framework.terminate_all_sims = self._end_of_run
         else:
             framework.run = lambda: self._run(run)
         atexit.register(self.close)
@@ -262,9 +260,17 @@ class Supervisor:
         self._report(self.failures.cause())
         raise SystemExit(1)
 
-    def _end_of_run(self, terminate_all: Any, *args: Any, **keywords: Any) -> None:
+    def _terminate_all(self, status: int = Message.SUCCESS) -> None:
+        """Do what the framework does, but for its pause of a second."""
+        manager = self.framework.config_manager
+        for name in manager.get_sim_names():
+            self.framework.send_terminate_msg(name, status)
+        self._processes.wait_for_own_end()
+        manager.terminate(status)
+
+    def _end_of_run(self, status: int = Message.SUCCESS) -> None:
         """The end of a run that had begun before we came: ``run`` itself would return True."""
-        terminate_all(*args, **keywords)
+        self._terminate_all(status)
         self.close()
         if not self.failures.fatal:
             return

@@ -28,6 +28,21 @@ def reporter(directory: Path) -> Any:
     return CloseReporter(str(directory), _PREFIX, _DONE)
 
 
+def prompt_end() -> Any:
+    """Return the nanny plugin that lets the processes of closed workers end at once."""
+    from ips_components.ips_compat._close_reporter import PromptEnd
+
+    return PromptEnd()
+
+
+def close_clients(client: Any, timeout: float = 5.0) -> None:
+    """Close the clients that tasks of a pool used; a worker that does not answer is left alone."""
+    from ips_components.ips_compat._close_reporter import close_client
+
+    with contextlib.suppress(Exception):
+        client.sync(client._run, close_client, on_error="ignore", callback_timeout=timeout)
+
+
 class ClosingWorkers:
     """What the workers of a pool report while they close.
 

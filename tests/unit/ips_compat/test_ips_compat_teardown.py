@@ -1,5 +1,6 @@
 """How long closing workers are waited for."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -7,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from distributed import Nanny, Scheduler
 from distributed.protocol.pickle import dumps
 
 from ips_components.ips_compat import _teardown
-from ips_components.ips_compat._teardown import ClosingWorkers, reporter
+from ips_components.ips_compat._teardown import ClosingWorkers, prompt_end, reporter
 
 
 @pytest.fixture
@@ -97,3 +99,18 @@ def test_a_worker_reports_until_it_is_closed(tmp_path):
     while path.read_text() != "closed":
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_worker_that_closes_by_itself_gets_the_word_that_its_process_waits_for():
+    """Else the process sits out two seconds after the worker has closed."""
+
+    async def closes():
+        async with (
+            Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler,
+            Nanny(scheduler.address, nthreads=1) as nanny,
+        ):
+            await nanny.plugin_add(dumps(prompt_end()), name="prompt-end")
+            nanny.handlers["close_gracefully"]()  # as the worker calls it; it ends by the word
+            await asyncio.wait_for(nanny.finished(), 60)
+
+    asyncio.run(closes())

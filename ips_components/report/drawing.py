@@ -1,0 +1,134 @@
+"""A process that draws the figure of a run, and has read its libraries before the run ends.
+
+Reading matplotlib, xarray and zarr takes about as long as drawing; both happen beside other work of
+the run: the first while it computes, the second while its workers end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+
+from ips_components.report.stored import in_order, open_groups
+
+FIGURE = "results.png"
+TIME_OUT = 300.0
+"""Seconds for a figure; without one, the run is as good."""
+_IDLE = 10
+"""Nice value while libraries are read: ranks and workers go first."""
+
+
+class Drawing:
+    """The process, from its start on; as a context manager it has ended when the block has.
+
+    Raises
+    ------
+    OSError
+        When no process can be started.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is answered by the framework alone
+        )
+
+    def begin(self, results: str, names: Iterable[str], path: Path) -> None:
+        """Begin to draw stored results.
+
+        Parameters
+        ----------
+        results
+            Path of the store.
+        names
+            Of the results, in the order of their panels.
+        path
+            Of the figure.
+        """
+        request = json.dumps({"results": results, "names": list(names), "path": str(path)})
+        assert self._process.stdin is not None
+        with suppress(OSError):  # when the process has ended, which `result` finds out
+            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def result(self, time_out: float = TIME_OUT) -> str:
+        """Wait until the figure is drawn.
+
+        Parameters
+        ----------
+        time_out
+            In seconds.
+
+        Returns
+        -------
+        str
+            Why there is none; empty when there is.
+        """
+        try:
+            answer, _ = self._process.communicate(timeout=time_out)
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {time_out:g} s"
+        try:
+            return str(json.loads(answer))
+        except ValueError:
+            return f"the process that draws it ended with status {self._process.returncode}"
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        with self._process:
+            self._process.kill()
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def draw(results: Path, names: Sequence[str], path: Path) -> None:
+    """Draw stored results; parameters as of `Drawing.begin`."""
+    from ips_components.report.figure import run_figure
+
+    with ExitStack() as stack:
+        groups = open_groups(results)
+        for group in groups.values():
+            stack.enter_context(group)
+        run_figure(in_order(groups, names), path)
+
+
+def main() -> None:
+    """Be the process: read the libraries, then wait for one request, and answer it."""
+    parent = os.getppid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    reading = threading.Thread(target=_read_libraries)
+    reading.start()
+    line = sys.stdin.readline()
+    if not line or os.getppid() != parent:  # nobody waits any more
+        os._exit(0)
+    reading.join()
+    request = json.loads(line)
+    try:
+        draw(Path(request["results"]), request["names"], Path(request["path"]))
+        answer = ""
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    sys.stdout.write(json.dumps(answer))
+    sys.stdout.flush()
+    os._exit(0)  # nothing is left to do; taking all libraries apart would take a while
+
+
+def _read_libraries() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # of this thread, on Linux
+    for name in ("zarr", "xarray", "ips_components.report.figure"):
+        import_module(name)
