@@ -85,6 +85,7 @@ class Connections:
         )
         self.by_ordinal = {each.ordinal: Connection(each, self._context) for each in endpoints}
         self.closed = False
+        self._deaf = False  # the I/O thread has failed: no answer will be heard
         self.needed = False  # somebody waits for receivers, or sends to them
         self.home: Connection | None = None  # over which this rank reports
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -210,9 +211,9 @@ class Connections:
             connection.pump()
 
     def goodbye_answered(self) -> bool:
-        """Tell whether all have answered the goodbye that were sent it and are still there."""
+        """Tell whether all have answered the goodbye that were sent it and can still be heard."""
         answered = self._mailbox.goodbyes_answered
-        return all(c.ordinal in answered for c in self.open() if c.goodbye_sent)
+        return self._deaf or all(c.ordinal in answered for c in self.open() if c.goodbye_sent)
 
     def drained(self) -> bool:
         """Tell whether all that was sent was taken."""
@@ -282,6 +283,7 @@ class Connections:
             import logging  # 4 ms that no rank has to pay at import
 
             logging.getLogger(__name__).exception("The bridge's I/O thread has failed")
+            self._deaf = True
             self._mailbox.lose(
                 f"the bridge's I/O thread failed with {error!r}: this is an error of "
                 "ips_components, please report it"

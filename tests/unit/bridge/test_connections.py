@@ -109,6 +109,7 @@ def test_an_error_in_the_io_thread_ends_the_run_with_a_cause(tmp_path, monkeypat
         assert bridge._mailbox.wait_for(lambda: bridge._mailbox.lost, 10)
         with pytest.raises(AnalyticsLost, match=r"I/O thread failed .*nobody thought of this"):
             bridge.put("t", 0, FIELD[0])
+        assert bridge._delivery.connections.goodbye_answered()  # there is none to wait for
         bridge.close("aborted")
 
 
