@@ -1,11 +1,14 @@
 """Fixtures for every test: nothing that a test starts may be left behind."""
 
+import fcntl
+import gc
 import os
+import shutil
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,45 @@ _DEFAULT = "not slurm"  # how the marker expression of the default tests begins,
 _PATIENCE = 10.0
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections.
+
+    Many fixtures look for leaks after one, each of which would go through 400,000 objects.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a longer suite one test at a time: each of its tests takes the whole machine."""
-    return None if str(config.option.markexpr).startswith(_DEFAULT) else 0
+    """Run a longer suite one test at a time: each of its tests takes the whole machine.
+
+    Tests of the default suite wait for half of their time, for deadlines and for what other
+    processes do: two of them to a core keep it busy.
+    """
+    if not str(config.option.markexpr).startswith(_DEFAULT):
+        return 0
+    return 2 * len(os.sched_getaffinity(0))  # and never more than --maxprocesses
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make what is in a directory once for all workers of pytest-xdist: ``once(name, make)``."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        place, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                make(place)
+                done.touch()
+        return place
+
+    return make_once
 
 
 def _marked(mark: str) -> dict[int, str]:

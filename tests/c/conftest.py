@@ -11,11 +11,11 @@ from open_here import descriptors, threads
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
+def built(once):
     """Directory of the library and the drivers."""
     if not (compiler() and shutil.which("make")):
         pytest.skip("needs make and a C compiler")
-    return build(tmp_path_factory.mktemp("c_bridge"))
+    return once("c_bridge", build)
 
 
 @pytest.fixture

@@ -30,26 +30,33 @@ LIMIT = 60
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(once):
     """The engine, compiled for the ADIOS2 of this Python."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ADIOS2_ROOT", "ADIOS2_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("CFLAGS", "-O0")
         patch.setenv("CXXFLAGS", "-O0 -Wall -Wextra -Werror")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return _adios2.engine()
+
+        def compile_in(place):
+            patch.setenv("XDG_CACHE_HOME", str(place))
+            return _adios2.engine()
+
+        return compile_in(once("adios2_engine", compile_in))
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(once):
     """The program, which links ADIOS2 and nothing of ours."""
-    found = _adios2.find()
-    out = tmp_path_factory.mktemp("program") / "writer"
+    return once("adios2_writer", link) / "writer"
+
+
+def link(place):
+    """Compile the program into a directory."""
+    found, out = _adios2.find(), place / "writer"
     libraries = [*found.link_flags, f"-l:{cxx(found).name}", "-Wl,--allow-shlib-undefined"]
     command = ["c++", "-std=c++17", "-O0", *found.flags, HERE / "adios2_writer.cpp", "-o", out]
     run([*command, *libraries])
-    return out
 
 
 def cxx(found):

@@ -132,8 +132,9 @@ target_link_libraries(simulation ips_bridge::ips_bridge)
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """The user's cache directory, empty."""
+    """The user's cache directory, empty; it is filled soon if nothing is optimised."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CFLAGS", "-O0")
 
 
 def told(capsys, *options):

@@ -267,7 +267,14 @@ async def test_declaring_without_any_worker(c, s):
         assert await total == 4
 
 
-@pytest.mark.parametrize("phase", ["before-graph", "waiting", "partly-consumed"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        "waiting",
+        pytest.param("before-graph", marks=pytest.mark.deaths),
+        pytest.param("partly-consumed", marks=pytest.mark.deaths),
+    ],
+)
 @gen_cluster(client=True, Worker=Nanny, nthreads=[("127.0.0.1", 1)] * 2, timeout=90)
 async def test_worker_process_killed_with_arrived_chunks(c, s, a, b, phase):
     """kill -9 of a real process in every phase; whoever provides is told, and it completes."""

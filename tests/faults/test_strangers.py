@@ -21,13 +21,13 @@ from ips_components.wire import contact as contacts
 
 STRANGER = Path(__file__).parent / "coupled" / "stranger.py"
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-STEPS = 40
+STEPS = 12
 CONNECTIONS = 1500
 
 
-def _started(coupled, **parameters):
-    """A run in the middle of its steps."""
-    flow = coupled(steps=STEPS, pace=0.5, workers=2, **parameters)
+def _started(coupled, go_on, **parameters):
+    """A run in the middle of its steps, where it stays until there is a file `go_on`."""
+    flow = coupled(arguments=f"--until {go_on}", steps=STEPS, workers=2, **parameters)
     process = flow.start()
     flow.wait_for("The contract", 110.0)
     at_step(flow, 1)
@@ -104,8 +104,9 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("parameters", SETTINGS)
-def test_another_user_gets_nothing(coupled, stranger, parameters):
-    flow, process = _started(coupled, LIVE_PAGE=True, PRIVATE=True, **parameters)
+def test_another_user_gets_nothing(coupled, stranger, tmp_path, parameters):
+    go_on = tmp_path / "go_on"
+    flow, process = _started(coupled, go_on, LIVE_PAGE=True, PRIVATE=True, **parameters)
     listening = _listening(process)
     assert listening
     assert {host for host, _ in listening} <= {"127.0.0.1", "::1"}
@@ -135,6 +136,7 @@ def test_another_user_gets_nothing(coupled, stranger, parameters):
     }
     assert question["scheduler"].startswith("tls://127.0.0.1:")
     assert stranger(question) == []
+    go_on.touch()
     right(flow, STEPS)
     assert not tls.exists()
     assert not contact_file.exists()
@@ -197,8 +199,9 @@ def _size(process):
 @pytest.mark.campaign
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("parameters", [{}, {"SECURITY": "tls", "LANES": "tcp, shm"}])
-def test_hostile_connections_change_nothing(coupled, parameters):
-    flow, process = _started(coupled, **parameters)
+def test_hostile_connections_change_nothing(coupled, tmp_path, parameters):
+    go_on = tmp_path / "go_on"
+    flow, process = _started(coupled, go_on, **parameters)
     (run,) = flow.root.glob("run_*/contact.json")
     before = _size(process)
     idle = _hostile(run, process, seed=1)
@@ -210,4 +213,5 @@ def test_hostile_connections_change_nothing(coupled, parameters):
     assert memory <= before[2] + (200 << 20)
     logs = [path for path in flow.directory.rglob("*") if path.suffix in (".log", ".txt")]
     assert sum(path.stat().st_size for path in logs) < 3 << 20
+    go_on.touch()
     right(flow, STEPS)

@@ -16,16 +16,18 @@ def mpicc():
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory):
+def builds(once):
     """Directory of the programs."""
     if not (mpicc() and shutil.which("make")):
         pytest.skip("needs make and an MPI C compiler")
     target = "all" if shutil.which("gfortran") else "c"
-    out = tmp_path_factory.mktemp("heat2d")
-    make = ["make", "-f", str(HEAT2D / "Makefile"), target, f"MPICC={mpicc()}", f"OUT={out}"]
     flags = ["CFLAGS=-O2 -Wall -Wextra -Werror", "FFLAGS=-O2 -Wall -Wextra -Werror"]
-    subprocess.run([*make, *flags], check=True, timeout=120, cwd=out)
-    return out
+
+    def make(out):
+        command = ["make", "-f", str(HEAT2D / "Makefile"), target, f"MPICC={mpicc()}", f"OUT={out}"]
+        subprocess.run([*command, *flags], check=True, timeout=120, cwd=out)
+
+    return once("heat2d", make)
 
 
 @pytest.fixture(params=["heat2d_c", "heat2d_f90"])

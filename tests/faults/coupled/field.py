@@ -1,6 +1,6 @@
 """A simulation for tests: a known field on MPI ranks, with a fault of one rank at a moment.
 
-    field.py STEPS [--name NAME] [--fault RANK:HOW@WHEN] [--pace SECONDS]
+    field.py STEPS [--name NAME] [--fault RANK:HOW@WHEN] [--pace SECONDS] [--until FILE]
 
 HOW is raise, exit, kill, crash or stop; WHEN is start, open, step:N, end (bridge open) or closed.
 """
@@ -26,6 +26,7 @@ def main():
     parser.add_argument("--name", default="field")
     parser.add_argument("--fault", default="")
     parser.add_argument("--pace", type=float, default=0.0)
+    parser.add_argument("--until", type=Path, help="put the second half when this file is there")
     parser.add_argument("--no-bridge", action="store_true")
     parser.add_argument("--end-at", type=int, default=1 << 30, help="end well before this step")
     options = parser.parse_args()
@@ -49,6 +50,8 @@ def main():
         for step in range(min(options.steps, options.end_at)):
             now(f"step:{step}")
             bridge.put(options.name, step, np.arange(CELLS)[mine] + 100.0 * step)
+            while options.until and step == options.steps // 2 and not options.until.exists():
+                time.sleep(0.02)
             time.sleep(options.pace)
             if comm.rank == 0:
                 Path("last_step").write_text(str(step))
