@@ -604,6 +604,8 @@ int main(void)
         fflush(stdout);
     }
     ips_bridge_free(bridge);
+    for (int i = 0; i < ARRAYS; i++)
+        free(known[i].ids);
     free(line);
     return 0;
 }

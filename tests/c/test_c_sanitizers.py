@@ -3,10 +3,13 @@ sanitizers: no error, no leak."""
 
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 from c_ranks import Rank, build, compiler
-from test_c_bridge import *  # noqa: F403  (each test is collected here, with the fixtures below)
+from test_both_attached import *  # noqa: F403  (collected here, with the fixtures below)
+from test_both_attached import test_two_attached_runs_at_once
+from test_c_bridge import *  # noqa: F403
 from test_c_faults import *  # noqa: F403
 from test_c_faults import survive_nonsense
 from test_c_vectors import *  # noqa: F403
@@ -70,7 +73,7 @@ def ask(way):
             capture_output=True,
             encoding="utf-8",
             errors="replace",  # names in damaged contracts
-            timeout=100,
+            timeout=500,  # valgrind needs a minute of one core for the damaged contracts
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -126,3 +129,8 @@ def test_damaged_frames_and_contacts(ask):
 
 def test_much_nonsense(start, tmp_path):
     survive_nonsense(start, tmp_path, range(100, 140), rounds=40, timeout=1.0)
+
+
+def test_attached_runs_over_tcp(start, sinks, tmp_path):
+    over_tcp = partial(start, IPS_COMPONENTS_LANE="tcp")
+    test_two_attached_runs_at_once(over_tcp, sinks, tmp_path)
