@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+import dask
 import numpy as np
 import pytest
 from dask.utils import parse_bytes
 from distributed import Worker, get_worker
+from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.utils_test import gen_cluster, slowinc
 from external_helpers import (
     NAME,
@@ -24,6 +26,7 @@ from external_helpers import (
 
 from ips_components.coordination.settings import RunSettings
 from ips_components.coordination.worker import WorkerSession
+from ips_components.external import external_array, provide
 from ips_components.external.state import State
 
 
@@ -215,3 +218,29 @@ async def test_consumers_see_an_ordinary_worker(c, s, a, b):
     await external_of(a).provide({key(0): chunk(3)})
     total = c.compute(lazy(1).map_blocks(lambda x: x * bool(get_worker()), dtype=float).sum())
     assert await total == 12
+
+
+@gen_cluster(client=True)
+async def test_what_differs_around_external_tasks_is_as_the_page_for_dask_users_says(c, s, a, b):
+    stream = TaskStreamPlugin(s)
+    s.add_plugin(stream)
+    with dask.annotate(workers=["nowhere"], priority=5, retries=3, resources={"GPU": 1}):
+        x = await external_array(NAME, (2,), chunks=1, client=c)
+    total = c.compute(x.sum())
+    await until(lambda: total.key in s.tasks, "the graph")
+    # One gate stands for all of them; annotations have no effect on them.
+    assert [ts.state for ts in s.tasks.values() if ts.prefix.name == "external-gate"] == [
+        "no-worker"
+    ]
+    waiting = [s.tasks[NAME, i] for i in range(2)]
+    assert {ts.state for ts in waiting} == {"waiting"}
+    assert not any(ts.worker_restrictions or ts.resource_restrictions for ts in waiting)
+    # Of clients there is one more than there are.
+    assert set(s.clients) == {"fire-and-forget", c.id, f"external-array-{NAME}-{c.id}"}
+    # Workers that only wait for data are not wanted by an adaptive cluster.
+    assert s.adaptive_target() == 0
+    await provide({(NAME, i): np.ones(1) for i in range(2)}, client=c)
+    assert await total == 2
+    # Nothing ran on a worker when they arrived.
+    assert {entry["key"] for entry in stream.buffer}.isdisjoint({(NAME, 0), (NAME, 1)})
+    assert total.key in {entry["key"] for entry in stream.buffer}
