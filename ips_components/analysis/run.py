@@ -114,6 +114,7 @@ class Run:
         self.settings = settings
         self.arrays: Mapping[str, ExternalArray] = {}
         self.contract: Contract | None = None
+        self._chunk_reasons: dict[str, str] = {}
         self.offered_by = offered_by
         partners = [RunSettings.from_dict(each) for each in settings.partners]
         self._settings = {each.run: each for each in (settings, *partners)}
@@ -320,12 +321,14 @@ class Run:
             self._guard.committed = True
 
     def _terms(self) -> list[dict[str, Any]]:
-        """Return the table of the contract, with what makes it wider than the results are."""
+        """Return the table of the contract, with what makes it and its chunks that large."""
         rows = [] if self.contract is None else self.contract.table()
         widened = {name: each.source.widened for name, each in self.arrays.items()}
         for row in rows:
             if (found := widened.get(row["name"])) is not None:
                 row["times_used"], row["widened_by"] = found[0], list(found[1])
+            if row["name"] in self._chunk_reasons:
+                row["chunk_reason"] = self._chunk_reasons[row["name"]]
         return rows
 
     def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
@@ -554,6 +557,11 @@ class Run:
                 settings.array_specs()
                 or RunSettings.specs_from(self._coordinators[run].describe_arrays(timeout))
             )
+            choices = {each.name: settings.chunk_steps(each, notices) for each in specs}
+            self._chunk_reasons |= {
+                name: "CHUNKS" if name in settings.chunks else choice.reason
+                for name, choice in choices.items()
+            }
             chunks = settings.chunks
             if len(self._settings) > 1:
                 chunks = {s.name: chunks[s.name] for s in specs if s.name in chunks}
@@ -562,7 +570,7 @@ class Run:
                 run=run,
                 n_receivers=settings.n_receivers,
                 chunks=chunks,
-                steps=_chunk_steps(settings, specs, notices),
+                steps={name: choice.steps for name, choice in choices.items()},
             )
             if twice := sorted(arrays.keys() & offered.keys()):
                 raise ContractError(
@@ -583,19 +591,6 @@ def _check_may_be_left_out(contract: Contract, simulation: str) -> None:
                 "NaN to stand for what a simulation that is left out has not delivered; put it as "
                 "float64, or set ON_FAILURE = fail"
             )
-
-
-def _chunk_steps(settings: RunSettings, specs: Iterable[ArraySpec], notices: str) -> dict[str, int]:
-    """Return how many steps a chunk of each array has by default, and log why."""
-    steps: dict[str, int] = {}
-    for spec in specs:
-        choice = settings.chunk_steps(spec, notices)
-        steps[spec.name] = choice.steps
-        if spec.name not in settings.chunks:
-            logger.info(
-                "Chunks of array %r have %d steps: %s", spec.name, choice.steps, choice.reason
-            )
-    return steps
 
 
 @contextlib.contextmanager

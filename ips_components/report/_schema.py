@@ -126,6 +126,7 @@ RECORD = Entry(
                             "bytes": NUMBER,
                             "chunks": ANY,
                             "steps_per_chunk": ANY,
+                            "chunk_reason": ANY,
                             "times_used": ANY,
                             "widened_by": ANY,
                         }

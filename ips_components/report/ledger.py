@@ -76,7 +76,11 @@ def contract_table(rows: Sequence[Mapping[str, Any]]) -> str:
         share, nbytes = numbers.percent(row["fraction"]), numbers.size(row["bytes"])
         chunks, each = numbers.count(row["chunks"]), str(row.get("steps_per_chunk") or "")
         cells.append((row["name"], row["steps"], row["region"], share, nbytes, chunks, each))
-    lines = [f"  {line}" for line in _aligned(cells, left=3)]
+    reasons = [
+        "",
+        *(f" ({row['chunk_reason']})" if row.get("chunk_reason") else "" for row in rows),
+    ]
+    lines = [f"  {a}{b}" for a, b in zip(_aligned(cells, left=3), reasons, strict=True)]
     for row in rows:
         if (times := row.get("times_used") or 1) > 1:
             functions = ", ".join(row.get("widened_by") or ())

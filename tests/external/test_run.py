@@ -959,4 +959,5 @@ def test_several_steps_make_a_chunk_where_the_analysis_cannot_notice(cluster, co
     record = wait_for_end(cluster, name, 20)
     assert record["ledger"]["closed"]
     (row,) = future.result()["contract"]
+    assert row["chunk_reason"]
     assert (row["steps_per_chunk"], row["chunks"]) == (4, 34)

@@ -105,6 +105,13 @@ def test_contract_is_a_table():
     assert row.split() == ["temperature", ":191:10", "of", "200", "[:8,", ":8]", *sizes]
 
 
+def test_contract_says_why_its_chunks_have_so_many_steps():
+    array = ArrayContract.agree(ArraySpec("t", "f8", (8,), StepAxis()), run="r1")
+    (row,) = Contract("r1", (array,)).table()
+    table = contract_table([{**row, "chunk_reason": "the number of steps is not known"}])
+    assert table.endswith("1 (the number of steps is not known)")
+
+
 def test_open_ended_contract_has_no_sizes():
     array = ArrayContract.agree(ArraySpec("t", "f8", (8,), StepAxis()), run="r1")
     row = contract_table(Contract("r1", (array,)).table()).splitlines()[-1].split()
