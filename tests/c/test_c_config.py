@@ -29,6 +29,7 @@ program ranks
     use ips_bridge
     implicit none
     type(bridge) :: b
+    type(bridge_array) :: found
     integer, allocatable :: blob(:)
     integer(kind=8) :: cells(0:5, 0:4, 0:2), step
     integer(kind=8), pointer :: out(:, :, :)
@@ -71,8 +72,17 @@ program ranks
     call fill(cells)
     call bridge_put_block(b, 't', 25, cells(:, 0:1, :), [0, 0, 0], [4, 2, 3], status)
     call done('put_block')
-    call bridge_put_block(b, 't', 25, cells(:, 2:4, :), [0, 2, 0], [4, 3, 3], status)
-    call done('put_block')
+    call bridge_find(b, 't', found, status)
+    call done('find')
+    if (.not. bridge_wants(found, 25)) error stop 'wants'
+    call bridge_put_block(found, 25, cells(:, 2:3, :), [0, 2, 0], [4, 2, 3], status)
+    call done('put_block by handle')
+    call bridge_acquire_block(found, 25, [0, 4, 0], [4, 1, 3], memory, status)
+    call done('acquire_block by handle')
+    call c_f_pointer(memory, out, [6, 1, 3])
+    out = cells(:, 4:4, :)
+    call bridge_publish_block(found, memory, status)
+    call done('publish_block by handle')
     call bridge_step_end(b, 25, status)
     call done('step_end')
     call bridge_wait(b, status, timeout=5.0d0)

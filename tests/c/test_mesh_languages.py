@@ -20,16 +20,35 @@ OFFERED = [
 ]
 
 FORTRAN = """
+module errors
+    implicit none
+    integer :: n_errors = 0, last = 0
+    character(:), allocatable :: text
+contains
+    subroutine note(code, words)
+        integer, intent(in) :: code
+        character(*), intent(in) :: words
+        n_errors = n_errors + 1
+        last = code
+        text = words
+    end subroutine note
+end module errors
+
 program ranks
     use ips_bridge
+    use errors
     implicit none
     type(bridge) :: b
     integer, allocatable :: blob(:)
+    type(bridge_array) :: u_array, x_array, rho_array, p_array
     integer, parameter :: ids(6) = [5, 0, 3, 1, 4, 2]
     real(8) :: u(6), x(2, 4), rho(2, 2, 2), p(6)
+    real :: short(6)
     integer :: status, step, i
 
     call bridge_open(b, 0, 1, status)
+    call bridge_set_error_handler(b, note, status)
+    call done('handler')
     call bridge_declare(b, 'u', 'f8', [6], status, steps=2)
     call bridge_ids(b, 'u', BRIDGE_LOW, status, ids=ids)
     call done('ids')
@@ -45,30 +64,66 @@ program ranks
     call bridge_block(b, 'p', 'f8', [0], [3], status)
     call done('block')
     call bridge_request(b, blob, status)
+    call bridge_find(b, 'u', u_array, status)
+    call refused('before the join', 'not joined yet')
     call bridge_join(b, blob, status)
     call done('join')
+    call bridge_find(b, 'none', u_array, status)
+    call refused('an unknown name', 'array none was not declared')
+    call bridge_put_rows(u_array, 0, u, 6, status)
+    if (status /= BRIDGE_USAGE) error stop 'an array that was not found'
+    call bridge_find(b, 'u', u_array, status)
+    call done('find')
+    call bridge_find(b, 'x', x_array, status)
+    call bridge_find(b, 'rho', rho_array, status)
+    call bridge_find(b, 'p', p_array, status)
+    short = 0
+    call bridge_put_rows(u_array, 0, short, 6, status)
+    call refused('cells of another size', 'cells have 4 bytes')
+    call bridge_put_rows(b, 'u', 0, u(:5), 6, status)
+    call refused('fewer rows', 'row 5 is put of 5 rows')
+    call bridge_put_rows(b, 'x', 0, x, 2, status, index=[0, 2])
+    call refused('an index below the rows', 'index -1 is put of 4 rows')
+    call bridge_put_rows(b, 'x', 0, x(:1, :), 2, status)
+    call refused('a row of one cell', 'have another shape')
+    call bridge_put_rows(b, 'rho', 0, rho, 2, status, levels=[0, 1])
+    call refused('levels alone', 'a level and a place')
+    call bridge_put_rows(b, 'rho', 0, rho, 2, status, levels=[0, 1], &
+        places=reshape([0, 0], [1, 2]))
+    call refused('a place of one number', 'a level and a place')
+    call bridge_put_rows(b, 'u', 0, u, 6, status, ids=ids(:5))
+    call refused('fewer ids', 'each row has an id')
     do step = 0, 1
         u = 10 * ids + step
         if (step == 0) call bridge_put_rows(b, 'u', step, u, 6, status)
-        if (step == 1) call bridge_put_rows(b, 'u', step, u(6:1:-1), 6, status, ids=ids(6:1:-1))
+        if (step == 1) call bridge_put_rows(u_array, step, u(6:1:-1), 6, status, ids=ids(6:1:-1))
         call done('u')
         do i = 1, 4
             x(:, i) = [i - 1.0d0, i - 0.5d0]
         end do
-        call bridge_put_rows(b, 'x', step, x, 2, status, index=[4, 2])
+        if (step == 0) call bridge_put_rows(b, 'x', step, x, 2, status, index=[4, 2])
+        if (step == 1) call bridge_put_rows(x_array, step, x(:, 4:2:-2), 2, status)
         call done('x')
         rho(:, :, 1) = 1
         rho(:, :, 2) = 2
-        call bridge_put_rows(b, 'rho', step, rho, 2, status, levels=[0, 1], &
+        if (step == 0) call bridge_put_rows(b, 'rho', step, rho, 2, status, levels=[0, 1], &
+            places=reshape([0, 0, 4, 2], [2, 2]))
+        if (step == 1) call bridge_put_rows(rho_array, step, rho, 2, status, levels=[0, 1], &
             places=reshape([0, 0, 4, 2], [2, 2]))
         call done('rho')
         p = -1
         p(2:4) = [7, 8, 9]
-        call bridge_put(b, 'p', step, p, status)
+        if (step == 0) call bridge_put(b, 'p', step, p, status)
+        if (step == 1) call bridge_put(p_array, step, p, status)
         call done('p')
     end do
     call bridge_put_rows(b, 'x', 1, x, 2, status, index=[5, 2])
-    if (status /= BRIDGE_USAGE) error stop 'an index beyond the rows'
+    call refused('an index beyond the rows', 'row 4 is put of 4 rows')
+    if (n_errors /= 10) error stop 'the handler was not called at every error'
+    call bridge_set_error_handler(b, status=status)
+    call done('no handler')
+    call bridge_put_rows(b, 'x', 1, x, 2, status, index=[5, 2])
+    if (status /= BRIDGE_USAGE .or. n_errors /= 10) error stop 'a handler that is gone'
     call bridge_close(b, status)
     call done('close')
     call bridge_free(b)
@@ -79,6 +134,13 @@ contains
         print '(3a)', what, ': ', bridge_error(b)
         error stop 1
     end subroutine done
+
+    subroutine refused(what, why)
+        character(*), intent(in) :: what, why
+        if (status == last .and. status > 0 .and. index(text, why) > 0) return
+        print '(3a)', what, ': ', bridge_error(b)
+        error stop 2
+    end subroutine refused
 end program ranks
 """
 

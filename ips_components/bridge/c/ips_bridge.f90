@@ -26,7 +26,8 @@ module ips_bridge
     public :: bridge_ranks, bridge_request, bridge_join, bridge_put, bridge_put_block
     public :: bridge_put_rows, bridge_wants, bridge_acquire, bridge_publish, bridge_discard
     public :: bridge_acquire_block, bridge_publish_block, bridge_discard_block, bridge_rewind
-    public :: bridge_first_step, bridge_set_partial, bridge_is_alone
+    public :: bridge_first_step, bridge_set_partial, bridge_is_alone, bridge_find
+    public :: bridge_set_error_handler
     public :: bridge_step_end, bridge_step_time, bridge_progress, bridge_wait, bridge_receive
     public :: bridge_should_stop
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
@@ -40,16 +41,32 @@ module ips_bridge
     ! Who owns points or ids that several ranks have.
     integer, parameter, public :: BRIDGE_NOBODY = 0, BRIDGE_LOW = 1, BRIDGE_HIGH = 2
 
+    abstract interface
+        ! Called at every error, with its text, before the call that failed returns; it may end the
+        ! program.
+        subroutine bridge_error_handler(code, text)
+            integer, intent(in) :: code
+            character(*), intent(in) :: text
+        end subroutine bridge_error_handler
+    end interface
+    public :: bridge_error_handler
+
+    type :: handler_box
+        procedure(bridge_error_handler), pointer, nopass :: call => null()
+    end type handler_box
+
     type, public :: bridge
         private
         type(c_ptr) :: handle = c_null_ptr
+        type(handler_box), pointer :: handler => null()
     end type bridge
 
-    type, bind(C) :: c_rows
-        type(c_ptr) :: cells = c_null_ptr
-        integer(c_int64_t) :: rows = 0
-        type(c_ptr) :: strides = c_null_ptr, index = c_null_ptr
-    end type c_rows
+    ! An array that was looked up once, by bridge_find. All calls that take a bridge and a name take it
+    ! instead of them.
+    type, public :: bridge_array
+        private
+        type(c_ptr) :: bridge = c_null_ptr, handle = c_null_ptr
+    end type bridge_array
 
     interface
         integer(c_int) function c_halo(handle, array, ndim, low, high) &
@@ -85,26 +102,6 @@ module ips_bridge
             character(kind=c_char), intent(in) :: array(*)
             integer(c_int), value :: levels, refinement
         end function c_levels
-
-        integer(c_int) function c_put_parts(handle, array, step, parts, n, ids, bytes) &
-            bind(C, name='ips_bridge_put_parts_sized')
-            import :: c_char, c_int, c_int64_t, c_ptr, c_rows, c_size_t
-            type(c_ptr), value :: handle, ids
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step
-            type(c_rows), intent(in) :: parts
-            integer(c_int), value :: n
-            integer(c_size_t), value :: bytes
-        end function c_put_parts
-
-        integer(c_int) function c_put_blocks(handle, array, step, cells, n, levels, places, strides) &
-            bind(C, name='ips_bridge_put_blocks')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle, cells, strides
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step, n
-            integer(c_int64_t), intent(in) :: levels(*), places(*)
-        end function c_put_blocks
 
         integer(c_int) function c_open(handle, rank, size) bind(C, name='ips_bridge_open')
             import :: c_int, c_ptr
@@ -213,42 +210,67 @@ module ips_bridge
             integer(c_size_t), value :: length
         end function c_join
 
-        integer(c_int) function c_put_view(handle, array, step, cells, itemsize, ndim, extents, &
-            strides) bind(C, name='ips_bridge_put_view')
-            import :: c_char, c_int, c_int64_t, c_ptr, c_size_t
-            type(c_ptr), value :: handle, cells
+        type(c_ptr) function c_find(handle, array) bind(C, name='ips_bridge_find')
+            import :: c_char, c_ptr
+            type(c_ptr), value :: handle
             character(kind=c_char), intent(in) :: array(*)
+        end function c_find
+
+        type(c_ptr) function c_name(array) bind(C, name='ips_bridge_array_name')
+            import :: c_ptr
+            type(c_ptr), value :: array
+        end function c_name
+
+        integer(c_int) function c_put_view(array, step, cells, itemsize, ndim, extents, strides, &
+            offset, count) bind(C, name='ips_bridge_array_put_view')
+            import :: c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: array, cells, offset, count
             integer(c_int64_t), value :: step
             integer(c_size_t), value :: itemsize
             integer(c_int), value :: ndim
             integer(c_int64_t), intent(in) :: extents(*), strides(*)
         end function c_put_view
 
-        integer(c_int) function c_put_block(handle, array, step, cells, itemsize, ndim, extents, &
-            strides, offset, count) bind(C, name='ips_bridge_put_view_block')
-            import :: c_char, c_int, c_int64_t, c_ptr, c_size_t
-            type(c_ptr), value :: handle, cells
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step
+        integer(c_int) function c_put_rows(array, step, cells, itemsize, ndim, extents, strides, &
+            rows, index, ids, levels, places) bind(C, name='ips_bridge_array_put_rows_view')
+            import :: c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: array, cells, index, ids, levels, places
+            integer(c_int64_t), value :: step, rows
             integer(c_size_t), value :: itemsize
             integer(c_int), value :: ndim
-            integer(c_int64_t), intent(in) :: extents(*), strides(*), offset(*), count(*)
-        end function c_put_block
-
-        integer(c_int) function c_put_rows(handle, array, step, cells, rows, strides) &
-            bind(C, name='ips_bridge_put_rows')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle, cells, strides
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step, rows
+            integer(c_int64_t), intent(in) :: extents(*), strides(*)
         end function c_put_rows
 
-        integer(c_int) function c_wants(handle, array, step) bind(C, name='ips_bridge_wants')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle
-            character(kind=c_char), intent(in) :: array(*)
+        integer(c_int) function c_wants(array, step) bind(C, name='ips_bridge_array_wants')
+            import :: c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: array
             integer(c_int64_t), value :: step
         end function c_wants
+
+        integer(c_int) function c_acquire(array, step, offset, count, cells) &
+            bind(C, name='ips_bridge_array_acquire')
+            import :: c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: array, offset, count
+            integer(c_int64_t), value :: step
+            type(c_ptr), intent(inout) :: cells
+        end function c_acquire
+
+        integer(c_int) function c_publish(array, cells) bind(C, name='ips_bridge_array_publish')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: array, cells
+        end function c_publish
+
+        integer(c_int) function c_discard(array, cells) bind(C, name='ips_bridge_array_discard')
+            import :: c_int, c_ptr
+            type(c_ptr), value :: array, cells
+        end function c_discard
+
+        integer(c_int) function c_set_error_handler(handle, handler, data) &
+            bind(C, name='ips_bridge_set_error_handler')
+            import :: c_funptr, c_int, c_ptr
+            type(c_ptr), value :: handle, data
+            type(c_funptr), value :: handler
+        end function c_set_error_handler
 
         integer(c_int64_t) function c_first_step(handle) bind(C, name='ips_bridge_first_step')
             import :: c_int64_t, c_ptr
@@ -260,30 +282,6 @@ module ips_bridge
             type(c_ptr), value :: handle
             integer(c_int64_t), value :: step
         end function c_rewind
-
-        integer(c_int) function c_acquire_block(handle, array, step, offset, count, cells) &
-            bind(C, name='ips_bridge_acquire_block')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step
-            integer(c_int64_t), intent(in) :: offset(*), count(*)
-            type(c_ptr), intent(out) :: cells
-        end function c_acquire_block
-
-        integer(c_int) function c_publish_block(handle, array, cells) &
-            bind(C, name='ips_bridge_publish_block')
-            import :: c_char, c_int, c_ptr
-            type(c_ptr), value :: handle, cells
-            character(kind=c_char), intent(in) :: array(*)
-        end function c_publish_block
-
-        integer(c_int) function c_discard_block(handle, array, cells) &
-            bind(C, name='ips_bridge_discard_block')
-            import :: c_char, c_int, c_ptr
-            type(c_ptr), value :: handle, cells
-            character(kind=c_char), intent(in) :: array(*)
-        end function c_discard_block
 
         integer(c_int) function c_statistics(handle, array, account, size) &
             bind(C, name='ips_bridge_statistics_sized')
@@ -316,27 +314,6 @@ module ips_bridge
             integer(c_int), value :: code
             character(kind=c_char), intent(in) :: text(*)
         end function c_set_error
-
-        integer(c_int) function c_acquire(handle, array, step, cells) &
-            bind(C, name='ips_bridge_acquire')
-            import :: c_char, c_int, c_int64_t, c_ptr
-            type(c_ptr), value :: handle
-            character(kind=c_char), intent(in) :: array(*)
-            integer(c_int64_t), value :: step
-            type(c_ptr), intent(out) :: cells
-        end function c_acquire
-
-        integer(c_int) function c_publish(handle, array) bind(C, name='ips_bridge_publish')
-            import :: c_char, c_int, c_ptr
-            type(c_ptr), value :: handle
-            character(kind=c_char), intent(in) :: array(*)
-        end function c_publish
-
-        integer(c_int) function c_discard(handle, array) bind(C, name='ips_bridge_discard')
-            import :: c_char, c_int, c_ptr
-            type(c_ptr), value :: handle
-            character(kind=c_char), intent(in) :: array(*)
-        end function c_discard
 
         integer(c_int) function c_step_end(handle, step) bind(C, name='ips_bridge_step_end')
             import :: c_int, c_int64_t, c_ptr
@@ -411,7 +388,9 @@ module ips_bridge
     ! cells: of any numeric kind, or logical(c_bool), any rank up to 7, contiguous or not. What nobody
     ! wants of a step is not copied, not even for a section with gaps.
     interface bridge_put
-        module procedure put_0, put_1, put_2, put_3, put_4, put_5, put_6, put_7
+        module procedure put_0, put_1, put_2, put_3, put_4, put_5, put_6, put_7, &
+            array_put_0, array_put_1, array_put_2, array_put_3, array_put_4, array_put_5, &
+            array_put_6, array_put_7
     end interface bridge_put
     ! value: a text, a real(c_double) or a default integer, or an array of these numbers.
     interface bridge_attribute
@@ -419,12 +398,42 @@ module ips_bridge
             attribute_integers
     end interface bridge_attribute
     interface bridge_put_block
-        module procedure block_1, block_2, block_3, block_4, block_5, block_6, block_7
+        module procedure block_1, block_2, block_3, block_4, block_5, block_6, block_7, &
+            array_block_1, array_block_2, array_block_3, array_block_4, array_block_5, &
+            array_block_6, array_block_7
     end interface bridge_put_block
     ! cells(columns, rows): rows are the slowest dimension.
     interface bridge_put_rows
-        module procedure rows_1, rows_2, rows_3, rows_4, rows_5, rows_6, rows_7
+        module procedure rows_1, rows_2, rows_3, rows_4, rows_5, rows_6, rows_7, &
+            array_rows_1, array_rows_2, array_rows_3, array_rows_4, array_rows_5, &
+            array_rows_6, array_rows_7
     end interface bridge_put_rows
+
+    ! Of which array a put, or a block in place, is: by name or as it was found.
+    interface bridge_wants
+        module procedure wants_named, wants_array
+    end interface bridge_wants
+    interface bridge_acquire
+        module procedure acquire_named, acquire_array
+    end interface bridge_acquire
+    interface bridge_publish
+        module procedure publish_named, publish_array
+    end interface bridge_publish
+    interface bridge_discard
+        module procedure discard_named, discard_array
+    end interface bridge_discard
+    interface bridge_acquire_block
+        module procedure acquire_block_named, acquire_block_array
+    end interface bridge_acquire_block
+    interface bridge_publish_block
+        module procedure publish_block_named, publish_block_array
+    end interface bridge_publish_block
+    interface bridge_discard_block
+        module procedure discard_block_named, discard_block_array
+    end interface bridge_discard_block
+    interface view_of
+        module procedure view_0, view_1, view_2, view_3, view_4, view_5, view_6, view_7
+    end interface view_of
 
     ! Where an array lies: its first cell, and extents and strides (bytes) in C's order.
     type view
@@ -552,9 +561,13 @@ contains
         type(c_ptr) :: given
 
         given = c_null_ptr ! what bridge_halo or the configuration says
-        status = BRIDGE_USAGE
+        status = BRIDGE_OK
+        if (size(count) /= size(offset)) status = differ(self, array, 'offset and count')
         if (present(halo)) then
-            if (size(halo) /= size(offset)) return
+            if (size(halo) /= size(offset)) status = differ(self, array, 'offset and halo')
+        end if
+        if (status /= BRIDGE_OK) return
+        if (present(halo)) then
             ghosts(:size(halo)) = turned(halo)
             given = c_loc(ghosts)
         end if
@@ -570,10 +583,20 @@ contains
         integer, intent(in) :: low(:), high(:)
         integer, intent(out) :: status
 
-        status = BRIDGE_USAGE
-        if (size(low) /= size(high)) return
+        if (size(low) /= size(high)) then
+            status = differ(self, array, 'the two sides of the halo')
+            return
+        end if
         status = c_halo(self%handle, c_text(array), size(low, kind=c_int), turned(low), turned(high))
     end subroutine bridge_halo
+
+    integer function differ(self, array, what)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array, what
+
+        differ = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
+            c_text('array '//trim(array)//': '//what//' have different numbers of dimensions'))
+    end function differ
 
     ! Owners of the planes of points that neighbouring blocks both have, one per dimension.
     subroutine bridge_shared(self, array, owners, status)
@@ -671,17 +694,6 @@ contains
         status = c_join(self%handle, c_loc(blob(2)), int(blob(1), c_size_t))
     end subroutine bridge_join
 
-    ! Whether the analysis wants something of a step: ask before packing what is only put.
-    function bridge_wants(self, array, step) result(wanted)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
-        integer, intent(in) :: step
-        logical :: wanted
-
-        wanted = c_wants(self%handle, c_text(array), int(step, c_int64_t)) /= 0
-    end function bridge_wants
-
-    ! Go back to a step: refused once something of it, or of a later one, was sent.
     ! The step at which this launch of the program goes on; 0 in the first one.
     integer function bridge_first_step(self)
         type(bridge), intent(in) :: self
@@ -689,6 +701,7 @@ contains
         bridge_first_step = int(c_first_step(self%handle))
     end function bridge_first_step
 
+    ! Go back to a step: refused once something of it, or of a later one, was sent.
     subroutine bridge_rewind(self, step, status)
         type(bridge), intent(in) :: self
         integer, intent(in) :: step
@@ -697,64 +710,152 @@ contains
         status = c_rewind(self%handle, int(step, c_int64_t))
     end subroutine bridge_rewind
 
+    ! Look an array up once, after the join, instead of by name at every step. It is found as long as
+    ! the bridge lives.
+    subroutine bridge_find(self, name, array, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: name
+        type(bridge_array), intent(out) :: array
+        integer, intent(out) :: status
+
+        array = array_of(self, name)
+        status = merge(BRIDGE_OK, BRIDGE_USAGE, c_associated(array%handle))
+    end subroutine bridge_find
+
+    function array_of(self, name) result(array)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: name
+        type(bridge_array) :: array
+
+        array = bridge_array(self%handle, c_find(self%handle, c_text(name)))
+    end function array_of
+
+    ! Whether the analysis wants something of a step: ask before packing what is only put.
+    function wants_named(self, array, step) result(wanted)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(in) :: step
+        logical :: wanted
+
+        wanted = wants_array(array_of(self, array), step)
+    end function wants_named
+
+    function wants_array(array, step) result(wanted)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        logical :: wanted
+
+        wanted = c_wants(array%handle, int(step, c_int64_t)) /= 0
+    end function wants_array
+
     ! Make it an array by c_f_pointer, with the shape of the block and its halo.
-    subroutine bridge_acquire(self, array, step, cells, status)
+    subroutine acquire_named(self, array, step, cells, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step
         type(c_ptr), intent(out) :: cells
         integer, intent(out) :: status
 
+        call acquire_array(array_of(self, array), step, cells, status)
+    end subroutine acquire_named
+
+    subroutine acquire_array(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        type(c_ptr), intent(out) :: cells
+        integer, intent(out) :: status
+
         cells = c_null_ptr
-        status = c_acquire(self%handle, c_text(array), int(step, c_int64_t), cells)
-    end subroutine bridge_acquire
-
-    subroutine bridge_publish(self, array, status)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
-        integer, intent(out) :: status
-
-        status = c_publish(self%handle, c_text(array))
-    end subroutine bridge_publish
-
-    subroutine bridge_discard(self, array, status)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
-        integer, intent(out) :: status
-
-        status = c_discard(self%handle, c_text(array))
-    end subroutine bridge_discard
+        status = c_acquire(array%handle, int(step, c_int64_t), c_null_ptr, c_null_ptr, cells)
+    end subroutine acquire_array
 
     ! The same for any block; several may be open at once. A block is named by its memory.
-    subroutine bridge_acquire_block(self, array, step, offset, count, cells, status)
+    subroutine acquire_block_named(self, array, step, offset, count, cells, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         integer, intent(in) :: step, offset(:), count(:)
         type(c_ptr), intent(out) :: cells
         integer, intent(out) :: status
 
+        call acquire_block_array(array_of(self, array), step, offset, count, cells, status)
+    end subroutine acquire_block_named
+
+    subroutine acquire_block_array(array, step, offset, count, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        type(c_ptr), intent(out) :: cells
+        integer, intent(out) :: status
+        integer(c_int64_t), target :: place(size(offset) + 1), extent(size(count) + 1)
+
         cells = c_null_ptr
-        status = c_acquire_block(self%handle, c_text(array), int(step, c_int64_t), &
-            turned(offset), turned(count), cells)
-    end subroutine bridge_acquire_block
+        place(:size(offset)) = turned(offset)
+        extent(:size(count)) = turned(count)
+        status = c_acquire(array%handle, int(step, c_int64_t), c_loc(place), c_loc(extent), cells)
+    end subroutine acquire_block_array
 
-    subroutine bridge_publish_block(self, array, cells, status)
+    subroutine publish_named(self, array, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(out) :: status
+
+        call publish_array(array_of(self, array), status)
+    end subroutine publish_named
+
+    subroutine publish_array(array, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(out) :: status
+
+        status = c_publish(array%handle, c_null_ptr)
+    end subroutine publish_array
+
+    subroutine publish_block_named(self, array, cells, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         type(c_ptr), intent(in) :: cells
         integer, intent(out) :: status
 
-        status = c_publish_block(self%handle, c_text(array), cells)
-    end subroutine bridge_publish_block
+        call publish_block_array(array_of(self, array), cells, status)
+    end subroutine publish_block_named
 
-    subroutine bridge_discard_block(self, array, cells, status)
+    subroutine publish_block_array(array, cells, status)
+        type(bridge_array), intent(in) :: array
+        type(c_ptr), intent(in) :: cells
+        integer, intent(out) :: status
+
+        status = c_publish(array%handle, cells)
+    end subroutine publish_block_array
+
+    subroutine discard_named(self, array, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: array
+        integer, intent(out) :: status
+
+        call discard_array(array_of(self, array), status)
+    end subroutine discard_named
+
+    subroutine discard_array(array, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(out) :: status
+
+        status = c_discard(array%handle, c_null_ptr)
+    end subroutine discard_array
+
+    subroutine discard_block_named(self, array, cells, status)
         type(bridge), intent(in) :: self
         character(*), intent(in) :: array
         type(c_ptr), intent(in) :: cells
         integer, intent(out) :: status
 
-        status = c_discard_block(self%handle, c_text(array), cells)
-    end subroutine bridge_discard_block
+        call discard_block_array(array_of(self, array), cells, status)
+    end subroutine discard_block_named
+
+    subroutine discard_block_array(array, cells, status)
+        type(bridge_array), intent(in) :: array
+        type(c_ptr), intent(in) :: cells
+        integer, intent(out) :: status
+
+        status = c_discard(array%handle, cells)
+    end subroutine discard_block_array
 
     ! blocks and bytes: produced, skipped, delivered, dropped, lost.
     subroutine bridge_statistics(self, array, blocks, bytes, status)
@@ -889,6 +990,7 @@ contains
 
         call c_free(self%handle)
         self%handle = c_null_ptr
+        if (associated(self%handler)) deallocate (self%handler)
     end subroutine bridge_free
 
     ! What the last failed call suffered from, and what to do.
@@ -899,6 +1001,33 @@ contains
         text = f_text(c_error(self%handle))
     end function bridge_error
 
+    ! handler: best a module procedure, since an internal one needs an executable stack. Without it,
+    ! none is called any more.
+    subroutine bridge_set_error_handler(self, handler, status)
+        type(bridge), intent(inout) :: self
+        procedure(bridge_error_handler), optional :: handler
+        integer, intent(out) :: status
+
+        if (.not. present(handler)) then
+            status = c_set_error_handler(self%handle, c_null_funptr, c_null_ptr)
+            return
+        end if
+        if (.not. associated(self%handler)) allocate (self%handler)
+        self%handler%call => handler
+        status = c_set_error_handler(self%handle, c_funloc(on_error), c_loc(self%handler))
+    end subroutine bridge_set_error_handler
+
+    ! What C calls: the handler is in `data`.
+    subroutine on_error(handle, code, text, data) bind(C, name='')
+        type(c_ptr), value :: handle, text, data
+        integer(c_int), value :: code
+        type(handler_box), pointer :: box
+
+        if (.not. c_associated(handle)) return
+        call c_f_pointer(data, box)
+        call box%call(int(code), f_text(text))
+    end subroutine on_error
+
     ! Why nothing is sent any more; empty while the analytics are there.
     function bridge_lost(self) result(text)
         type(bridge), intent(in) :: self
@@ -907,7 +1036,7 @@ contains
         text = f_text(c_lost(self%handle))
     end function bridge_lost
 
-    ! ---- Arrays of any kind and rank: one subroutine for each rank ------------------------------
+    ! ---- Where cells lie --------------------------------------------------------------------------
 
     ! Address of a cell; 0 when its type is none that the bridge knows.
     function address(cell) result(at)
@@ -979,109 +1108,209 @@ contains
         end do
     end function view_at
 
-    function put_view(self, array, step, v, offset, count) result(status)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
+    function put_view(array, step, v, offset, count) result(status)
+        type(bridge_array), intent(in) :: array
         integer, intent(in) :: step
         type(view), intent(in) :: v
         integer, intent(in), optional :: offset(:), count(:)
         integer :: status
         integer(c_int64_t), target :: place(15), extent(15)
-        integer :: d
+        type(c_ptr) :: at, size_of
+        integer :: n
 
-        status = BRIDGE_OK
-        if (v%itemsize == 0 .and. (v%ndim == 0 .or. all(v%extents(:v%ndim) > 0))) then
-            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
-                c_text('put of array '//trim(array)//': the bridge does not know this type of cells'))
-            return
+        if (.not. is_known(array, v, status)) return
+        at = c_null_ptr
+        size_of = c_null_ptr
+        if (present(offset) .and. present(count)) then
+            n = min(size(offset), 15)
+            place(:n) = turned(offset(:n))
+            n = min(size(count), 15)
+            extent(:n) = turned(count(:n))
+            at = c_loc(place)
+            size_of = c_loc(extent)
         end if
-        if (.not. present(offset)) then
-            status = c_put_view(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-                v%itemsize, int(v%ndim, c_int), v%extents, v%strides)
-            return
-        end if
-        do d = 1, min(size(offset), 15)
-            place(d) = offset(size(offset) + 1 - d)
-        end do
-        extent(:min(size(count), 15)) = turned(count)
-        status = c_put_block(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-            v%itemsize, int(v%ndim, c_int), v%extents, v%strides, place, extent)
+        status = c_put_view(array%handle, int(step, c_int64_t), v%first, v%itemsize, &
+            int(v%ndim, c_int), v%extents, v%strides, at, size_of)
     end function put_view
 
     ! ids: of the rows, counted from 0; index: which rows, counted from 1; levels and places (one
     ! column for each block, counted from 0) of blocks.
-    function put_rows_view(self, array, step, v, rows, ids, index, levels, places) result(status)
-        type(bridge), intent(in) :: self
-        character(*), intent(in) :: array
+    function put_rows_view(array, step, v, rows, ids, index, levels, places) result(status)
+        type(bridge_array), intent(in) :: array
         integer, intent(in) :: step, rows
         type(view), intent(in) :: v
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
         integer :: status
-        integer(c_int64_t), target :: strides(7)
-        integer(c_int64_t), allocatable, target :: numbers(:), which(:), level(:), place(:)
-        integer(c_int64_t) :: run
-        type(c_ptr) :: gaps, id, chosen
-        integer :: d, least
-        logical :: packed
+        integer(c_int64_t), allocatable, target :: number(:), which(:), level(:), place(:)
+        logical :: fits
 
-        packed = .true.
-        run = v%itemsize
-        do d = v%ndim, 1, -1
-            packed = packed .and. (v%extents(d) < 2 .or. v%strides(d) == run)
-            run = run*v%extents(d)
-        end do
-        strides = v%strides
-        gaps = c_null_ptr
-        if (.not. packed) gaps = c_loc(strides)
-        least = rows
-        if (present(index)) least = maxval([0, index])
-        if (v%ndim > 0 .and. v%extents(1) < least .and. (present(index) .or. .not. packed)) then
-            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
-                c_text('put of array '//trim(array)//': there are fewer rows than are put'))
-        else if (fewer(ids) .or. fewer(index) .or. fewer(levels)) then
-            status = c_set_error(self%handle, int(BRIDGE_USAGE, c_int), &
-                c_text('put of array '//trim(array)//': each row has an id, a place in the index, '// &
-                'a level'))
-        else if (present(levels) .and. present(places)) then
-            allocate (level(rows + 1), place(size(places) + 1))
-            level(:rows) = levels(:rows)
-            place(:size(places)) = reshape(places(size(places, 1):1:-1, :), [size(places)])
-            status = c_put_blocks(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-                int(rows, c_int64_t), level, place, gaps)
-        else if (present(ids) .or. present(index)) then
-            allocate (numbers(rows + 1), which(rows + 1))
-            id = c_null_ptr
-            chosen = c_null_ptr
-            if (present(ids)) then
-                numbers(:rows) = ids(:rows)
-                id = c_loc(numbers)
-            end if
-            if (present(index)) then
-                which(:rows) = index(:rows) - 1
-                chosen = c_loc(which)
-            end if
-            status = put_part(c_rows(v%first, int(rows, c_int64_t), gaps, chosen))
-        else
-            status = c_put_rows(self%handle, c_text(array), int(step, c_int64_t), v%first, &
-                int(rows, c_int64_t), gaps)
+        if (.not. is_known(array, v, status)) return
+        fits = present(levels) .eqv. present(places)
+        if (present(ids)) fits = fits .and. size(ids) >= rows
+        if (present(index)) fits = fits .and. size(index) >= rows
+        if (present(levels)) fits = fits .and. size(levels) >= rows
+        if (present(places)) fits = fits .and. size(places, 2) >= rows .and. &
+            size(places, 1) == v%ndim - 1
+        if (.not. fits .or. rows < 0) then
+            status = refused(array, 'each row has an id, a number in the index, or a level and a place')
+            return
         end if
-
-    contains
-
-        logical function fewer(numbers)
-            integer, intent(in), optional :: numbers(:)
-
-            fewer = .false.
-            if (present(numbers)) fewer = size(numbers) < rows
-        end function fewer
-
-        integer function put_part(part)
-            type(c_rows), intent(in) :: part
-
-            put_part = c_put_parts(self%handle, c_text(array), int(step, c_int64_t), part, 1_c_int, &
-                id, c_sizeof(part))
-        end function put_part
+        if (present(ids)) number = int([ids(:rows), 0], c_int64_t)
+        if (present(index)) which = int([index(:rows) - 1, 0], c_int64_t)
+        if (present(levels)) level = int([levels(:rows), 0], c_int64_t)
+        if (present(places)) place = int([places(size(places, 1):1:-1, :rows), 0], c_int64_t)
+        status = c_put_rows(array%handle, int(step, c_int64_t), v%first, v%itemsize, &
+            int(v%ndim, c_int), v%extents, v%strides, int(rows, c_int64_t), where_is(which), &
+            where_is(number), where_is(level), where_is(place))
     end function put_rows_view
+
+    function where_is(numbers) result(at)
+        integer(c_int64_t), intent(in), allocatable, target :: numbers(:)
+        type(c_ptr) :: at
+
+        at = c_null_ptr
+        if (allocated(numbers)) at = c_loc(numbers)
+    end function where_is
+
+    ! Whether the array was found, and its cells have a type that the bridge knows.
+    logical function is_known(array, v, status)
+        type(bridge_array), intent(in) :: array
+        type(view), intent(in) :: v
+        integer, intent(out) :: status
+
+        status = BRIDGE_USAGE ! the error says what is wrong with a name that was not found
+        is_known = c_associated(array%handle)
+        if (.not. is_known) return
+        is_known = v%itemsize /= 0 .or. (v%ndim > 0 .and. any(v%extents(:v%ndim) == 0))
+        if (.not. is_known) status = refused(array, 'the bridge does not know this type of cells')
+    end function is_known
+
+    function refused(array, why) result(status)
+        type(bridge_array), intent(in) :: array
+        character(*), intent(in) :: why
+        integer :: status
+
+        status = c_set_error(array%bridge, int(BRIDGE_USAGE, c_int), &
+            c_text('put of array '//f_text(c_name(array%handle))//': '//why))
+    end function refused
+
+    ! ---- Arrays of any kind and rank ------------------------------------------------------------
+
+    function view_0(cells) result(v)
+        class(*), intent(in), target :: cells
+        type(view) :: v
+        integer :: extents(0)
+        integer(c_intptr_t) :: next(0)
+
+        v = view_at(cells, extents, next)
+    end function view_0
+
+    function view_1(cells) result(v)
+        class(*), intent(in), target :: cells(:)
+        type(view) :: v
+        integer(c_intptr_t) :: next(1)
+
+        v = view(ndim=1)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2))
+        v = view_at(cells(1), shape(cells), next)
+    end function view_1
+
+    function view_2(cells) result(v)
+        class(*), intent(in), target :: cells(:, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(2)
+
+        v = view(ndim=2)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2))
+        v = view_at(cells(1, 1), shape(cells), next)
+    end function view_2
+
+    function view_3(cells) result(v)
+        class(*), intent(in), target :: cells(:, :, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(3)
+
+        v = view(ndim=3)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
+        if (size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
+        v = view_at(cells(1, 1, 1), shape(cells), next)
+    end function view_3
+
+    function view_4(cells) result(v)
+        class(*), intent(in), target :: cells(:, :, :, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(4)
+
+        v = view(ndim=4)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
+        if (size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
+        if (size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
+        v = view_at(cells(1, 1, 1, 1), shape(cells), next)
+    end function view_4
+
+    function view_5(cells) result(v)
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(5)
+
+        v = view(ndim=5)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
+        if (size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
+        if (size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
+        if (size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
+        v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
+    end function view_5
+
+    function view_6(cells) result(v)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(6)
+
+        v = view(ndim=6)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
+        if (size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
+        if (size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
+        if (size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
+        if (size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
+        v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
+    end function view_6
+
+    function view_7(cells) result(v)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        type(view) :: v
+        integer(c_intptr_t) :: next(7)
+
+        v = view(ndim=7)
+        if (size(cells) == 0) return
+        next = 0
+        if (size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
+        if (size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
+        if (size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
+        if (size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
+        if (size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
+        if (size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
+        if (size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
+        v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
+    end function view_7
+
+    ! ---- One subroutine for each rank, by name and by handle -------------------------------------
 
     subroutine put_0(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1089,11 +1318,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells
         integer, intent(out) :: status
-        integer :: extents(0)
-        integer(c_intptr_t) :: next(0)
 
-        status = put_view(self, array, step, view_at(cells, extents, next))
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_0
+
+    subroutine array_put_0(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_0
 
     subroutine put_1(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1101,15 +1337,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(1)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
-        v = view(ndim=1)
-        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_1
+
+    subroutine array_put_1(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_1
 
     subroutine put_2(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1117,16 +1356,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(2)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
-        v = view(ndim=2)
-        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_2
+
+    subroutine array_put_2(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_2
 
     subroutine put_3(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1134,17 +1375,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(3)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
-        v = view(ndim=3)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_3
+
+    subroutine array_put_3(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_3
 
     subroutine put_4(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1152,18 +1394,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(4)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
-        v = view(ndim=4)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_4
+
+    subroutine array_put_4(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_4
 
     subroutine put_5(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1171,19 +1413,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(5)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
-        v = view(ndim=5)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_5
+
+    subroutine array_put_5(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_5
 
     subroutine put_6(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1191,20 +1432,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(6)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
-        v = view(ndim=6)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_6
+
+    subroutine array_put_6(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_6
 
     subroutine put_7(self, array, step, cells, status)
         type(bridge), intent(in) :: self
@@ -1212,21 +1451,18 @@ contains
         integer, intent(in) :: step
         class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(7)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
-        v = view(ndim=7)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v)
+        status = put_view(array_of(self, array), step, view_of(cells))
     end subroutine put_7
+
+    subroutine array_put_7(array, step, cells, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells))
+    end subroutine array_put_7
 
     subroutine block_1(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1234,15 +1470,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(1)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
-        v = view(ndim=1)
-        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_1
+
+    subroutine array_block_1(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_1
 
     subroutine block_2(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1250,16 +1489,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(2)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
-        v = view(ndim=2)
-        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_2
+
+    subroutine array_block_2(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_2
 
     subroutine block_3(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1267,17 +1508,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(3)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
-        v = view(ndim=3)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_3
+
+    subroutine array_block_3(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_3
 
     subroutine block_4(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1285,18 +1527,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(4)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
-        v = view(ndim=4)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_4
+
+    subroutine array_block_4(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_4
 
     subroutine block_5(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1304,19 +1546,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(5)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
-        v = view(ndim=5)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_5
+
+    subroutine array_block_5(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_5
 
     subroutine block_6(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1324,20 +1565,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(6)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
-        v = view(ndim=6)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_6
+
+    subroutine array_block_6(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_6
 
     subroutine block_7(self, array, step, cells, offset, count, status)
         type(bridge), intent(in) :: self
@@ -1345,21 +1584,18 @@ contains
         integer, intent(in) :: step, offset(:), count(:)
         class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
         integer, intent(out) :: status
-        integer(c_intptr_t) :: next(7)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
-        v = view(ndim=7)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_view(self, array, step, v, offset, count)
+        status = put_view(array_of(self, array), step, view_of(cells), offset, count)
     end subroutine block_7
+
+    subroutine array_block_7(array, step, cells, offset, count, status)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, offset(:), count(:)
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+
+        status = put_view(array, step, view_of(cells), offset, count)
+    end subroutine array_block_7
 
     subroutine rows_1(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1368,15 +1604,20 @@ contains
         class(*), intent(in), target :: cells(:)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(1)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2))
-        v = view(ndim=1)
-        if (size(cells) > 0) v = view_at(cells(1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_1
+
+    subroutine array_rows_1(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_1
 
     subroutine rows_2(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1385,16 +1626,20 @@ contains
         class(*), intent(in), target :: cells(:, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(2)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2))
-        v = view(ndim=2)
-        if (size(cells) > 0) v = view_at(cells(1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_2
+
+    subroutine array_rows_2(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_2
 
     subroutine rows_3(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1403,17 +1648,20 @@ contains
         class(*), intent(in), target :: cells(:, :, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(3)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2))
-        v = view(ndim=3)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_3
+
+    subroutine array_rows_3(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_3
 
     subroutine rows_4(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1422,18 +1670,20 @@ contains
         class(*), intent(in), target :: cells(:, :, :, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(4)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2))
-        v = view(ndim=4)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_4
+
+    subroutine array_rows_4(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_4
 
     subroutine rows_5(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1442,19 +1692,20 @@ contains
         class(*), intent(in), target :: cells(:, :, :, :, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(5)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2))
-        v = view(ndim=5)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_5
+
+    subroutine array_rows_5(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_5
 
     subroutine rows_6(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1463,20 +1714,20 @@ contains
         class(*), intent(in), target :: cells(:, :, :, :, :, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(6)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2))
-        v = view(ndim=6)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_6
+
+    subroutine array_rows_6(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_6
 
     subroutine rows_7(self, array, step, cells, rows, status, ids, index, levels, places)
         type(bridge), intent(in) :: self
@@ -1485,21 +1736,20 @@ contains
         class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
         integer, intent(out) :: status
         integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
-        integer(c_intptr_t) :: next(7)
-        type(view) :: v
 
-        next = 0
-        if (size(cells) > 0 .and. size(cells, 1) > 1) next(1) = address(cells(2, 1, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 2) > 1) next(2) = address(cells(1, 2, 1, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 3) > 1) next(3) = address(cells(1, 1, 2, 1, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 4) > 1) next(4) = address(cells(1, 1, 1, 2, 1, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 5) > 1) next(5) = address(cells(1, 1, 1, 1, 2, 1, 1))
-        if (size(cells) > 0 .and. size(cells, 6) > 1) next(6) = address(cells(1, 1, 1, 1, 1, 2, 1))
-        if (size(cells) > 0 .and. size(cells, 7) > 1) next(7) = address(cells(1, 1, 1, 1, 1, 1, 2))
-        v = view(ndim=7)
-        if (size(cells) > 0) v = view_at(cells(1, 1, 1, 1, 1, 1, 1), shape(cells), next)
-        status = put_rows_view(self, array, step, v, rows, ids, index, levels, places)
+        status = put_rows_view(array_of(self, array), step, view_of(cells), rows, ids, index, levels, &
+            places)
     end subroutine rows_7
+
+    subroutine array_rows_7(array, step, cells, rows, status, ids, index, levels, places)
+        type(bridge_array), intent(in) :: array
+        integer, intent(in) :: step, rows
+        class(*), intent(in), target :: cells(:, :, :, :, :, :, :)
+        integer, intent(out) :: status
+        integer, intent(in), optional :: ids(:), index(:), levels(:), places(:, :)
+
+        status = put_rows_view(array, step, view_of(cells), rows, ids, index, levels, places)
+    end subroutine array_rows_7
 
     ! ---- Fortran's values as C's ---------------------------------------------------------------
 

@@ -355,6 +355,11 @@ IPS_BRIDGE_API int ips_bridge_array_put(ips_bridge_array *array, int64_t step, c
 IPS_BRIDGE_API int ips_bridge_array_put_block(ips_bridge_array *array, int64_t step,
                                               const void *cells, const int64_t *offset,
                                               const int64_t *count, const int64_t *strides);
+/* offset, count NULL: the declared block */
+IPS_BRIDGE_API int ips_bridge_array_put_view(ips_bridge_array *array, int64_t step,
+                                             const void *cells, size_t itemsize, int ndim,
+                                             const int64_t *extents, const int64_t *strides,
+                                             const int64_t *offset, const int64_t *count);
 IPS_BRIDGE_API int ips_bridge_array_put_rows(ips_bridge_array *array, int64_t step,
                                              const void *cells, int64_t rows,
                                              const int64_t *strides);
@@ -368,6 +373,16 @@ IPS_BRIDGE_API int ips_bridge_array_put_blocks(ips_bridge_array *array, int64_t 
 IPS_BRIDGE_API int ips_bridge_array_put_parts_sized(ips_bridge_array *array, int64_t step,
                                                     const ips_bridge_rows *parts, int n_parts,
                                                     const int64_t *ids, size_t size);
+/* Rows of a view, whose type, shape and number of rows are checked. index, ids, levels and places as
+ * above, `rows` of each, or NULL. */
+IPS_BRIDGE_API int ips_bridge_array_put_rows_view(ips_bridge_array *array, int64_t step,
+                                                  const void *cells, size_t itemsize, int ndim,
+                                                  const int64_t *extents, const int64_t *strides,
+                                                  int64_t rows, const int64_t *index,
+                                                  const int64_t *ids, const int64_t *levels,
+                                                  const int64_t *places);
+/* The name of an array. */
+IPS_BRIDGE_API const char *ips_bridge_array_name(const ips_bridge_array *array);
 /* offset, count NULL: the declared block. Publish and discard: cells NULL is the same block. */
 IPS_BRIDGE_API int ips_bridge_array_acquire(ips_bridge_array *array, int64_t step,
                                             const int64_t *offset, const int64_t *count,
