@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 
 from ips_components.algorithms._fold import Fold, fold, located
+from ips_components.errors import AnalysisError
 
 __all__ = ["RunningMoments", "running_moments"]
 
@@ -21,12 +23,12 @@ class _State(NamedTuple):
     m2: np.ndarray
     m3: np.ndarray
     m4: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 class RunningMoments:
-    """Lazy statistics of the values along the reduced axes; all are dask arrays.
+    """Lazy statistics of the values along the reduced axes; all are dask arrays of ``float64``.
+
+    Only what is taken from here is computed.
 
     Attributes
     ----------
@@ -41,21 +43,22 @@ class RunningMoments:
         Excess kurtosis ``m4 / m2^2 - 3``, as ``scipy.stats.kurtosis``.
     """
 
-    def __init__(self, states: Fold, count: int | None) -> None:
-        self._states = states
-        self.count = count
+    def __init__(self, array: da.Array, axes: tuple[int, ...]) -> None:
+        self._array, self._axes = array, axes
+        count = float(np.prod([array.shape[axis] for axis in axes]))
+        self.count = None if np.isnan(count) else int(count)
 
     @property
     def mean(self) -> da.Array:
-        return self._read("mean")
+        return self._array.mean(axis=self._axes, dtype=np.float64)
 
     @property
     def variance(self) -> da.Array:
-        return self._read("variance")
+        return self._array.var(axis=self._axes, dtype=np.float64)
 
     @property
     def sample_variance(self) -> da.Array:
-        return self._read("sample_variance")
+        return self._array.var(axis=self._axes, dtype=np.float64, ddof=1)
 
     @property
     def std(self) -> da.Array:
@@ -63,22 +66,23 @@ class RunningMoments:
 
     @property
     def skewness(self) -> da.Array:
-        return self._read("skewness")
+        return self._states.array("moments-skewness", _skewness)
 
     @property
     def kurtosis(self) -> da.Array:
-        return self._read("kurtosis")
+        return self._states.array("moments-kurtosis", _kurtosis)
 
     @property
     def minimum(self) -> da.Array:
-        return self._read("minimum")
+        return self._array.min(axis=self._axes).astype(np.float64)
 
     @property
     def maximum(self) -> da.Array:
-        return self._read("maximum")
+        return self._array.max(axis=self._axes).astype(np.float64)
 
-    def _read(self, field: str) -> da.Array:
-        return self._states.array(f"moments-{field}", _statistic, field)
+    @cached_property
+    def _states(self) -> Fold:
+        return fold("moments", [self._array], self._axes, _update, _combine)
 
 
 def running_moments(x: Any, axis: int | str | Sequence[int | str] | None = 0) -> RunningMoments:
@@ -98,10 +102,12 @@ def running_moments(x: Any, axis: int | str | Sequence[int | str] | None = 0) ->
 
     Notes
     -----
-    Blocks are merged by the pairwise formulas of Chan, Golub and LeVeque (1983), extended to higher
-    moments by Pebay, Formulas for robust, one-pass parallel computation of covariances and
-    arbitrary-order statistical moments, SAND2008-6212. One task per block; the state of a chunk is
-    six times a time slice of it, whatever the number of steps.
+    Mean, variance and extremes are dask.array's, which over the time of an external array share one
+    pass with a running state. For skewness and kurtosis, blocks are merged by the pairwise formulas
+    of Chan, Golub and LeVeque (1983), extended to higher moments by Pebay, Formulas for robust,
+    one-pass parallel computation of covariances and arbitrary-order statistical moments,
+    SAND2008-6212: one task per block; the state of a chunk is four times a time slice of it,
+    whatever the number of steps.
 
     Examples
     --------
@@ -111,9 +117,9 @@ def running_moments(x: Any, axis: int | str | Sequence[int | str] | None = 0) ->
     (4.0, 8.0)
     """
     array, axes = located(x, axis)
-    states = fold("moments", [array], axes, _update, _combine)
-    count = float(np.prod([array.shape[axis] for axis in axes]))
-    return RunningMoments(states, None if np.isnan(count) else int(count))
+    if not axes or 0 in array.shape:
+        raise AnalysisError(f"nothing to reduce in shape {array.shape} over axes {axes}")
+    return RunningMoments(array, axes)
 
 
 def _update(state: _State | None, blocks: list[np.ndarray], axes: tuple[int, ...]) -> _State:
@@ -128,8 +134,6 @@ def _update(state: _State | None, blocks: list[np.ndarray], axes: tuple[int, ...
         square.sum(axis=axes),
         (square * deviation).sum(axis=axes),
         (square * square).sum(axis=axes),
-        block.min(axis=axes),
-        block.max(axis=axes),
     )
     return fresh if state is None else _merge(state, fresh)
 
@@ -150,25 +154,14 @@ def _merge(a: _State, b: _State) -> _State:
     m3 = a.m3 + b.m3 + delta**3 * (n * p * q * (p - q)) + 3 * delta * (p * b.m2 - q * a.m2)
     m4 = a.m4 + b.m4 + delta**4 * (n * p * q * (p * p - p * q + q * q))
     m4 += 6 * delta**2 * (p * p * b.m2 + q * q * a.m2) + 4 * delta * (p * b.m3 - q * a.m3)
-    low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)
-    return _State(n, a.mean + delta * q, m2, m3, m4, low, high)
+    return _State(n, a.mean + delta * q, m2, m3, m4)
 
 
-def _statistic(state: _State, field: str) -> np.ndarray:
+def _skewness(state: _State) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        match field:
-            case "mean":
-                value = state.mean
-            case "variance":
-                value = state.m2 / state.count
-            case "sample_variance":
-                value = state.m2 / np.float64(state.count - 1)
-            case "skewness":
-                value = np.sqrt(state.count) * state.m3 / state.m2**1.5
-            case "kurtosis":
-                value = state.count * state.m4 / state.m2**2 - 3.0
-            case "minimum":
-                value = state.low
-            case _:
-                value = state.high
-    return np.asarray(value, dtype=np.float64)
+        return np.asarray(np.sqrt(state.count) * state.m3 / state.m2**1.5)
+
+
+def _kurtosis(state: _State) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(state.count * state.m4 / state.m2**2 - 3.0)

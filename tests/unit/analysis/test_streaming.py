@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ips_components.algorithms import running_moments
 from ips_components.algorithms.running_state import RunningState, Statistic, update
 from ips_components.analysis.contract import contract_from_graph, optimize, optimize_as_trees
 from ips_components.analysis.streaming import stream_reductions
@@ -41,6 +42,7 @@ REDUCTIONS = {
     "xarray std": lambda x: xr.DataArray(x, dims=("t", "y", "x")).std("t", ddof=1).data,
     "xarray max": lambda x: xr.DataArray(x, dims=("t", "y", "x")).max("t").data,
     "split": lambda x: x.mean(axis=0, split_every=2),
+    "running moments": lambda x: running_moments(x).variance,
 }
 
 
