@@ -9,6 +9,8 @@ import pytest
 from c_ranks import DEADLINE, PYTHON, Rank, build, compiler
 from open_here import descriptors, threads
 
+from ips_components.deadlines import Deadline
+
 
 @pytest.fixture(scope="session")
 def built(once):
@@ -144,10 +146,8 @@ def nothing_left():
     """Every test ends without sockets, shared memory or threads left over."""
     before = _left()
     yield
-    pause = threading.Event()
-    for _ in range(200):
+    deadline = Deadline(10)
+    while more := _left() - before:
         gc.collect()
-        if _left() <= before:
-            return
-        pause.wait(0.02)
-    raise AssertionError(f"left over: {_left() - before}")
+        assert not deadline.expired, f"left over: {more}"
+        threading.Event().wait(0.02)
