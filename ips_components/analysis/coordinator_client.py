@@ -46,6 +46,9 @@ class Coordinator(Protocol):
     def declare_ahead(self, array: int, first: int, stop: int) -> None:
         """Declare the external tasks of the time indices ``first .. stop - 1``."""
 
+    def end_windows(self) -> None:
+        """Need nothing of the steps beyond those that are declared."""
+
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """Leave the chunks of these time indices to the graphs that need them."""
 
@@ -122,6 +125,10 @@ class RemoteCoordinator:
     def declare_ahead(self, array: int, first: int, stop: int) -> None:
         """See `Coordinator`."""
         self._call("declare_ahead", array=array, first=first, stop=stop)
+
+    def end_windows(self) -> None:
+        """See `Coordinator`."""
+        self._call("end_windows")
 
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """See `Coordinator`."""

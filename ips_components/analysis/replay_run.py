@@ -112,6 +112,9 @@ class StoredField:
         futures = self.client.get(self._reads(keys), keys, sync=False)
         self._ahead.update(zip(keys, futures, strict=True))
 
+    def end_windows(self) -> None:
+        """See `Coordinator`: no ranks wait."""
+
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """See `Coordinator`."""
         for key in self._keys(array, first, stop):

@@ -295,6 +295,10 @@ class Run:
         """Make external tasks of the time indices ``first .. stop - 1`` and allow their data."""
         self._own.declare_ahead(array, first, stop)
 
+    def end_windows(self) -> None:
+        """Let the simulation go on: nothing that is not declared is needed."""
+        self._own.end_windows()
+
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """Leave the chunks of these time indices to the graphs that need them."""
         self._own.release_steps(array, first, stop)
@@ -374,6 +378,7 @@ class Run:
         with ComputeGuard(sources) as self._guard, noted(sources):
             returned = merge_returned({each: self._analyse(each) for each in analyses})
             committed = self.contract is not None
+            self.checkpoints.end()
             if not committed:
                 self.commit(returned)
         if committed and returned is not None:

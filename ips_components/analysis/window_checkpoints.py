@@ -1,27 +1,21 @@
-"""State of windows in the middle of a run, so that a later run goes on as if there was one.
+"""State of the windows of a run in its middle, so that a later run goes on as if there was one.
 
 When the workflow asks for a checkpoint, the analysis waits for its next window. What is kept then
-is the value of every window until now, the state after the last of them, and the data of the
-steps that have come for later windows. A run that goes on calls the analysis function again, and
-its windows give the kept values first: what the function has in variables of its own becomes what
-it was, and nothing is computed or sent twice.
+of all windows of the run is the value of every one until now, the state after the last of them,
+and the data of the steps that have come for later ones. A run that goes on calls the analysis
+function again, and its windows give the kept values first: what the function has in variables of
+its own becomes what it was, and nothing is computed or sent twice.
 """
 
 from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import dask
-import dask.array as da
-import numpy as np
-from dask.base import unpack_collections
-from dask.delayed import Delayed
 from distributed import Client, Future
 
 from ips_components.analysis.coordinator_client import Coordinator
@@ -35,30 +29,22 @@ FILE = "analysis_windows.pickle"
 _LOOK = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class WindowState:
-    """What windows need to go on.
+class Kept(Protocol):
+    """A part of what a checkpoint keeps: the windows of one ``run.rolling``, what is beside them.
 
-    Parameters
-    ----------
-    kind
-        What the windows are of; those that go on must be the same.
-    values
-        Of all windows until now.
-    state
-        After the last of them, packed.
-    steps
-        Data of time indices ``first .. stop - 1``, packed; None when no window needs them.
-    first, stop
-        Time index of the next window, and the one that has not come yet.
+    ``over`` says that no more windows of it will come.
     """
 
-    kind: Mapping[str, Any]
-    values: list[Any]
-    state: Any
-    steps: Any
-    first: int
-    stop: int
+    over: bool
+
+    def kind(self) -> Mapping[str, Any]:
+        """Return what must be the same in a run that goes on."""
+
+    def at(self, step: int | None) -> Any:
+        """Return the state when all steps before `step` have come; None: after the last window."""
+
+    def restore(self, saved: Any) -> None:
+        """Go on from a state of an earlier run."""
 
 
 class WindowCheckpoints:
@@ -81,18 +67,33 @@ class WindowCheckpoints:
 
     def __init__(self, client: Client, coordinator: Coordinator, settings: RunSettings) -> None:
         self.enabled = bool(settings.launches.get("checkpoint"))
-        self.replaying = False
-        """Whether the windows come from a checkpoint."""
         self._client = client
         self._coordinator = coordinator
         self._settings = settings
+        self._parts: list[Kept] = []
+        self._replaying: list[Kept] = []
         self._asked: Mapping[str, Any] | None = None
         self._answered = 0
+        self._open = False
         self._woken = threading.Event()
         self._topic = CHECKPOINT_TOPIC + settings.run
 
-    def load(self, kind: Mapping[str, Any]) -> WindowState | None:
-        """Return what an earlier run has saved; None when this one is new.
+    @property
+    def replaying(self) -> bool:
+        """Whether the windows come from a checkpoint."""
+        return bool(self._replaying)
+
+    def add(self, part: Kept) -> None:
+        """Keep another part of the run, always in the same order."""
+        self._parts.append(part)
+
+    def restore(self) -> int | None:
+        """Give all parts what an earlier run has saved.
+
+        Returns
+        -------
+        int or None
+            The simulation step at which this run goes on; None when it is new.
 
         Raises
         ------
@@ -101,31 +102,44 @@ class WindowCheckpoints:
         """
         if not self._settings.windows:
             return None
-        saved: WindowState = pickle.loads(Path(self._settings.windows).read_bytes())
-        for name, value in kind.items():
-            if saved.kind[name] != value:
-                raise ContractError(
-                    f"the checkpoint was made with windows whose {name} was "
-                    f"{saved.kind[name]!r}, now it is {value!r}; a run that goes on needs the "
-                    "same windows, or start anew (SIMULATION_MODE = NORMAL)"
-                )
-        return saved
+        saved = pickle.loads(Path(self._settings.windows).read_bytes())
+        if len(saved) != len(self._parts):
+            raise ContractError(
+                f"the checkpoint was made by an analysis with {len(saved) - 1} run.rolling, now "
+                f"there are {len(self._parts) - 1}; {_SAME}"
+            )
+        for part, (kind, state) in zip(self._parts, saved, strict=True):
+            for name, value in part.kind().items():
+                if kind[name] != value:
+                    raise ContractError(
+                        f"the checkpoint was made with windows whose {name} was {kind[name]!r}, "
+                        f"now it is {value!r}; {_SAME}"
+                    )
+            part.restore(state)
+        self._replaying = self._parts[1:]
+        return int(self._settings.launches["first_step"])
+
+    def replayed(self, part: Kept) -> None:
+        """Note that a part has given all that an earlier run had."""
+        if part in self._replaying:
+            self._replaying.remove(part)
 
     def open(self) -> None:
         """Hear when the workflow asks for a checkpoint."""
-        if self.enabled:
+        if self.enabled and not self._open:
+            self._open = True
             self._client.subscribe_topic(self._topic, self._hear)
 
-    def wait(self, output: Any, save: Callable[[int], WindowState]) -> None:
+    def wait(self, output: Any) -> None:
         """Wait for the output of a window; meanwhile save what the workflow asks for.
 
         Parameters
         ----------
         output
             A future.
-        save
-            From the simulation step at which the next launch goes on to the state.
         """
+        # The earlier run was saved while it waited, and has asked for nothing after that.
+        self._replaying = []
         if not self.enabled or not isinstance(output, Future):
             return
         output.add_done_callback(lambda _: self._woken.set())
@@ -135,113 +149,38 @@ class WindowCheckpoints:
             asked, self._asked = self._asked, None
             if asked is not None and asked["number"] > self._answered:
                 self._answered = asked["number"]
-                self._save(asked["number"], lambda step=asked["first_step"]: save(step))
+                self._save(asked["number"], asked["first_step"])
 
-    def close(self, save: Callable[[], WindowState]) -> None:
-        """Save the state after the last window, which is what later checkpoints keep."""
-        if self.enabled:
+    def end(self) -> None:
+        """Note that the analysis asks for no more windows at all."""
+        for part in self._parts:
+            part.over = True
+        self.close()
+
+    def close(self) -> None:
+        """Save the state after the last window of all, which is what later checkpoints keep."""
+        if self._open and all(part.over for part in self._parts):
+            self._open = False
             with suppress(KeyError):
                 self._client.unsubscribe_topic(self._topic)
-            self._save(0, save)
+            self._save(0, None)
 
     def _hear(self, event: Any) -> None:
         self._asked = event[1]
         self._woken.set()
 
-    def _save(self, number: int, save: Callable[[], WindowState]) -> None:
+    def _save(self, number: int, step: int | None) -> None:
         path, wrong = Path(self._settings.run_dir, FILE), ""
         try:
             draft = path.with_name(f".{FILE}")
-            draft.write_bytes(pickle.dumps(save()))
+            draft.write_bytes(pickle.dumps([(dict(p.kind()), p.at(step)) for p in self._parts]))
             draft.replace(path)
         except Exception as error:  # the run goes on without a checkpoint
             wrong = f"the windows cannot be kept: {message(error)}"
         self._coordinator.windows_saved(number, wrong)
 
 
-# -- what may be lazy ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Lazy:
-    """A computed value that was a lazy one."""
-
-    kind: str
-    value: Any
-    chunks: Any = None
-
-
-def is_lazy(value: Any) -> bool:
-    """Whether a value is lazy, or a container with something lazy in it."""
-    return bool(unpack_collections(value)[0])
-
-
-def pack(value: Any, client: Client) -> Any:
-    """Compute what is lazy in a value, such that `unpack` makes it lazy again.
-
-    Raises
-    ------
-    ContractError
-        For lazy values of a kind that cannot be made again.
-    """
-    lazy: list[Any] = []
-    shape = _note(value, lazy)
-    return _fill(shape, iter(client.gather(client.compute(lazy))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    kind: str
-    chunks: Any
-
-
-def _note(value: Any, lazy: list[Any]) -> Any:
-    """Replace what is lazy by a `_Place`, and put it into a list."""
-    if isinstance(value, dict):
-        return {name: _note(each, lazy) for name, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_note(each, lazy) for each in value)
-    if not is_lazy(value):
-        return value
-    lazy.append(value)
-    if isinstance(value, da.Array):
-        return _Place("array", value.chunks)
-    if isinstance(value, Delayed):
-        return _Place("delayed", None)
-    if hasattr(value, "chunksizes"):  # of xarray
-        return _Place("xarray", dict(value.chunksizes))
-    raise ContractError(
-        f"a state of windows that is a {type(value).__name__} cannot be kept; use arrays, xarray, "
-        "delayed values, or tuples, lists and dicts of them"
-    )
-
-
-def _fill(shape: Any, values: Any) -> Any:
-    if isinstance(shape, dict):
-        return {name: _fill(each, values) for name, each in shape.items()}
-    if type(shape) in (list, tuple):
-        return type(shape)(_fill(each, values) for each in shape)
-    if isinstance(shape, _Place):
-        return _Lazy(shape.kind, next(values), shape.chunks)
-    return shape
-
-
-def unpack(packed: Any) -> Any:
-    """Return what `pack` was given, lazy where that was lazy, in the same chunks."""
-    if isinstance(packed, dict):
-        return {name: unpack(each) for name, each in packed.items()}
-    if type(packed) in (list, tuple):
-        return type(packed)(unpack(each) for each in packed)
-    if not isinstance(packed, _Lazy):
-        return packed
-    if packed.kind == "array":
-        return _array(packed.value, packed.chunks)
-    if packed.kind == "delayed":
-        return dask.delayed(packed.value, pure=False)
-    return packed.value.chunk(packed.chunks)
-
-
-def _array(value: Any, chunks: Any) -> da.Array:
-    known = not any(np.isnan(size) for sizes in chunks for size in sizes)
-    # One chunk of an unknown size is what there was, or is as good.
-    return da.from_array(value, chunks=chunks if known else -1, name=False)
+_SAME = (
+    "a run that goes on needs the same windows in the same order, or start anew "
+    "(SIMULATION_MODE = NORMAL)"
+)

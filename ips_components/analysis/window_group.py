@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
+from ips_components.analysis.put_once import PutOnce
 from ips_components.analysis.views import Source, View
-from ips_components.analysis.window_checkpoints import WindowCheckpoints
+from ips_components.analysis.window_checkpoints import Kept, WindowCheckpoints
 from ips_components.coordination.settings import RunSettings
 from ips_components.errors import ContractError
 from ips_components.model.contract import ArrayContract, Contract
@@ -42,6 +43,9 @@ class WindowRun(Protocol):
     def declare_ahead(self, array: int, first: int, stop: int) -> None:
         """Declare the external tasks of some time indices."""
 
+    def end_windows(self) -> None:
+        """Let the simulation go on: nothing that is not declared is needed."""
+
     def release_steps(self, array: int, first: int, stop: int) -> None:
         """Leave the chunks of some time indices to the graphs that need them."""
 
@@ -52,6 +56,12 @@ class WindowRun(Protocol):
         """Report the results of which the analysis waits for the first."""
 
 
+class Saver(Kept, Protocol):
+    """What a group needs of what keeps windows."""
+
+    values: Sequence[Any]
+
+
 class Windows(Protocol):
     """What a group needs of the windows in it."""
 
@@ -59,6 +69,7 @@ class Windows(Protocol):
     size: int
     stride: int
     ahead: int
+    saver: Saver
 
     def views(self) -> Iterable[View]:
         """Return a view of each array, with what is needed of space."""
@@ -76,10 +87,11 @@ class WindowGroup:
         self._run = run
         self._windows: list[Windows] = []
         self._used: dict[int, int] = {}  # by id of the windows: steps that they do not need again
-        self._once: dict[str, View] = {}  # arrays that are put a known number of times
+        self._once = PutOnce(run.client)
         self._sources: list[Source] = []  # in the order of the contract
         self._declared: dict[str, int] = defaultdict(int)
         self._released: dict[str, int] = defaultdict(int)
+        run.checkpoints.add(self._once)
 
     @property
     def signed(self) -> bool:
@@ -101,44 +113,34 @@ class WindowGroup:
                 "zip(run.rolling(u, 4).map(f), run.rolling(p, 4).map(g))"
             )
         for array in beside:
-            if not isinstance(array, ExternalArray) or array.spec.steps.at_most:
-                what = getattr(getattr(array, "spec", None), "name", type(array).__name__)
-                raise ContractError(
-                    f"beside windows, {what!r} must be an external array with a known number of "
-                    "steps, such as one that is put once; give others to run.rolling itself"
-                )
-            if array.external_view.source.name in self._once:
-                raise ContractError(f"array {array.spec.name!r} is beside windows twice")
-            self._once[array.external_view.source.name] = array.external_view
+            self._once.add(array)
         for source in windows.sources:
             source.windowed = True
         self._windows.append(windows)
         self._used[id(windows)] = 0
+        self._run.checkpoints.add(windows.saver)
 
     def sign(self) -> None:
         """Make the contract of all windows, and let what is put once come."""
         if self.signed:
             return
-        if self._run.checkpoints.enabled and (len(self._windows) > 1 or self._once):
-            raise ContractError(
-                "a checkpoint in the middle of a run keeps one run.rolling, without arrays beside "
-                "it; give all arrays to one run.rolling, or take no checkpoints "
-                "(NUM_CHECKPOINT = 0 in [CHECKPOINT])"
-            )
+        if self._run.checkpoints.enabled:
+            self._once.refuse_unkept()
         views: dict[str, list[View]] = defaultdict(list)
         for windows in self._windows:
             for view in windows.views():
                 views[view.source.name].append(view)
-        twice = sorted(views.keys() & self._once.keys())
-        if twice:
-            name = self._once[twice[0]].source.spec.name
-            raise ContractError(f"array {name!r} is in windows and beside them; give it once")
+        for mine in views.values():
+            if (source := mine[0].source) in self._once:
+                raise ContractError(
+                    f"array {source.spec.name!r} is in windows and beside them; give it once"
+                )
         settings = self._run.settings
         contracts = []
-        for mine in (*views.values(), *([view] for view in self._once.values())):
+        for mine in (*views.values(), *([view] for view in self._once.views)):
             source = mine[0].source
             whole = Selection.full(source.layout.shape)
-            once = source.name in self._once
+            once = source in self._once
             wanted = [
                 each.selection if once else Selection.of([whole.dims[0], *each.selection.dims[1:]])
                 for each in mine
@@ -156,15 +158,23 @@ class WindowGroup:
             source.bind(contract, {each.name: set(np.ndindex(each.numblocks)) for each in mine})
             self._sources.append(source)
             contracts.append(contract)
+        step = self._run.checkpoints.restore()
         self._run.sign(Contract(settings.run, tuple(contracts)), ahead=True)
+        if step is not None:
+            self._go_on(step)
         for ordinal, source in enumerate(self._sources):
-            if source.name in self._once:
+            if source in self._once:
                 self._declare(ordinal, source, source.layout.shape[0])
 
-    def go_on(self, index: int) -> None:
-        """Neither declare nor free steps before a time index: a checkpoint has what is needed."""
+    def _go_on(self, step: int) -> None:
+        """Neither declare nor free what came before a step: the checkpoint has what is needed."""
         for source in self._sources:
-            self._declared[source.name] = self._released[source.name] = index
+            came = source.spec.steps.index_from(step)
+            self._declared[source.name] = self._released[source.name] = came
+            if source in self._once:
+                self._once.provide(source, came)
+        for windows in self._windows:
+            self._used[id(windows)] = len(windows.saver.values) * windows.stride
 
     def declare(self, windows: Windows, stop: int) -> None:
         """Let the steps of windows come, up to the time index `stop`, and a few more.
@@ -189,13 +199,14 @@ class WindowGroup:
                     "together, for example with zip"
                 )
         for ordinal, source in enumerate(self._sources):
-            if source.name in self._once:
+            if source in self._once:
                 continue
             steps = source.spec.steps
             target = max(0, -(-(beyond - steps.start) // steps.every))
             if steps.count is not None:
                 target = min(target, steps.count)
             self._declare(ordinal, source, target)
+        self._release()
 
     @staticmethod
     def _at(windows: Windows, index: int) -> int:
@@ -215,20 +226,22 @@ class WindowGroup:
 
     def done(self, windows: Windows) -> None:
         """Windows are iterated no more; with the last ones, what is put once is freed."""
-        if windows in self._windows:
-            self._windows.remove(windows)
+        if windows not in self._windows:
+            return
+        self._windows.remove(windows)
         self._release()
+        if not self._windows:
+            self._once.release()
+            self._run.end_windows()
 
     def _release(self) -> None:
         for ordinal, source in enumerate(self._sources):
             users = [each for each in self._windows if source in each.sources]
-            if source.name in self._once:
-                needed = 0 if self._windows else self._declared[source.name]
-            elif users:
-                needed = min(self._used[id(each)] for each in users)
+            needed = self._declared[source.name]
+            if source in self._once:
+                needed = 0 if self._windows else needed
             else:
-                continue  # what comes of it is released at the end
-            needed = min(needed, self._declared[source.name])
+                needed = min((needed, *(self._used[id(each)] for each in users)))
             if needed > self._released[source.name]:
                 self._run.release_steps(ordinal, self._released[source.name], needed)
                 self._released[source.name] = needed

@@ -19,8 +19,8 @@ from distributed import futures_of
 
 from ips_components.analysis.arrays import ExternalArray, OpenEndedArray
 from ips_components.analysis.contract import persist_together
+from ips_components.analysis.packing import is_lazy
 from ips_components.analysis.views import View
-from ips_components.analysis.window_checkpoints import is_lazy
 from ips_components.analysis.window_group import WindowArray, WindowRun
 from ips_components.analysis.window_saver import WindowSaver
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
@@ -119,7 +119,7 @@ class Rolling:
             )
         self.state: Any = None
         self._over = False
-        self._saver = WindowSaver(self, self._arrays)
+        self.saver = WindowSaver(self, self._arrays)
         run.windows.add(self, beside if isinstance(beside, list | tuple) else [beside])
 
     def map(self, function: Callable[[Any], Any]) -> Iterator[Window]:
@@ -155,23 +155,26 @@ class Rolling:
         """
         self.run.windows.sign()
         self.state = initial
-        for index, value in enumerate(self._saver.go_on()):
-            yield Window(index, self._steps(index), value)
-        checkpoints = self.run.checkpoints
-        checkpoints.open()
+        self.run.checkpoints.open()
         try:
+            for index, value in enumerate(self.saver.go_on()):
+                yield Window(index, self._steps(index), value)
             yield from self._fold(update)
         except GeneratorExit:  # the analysis has seen enough
-            checkpoints.close(self._saver.last)
-            self.run.windows.done(self)
+            self._close()
             raise
-        checkpoints.close(self._saver.last)
-        self.run.windows.done(self)
+        self._close()
         self.run.awaits([])
+
+    def _close(self) -> None:
+        self.saver.over = True
+        self.run.checkpoints.replayed(self.saver)
+        self.run.checkpoints.close()
+        self.run.windows.done(self)
 
     def _fold(self, update: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[Window]:
         pending: deque[_Submitted] = deque()
-        index = len(self._saver.values)
+        index = len(self.saver.values)
         while True:
             while not self._over and len(pending) < self.ahead and self._exists(index):
                 before = pending[-1].state if pending else self.state
@@ -186,7 +189,7 @@ class Rolling:
             window = pending.popleft()
             try:
                 self.run.awaits([window.output])
-                self.run.checkpoints.wait(window.output, self._saver.at)
+                self.run.checkpoints.wait(window.output)
                 (value,) = self.run.client.gather([window.output])
                 _raise_if_erred(window.state)
             except SimulationLost:
@@ -194,7 +197,7 @@ class Rolling:
                 break
             self.state = window.state
             if self.run.checkpoints.enabled:
-                self._saver.values.append(value)
+                self.saver.values.append(value)
             # Known to be computed, hence known to be registered: no graph can miss its leaves.
             # A few windows at once, as the others are declared.
             if not pending or (window.index + 1) % max(1, self.ahead // 2) == 0:
@@ -243,7 +246,7 @@ class Rolling:
 
     def _window(self, index: int) -> Any:
         first = index * self.stride
-        windows = self._saver.data(first, first + self.size)
+        windows = self.saver.data(first, first + self.size)
         if isinstance(self.array, Mapping):
             return windows
         if isinstance(self.array, list | tuple):

@@ -13,6 +13,7 @@ from ips_components.coordination.messages import (
     Check,
     Commit,
     DeclareAhead,
+    EndWindows,
     Feedback,
     Finish,
     Open,
@@ -174,6 +175,13 @@ class AnalysisCalls:
         self._tasks.declare_keys(keys, group=run.state.run, on_event=self._observe)
         run.horizon = {**run.horizon, call.array: last_row}
         self._outbox.send(run, SetHorizon(call.array, last_row))
+
+    async def end_windows(self, run: CoordinatedRun, call: EndWindows) -> None:
+        """Take what ranks put beyond the last window, and drop it: they must not wait for ever."""
+        for ordinal, array in enumerate(run.agreed.arrays):
+            wanted, end = run.horizon.get(ordinal, 0), array.layout.numblocks[0]
+            run.wanted[ordinal], run.horizon[ordinal] = wanted, end
+            self._outbox.send(run, SetHorizon(ordinal, end, wanted))
 
     async def release_steps(self, run: CoordinatedRun, call: ReleaseSteps) -> None:
         keys, _ = _keys_between(run.agreed.arrays[call.array], call.first, call.stop)

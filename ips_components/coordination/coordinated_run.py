@@ -48,6 +48,7 @@ class CoordinatedRun:
     ``workers``, ``blocks``, ``asked``, ``joined``  `Membership`
     ``nothing_described``                           `Membership`
     ``contract``, ``blob``, ``ahead``, ``horizon``  `AnalysisCalls`; ``contract`` by `Placer`, too
+    ``wanted``                                      `AnalysisCalls`
     ``epoch``, ``again``, ``cells``, ``shared``     `Placer`
     ``graph_keys``, ``results``, ``outcome``        `AnalysisCalls`
     ``flushing``, ``flushed``, ``departing``        `Ending`
@@ -89,6 +90,7 @@ class CoordinatedRun:
         self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: what is declared reaches beyond the last step
         self.horizon: dict[int, int] = {}
+        self.wanted: dict[int, int] = {}  # by array: rows from here on are dropped
         self.shared: dict[int, Placement] = {}  # by array: what new receivers have been given
         self.settings: dict[str, Any] = {"deadlines": DEADLINES}
         self.page: LivePage | None = None

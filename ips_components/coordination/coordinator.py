@@ -139,6 +139,7 @@ class RunCoordinator(SchedulerPlugin):
             m.Sign: analysis.sign,
             m.Commit: analysis.commit,
             m.DeclareAhead: analysis.declare_ahead,
+            m.EndWindows: analysis.end_windows,
             m.ReleaseSteps: analysis.release_steps,
             m.ReleaseKeys: analysis.release_keys,
             m.Publish: analysis.publish,

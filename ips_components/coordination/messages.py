@@ -211,15 +211,21 @@ class SetContract(Action):
     endpoints: list[dict[str, Any]]
     horizon: list[Any] | None = None
     size: int | None = None
+    first_step: int = 0
+    wanted: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SetHorizon(Action):
-    """Rows of an array below ``rows`` may be sent (open-ended runs)."""
+    """Rows of an array below ``rows`` may be sent (open-ended runs).
+
+    Those from ``wanted`` on are dropped: the analysis has seen enough.
+    """
 
     NAME: ClassVar[str] = "horizon"
     array: int
     rows: int
+    wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +415,13 @@ class DeclareAhead(Call):
     array: int
     first: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndWindows(Call):
+    """Let the simulation go on: of what it puts beyond what is declared nothing is needed."""
+
+    NAME: ClassVar[str] = "end_windows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ class Placer:
                 endpoints=run.open_endpoints(),
                 horizon=list(run.horizon.items()) if run.ahead else None,
                 size=run.state.n_ranks,
+                first_step=int(run.settings.get("launches", {}).get("first_step", 0)),
+                wanted=list(run.wanted.items()),
             )
             self._outbox.send(run, action, [worker])
 

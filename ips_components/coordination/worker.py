@@ -150,6 +150,8 @@ class WorkerSession:
         self._tally = StepTally()
         self._process = psutil.Process()
         self._drops = False  # chunks come too late, see `DropChunks`; event loop only
+        # By array; written by the event loop before rows beyond may come, read by any thread.
+        self._wanted: dict[int, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
         self._last: dict[str, Any] = {}
@@ -200,6 +202,8 @@ class WorkerSession:
                 receiver.begin_launch(size, launch, first_step, flags)
                 self._send(m.LaunchExpected(launch))
             case m.SetHorizon():
+                if action.wanted is not None:
+                    self._wanted = {**self._wanted, action.array: action.wanted}
                 receiver.set_horizon({action.array: action.rows})
             case m.SetPlacement():
                 self._set_placement(action)
@@ -239,10 +243,11 @@ class WorkerSession:
         self.receiver.ordinal = action.ordinal
         if action.size is not None:
             self.receiver.set_size(action.size)
+        self._wanted = dict(action.wanted or ())
         if action.horizon is not None:
             self.receiver.set_horizon(dict(enumerate([0] * len(self._names))))
             self.receiver.set_horizon(dict(action.horizon))
-        self.receiver.set_contract(self.contract, self._peers)
+        self.receiver.set_contract(self.contract, self._peers, action.first_step)
 
     def _set_placement(self, action: m.SetPlacement) -> None:
         self.contract = Contract.from_bytes(action.blob)
@@ -312,7 +317,11 @@ class WorkerSession:
 
     def chunk(self, array: int, chunk: int, value: Any, nbytes: int) -> None:
         assert self.contract is not None
-        key = self.contract.arrays[array].key(chunk)
+        contract = self.contract.arrays[array]
+        wanted = self._wanted.get(array)
+        if wanted is not None and chunk // contract.layout.n_space >= wanted:
+            return  # the analysis has seen enough
+        key = contract.key(chunk)
         if self.settings.leave_out:
             self._on_loop(self._deliver_unless_dropped, key, value)
         else:

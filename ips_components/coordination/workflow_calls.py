@@ -188,7 +188,9 @@ class WorkflowCalls:
             run.raise_if_failed()
             deadline.raise_if_expired(
                 f"run {run.state.run}: the windows of the analysis did not save their state "
-                f"within {call.timeout:g} s (STEP_TIME_OUT)"
+                f"within {call.timeout:g} s (STEP_TIME_OUT); they do so while the analysis waits "
+                "for the next one: functions given to run.rolling must return lazy values, not "
+                "compute"
             )
             # Again and again, since a subscription takes its time.
             self._scheduler.log_event(CHECKPOINT_TOPIC + run.state.run, request)

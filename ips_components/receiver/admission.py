@@ -86,18 +86,21 @@ class ArrayAdmission:
         Agreement on the array.
     receiver
         Ordinal of this receiver in placements.
+    first_step
+        Chunks whose steps are all before it are not expected.
 
     Notes
     -----
     Not safe by itself: the lock of the `ChunkAssembler` that owns it guards every field.
     """
 
-    def __init__(self, ordinal: int, contract: ArrayContract, receiver: int) -> None:
+    def __init__(
+        self, ordinal: int, contract: ArrayContract, receiver: int, first_step: int = 0
+    ) -> None:
         self.ordinal = ordinal
         self.contract = contract
         self.receiver = receiver
         self.n_space = contract.layout.n_space
-        self.watermark = 0
         self.open: dict[int, PartialChunk] = {}
         self.again: set[int] = set()  # to be requested again, not yet admitted
         self.asked: set[int] = set()  # requested again, not yet complete
@@ -105,9 +108,12 @@ class ArrayAdmission:
         self.ragged_bytes = 0  # of the largest ragged chunk so far
         self._tilings: dict[int, Tiling] = {}  # by position of the chunk in space
         self._batch: list[tuple[int, list[int]]] = []  # rows with own chunks, the last one first
-        self._scanned = 0
-        layout = contract.layout
+        layout, axis = contract.layout, contract.spec.steps
         self.end = layout.chunk_of(0, contract.cover.stop[0] - 1) + 1
+        first = axis.index_from(first_step)
+        row = layout.chunk_of(0, first) if first < axis.length else self.end
+        self.watermark = min(row, self.end)
+        self._scanned = self.watermark
         self.horizon = self.end  # rows that are not declared yet must wait at their ranks
         self._kinds: dict[int, tuple[int, ...]] = {}
         self._sizes: dict[tuple[tuple[int, ...], int], ChunkSize] = {}

@@ -59,10 +59,12 @@ class ChunkAssembler:
 
     # -- what is expected ----------------------------------------------------------------------
 
-    def set_contract(self, contract: Contract, receiver: int, size: int | None) -> None:
+    def set_contract(
+        self, contract: Contract, receiver: int, size: int | None, first_step: int = 0
+    ) -> None:
         """Begin to expect the contract's chunks from ``size`` ranks (None: not known yet)."""
         with self._lock:
-            self._rows.set_contract(contract, receiver, size)
+            self._rows.set_contract(contract, receiver, size, first_step)
 
     def set_horizon(self, rows: Mapping[int, int]) -> None:
         """Bound the rows that may come, by array; what is declared later comes later."""

@@ -248,8 +248,13 @@ class Receiver:
 
     # -- driven by the owner -------------------------------------------------------------------
 
-    def set_contract(self, contract: Contract, endpoints: Iterable[Endpoint] = ()) -> None:
-        """Set what is wanted and which receivers take it; ranks that asked get it now."""
+    def set_contract(
+        self, contract: Contract, endpoints: Iterable[Endpoint] = (), first_step: int = 0
+    ) -> None:
+        """Set what is wanted and which receivers take it; ranks that asked get it now.
+
+        A run that goes on from a checkpoint gets nothing before its `first_step`.
+        """
         if self.ordinal is None:
             raise IPSComponentsError("a receiver needs its ordinal before it gets a contract")
         digest = bytes.fromhex(contract.digest())
@@ -259,7 +264,7 @@ class Receiver:
         if self._reception.contract is None:
             self._reception.set_contract(contract)
             self._credit.any_drop_policy = any(a.policy == "drop" for a in contract.arrays)
-            self._assembler.set_contract(contract, self.ordinal, bulletin.size)
+            self._assembler.set_contract(contract, self.ordinal, bulletin.size, first_step)
             self._credit.admit()  # so that a rank that comes with the contract finds credit
         self._peers.publish(
             m.ContractIs(

@@ -65,11 +65,17 @@ class RowAdmission:
 
     # -- what is expected ----------------------------------------------------------------------
 
-    def set_contract(self, contract: Contract, receiver: int, size: int | None) -> None:
-        """Begin to expect the contract's chunks from ``size`` ranks (None: not known yet)."""
+    def set_contract(
+        self, contract: Contract, receiver: int, size: int | None, first_step: int = 0
+    ) -> None:
+        """Begin to expect the contract's chunks from ``size`` ranks (None: not known yet).
+
+        None of steps before the first one: they came before a checkpoint, and would keep memory.
+        """
         self.size = size
         self.arrays = [
-            ArrayAdmission(i, array, receiver) for i, array in enumerate(contract.arrays)
+            ArrayAdmission(i, array, receiver, first_step)
+            for i, array in enumerate(contract.arrays)
         ]
         self.set_horizon({})
 

@@ -750,6 +750,46 @@ def test_windows_of_an_adaptive_run_with_a_bound(coupled):
         np.testing.assert_allclose(found["products"].values, products.reshape(-1, 2).sum(axis=1))
 
 
+def seen_enough(arrays, run):
+    """Of ``u`` two windows are enough; of ``p`` all that fit, which are not all of its steps."""
+    volume = arrays["volume"][0]
+    scans = [
+        run.rolling(arrays["u"], 2, ahead=1, beside=volume).map(lambda u: (u * volume).sum()),
+        run.rolling(arrays["p"], 7, stride=7, ahead=1).map(lambda p: p.mean()),
+    ]
+    sums, means = [], []
+    for window in scans[1]:
+        means.append(window.value)
+        if len(sums) < 2:
+            sums.append(next(scans[0]).value)
+        else:
+            scans[0].close()
+        if len(means) == 4 and arrays["p"].spec.steps.count is None:
+            break
+    return {"sums": np.array(sums), "means": np.array(means)}
+
+
+@pytest.mark.parametrize("known", [None, 41])
+def test_an_analysis_that_has_seen_enough_windows_lets_the_simulation_go_on(
+    cluster, coupled, known
+):
+    name, future, _, results = coupled(
+        "seen_enough", lambda rank, contact: simulate_three(rank, contact, 41, known)
+    )
+    future.result(30)
+    with xr.open_zarr(results) as found:
+        volume = 1.0 + U[0]
+        expected = [(U[k : k + 2] * volume).sum() for k in range(2)]
+        np.testing.assert_allclose(found["sums"].values, expected)
+        n = 4 if known is None else 5
+        np.testing.assert_allclose(
+            found["means"].values, P[: 7 * n].reshape(n, -1).mean(axis=1), rtol=1e-12
+        )
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    assert record["ledger"]["closed"]
+
+
 def one_after_the_other(arrays, run):
     first, second = (run.rolling(arrays[name], 1, ahead=2) for name in "up")
     means = [[w.value for w in each.map(lambda x: x.mean())] for each in (first, second)]

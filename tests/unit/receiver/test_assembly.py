@@ -46,6 +46,17 @@ def fill(made, piece, rank=0, value=1.0):
 SPEC = ArraySpec("t", "f8", (4,), StepAxis(count=10))
 
 
+def test_a_run_that_goes_on_keeps_no_memory_for_steps_that_came_before():
+    later = ArraySpec("later", "f8", (4,), StepAxis(start=4, every=2, count=3))
+    arrays = tuple(ArrayContract.agree(spec, run="r") for spec in (SPEC, later))
+    made = ChunkAssembler(BufferPool(), 3 * ROW, lambda _: None)
+    made.set_contract(Contract("r", arrays), 0, 1, first_step=7)
+    assert made.admit() == []
+    assert made.watermarks() == [9, 3]
+    assert fill(made, piece(2, array=1)).value.shape == (1, 4)
+    assert made.begin(0, piece(6)) is None
+
+
 def test_rows_are_admitted_up_to_the_budget():
     made, _, freed = assembler([SPEC], 3 * ROW)
     assert made.admit() == []
