@@ -361,7 +361,7 @@ class _Lines:
 
 
 class _Bars:
-    """Two bars and a line that stay in place."""
+    """Two bars and a line that stay in place until they are stopped."""
 
     def __init__(self, stream: TextIO, console: Console | None = None) -> None:
         from rich.console import Console, Group
@@ -383,6 +383,7 @@ class _Bars:
             Group(self._bars, self._line),
             console=console or Console(file=stream),
             refresh_per_second=4,
+            transient=True,  # a later block, or the summary, takes their place
         )
 
     def start(self) -> None:

@@ -249,6 +249,7 @@ def test_a_terminal_gets_bars():
     assert "step 42 of 100, delivered 300 MiB (1.00 MiB/s)" in shown
     assert "120 of 400 tasks" in shown
     assert "waited 400 ms, worker memory up to 512 MiB" in shown
+    assert shown.endswith("\x1b[1A\x1b[2K" * 3)  # nothing of them is left above the summary
 
 
 def test_following_asks_until_the_block_ends():
