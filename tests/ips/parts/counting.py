@@ -21,7 +21,7 @@ from ips_components.bridge import Array, Bridge
 
 def kill(word: str) -> None:
     """Kill the processes of this workflow in whose command a word occurs."""
-    here = str(Path.cwd()).partition("/work/")[0]
+    here = str(Path.cwd()).rpartition("/work/")[0]  # others run at the same time
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or ())
         if word in command and here in command:

@@ -15,7 +15,7 @@ def kill(word):
     """Kill processes of this workflow: with a word in their command, or ``component:NAME``."""
     import psutil
 
-    here = str(Path.cwd()).partition("/work/")[0]
+    here = str(Path.cwd()).rpartition("/work/")[0]  # others run at the same time
     kind, _, name = word.rpartition(":")
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or ())
