@@ -277,7 +277,8 @@ class Bridge:
             return None
         if not out.levels or table_name(out.name) not in self._arrays:
             raise BridgeError(
-                f"array {out.name!r} has no levels; describe it by Array(..., levels=...)"
+                f"array {out.name!r} has no levels; describe it by Array(..., levels=...), or say "
+                "LEVELS in its section of the config"
             )
         if levels is None or places is None:
             raise BridgeError(

@@ -56,7 +56,7 @@ def check_array(
     before = len(problems.found)
     _check_name_and_type(where, array, problems)
     if array.shape is None:
-        for name in ("dims", "decomposition"):
+        for name in ("dims", "decomposition", "levels"):
             if getattr(array, name):
                 add(where, name.upper(), "is given, but SHAPE is not", "add SHAPE")
         return
@@ -85,6 +85,9 @@ def check_array(
             ragged=description["ragged"],
             ids=description.get("ids", ""),
         )
+        if array.levels and not (spec.ragged and len(array.shape) > 1):
+            message = f"is given, but the rows of the shape {list(array.shape)} are no blocks"
+            add(where, "LEVELS", message, "SHAPE = -1, 8, 8")
         if spec.ids:
             for other in ("decomposition", "halo", "shared"):
                 if getattr(array, other):

@@ -9,6 +9,7 @@ from typing import Any
 from ips_components.config import _types as types
 from ips_components.config._declare import parameter
 from ips_components.errors import ConfigError
+from ips_components.model.amr import BLOCK_SHAPE, LEVELS, REFINEMENT, TABLE_OF, table_name
 from ips_components.model.step_times import of_time_loop
 
 
@@ -74,6 +75,15 @@ class ArrayConfig:
         "rank, or the lowest or highest rank that has it owns it.",
         "none",
     )
+    levels: int = parameter(
+        types.NON_NEGATIVE_INT,
+        "Levels of refinement, where the rows are blocks of an adaptive mesh (SHAPE = -1, 8, 8). "
+        "The analysis gets the table `name.blocks` of their levels and places as well.",
+        0,
+    )
+    refinement: int = parameter(
+        types.POSITIVE_INT, "Cells of the next level along one cell, with LEVELS.", 2
+    )
     steps: Mapping[str, int | None] | None = parameter(
         types.STEPS,
         "Steps at which it is put; [TIME_LOOP]'s by default. Without SHAPE: what the simulation "
@@ -120,10 +130,39 @@ class ArrayConfig:
             "shape": list(self.shape),
             "steps": dict(self.steps or {"start": 0, "every": 1, "count": n_steps}),
             "dims": list(self.dims),
-            "attrs": {name: value for name, value in names.items() if value},
+            "attrs": {name: value for name, value in names.items() if value} | self._mesh,
             "ragged": self.shape[0] == -1,
             **({"ids": self.ids} if self.ids != "none" else {}),
         }
+
+    @property
+    def _mesh(self) -> dict[str, Any]:
+        return {LEVELS: self.levels, REFINEMENT: self.refinement} if self.levels else {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays that are put: its own, and that of the table of its blocks."""
+        return (self.name, table_name(self.name)) if self.levels else (self.name,)
+
+    def descriptions(self, n_steps: int | None) -> list[dict[str, Any]]:
+        """Return the fields of an ``ArraySpec`` for each array that is put and described here.
+
+        The table of an array's blocks says what a rank in C has to know of that array, which the
+        contract may not name.
+        """
+        whole = self.description(n_steps)
+        if whole is None or not self.levels:
+            return [whole] if whole is not None else []
+        shape = whole["shape"]
+        table = {
+            **whole,
+            "name": table_name(self.name),
+            "dtype": "int64",
+            "shape": [-1, len(shape)],
+            "dims": ["block", "level_and_place"],
+            "attrs": {TABLE_OF: self.name, BLOCK_SHAPE: shape[1:], **self._mesh},
+        }
+        return [whole, table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,11 +253,13 @@ class RunSettings:
             If `steps` contradicts what the simulation says, or an array in `at_most` has no number
             of steps.
         """
+        from ips_components.model.amr import TABLE_OF
         from ips_components.model.spec import StepAxis
 
         found = []
         for spec in specs:
-            if (steps := self.steps.get(spec.name)) is not None:
+            name = spec.attrs.get(TABLE_OF, spec.name)  # a table has the steps of its blocks
+            if (steps := self.steps.get(name)) is not None:
                 axis = StepAxis(**steps)
                 if not spec.steps.open_ended and axis != spec.steps:
                     raise ConfigError(
@@ -265,7 +267,7 @@ class RunSettings:
                         f"says {axis}; leave STEPS out of [[[{spec.name}]]]"
                     )
                 spec = replace(spec, steps=axis)
-            if spec.name in self.at_most:
+            if name in self.at_most:
                 if spec.steps.open_ended:
                     raise ConfigError(
                         f"array {spec.name!r}: AT_MOST = True needs a number of steps as the "

@@ -220,9 +220,10 @@ class AnalyticsPool:
         from ips_components.wire.contact import new_token
 
         config, n_steps = self.config, changes.get("n_steps", self.run_config.n_steps)
-        described = [array.description(n_steps) for array in mine]
         launches = changes.get("launches", {})
-        arrays = tuple(whole_axis(each, launches) for each in described if each is not None)
+        arrays = tuple(
+            whole_axis(each, launches) for array in mine for each in array.descriptions(n_steps)
+        )
         suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
         return RunSettings(
             run=name,
@@ -237,7 +238,7 @@ class AnalyticsPool:
             chunks={a.name: a.chunks for a in config.arrays if a.chunks},
             steps={a.name: dict(a.steps) for a in config.arrays if a.steps and a.shape is None},
             at_most=tuple(a.name for a in config.arrays if a.at_most),
-            policies={a.name: a.policy for a in config.arrays},
+            policies={name: a.policy for a in config.arrays for name in a.names},
             results=str(self.run_dir / (config.results or f"results{suffix}")),
             results_format=config.results_format,
             overwrite=config.overwrite,

@@ -12,6 +12,8 @@ from ips_components.errors import GeometryError
 
 LEVELS, REFINEMENT, TABLE_OF = "block_levels", "block_refinement", "block_table_of"
 """Attributes of such an array, and of the table of its blocks."""
+BLOCK_SHAPE = "block_shape"
+"""Attribute of the table that a config describes: cells of a block along each dimension."""
 
 
 def table_name(array: str) -> str:
@@ -103,7 +105,7 @@ class BlockChoice:
         if not n:
             raise GeometryError(
                 f"array {array!r} has no blocks with levels; the simulation describes them by "
-                "Array(..., levels=...)"
+                "Array(..., levels=...), or the config by LEVELS"
             )
         chosen = range(n)[level if isinstance(level, slice) else slice(None)]
         if level is not None and not isinstance(level, slice):

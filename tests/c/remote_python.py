@@ -233,7 +233,7 @@ class Rank:
         k = np.arange(known.itemsize)
         index = first[:, None, None] + np.arange(prod(known.shape[1:]))[:, None]
         raw = (index * 7 + int(step) * 13 + k * 31).astype(np.uint8)
-        cells = raw.reshape(-1).view(self.described[name][0]).reshape(int(n), *known.shape[1:])
+        cells = raw.reshape(-1).view(self.bridge_dtype(name)).reshape(int(n), *known.shape[1:])
         self.bridge.put(name, int(step), cells, levels=table[:, 0], places=table[:, 1:])
 
     def put_parts(self, name, step, n, *index):

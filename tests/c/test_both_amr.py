@@ -5,6 +5,8 @@ import pytest
 from c_ranks import GEOMETRY, RUN, USAGE, RankError, coupling, join_all
 
 from ips_components.bridge import Array
+from ips_components.config._run import ArrayConfig
+from ips_components.coordination.settings import RunSettings
 from ips_components.model.amr import BlockChoice
 from ips_components.model.contract import ArrayContract, Contract
 
@@ -89,3 +91,34 @@ def test_levels_that_cannot_be(start, sinks, tmp_path):
             with pytest.raises(RankError, match="levels must be 0 to 3") as refused:
                 rank("put_blocks", "rho", 0, 1, *table)
             assert refused.value.code in (USAGE, GEOMETRY)
+
+
+@pytest.mark.parametrize("wanted", [(0, 1), (0,), (1,)], ids=["both", "blocks", "table"])
+def test_a_mesh_that_the_config_describes(start, sinks, tmp_path, wanted):
+    config = ArrayConfig(name="rho", shape=(-1, *SHAPE), dtype="float32", levels=4, refinement=3)
+    specs = RunSettings.specs_from(config.descriptions(STEPS))
+    choice = BlockChoice((1, 4), ((0, 2), (0, 4)), 3)
+    agreed = tuple(ArrayContract.agree(specs[i], run=RUN, blocks=choice) for i in wanted)
+    contract = Contract(RUN, agreed, tuple(s for i, s in enumerate(specs) if i not in wanted))
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = start()
+        rank.offer(specs[0], (), (), declare=False)
+        join_all([rank], contact, tmp_path)
+        with pytest.raises(RankError, match="levels must be 0 to 3"):
+            rank("put_blocks", "rho", 0, 1, 4, 0, 0)
+        for step in range(STEPS):
+            table = blocks(0, step)
+            rank("put_blocks", "rho", step, len(table), *table.ravel())
+        rank("close", 0)
+        for step in range(STEPS):
+            table = blocks(0, step)
+            table = table[choice.accept(table, SHAPE)]
+            if 1 in wanted:
+                assert np.array_equal(sink.chunks[len(wanted) - 1, step][0], table)
+            if 0 in wanted:
+                first = (table[:, 0] * 131 + table[:, 1]) * 131 + table[:, 2]
+                index = first[:, None, None] + np.arange(8)[:, None]
+                raw = (index * 7 + step * 13 + np.arange(4) * 31).astype(np.uint8)
+                found = np.ascontiguousarray(sink.chunks[0, step][0])
+                assert np.array_equal(found.view(np.uint8).reshape(raw.shape), raw)

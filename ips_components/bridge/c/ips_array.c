@@ -301,6 +301,37 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
     return make_plan(b, a, a->offset, a->count, &a->fixed);
 }
 
+/* Bring together what the config describes of a mesh: its blocks, and the table of their levels and
+ * places, of which the contract may name one alone. */
+static int join_mesh(ips_bridge *b, const agreement *c)
+{
+    static const char suffix[] = ".blocks";
+    size_t length = strlen(c->name), cut = c->is_table ? sizeof suffix - 1 : 0;
+    char *name;
+    array *a, *table;
+    if (!c->levels || b->described || (cut && (cut >= length || c->block_ndim < 1)))
+        return IPS_BRIDGE_OK;
+    name = malloc(length + sizeof suffix);
+    if (!name)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", c->name);
+    memcpy(name, c->name, length - cut);
+    name[length - cut] = '\0';
+    a = ipsb_array(b, name);
+    a = a ? a : ipsb_array_add(b, name);
+    memcpy(name + length - cut, suffix, sizeof suffix);
+    table = ipsb_array(b, name);
+    table = table ? table : ipsb_array_add(b, name);
+    free(name);
+    if (!a || !table)
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", c->name);
+    a->table = table;
+    a->levels = c->levels;
+    a->ndim = c->is_table ? 1 + c->block_ndim : c->ndim - 1;
+    for (int d = 1; d < a->ndim; d++)
+        a->shape[d] = c->is_table ? c->block_shape[d - 1] : c->shape[d + 1];
+    return IPS_BRIDGE_OK;
+}
+
 int ipsb_arrays_join(ips_bridge *b)
 {
     b->agreed = calloc((size_t)b->contract.n_arrays + 1, sizeof *b->agreed);
@@ -320,6 +351,11 @@ int ipsb_arrays_join(ips_bridge *b)
         if ((code = join_array(b, a, c, (uint32_t)i)))
             return code;
         b->agreed[i] = a;
+    }
+    for (int i = 0; i < b->contract.n_arrays; i++) {
+        int code = join_mesh(b, &b->contract.arrays[i]);
+        if (code)
+            return code;
     }
     for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
         array *a = b->arrays[i];

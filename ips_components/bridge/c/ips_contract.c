@@ -307,6 +307,9 @@ static void read_array(reader *r, agreement *a)
         a->grid_ndim = attribute(json, "process_grid", a->ndim - 1, 1, a->grid);
         a->halo_ndim = halo_attribute(json, a);
         a->shared_ndim = shared_attribute(json, a->shared);
+        (void)attribute(json, "block_levels", 1, 1, &a->levels);
+        a->is_table = ipsb_json_find(json, strlen(json), 2, "block_table_of");
+        a->block_ndim = attribute(json, "block_shape", 0, 1, a->block_shape);
     }
     if (!r->error && flags & CHOICE) { /* of blocks of an adaptive mesh */
         a->has_choice = true;

@@ -51,6 +51,10 @@ typedef struct agreement {
     int64_t grid[MAX_NDIM], halo_low[MAX_NDIM], halo_high[MAX_NDIM];
     int shared_ndim; /* the owners of shared points, likewise: enum ips_bridge_owner */
     int shared[MAX_NDIM];
+    int64_t levels; /* of blocks of an adaptive mesh, by the attributes; else 0 */
+    bool is_table;  /* of levels and places of such blocks, then with the shape of a block */
+    int block_ndim;
+    int64_t block_shape[MAX_NDIM];
 } agreement;
 
 typedef struct contract {

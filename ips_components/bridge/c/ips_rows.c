@@ -261,7 +261,9 @@ int ips_bridge_array_put_blocks(ips_bridge_array *a, int64_t step, const void *c
     ndim = a->ndim - 1;
     if (!a->table && (a->contract || a->declared))
         return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
-                         "array %s has no levels; describe it by ips_bridge_levels", a->name);
+                         "array %s has no levels; describe it by ips_bridge_levels, or say LEVELS in "
+                         "its section of the config",
+                         a->name);
     if (n < 0 || n > (int64_t)1 << 40 || (n && (!levels || !places)))
         return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
                          "put of array %s at step %lld on rank %d: say level and place of each of "

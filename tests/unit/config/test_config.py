@@ -377,6 +377,8 @@ def test_everything_is_read(files):
             "no number of steps",
             "STEPS = 0:1000",
         ),
+        ("DIMS = y x", "LEVELS = 3", "temperature] LEVELS", "[64, 32] are no blocks", "-1, 8"),
+        ("SHAPE = 64, 32", "LEVELS = 3", "temperature] LEVELS", "SHAPE is not", "add SHAPE"),
         ("CHUNKS = 1,", "AT_MOST = True\n            CHUNKS = 2,", "] CHUNKS", "one step", ""),
         ("POLICY = drop", "POLICY = wait", "temperature] POLICY", "one of block, drop", ""),
         ("NSTEP = 200", "NSTEPS = 200", "[TIME_LOOP] NSTEPS", "is not a parameter", "NSTEP?"),
@@ -405,6 +407,22 @@ def test_what_is_wrong_is_said_with_where_and_remedy(files, old, new, where, sai
     texts = [str(problem) for problem in problems]
     assert any(where in t and said in t and remedy in t for t in texts), config.explain(problems)
     assert all("heat.config" in text for text in texts)
+
+
+def test_blocks_of_a_mesh_come_with_their_table(files):
+    problems, (run,) = files(
+        ("SHAPE = 64, 32", "SHAPE = -1, 64, 32\n            LEVELS = 3\n            REFINEMENT = 4"),
+        ("DIMS = y x", "DIMS = block y x"),
+        ("DECOMPOSITION = 2, 2", ""),
+        ("HALO = 1", ""),
+        ("CHUNKS = 1, 32, -1", ""),
+    )
+    assert not problems
+    (array,) = run.analytics[0].arrays
+    whole, table = array.descriptions(None)
+    assert whole["attrs"] == {"units": "K", "block_levels": 3, "block_refinement": 4}
+    assert (table["name"], table["shape"]) == ("temperature.blocks", [-1, 3])
+    assert table["steps"] == whole["steps"] == {"start": 0, "every": 10, "count": 20}
 
 
 def test_all_problems_are_found_at_once(files):
