@@ -411,7 +411,10 @@ def test_what_is_wrong_is_said_with_where_and_remedy(files, old, new, where, sai
 
 def test_blocks_of_a_mesh_come_with_their_table(files):
     problems, (run,) = files(
-        ("SHAPE = 64, 32", "SHAPE = -1, 64, 32\n            LEVELS = 3\n            REFINEMENT = 4"),
+        (
+            "SHAPE = 64, 32",
+            "SHAPE = -1, 64, 32\n            LEVELS = 3\n            REFINEMENT = 4",
+        ),
         ("DIMS = y x", "DIMS = block y x"),
         ("DECOMPOSITION = 2, 2", ""),
         ("HALO = 1", ""),
