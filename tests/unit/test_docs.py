@@ -28,6 +28,9 @@ OTHERS |= {"USER_W3_DIR"}  # of IPS
 OTHERS |= {"IPS_BRIDGE_RANK", "IPS_BRIDGE_SIZE"}
 OTHERS |= {"SCHED_BATCH", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVLOWAT"}  # the kernel's
 
+# Modules that a config names.
+COMPONENTS = ("driver", "simulation", "analytics", "ensemble")
+
 
 def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
@@ -107,6 +110,26 @@ def test_files_that_are_named_exist():
             r"`((?:configs|examples|platform|benchmarks)/[\w./]*)`", text_of(page)
         ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md"])
+def test_what_the_front_pages_name_exists(name):
+    text = text_of(ROOT / name)
+    paths = re.findall(r"\b(?:tests|benchmarks|docs|examples|configs|platform)/[\w./-]*[\w/]", text)
+    paths += [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert len(paths) > 3
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".bridge", ".external", ".live", ".runs", *(f".{each}" for each in COMPONENTS)]
+)
+def test_the_page_of_the_api_has_every_public_name(module):
+    page = text_of(DOCS / "reference" / "api.md")
+    names = importlib.import_module(f"ips_components{module}").__all__
+    # Errors are on the page by their module.
+    errors = importlib.import_module("ips_components.errors")
+    assert [n for n in names if n not in page and not hasattr(errors, n) and n[0] != "_"] == []
 
 
 def test_messages_of_the_troubleshooting_page_are_messages_of_the_code():
