@@ -134,6 +134,8 @@ class Pick(Operation):
 
     operand: Node
     index: tuple[Any, ...]
+    of_array: bool = True
+    """Whether the operand is an array for certain; an integer may pick from a tuple as well."""
 
     narrows = True
 
@@ -144,6 +146,8 @@ class Pick(Operation):
     def _items(self, ndim: int) -> list[Any]:
         items = list(self.index)
         given = sum(item is not None and item is not Ellipsis for item in items)
+        if given > ndim:
+            raise UnknownCells
         if Ellipsis in [i for i in items if not isinstance(i, np.ndarray | list)]:
             at = next(i for i, item in enumerate(items) if item is Ellipsis)
             items[at : at + 1] = [slice(None)] * (ndim - given)
@@ -152,17 +156,18 @@ class Pick(Operation):
         return items
 
     def shape(self, of: ShapeOf) -> Shape:
-        left = iter(of(self.operand))
+        known = of(self.operand)
+        if not self.of_array and all(n is None for n in known):
+            raise UnknownCells
+        left = iter(known)
         sizes: list[int | None] = []
-        for item in self._items(len(of(self.operand))):
+        for item in self._items(len(known)):
             if item is None:
                 sizes.append(1)
                 continue
             size = next(left)
             if isinstance(item, slice):
-                whole = item == slice(None)
-                known = None if size is None else len(range(*item.indices(size)))
-                sizes.append(size if whole else known)
+                sizes.append(None if size is None else len(range(*item.indices(size))))
             elif not isinstance(item, int | np.integer):
                 sizes.append(len(_positions(item, size)))
         return tuple(sizes)
@@ -347,7 +352,10 @@ class Along(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear(Operation):
-    """A linear function of the last dimensions, such as an interpolation: tried on unit vectors."""
+    """A linear function of the last dimensions, such as an interpolation.
+
+    It is tried on one NaN at a time: a cell with a weight of 0 makes a difference if it is NaN.
+    """
 
     operand: Node
     function: Callable[[Any], Any]
@@ -361,11 +369,12 @@ class Linear(Operation):
         return (self.operand,)
 
     def _response(self, of: ShapeOf) -> Any:
-        """Return the results for each of the cells of the last dimensions alone."""
+        """Return which results depend on each of the cells of the last dimensions."""
         sizes = [size for size in of(self.operand)[-self.last :] if size is not None]
         if len(sizes) < self.last or prod(sizes) > MAX_TRIED:
             raise UnknownCells
-        return self.function(np.eye(prod(sizes)).reshape(prod(sizes), *sizes))
+        alone = np.where(np.eye(prod(sizes), dtype=bool), np.nan, 0.0)
+        return np.isnan(self.function(alone.reshape(prod(sizes), *sizes)))
 
     def shape(self, of: ShapeOf) -> Shape:
         sizes = of(self.operand)
@@ -373,7 +382,7 @@ class Linear(Operation):
 
     def backward(self, region: Region, of: ShapeOf) -> Iterator[tuple[Node, Region]]:
         sizes = of(self.operand)
-        response = self._response(of) != 0  # NaN as well, outside of the coordinates
+        response = self._response(of)  # all are outside of the coordinates
         first = len(sizes) - self.last
         found = Region()
         for cells in region:

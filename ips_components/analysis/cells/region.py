@@ -83,6 +83,14 @@ class Region:
         for each in other:
             self.add(each)
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether all cells are inside of a block of a shape."""
+        return all(
+            len(cells) == len(shape)
+            and all(dim is None or dim[-1] < n for dim, n in zip(cells, shape, strict=True))
+            for cells in self
+        )
+
     def within(self, shape: tuple[int, ...]) -> Region:
         """Return the same cells, with None for each dimension that is whole."""
         return Region(

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: Tasks that are looked at one by one; in a larger graph whole chunks are needed.
 MAX_TASKS = 1_000_000
+
+#: Bytes of values that are made, or read from files, to follow their shapes and masks.
+MAX_MADE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class _Search:
         self._shapes: dict[Any, Shape] = {}
         self._operations: dict[Any, Operation | Ref] = {}
         self._constants: dict[Any, Any] = {}
+        self._made = 0  # bytes of the constants that were made here
         self._of_views: list[Any] = []
         self._assumed: set[Any] = set()
         self._reach: dict[Any, set[str]] = {}
@@ -200,13 +205,20 @@ class _Search:
     def found(self) -> dict[View, dict[Index, Region]]:
         """Return the cells of the chunks of views that are not needed whole."""
         found: dict[View, dict[Index, Region]] = {}
+        beyond = False
         for key in self._of_views:
             region = self._region(key)
-            if region.is_whole:
+            if region.is_whole or key not in self._shapes:  # the rows of a rank are not known
                 continue
             shape = tuple(n for n in self._shapes[key] if n is not None)
+            if not region.fits(shape):
+                beyond = True
+                continue
             if not (region := region.within(shape)).is_whole:
                 found.setdefault(self._views[key[0]], {})[key[1:]] = region
+        if beyond and not self._assume:
+            logger.warning("Cells beyond a chunk seem to be needed: whole chunks are asked for")
+            return {}  # some task was misunderstood: of no chunk can it be said what is needed
         return found
 
     def widened_by(self) -> dict[str, set[str]]:
@@ -253,11 +265,17 @@ class _Search:
             self.opaque.setdefault(function_name(task), key)
 
     def _value(self, task: GraphNode) -> Any:
+        if self._made > MAX_MADE:
+            return None
         try:
-            return value_of(task, self._constants)
+            value = value_of(task, self._constants)
         except Exception as error:
             logger.debug("The value of %s is not known: %r", task.key, error)
             return None
+        if value is not None:
+            sides = zip(value.shape, value.strides, strict=True)
+            self._made += value.itemsize * prod(n for n, stride in sides if stride)
+        return value
 
     def _shape(self, node: Any) -> Shape:
         if isinstance(node, Ref):

@@ -1,14 +1,18 @@
 """Tasks of Dask as operations on cells.
 
-Functions are known by their names, of NumPy, Dask and Python only: a function of the user that is
-called alike is not meant. A task that is not understood needs all cells of what it is made of.
+Functions are known by their names and by where they come from, NumPy, Dask and Python only: a
+function of the user that is called alike, or wraps one of them, is not meant. A task that is not
+understood needs all cells of what it is made of.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,7 @@ from dask._task_spec import (
     TaskRef,
     _identity_cast,
 )
-from dask.utils import apply
+from dask.utils import apply, methodcaller
 
 from ips_components.analysis.cells.operations import (
     Along,
@@ -45,12 +49,17 @@ def _names(*lines: str) -> frozenset[str]:
     return frozenset(" ".join(lines).split())
 
 
-_LIBRARIES = _names("_operator operator builtins numpy dask scipy")
+#: Modules, with those below them, whose functions are meant. Others have some that are called
+#: alike and do something else: ``numpy.linalg.inv``, ``numpy.ma.where``, ``scipy.ndimage.mean``.
+_MODULES = _names(
+    "_operator builtins dask.array dask.core dask.utils dask._task_spec",
+    "numpy.core numpy._core numpy.fft numpy.lib scipy.fft xarray.core.missing",
+)
 _ELEMENTWISE = _names(
     "abs add and_ angle around astype ceil clip conj conjugate copy digitize eq fix floor",
     "floordiv ge gt i0 imag inv invert iscomplex isclose isfinite isin isinf isnan isnull isreal",
     "le lshift lt mod mul nan_to_num ne neg not_ or_ pos positive pow real rint round rshift sinc",
-    "_sqrt sub truediv where xor _cumsum_merge _cumprod_merge _numpy_vindex",
+    "_sqrt sub truediv xor _cumsum_merge _cumprod_merge _numpy_vindex",
 )
 #: Element-wise in their first argument, the others are not broadcast to it.
 _OF_THE_FIRST = _names("astype digitize isin _numpy_vindex")
@@ -59,7 +68,7 @@ _REDUCTIONS = _names(
     "all amax amin any chunk_max chunk_min max mean mean_agg mean_chunk mean_combine median min",
     "moment_agg moment_chunk moment_combine _nanmax_skip _nanmin_skip nanmax nanmean nanmedian",
     "nanmin nannumel nanprod nanstd nansum nanvar numel prod std sum var",
-    "arg_agg arg_chunk _arg_combine nanarg_agg nanarg_chunk",
+    "arg_agg arg_chunk _arg_combine",  # nanarg_agg refuses slices of NaN, which may be garbage
 )
 _ALONG = _names(
     "argsort cumprod cumsum fft fftshift hfft ifft ifftshift ihfft irfft nancumprod nancumsum",
@@ -73,11 +82,10 @@ _MOVES = _names(
 )
 _JOINS = _names("concatenate concatenate3 concatenate_axes concatenate_shaped _concatenate2")
 _MAKERS = _names(
-    "apply arange _broadcast_trick_inner empty empty_like full full_like ones ones_like zeros",
-    "zeros_like",
+    "apply arange _broadcast_trick_inner full full_like ones ones_like zeros zeros_like",
 )
 #: What is done at once to arrays that are in the graph itself.
-_OF_CONSTANTS = _MAKERS | _PICKS | _ELEMENTWISE | _MOVES | _JOINS
+_OF_CONSTANTS = _MAKERS | _PICKS | _ELEMENTWISE | _MOVES | _JOINS | {"where"}
 
 
 class _NotUnderstood(Exception):
@@ -108,12 +116,14 @@ def value_of(task: GraphNode, constants: Mapping[Any, Any]) -> Any:
         return constants.get(task.target)
     if not isinstance(task, Task) or task.dependencies - constants.keys():
         return None
-    function, _, _ = _unwrapped(getattr(task.func, "first", task.func), {})
-    if function is apply:
-        function = task.args[0]
-    if _name(function) not in _OF_CONSTANTS and not _is_ufunc(function):
-        return None
-    return np.asarray(task({key: constants[key] for key in task.dependencies}))
+    for each in _one_by_one(task.func):
+        function, _, _ = _unwrapped(each, {})
+        if function is apply:
+            function = task.args[0]
+        if _name(function) not in _OF_CONSTANTS and not _is_ufunc(function):
+            return None
+    value = task({key: constants[key] for key in task.dependencies})
+    return np.asanyarray(value) if isinstance(value, np.ndarray | np.generic | Number) else None
 
 
 def narrows(function: Any) -> bool:
@@ -153,28 +163,31 @@ def _reference(key: Any, constants: Mapping[Any, Any]) -> Any:
 def _call(task: Task, constants: Mapping[Any, Any]) -> Node:
     args = [_node(each, constants) for each in task.args]
     options = {name: _node(each, constants) for name, each in task.kwargs.items()}
-    if hasattr(task.func, "funcs"):  # first one function, then others of its result
-        node = _operation(task.func.first, args, options)
-        for function in task.func.funcs:
-            node = _operation(function, [node], {})
-        return node
-    return _operation(task.func, args, options)
+    first, *others = _one_by_one(task.func)
+    node = _operation(first, args, options)
+    for function in others:
+        node = _operation(function, [node], {})
+    return node
 
 
 def _operation(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     before = args
     function, bound, options = _unwrapped(function, options)
     args = [*bound, *before]
-    if _is_ufunc(function):
-        return Elementwise(_arrays(args))
     name = _name(function)
     if name == "_enforce_dtype":
         options.pop("enforce_dtype", None)
         return _operation(options.pop("enforce_dtype_function"), args, options)
-    if name == "where" and len(args) == 3 and not isinstance(args[0], Ref | Operation):
+    if name == "where" and len(args) == 3:  # with the condition alone the result is a tuple
+        if isinstance(args[0], Ref | Operation):
+            return Elementwise(_arrays(args))
         return Choose(np.asarray(args[0], bool), _arrays(args[1:2]), _arrays(args[2:]))
-    if name in _ELEMENTWISE:
-        return Elementwise(_arrays(args[:1] if name in _OF_THE_FIRST else args))
+    if name in _OF_THE_FIRST:
+        return Elementwise(_arrays(args[:1]))
+    if name in _ELEMENTWISE or _is_ufunc(function):
+        if any(np.ndim(each) for each in options.values()):  # an array that may broadcast others
+            raise _NotUnderstood
+        return Elementwise(_arrays(args))
     if name == "identity" or (name == "asarray" and len(args) == 1):
         return Elementwise(_arrays(args))
     if name in _PICKS:
@@ -194,7 +207,9 @@ def _pick(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     lists = [each for each in index if isinstance(each, list | np.ndarray)]
     plain = all(
-        isinstance(each, int | np.integer | slice | list | np.ndarray | None) or each is Ellipsis
+        (isinstance(each, int | np.integer | slice | None) and not isinstance(each, bool))
+        or each is Ellipsis
+        or (isinstance(each, list | np.ndarray) and _are_positions(each))
         for each in index
     )
     integers = any(isinstance(each, int | np.integer) for each in index)
@@ -202,7 +217,12 @@ def _pick(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
         raise _NotUnderstood
     if len(lists) > 1 or (lists and (integers or np.ndim(lists[0]) != 1)):
         return _move("getitem", function, args[:2], {})
-    return Pick(args[0], index)
+    return Pick(args[0], index, of_array=isinstance(args[1], tuple))
+
+
+def _are_positions(index: Any) -> bool:
+    positions = np.asarray(index)
+    return positions.dtype.kind in "iub" or not positions.size
 
 
 def _join(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
@@ -241,18 +261,18 @@ def _grid(blocks: Any, ndim: int | None = None) -> Any:
 
 
 def _reduction(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
-    if name in ("arg_chunk", "nanarg_chunk"):
+    if name == "arg_chunk":
         axes = tuple(args[3])
         if len(axes) != 1:  # the whole block is laid out in one row
             raise _NotUnderstood
         return Along(args[2], axes, keeps=True, size=1)
-    operand = args[1] if name in ("arg_agg", "_arg_combine", "nanarg_agg") else args[0]
+    operand = args[1] if name in ("arg_agg", "_arg_combine") else args[0]
     if "axis" not in options:
         raise _NotUnderstood
     axes = options["axis"]
     axes = None if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
     if isinstance(operand, list):  # the function joins the partial results itself
-        if axes is None:
+        if axes is None or not _origin(function).startswith("dask"):  # NumPy would stack them
             raise _NotUnderstood
         operand = Join(_grid(operand, len(axes)), tuple(sorted(axes)))
     if not isinstance(operand, Ref | Operation):
@@ -271,13 +291,13 @@ def _along(name: str, function: Any, args: list[Any], options: dict[str, Any]) -
 
 
 def _is_interpolation(function: Any) -> bool:
-    function, _, _ = _unwrapped(function, {})
-    return getattr(function, "__name__", "") == "_interpnd" and _module(function) == "xarray"
+    return _name(_unwrapped(function, {})[0]) == "_interpnd"
 
 
 def _interpolation(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     data, *coordinates = args
-    if any(isinstance(each, Ref | Operation) for each in coordinates):
+    linear = options.get("interp_kwargs", {}).get("method") in ("linear", "nearest")
+    if not linear or any(isinstance(each, Ref | Operation) for each in coordinates):
         raise _NotUnderstood
     coordinates = [np.asarray(each) for each in coordinates]
 
@@ -289,6 +309,11 @@ def _interpolation(function: Any, args: list[Any], options: dict[str, Any]) -> N
 
 def _move(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     operands: list[Node] = []
+    place = 1 if name == "_vindex_merge" else 0  # arrays elsewhere say how cells are moved
+    if any(i != place and any(_nodes(each)) for i, each in enumerate(args)) or (
+        options.keys() & {"dtype", "out"} or any(any(_nodes(each)) for each in options.values())
+    ):
+        raise _NotUnderstood
 
     def take(arg: Any) -> Any:
         if isinstance(arg, Ref | Operation):
@@ -298,14 +323,23 @@ def _move(name: str, function: Any, args: list[Any], options: dict[str, Any]) ->
             return type(arg)([take(each) for each in arg])
         return arg
 
-    taken, named = [take(each) for each in args], {k: take(v) for k, v in options.items()}
+    taken = [take(each) for each in args]
     if not operands:
         raise _NotUnderstood
 
     def call(arrays: Sequence[Any]) -> Any:
-        return function(*_put(taken, arrays), **{k: _put(v, arrays) for k, v in named.items()})
+        return function(*_put(taken, arrays), **options)
 
-    return Move(call, operands, (name, pickle.dumps((taken, named))))
+    return Move(call, operands, (_origin(function), name, pickle.dumps((taken, options))))
+
+
+def _nodes(arg: Any) -> Iterator[bool]:
+    """Yield True for each result of another task in an argument."""
+    if isinstance(arg, Ref | Operation):
+        yield True
+    elif isinstance(arg, list | tuple):
+        for each in arg:
+            yield from _nodes(each)
 
 
 class _Place(int):
@@ -349,11 +383,18 @@ def _is_ufunc(function: Any) -> bool:
     )
 
 
+def _one_by_one(function: Any) -> list[Any]:
+    """Return the functions that one consists of, each but the first one of the result before it."""
+    if type(function).__name__ == "Compose" and "toolz" in type(function).__module__:
+        return [function.first, *function.funcs]
+    return [function]
+
+
 def _unwrapped(function: Any, options: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], Any]:
     """Take partials apart: the function, arguments bound by position, and by name."""
     bound: tuple[Any, ...] = ()
     options = dict(options)
-    while hasattr(function, "func") and hasattr(function, "keywords"):
+    while type(function) is partial:
         bound = (*function.args, *bound)
         options = {**function.keywords, **options}
         function = function.func
@@ -361,11 +402,18 @@ def _unwrapped(function: Any, options: Mapping[str, Any]) -> tuple[Any, tuple[An
 
 
 def _name(function: Any) -> str:
-    """Return the name of a function of NumPy, Dask or Python; of any other one an empty string."""
-    if type(function).__name__ == "methodcaller" and hasattr(function, "method"):
+    """Return the name of a function of the libraries; of any other one an empty string."""
+    if type(function) is methodcaller:
         return str(function.method)
-    return str(getattr(function, "__name__", "")) if _module(function) in _LIBRARIES else ""
+    name, origin = str(getattr(function, "__name__", "")), _origin(function)
+    if origin != "numpy" and not any(f"{origin}.".startswith(f"{each}.") for each in _MODULES):
+        return ""
+    written_there = hasattr(function, "__globals__")
+    return name if written_there or getattr(sys.modules[origin], name, None) is function else ""
 
 
-def _module(function: Any) -> str:
-    return str(getattr(function, "__module__", None) or "").partition(".")[0]
+def _origin(function: Any) -> str:
+    """Return the module that a function is written in, even if it wraps one of another module."""
+    scope = getattr(function, "__globals__", None)
+    found = getattr(function, "__module__", None) if scope is None else scope.get("__name__")
+    return found if isinstance(found, str) and found in sys.modules else ""

@@ -178,7 +178,6 @@ P = xr.DataArray([0, 2, 3], dims="p")
         lambda x: x.clip(0.2, 0.8).isel(x=2),
         lambda x: x.head(time=2).tail(y=1),
         lambda x: x.expand_dims("z").isel(time=4),
-        lambda x: x.idxmax("y").isel(x=1),
         lambda x: x.interp(y=[1.5, 2.5]),
         lambda x: x.interp(y=1.25, method="nearest").isel(x=2),
     ],
