@@ -504,7 +504,33 @@ def test_an_adios2_that_is_not_fit(empty, monkeypatch, tmp_path, version, librar
         _adios2.find()
 
 
-# -- other installations ---------------------------------------------------------------------------
+# -- other builds, other installations -------------------------------------------------------------
+
+
+def arrived(contract, sink):
+    """Whether the program's fields came, and what it says of them."""
+    step, row = np.arange(STEPS), np.arange(4 * SIZE)
+    expected = 1000 * step[:, None, None] + 10 * row[:, None] + np.arange(6)
+    np.testing.assert_array_equal(field(contract, sink, "T"), expected)
+    ghost = 100 * step[:, None, None] + 10 * np.arange(3 * SIZE)[:, None] + np.arange(5)
+    np.testing.assert_array_equal(field(contract, sink, "ghost"), ghost)
+    assert {array.spec.name: array.spec for array in contract.arrays}["T"].attrs["dx"] == 0.5
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs CMake")
+def test_cmake_builds_the_engine(program, sinks, tmp_path, monkeypatch):
+    for name in ("ADIOS2_ROOT", "ADIOS2_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    prefix, build = _adios2.find().prefix, tmp_path / "build"
+    root, kind = f"-DADIOS2_ROOT={prefix}", "-DCMAKE_BUILD_TYPE=Debug"
+    run(["cmake", "-S", _adios2.SOURCES, "-B", build, root, kind])
+    run(["cmake", "--build", build])
+    run(["cmake", "--install", build, "--prefix", tmp_path / "there"])
+    (library,) = (tmp_path / "there").glob("lib*/**/libips_adios2.so")
+    (sink,) = sinks()
+    contract, _, _ = coupled(program, library, tmp_path, sink, Ragged="particles")
+    arrived(contract, sink)
+
 
 OTHERS = [path for path in os.environ.get("ADIOS2_TEST_PREFIXES", "").split(os.pathsep) if path]
 
@@ -536,9 +562,4 @@ def test_another_adios2(sinks, tmp_path, monkeypatch, prefix):
         )
         assert codes == [0], texts
         assert any(hello.hosts for hello in sink.hellos)
-    step, row = np.arange(STEPS), np.arange(4 * SIZE)
-    expected = 1000 * step[:, None, None] + 10 * row[:, None] + np.arange(6)
-    np.testing.assert_array_equal(field(contract, sink, "T"), expected)
-    ghost = 100 * step[:, None, None] + 10 * np.arange(3 * SIZE)[:, None] + np.arange(5)
-    np.testing.assert_array_equal(field(contract, sink, "ghost"), ghost)
-    assert {array.spec.name: array.spec for array in contract.arrays}["T"].attrs["dx"] == 0.5
+    arrived(contract, sink)
