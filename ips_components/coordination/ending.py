@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ips_components.coordination import launches
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.gaps import first_gap
 from ips_components.coordination.messages import (
@@ -316,6 +317,8 @@ class Ending:
         """
         if run.retiring or not run.over or not run.analysis_over or not run.state.simulation_over:
             return
+        if run.settings.get("launches") and not run.closed and launches.goes_on(run):
+            return  # the ranks of the next launch learn here that nothing is analysed any more
         run.retiring = True
         if run.state.lost_ranks:
             connect = run.settings["deadlines"]["connect"]

@@ -56,7 +56,7 @@ def begin(run: CoordinatedRun, size: int, group: str = "") -> LaunchRecord:
         When the run has ended, or cannot take ranks of another number.
     """
     state = run.state
-    if state.phase == "ended" or (state.fatal is not None and not _goes_on(run)):
+    if state.phase == "ended" or (state.fatal is not None and not goes_on(run)):
         why = "has ended" if state.fatal is None else f"has failed: {state.fatal.cause}"
         raise ContractError(f"run {state.run} {why}; nothing can be launched any more")
     before = run.launches[-1] if run.launches else None
@@ -90,7 +90,7 @@ def begin(run: CoordinatedRun, size: int, group: str = "") -> LaunchRecord:
     return record
 
 
-def _goes_on(run: CoordinatedRun) -> bool:
+def goes_on(run: CoordinatedRun) -> bool:
     """Whether the simulation goes on alone, since only the analysis has failed."""
     fatal = run.state.fatal
     continues = run.settings.get("on_analytics_loss") == "continue"

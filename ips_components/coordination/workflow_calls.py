@@ -25,6 +25,7 @@ from ips_components.coordination.messages import (
     GetTerms,
     GetTimes,
     OpenLivePage,
+    ReleaseRanks,
     TakeCheckpoint,
     TakePublished,
 )
@@ -93,6 +94,8 @@ class WorkflowCalls:
             run.notify()
             run.expecting = set(run.workers)
             self._outbox.send(run, record.message(run.settings.get("launches", {})))
+            if run.over:  # nothing is awaited of ranks that go on alone
+                self._outbox.send(run, ReleaseRanks())
         await run.until(
             lambda: not run.expecting,
             run.settings["deadlines"]["connect"],
@@ -135,6 +138,7 @@ class WorkflowCalls:
             self._ending.fail(run, "simulation", "was never launched", why)
         elif not run.over:
             self._ending.ranks_closed(run)
+        self._ending.retire_if_over(run)
         run.notify()
 
     async def published(

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 
-from ips_components.analysis import run_analysis, wait_for_end, wait_for_receivers
+from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.analysis.coordinator_client import call
 from ips_components.analysis.window_checkpoints import FILE
 from ips_components.bridge import Array, Bridge
@@ -131,23 +131,20 @@ class Looped:
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
 
-def loop(cluster, directory, case, *, keep=True, start: Checkpoint | None = None) -> Looped:
-    """Launch a simulation again and again, from its start or from a checkpoint."""
+def start_run(cluster, directory, analysis, **changes):
+    """Submit an analysis; return the run's settings, its contact file and the analysis' future."""
     name = "r" + secrets.token_hex(4)
     directory = directory / name
     directory.mkdir()
-    position = {k: v for k, v in start.position.items() if k != "windows"} if start else {}
     settings = RunSettings(
         run=name,
         token=secrets.token_hex(32),
-        analysis=f"{__name__}:in_step",
-        parameters=case.parameters,
+        analysis=f"{__name__}:{analysis}",
         n_receivers=2,
         results=str(directory / "results.zarr"),
         run_dir=str(directory),
-        windows=start.file if start else "",
-        launches={"many": True, "steps": None, "checkpoint": keep, "begin": 0.0, **position},
         deadlines={"connect": 20.0, "contract": 20.0, "step": 60.0, "drain": 20.0},
+        **changes,
     )
     cluster.register_plugin(run_plugin(settings))
     endpoints = wait_for_receivers(cluster, name, 2, 20)
@@ -156,14 +153,32 @@ def loop(cluster, directory, case, *, keep=True, start: Checkpoint | None = None
     terms = {"lanes": settings.lanes, "on_analytics_loss": settings.on_analytics_loss}
     contact = directory / "contact.json"
     write(contact, Contact(name, settings.token, there, settings.deadlines, terms))
-    future = cluster.submit(run_analysis, settings.to_dict(), pure=False)
+    return settings, contact, cluster.submit(run_analysis, settings.to_dict(), pure=False)
+
+
+def launch_all(contact: Path, steps: int, total: int | None) -> None:
+    with ThreadPoolExecutor(RANKS) as pool:
+        list(pool.map(lambda rank: launch(rank, contact, steps, total), range(RANKS)))
+
+
+def loop(cluster, directory, case, *, keep=True, start: Checkpoint | None = None) -> Looped:
+    """Launch a simulation again and again, from its start or from a checkpoint."""
+    position = {k: v for k, v in start.position.items() if k != "windows"} if start else {}
+    settings, contact, future = start_run(
+        cluster,
+        directory,
+        "in_step",
+        parameters=case.parameters,
+        windows=start.file if start else "",
+        launches={"many": True, "steps": None, "checkpoint": keep, "begin": 0.0, **position},
+    )
+    name, directory = settings.run, contact.parent
     published, checkpoints = [*start.published] if start else [], []
     begun = start.launches if start else 0
     for number, steps in enumerate(case.launches[begun:], begun + 1):
         at, first = call(cluster, "begin_launch", name, size=RANKS, time=float(number), timeout=20)
         assert (at, first) == (number - 1, sum(case.launches[: number - 1]))
-        with ThreadPoolExecutor(RANKS) as pool:
-            list(pool.map(lambda rank: launch(rank, contact, steps, case.total), range(RANKS)))  # noqa: B023
+        launch_all(contact, steps, case.total)
         assert call(cluster, "end_launch", name, launch=at, ok=True)
         if keep:
             if number in case.takes:  # the workflow does not look at each of its times
@@ -234,3 +249,43 @@ def test_windows_that_are_not_those_of_the_checkpoint_are_refused(cluster, tmp_p
     case.parameters = {"plan": [("u", 2, 2, 2)]}
     with pytest.raises(ContractError, match=r"with 2 run\.rolling, now there are 1"):
         loop(cluster, tmp_path, case, start=kept, keep=False)
+
+
+# -- an analysis that fails between launches -----------------------------------------------
+
+
+def gives_up(arrays, run, after):
+    def update(count, window):
+        if count == after:
+            raise RuntimeError("the analysis gives up")
+        return count + 1, window.sum()
+
+    for _ in run.rolling(arrays["u"], 1, ahead=1, beside=arrays["volume"]).scan(update, 0):
+        pass
+
+
+@pytest.mark.parametrize("after", [0, 3], ids=["at once", "later"])
+def test_the_launches_after_an_analysis_that_has_failed_go_on_alone(cluster, tmp_path, after):
+    """``on_analytics_loss = continue``: no launch waits for receivers that are gone."""
+    settings, contact, future = start_run(
+        cluster,
+        tmp_path,
+        "gives_up",
+        parameters={"after": after},
+        launches={"many": True, "steps": None, "begin": 0.0},
+    )
+    for number in range(3):
+        at, first = call(
+            cluster, "begin_launch", settings.run, size=RANKS, time=float(number), timeout=20
+        )
+        assert (at, first) == (number, 4 * number)
+        launch_all(contact, 4, None)
+        assert call(cluster, "end_launch", settings.run, launch=at, ok=True)
+        if number == 0:
+            with pytest.raises(RuntimeError, match="gives up"):
+                future.result(60)
+    call(cluster, "end_simulation", settings.run)
+    record = wait_for_end(cluster, settings.run, 20)
+    assert record["phase"] == "failed"
+    launches = run_record(cluster, settings.run)["launches"]
+    assert [each["ok"] for each in launches] == [True] * 3
