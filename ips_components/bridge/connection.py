@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, cast
 
@@ -48,8 +47,7 @@ class Item(NamedTuple):
     stored: Stored | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionContext:
+class ConnectionContext(NamedTuple):
     """What a connection needs of its rank, given from above.
 
     Attributes

@@ -7,8 +7,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, TlsError
@@ -29,8 +28,7 @@ _LOOPBACK_ONLY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Dialed:
+class Dialed(NamedTuple):
     """A connection whose welcome has come.
 
     Attributes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,14 +16,15 @@ from ips_components.bridge.slots import Ring
 from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.amr import LEVELS
 from ips_components.model.block import Block
-from ips_components.model.by_id import IdPlan
 from ips_components.model.contract import ArrayContract
-from ips_components.model.decomposition import dims_create
 from ips_components.model.margins import Margins
 from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire.messages import Counters
+
+if TYPE_CHECKING:
+    from ips_components.model.by_id import IdPlan
 
 Cells: TypeAlias = np.ndarray[Any, Any]
 Offset: TypeAlias = "tuple[int, ...] | None"
@@ -180,6 +181,8 @@ class OutgoingArray:
             return [Block((), ())] if rank == 0 else []
         grid = described.grid if described is not None else spec.attrs.get("process_grid")
         if grid is None:
+            from ips_components.model.decomposition import dims_create  # few ranks need it
+
             grid = dims_create(size, len(spec.shape))
         decomposition = self.margins.regular(tuple(grid))
         if decomposition.size != size:
@@ -450,6 +453,8 @@ class OutgoingArray:
         BridgeError
             When rows or ids are not as described, or an id is given twice.
         """
+        from ips_components.model.by_id import IdPlan  # loaded by ranks that put rows by id
+
         where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
         self.row_cells(cells, step)
         if ids is None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,11 +25,13 @@ from ips_components.bridge.slots import (
 )
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError
-from ips_components.model.by_id import IdCut
 from ips_components.model.pieces import BlockPlan, Piece
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.leases import SlotState
+
+if TYPE_CHECKING:
+    from ips_components.model.by_id import IdCut
 
 _WORTH_BORROWING = 1 << 18  # bytes
 _SHORT_NS = 200_000

@@ -1,22 +1,29 @@
-"""Pure geometry and agreements: which cell of which block goes where (stdlib and NumPy only)."""
+"""Pure geometry and agreements: which cell of which block goes where (stdlib and NumPy only).
 
-from ips_components.model.block import Block
-from ips_components.model.contract import ArrayContract, Contract, Policy
-from ips_components.model.decomposition import Decomposition, dims_create
-from ips_components.model.keys import array_name, chunk_key
-from ips_components.model.layout import ChunkLayout
-from ips_components.model.pieces import (
-    BlockPlan,
-    BlockPlans,
-    Piece,
-    RowPiece,
-    RowPlan,
-    part_of,
-    ranks_of,
-)
-from ips_components.model.placement import Placement, affinity, place, replace
-from ips_components.model.selection import Selection, cover, disjoint
-from ips_components.model.spec import OPEN_ENDED, ArraySpec, StepAxis
+Public names are loaded when they are first used: a rank needs half of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ips_components.model.block import Block
+    from ips_components.model.contract import ArrayContract, Contract, Policy
+    from ips_components.model.decomposition import Decomposition, dims_create
+    from ips_components.model.keys import array_name, chunk_key
+    from ips_components.model.layout import ChunkLayout
+    from ips_components.model.pieces import (
+        BlockPlan,
+        BlockPlans,
+        Piece,
+        RowPiece,
+        RowPlan,
+        part_of,
+        ranks_of,
+    )
+    from ips_components.model.placement import Placement, affinity, place, replace
+    from ips_components.model.selection import Selection, cover, disjoint
+    from ips_components.model.spec import OPEN_ENDED, ArraySpec, StepAxis
 
 __all__ = [
     "OPEN_ENDED",
@@ -46,3 +53,28 @@ __all__ = [
     "ranks_of",
     "replace",
 ]
+
+_MODULES = (
+    "block",
+    "contract",
+    "decomposition",
+    "keys",
+    "layout",
+    "pieces",
+    "placement",
+    "selection",
+    "spec",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for each in _MODULES:
+            module = import_module(f"{__name__}.{each}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,15 +16,13 @@ from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ips_components.errors import GeometryError
-from ips_components.model.default_chunks import default_parts
 from ips_components.model.progression import Progression
 from ips_components.model.selection import Selection
 from ips_components.model.spec import OPEN_ENDED, ArraySpec
 
-Ints: TypeAlias = npt.NDArray[np.int64]
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Runs: TypeAlias = tuple[tuple[int, int], ...]
 
 
@@ -122,13 +120,14 @@ class ChunkLayout:
         if spec.ragged:
             shape = (shape[0], n_receivers, *shape[2:])
         entries = _entries(chunks, spec)
-        parts = (
-            1
-            if len(shape) == 1
-            else n_receivers
-            if spec.ragged
-            else default_parts(spec, n_receivers)
-        )
+        if len(shape) == 1:
+            parts = 1
+        elif spec.ragged:
+            parts = n_receivers
+        else:
+            from ips_components.model.default_chunks import default_parts  # no rank needs it
+
+            parts = default_parts(spec, n_receivers)
         defaults: list[Any] = [steps, split(shape[1], parts) if len(shape) > 1 else -1]
         defaults += [-1] * len(shape)
         sizes = tuple(

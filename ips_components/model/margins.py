@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ips_components.errors import GeometryError
 from ips_components.model.block import Block
-from ips_components.model.decomposition import Decomposition, text
+
+if TYPE_CHECKING:
+    from ips_components.model.decomposition import Decomposition
 
 Sides: TypeAlias = tuple[tuple[int, int], ...]
 """Cells below and above, per dimension."""
@@ -81,8 +82,7 @@ def owners(shared: Any, ndim: int) -> tuple[str, ...]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Margins:
+class Margins(NamedTuple):
     """What the blocks of one array have around the cells that their ranks own.
 
     A staggered array (points at the faces or corners of cells) has ``n + 1`` points along a
@@ -169,6 +169,8 @@ class Margins:
         >>> Margins((9,), ((0, 0),), ("low",)).regular((2,)).blocks
         ((Block(offset=(0,), shape=(5,)),), (Block(offset=(4,), shape=(5,)),))
         """
+        from ips_components.model.decomposition import Decomposition  # few ranks need it
+
         more = tuple(int(bool(owner)) for owner in self.shared)
         cells = tuple(n - m for n, m in zip(self.shape, more, strict=True))
         found = Decomposition.regular(cells, grid)
@@ -195,6 +197,8 @@ class Margins:
             return 0, 0
         inner = first > 0 if owner == "low" else first + n < self.shape[dim]
         if inner and n < 2:
+            from ips_components.model.decomposition import text
+
             raise GeometryError(
                 f"block {text(block)} shares its only plane along dimension {dim} with another "
                 "block: a block has the points on both sides of its cells, 2 at least, or none"

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
-import numpy.typing as npt
 
 from ips_components.errors import GeometryError
 from ips_components.model.block import Block
-from ips_components.model.layout import ChunkLayout
+from ips_components.model.layout import ChunkLayout, Ints
 from ips_components.model.selection import Selection
 
 _MAX_OWNERS = 1 << 16
@@ -74,7 +73,7 @@ class Placement:
 
 def affinity(
     layout: ChunkLayout, wanted: Iterable[Selection], blocks: Mapping[str, Sequence[Block]]
-) -> dict[str, npt.NDArray[np.int64]]:
+) -> dict[str, Ints]:
     """Count, per host and chunk in space, the wanted cells that the blocks of the host hold.
 
     Parameters
@@ -93,7 +92,7 @@ def affinity(
     for selection in wanted:
         for host, of_host in blocks.items():
             for block in of_host:
-                part: npt.NDArray[np.int64] = np.ones((), dtype=np.int64)
+                part: Ints = np.ones((), dtype=np.int64)
                 ranges = zip(selection.dims[1:], block.offset, block.stop, strict=True)
                 for dim, (indices, low, high) in enumerate(ranges, start=1):
                     part = np.multiply.outer(part, layout.counts(dim, indices.clip(low, high)))
@@ -107,7 +106,7 @@ def place(
     *,
     needed: Sequence[int] | None = None,
     hosts: Mapping[int, str] | None = None,
-    cells: Mapping[str, npt.NDArray[np.int64]] | None = None,
+    cells: Mapping[str, Ints] | None = None,
     epoch: int = 0,
 ) -> Placement:
     """Place chunks anew.
@@ -159,7 +158,7 @@ def replace(
     *,
     needed: Sequence[int] | None = None,
     hosts: Mapping[int, str] | None = None,
-    cells: Mapping[str, npt.NDArray[np.int64]] | None = None,
+    cells: Mapping[str, Ints] | None = None,
 ) -> Placement:
     """Place chunks again after receivers left or joined, moving as few of them as possible.
 
@@ -208,7 +207,7 @@ def share(
     *,
     needed: Sequence[int] | None = None,
     hosts: Mapping[int, str] | None = None,
-    cells: Mapping[str, npt.NDArray[np.int64]] | None = None,
+    cells: Mapping[str, Ints] | None = None,
 ) -> Placement:
     """Place chunks again so that every receiver can have some, newcomers as well.
 
@@ -269,7 +268,7 @@ def _candidates(
     space: int,
     ordinals: Sequence[int],
     hosts: Mapping[int, str] | None,
-    cells: Mapping[str, npt.NDArray[np.int64]] | None,
+    cells: Mapping[str, Ints] | None,
 ) -> tuple[int, ...]:
     """Return the receivers on the host that holds most of a chunk, or all of them."""
     if hosts and cells:

@@ -18,6 +18,18 @@ def test_nothing_heavy_is_loaded():
     assert not FORBIDDEN & {name.partition(".")[0] for name in loaded}
 
 
+def test_what_no_put_needs_is_not_loaded():
+    loaded = run("""
+        import sys, numpy
+        before = set(sys.modules)
+        import ips_components.bridge
+        print(*set(sys.modules) - before)
+    """).split()
+    lazy = {"by_id", "decomposition", "default_chunks"}  # few ranks, or none, need them
+    assert not {f"ips_components.model.{name}" for name in lazy} & set(loaded)
+    assert "numpy.typing" not in loaded
+
+
 def test_memory_beside_numpy():
     """At most 10 MB (the time is measured by benchmarks/put_blocking.py)."""
     code = """
