@@ -335,6 +335,41 @@ static int receive(void)
     return 0;
 }
 
+/* model NAME NEWER_THAN TIMEOUT: version, then name, shape and cells of each array, as this rank has it
+ * and as another one would take it. */
+static int model(void)
+{
+    const char *name = word();
+    int64_t newer_than = number();
+    ips_bridge_model found;
+    const void *bytes;
+    void *copy;
+    size_t length;
+    int code = ips_bridge_receive_model(bridge, name, newer_than, strtod(word(), NULL), &found);
+    if (code || (code = ips_bridge_get_model_bytes(bridge, &bytes, &length)))
+        return code;
+    copy = malloc(length);
+    memcpy(copy, bytes, length);
+    if (ips_bridge_take_model(bridge, copy, length / 2, &found) != IPS_BRIDGE_PROTOCOL)
+        exit(2);
+    code = ips_bridge_take_model(bridge, copy, length, &found);
+    free(copy);
+    if (code)
+        return code;
+    printf("ok %lld", (long long)found.version);
+    for (int i = 0; i < found.n_arrays; i++) {
+        const ips_bridge_value *one = &found.arrays[i];
+        printf(" %s", found.names[i]);
+        for (int d = 0; d < one->ndim; d++)
+            printf("%c%lld", d ? 'x' : '[', (long long)one->shape[d]);
+        for (size_t j = 0; j < one->count; j++)
+            printf(" %.17g", one->kind == IPS_BRIDGE_DOUBLE ? ((const double *)one->data)[j]
+                                                            : (double)((const int64_t *)one->data)[j]);
+    }
+    printf("\n");
+    return 0;
+}
+
 static int statistics(const char *name)
 {
     ips_bridge_account account;
@@ -389,6 +424,10 @@ static int obey(const char *command)
     }
     if (!strcmp(command, "receive")) {
         int code = receive();
+        return code ? code : ANSWERED;
+    }
+    if (!strcmp(command, "model")) {
+        int code = model();
         return code ? code : ANSWERED;
     }
     if (!strcmp(command, "stop")) {

@@ -548,6 +548,38 @@ def test_values_from_the_analysis(start, sinks, tmp_path):
         close_all(ranks)
 
 
+def test_a_model_is_received_whole(start, sinks, tmp_path):
+    def send(version, **arrays):
+        for name, array in arrays.items():
+            receiver.feedback(f"net/{name}", np.asarray(array), version)
+        receiver.feedback("net", {"arrays": list(arrays)}, version)
+
+    with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, (receiver,)):
+        rank = start()
+        join_all([rank], contact, tmp_path)
+        with pytest.raises(RankError) as refused:
+            rank("model", "net", -1, 0)
+        assert refused.value.code == NOTHING
+        rank.tell("model", "net", -1, 10)
+        send(1, w=[[0.5, 1], [2, 3]], b=[7, 8])
+        assert rank.answer() == "1 w[2x2 0.5 1 2 3 b[2 7 8"
+        with pytest.raises(RankError, match="no whole version of model net above 1") as refused:
+            rank("model", "net", 1, 5)
+        assert refused.value.code == NOTHING
+        send(3, **{'größe\t"1"/𝜋': 0.25, "none": np.empty((0, 2))})
+        receiver.feedback("last", 0, 0)
+        rank("receive", "last", 0, 10)
+        assert rank("model", "net", 1, 0) == '3 größe\t"1"/𝜋 0.25 none[0x2'
+        receiver.feedback("net", {"arrays": ["w", "gone"]}, 4)  # not all of it is there
+        receiver.feedback("odd", [1], 4)
+        rank("receive", "odd", 4, 10)
+        for name in ("net", "odd"):
+            with pytest.raises(RankError) as refused:
+                rank("model", name, 3, 0)
+            assert refused.value.code == NOTHING
+        close_all([rank])
+
+
 @pytest.mark.parametrize("how", ["stop", "return", "fault", "abort", "gone"])
 def test_receive_ends_at_once_when_nothing_can_come(start, sinks, tmp_path, how):
     limits = {"connect": 0.3}

@@ -216,6 +216,13 @@ int main(int argc, char **argv)
         int code = ips_bridge_receive_doubles_mpi(bridge.get(), MPI_COMM_WORLD, "gain", 1, 10,
                                                   values, room, &count);
         status |= code != IPS_BRIDGE_USAGE;
+        ips_bridge_model model;
+        code = ips_bridge_receive_model_mpi(bridge.get(), MPI_COMM_WORLD, "net", 2, 10, &model);
+        status |= code != IPS_BRIDGE_OK || model.version != 3 || model.n_arrays != 2 ||
+                  model.names[1] != std::string("bias") || model.arrays[0].shape[1] != 3 ||
+                  static_cast<const double *>(model.arrays[0].data)[5] != 5;
+        code = ips_bridge_receive_model_mpi(bridge.get(), MPI_COMM_WORLD, "net", 3, 10, &model);
+        status |= code != IPS_BRIDGE_NOTHING;
         bridge.close();
     } catch (const ips::error &error) {
         std::printf("%d %s\n", error.code(), error.what());
@@ -280,6 +287,9 @@ def coupled_ranks(program, sinks, tmp_path):
     contract = agree(ArraySpec("t", "<f8", (12,), StepAxis(count=3)))
     with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
         receiver.feedback("gain", np.array([0.5, 0.25]), 1)
+        receiver.feedback("net/weights", np.arange(6.0).reshape(2, 3), 3)
+        receiver.feedback("net/bias", np.arange(3), 3)
+        receiver.feedback("net", {"arrays": ["weights", "bias"]}, 3)
         environment = {**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)}
         run(mpi("mpiexec"), "-n", 3, program, env=environment)
         for step in range(3):

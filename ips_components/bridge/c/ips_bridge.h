@@ -433,6 +433,37 @@ IPS_BRIDGE_API int ips_bridge_receive_doubles(ips_bridge *bridge, const char *na
                                               double timeout, double *values, int64_t capacity,
                                               int64_t *count);
 
+/* A model: the named arrays of one version. */
+typedef struct ips_bridge_model {
+    int64_t version;
+    int n_arrays;
+    const char *const *names;
+    const ips_bridge_value *arrays; /* double or int64_t */
+} ips_bridge_model;
+
+/* Rank 0: the latest version of a model that the analysis sent (run.send_model), whole.
+ * IPS_BRIDGE_NOTHING where there is none above `newer_than` (-1: any). timeout: seconds to wait for the
+ * first version; < 0: the run's deadline for a step; 0: do not wait. The model is the bridge's and lives
+ * until the next call of this or of ips_bridge_take_model. ips_bridge_receive_model_mpi broadcasts it;
+ * without MPI, other ranks take the bytes that rank 0 gets. */
+IPS_BRIDGE_API int ips_bridge_receive_model_sized(ips_bridge *bridge, const char *name,
+                                                  int64_t newer_than, double timeout,
+                                                  ips_bridge_model *model, size_t size);
+static inline int ips_bridge_receive_model(ips_bridge *bridge, const char *name, int64_t newer_than,
+                                           double timeout, ips_bridge_model *model)
+{
+    return ips_bridge_receive_model_sized(bridge, name, newer_than, timeout, model, sizeof *model);
+}
+IPS_BRIDGE_API int ips_bridge_get_model_bytes(ips_bridge *bridge, const void **bytes,
+                                              size_t *length);
+IPS_BRIDGE_API int ips_bridge_take_model_sized(ips_bridge *bridge, const void *bytes, size_t length,
+                                               ips_bridge_model *model, size_t size);
+static inline int ips_bridge_take_model(ips_bridge *bridge, const void *bytes, size_t length,
+                                        ips_bridge_model *model)
+{
+    return ips_bridge_take_model_sized(bridge, bytes, length, model, sizeof *model);
+}
+
 /* Set `stop` to 1 when the analysis has what it wants. Ranks learn it at different times: broadcast
  * rank 0's answer. */
 IPS_BRIDGE_API int ips_bridge_should_stop(ips_bridge *bridge, int *stop);

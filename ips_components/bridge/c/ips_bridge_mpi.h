@@ -142,6 +142,45 @@ static inline int ips_bridge_receive_doubles_mpi(ips_bridge *bridge, MPI_Comm co
     return (int)answer[0];
 }
 
+/* Give all ranks the model that rank 0 receives, see ips_bridge_receive_model. Collective; returns rank
+ * 0's code on every rank, or that of ranks that have no memory for it. */
+static inline int ips_bridge_receive_model_mpi(ips_bridge *bridge, MPI_Comm comm, const char *name,
+                                               int64_t newer_than, double timeout,
+                                               ips_bridge_model *model)
+{
+    const void *found = NULL;
+    void *copy = NULL;
+    size_t length = 0;
+    long long answer[2] = {IPS_BRIDGE_OK, 0};
+    int rank, code = IPS_BRIDGE_OK;
+    MPI_Comm_rank(comm, &rank);
+    if (rank == 0) {
+        code = ips_bridge_receive_model(bridge, name, newer_than, timeout, model);
+        if (!code)
+            code = ips_bridge_get_model_bytes(bridge, &found, &length);
+        answer[0] = code;
+        answer[1] = (long long)length;
+    }
+    MPI_Bcast(answer, 2, MPI_LONG_LONG, 0, comm);
+    if (answer[0] != IPS_BRIDGE_OK) {
+        if (rank != 0)
+            (void)ips_bridge_set_error(bridge, (int)answer[0], "see the error of rank 0");
+        return (int)answer[0];
+    }
+    if (rank != 0 && !(copy = malloc((size_t)answer[1])))
+        code = ips_bridge_set_error(bridge, IPS_BRIDGE_MEMORY, "no memory for the model");
+    code = ips_bridge_agree_mpi(bridge, comm, code, "another rank has no memory for the model");
+    for (long long at = 0; !code && at < answer[1]; at += 1LL << 30) {
+        long long part = answer[1] - at < 1LL << 30 ? answer[1] - at : 1LL << 30;
+        MPI_Bcast((rank == 0 ? (char *)(uintptr_t)found : (char *)copy) + at, (int)part, MPI_BYTE, 0,
+                  comm);
+    }
+    if (!code && rank != 0)
+        code = ips_bridge_take_model(bridge, copy, (size_t)answer[1], model);
+    free(copy);
+    return ips_bridge_agree_mpi(bridge, comm, code, "another rank has no memory for the model");
+}
+
 #ifdef __cplusplus
 }
 #endif

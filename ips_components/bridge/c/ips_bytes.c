@@ -79,7 +79,7 @@ static const char *past_string(const char *at, const char *end)
     return NULL;
 }
 
-static const char *past_space(const char *at, const char *end)
+const char *ipsb_json_space(const char *at, const char *end)
 {
     while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
         at++;
@@ -102,9 +102,9 @@ const char *ipsb_json_find(const char *text, size_t length, int depth, const cha
             if (!at)
                 return NULL;
             bool same = now == depth && (size_t)(at - begin) == n + 1 && !memcmp(begin, key, n);
-            at = past_space(at, end);
+            at = ipsb_json_space(at, end);
             if (same && at < end && *at == ':') {
-                at = past_space(at + 1, end);
+                at = ipsb_json_space(at + 1, end);
                 return at < end ? at : NULL;
             }
             continue;
@@ -112,4 +112,66 @@ const char *ipsb_json_find(const char *text, size_t length, int depth, const cha
         at++;
     }
     return NULL;
+}
+
+/* Four hexadecimal digits; -1: they are none. */
+static long code_unit(const char *at, const char *end)
+{
+    long code = 0;
+    if (end - at < 4)
+        return -1;
+    for (int i = 0; i < 4; i++) {
+        static const char digits[] = "0123456789abcdef";
+        const char *found = memchr(digits, at[i] | (at[i] > '9' ? 0x20 : 0), 16);
+        if (!found)
+            return -1;
+        code = code << 4 | (found - digits);
+    }
+    return code;
+}
+
+static void append_utf8(buffer *out, long code)
+{
+    int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    uint8_t bytes[4];
+    for (int i = more; i > 0; i--, code >>= 6)
+        bytes[i] = (uint8_t)(0x80 | (code & 0x3f));
+    bytes[0] = (uint8_t)(more ? (0xff00 >> (more + 1) & 0xff) | code : code);
+    ipsb_append(out, bytes, (size_t)more + 1);
+}
+
+const char *ipsb_json_string(const char *at, const char *end, buffer *out)
+{
+    static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+    if (at >= end || *at++ != '"')
+        return NULL;
+    while (at < end && *at != '"') {
+        if (*at != '\\') {
+            ipsb_append(out, at++, 1);
+            continue;
+        }
+        if (end - ++at < 2)
+            return NULL;
+        if (*at == 'u') {
+            long code = code_unit(at + 1, end), low;
+            at += 5;
+            if (code >= 0xd800 && code < 0xdc00 && end - at > 2 && at[0] == '\\' && at[1] == 'u' &&
+                (low = code_unit(at + 2, end)) >= 0xdc00 && low < 0xe000) {
+                code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+                at += 6;
+            }
+            if (code < 1) /* a name ends at a NUL */
+                return NULL;
+            append_utf8(out, code);
+            continue;
+        }
+        int i = 0;
+        while (escapes[i] && escapes[i] != *at)
+            i += 2;
+        if (!escapes[i])
+            return NULL;
+        ipsb_append(out, &escapes[i + 1], 1);
+        at++;
+    }
+    return at < end ? at + 1 : NULL;
 }

@@ -64,5 +64,8 @@ void ipsb_buffer_free(buffer *b);
 
 /* The value of a key of the JSON object at nesting depth `depth` (1: the outermost), or NULL. */
 const char *ipsb_json_find(const char *text, size_t length, int depth, const char *key);
+/* Append the JSON string that begins at `at`, decoded; past it, or NULL when it is none. */
+const char *ipsb_json_string(const char *at, const char *end, buffer *out);
+const char *ipsb_json_space(const char *at, const char *end); /* past white space */
 
 #endif

@@ -36,7 +36,6 @@ feedback *ipsb_feedback(ips_bridge *b, const char *name, int64_t step, bool exac
     return best;
 }
 
-/* Keep a value, newest first; one that is damaged is as good as none. */
 /* Free the earliest of more than two values of a name; whether there was one. */
 static bool drop_beyond_two(ips_bridge *b, const char *name)
 {
@@ -56,6 +55,7 @@ static bool drop_beyond_two(ips_bridge *b, const char *name)
     return true;
 }
 
+/* Keep a value, newest first; one that is damaged is as good as none. */
 void ipsb_feedback_store(ips_bridge *b, const message *m)
 {
     feedback *f = calloc(1, sizeof *f);
@@ -68,7 +68,7 @@ void ipsb_feedback_store(ips_bridge *b, const message *m)
     if (m->ndim <= sizeof f->shape / sizeof *f->shape)
         for (int d = 0; d < m->ndim; d++) {
             uint64_t n = get64(m->shape + 8 * d);
-            if (n > m->data_length || (n && count > m->data_length / n)) {
+            if (n > INT64_MAX || (n && count > SIZE_MAX / n)) {
                 count = SIZE_MAX;
                 break;
             }

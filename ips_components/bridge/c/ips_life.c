@@ -117,6 +117,8 @@ void ipsb_free(ips_bridge *b)
     free(b->contract_frame);
     free(b->hosts);
     ipsb_buffer_free(&b->where);
+    ipsb_buffer_free(&b->model);
+    free(b->model_views);
     free(b->blob);
     free(b);
 }

@@ -55,6 +55,8 @@ struct ips_bridge {
     char fault_text[512];
     feedback *feedback;
     size_t n_feedback;
+    buffer model;      /* that was received last, as it is broadcast */
+    void *model_views; /* its names and arrays, which lie there */
     int64_t first_step, shift; /* of this launch; from the program's steps to those of the run */
     uint32_t launch;
     bool many_launches;
