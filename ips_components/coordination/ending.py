@@ -107,7 +107,7 @@ class Ending:
             return
         if in_time and self._resolve_absent(run):
             return
-        ending = run.state.ending(run.settings.get("n_steps"))
+        ending = launches.ending(run)
         reason = f"{ending} ({run.state.stop_reason})" if run.state.stop_reason else ending
         remaining, gap = 0, ""
         if run.has_tasks:

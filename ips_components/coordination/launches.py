@@ -102,6 +102,17 @@ def goes_on(run: CoordinatedRun) -> bool:
     )
 
 
+def ending(run: CoordinatedRun) -> str:
+    """Return where the simulation has ended, for errors of what needs later steps."""
+    said = run.state.ending(run.settings.get("n_steps"))
+    if not (run.launches and run.closed):
+        return said
+    return (
+        f"{said}, in launch {run.launches[-1].number}, and was then finalized; launch it for every "
+        "time of the loop, or, if it may end earlier, say AT_MOST = True for its arrays"
+    )
+
+
 def next_step(run: CoordinatedRun) -> int:
     """Return the step at which the next launch goes on."""
     settings = run.settings.get("launches", {})

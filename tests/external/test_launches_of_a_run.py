@@ -130,3 +130,21 @@ def test_published_values_and_results_have_the_times_of_the_loop(coordinator):
         assert times.of([1]).tolist() == [0.5]
 
     asyncio.run(work())
+
+
+def test_a_driver_that_leaves_its_loop_early_is_named_the_remedy(coordinator):
+    async def work():
+        coordinator.runs["r"].settings |= {"n_steps": 4}
+        coordinator.tasks.count_waiting = True
+        await sign(coordinator)
+        await (await begin(coordinator))
+        hello(coordinator, 0, size=1, asks=True)
+        leave(coordinator, 0, 1)
+        await end(coordinator, 0)
+        await coordinator.call("end_simulation", "r")
+        coordinator.event("a", "flushed", "r")
+        cause = coordinator.runs["r"].state.fatal.cause
+        assert ", in launch 0, and was then finalized" in cause
+        assert "AT_MOST = True" in cause
+
+    asyncio.run(work())
