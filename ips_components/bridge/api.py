@@ -250,9 +250,11 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        before, steps.newest = steps.newest, step
-        if time is not None and step in out.wanted:
+        if step not in out.wanted:
+            out.check_axis(step)
+        elif time is not None:
             steps.note_time(step, time)
+        before, steps.newest = steps.newest, step
         if ids is not None and out.spec is not None and not out.by_id:
             raise BridgeError(
                 f"array {name!r} is not indexed by ids; describe it by Array(..., ids=True)"
@@ -324,9 +326,11 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        before, steps.newest = steps.newest, step
-        if time is not None and step in out.wanted:
+        if step not in out.wanted:
+            out.check_axis(step)
+        elif time is not None:
             steps.note_time(step, time)
+        before, steps.newest = steps.newest, step
         at = offset if offset is None else tuple(offset)
         block = BlockInPlace(self._path, out, step, at)
         if not self._attached:

@@ -274,6 +274,21 @@ class OutgoingArray:
                 "bridge.rewind(step) to replace it"
             )
 
+    def check_axis(self, step: int) -> None:
+        """Refuse a negative step that no array can have; others are left out on purpose.
+
+        Raises
+        ------
+        BridgeError
+            For such a step.
+        """
+        first = min(0, self.first)
+        if step < first:
+            raise BridgeError(
+                f"put of array {self.name!r} at step {step} on rank {self.rank}: steps begin with "
+                f"{first}; count from there"
+            )
+
     def mark_step(self, step: int, offset: Offset) -> None:
         """Note that a block was put."""
         if step != self.put_step:

@@ -207,6 +207,27 @@ def test_a_step_that_falls_is_refused(start, sinks, tmp_path, wanted):
         assert rank.account("t")[0][0] == 10
 
 
+@pytest.mark.parametrize("wanted", [True, False], ids=["needed", "unneeded"])
+def test_a_negative_step_is_refused_and_others_are_left_out(start, sinks, tmp_path, wanted):
+    spec, other = spec_of(start=2, every=3, count=2), spec_of("p")
+    (sink,) = sinks()
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = joined(start, contact, tmp_path, spec, other)
+        name = "t" if wanted else "p"
+        for call in (("put", name, -1, "C"), ("acquire", name, -1)):
+            with pytest.raises(RankError, match="at step -1 on rank 0: steps begin with 0") as no:
+                rank(*call)
+            assert no.value.code == USAGE
+        for step in range(10):  # between its steps, and more than it has: no harm
+            rank("put", name, step, "C")
+            if not wanted:
+                rank("put", "t", step, "C")
+        rank("close", 0)
+        right(contract, sink)
+        assert rank.account("t")[0][:3] == [10, 8, 2]
+
+
 def test_a_block_is_put_once_in_a_step(start, sinks, tmp_path):
     spec = spec_of(count=2)
     (sink,) = sinks()

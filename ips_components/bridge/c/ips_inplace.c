@@ -57,7 +57,7 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
                              "array %s cannot be acquired: its last block is not published yet",
                              a->name);
     step += b->shift;
-    if ((code = ipsb_check_step(b, a, NULL, step)))
+    if ((code = ipsb_check_axis(b, a, step)) || (code = ipsb_check_step(b, a, NULL, step)))
         return code;
     o = calloc(1, sizeof *o);
     if (!o)

@@ -356,6 +356,18 @@ int ipsb_find_array(ips_bridge *b, const char *name, array **out)
     return IPS_BRIDGE_OK;
 }
 
+int ipsb_check_axis(ips_bridge *b, const array *a, int64_t step)
+{
+    int64_t first = a->contract ? a->contract->first : a->first;
+    first = first < 0 ? first : 0;
+    if (step < first)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: steps begin with %lld; count "
+                         "from there",
+                         a->name, (long long)step, b->self.rank, (long long)first);
+    return IPS_BRIDGE_OK;
+}
+
 int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
 {
     ips_bridge *b = a->bridge;
@@ -367,7 +379,8 @@ int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
         *out = a;
         return IPS_BRIDGE_OK;
     }
-    if ((code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
+    if ((code = ipsb_check_axis(b, a, step)) ||
+        (code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
         return code;
     a->blocks[SKIPPED]++;
     poll_if_due(b, step);
