@@ -16,6 +16,7 @@ import numpy
 
 from ips_components._version import __version__
 from ips_components.report import _numbers as numbers
+from ips_components.report._attached import visits
 from ips_components.report._charts import charts
 from ips_components.report._facts import Facts
 from ips_components.report._schema import LEDGER_ENTRIES
@@ -80,6 +81,7 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
         hosts=_hosts(checked),
         states=[(name, k, STATES.get(name, "")) for name, k in checked["states"].items() if k],
         faults=_faults(checked),
+        visits=visits(checked),
         title=_title(checked),
         figures=[_figure(name, Path(run_dir)) for name in checked["figures"]],
         css=_resource("report.css"),

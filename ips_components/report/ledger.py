@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ips_components.report import _numbers as numbers
+from ips_components.report._attached import in_short, visits
 from ips_components.report._facts import Facts, open_account
 from ips_components.report._schema import LEDGER_ENTRIES
 from ips_components.report.html import FILE_NAME as REPORT
@@ -153,6 +154,8 @@ def summary_rows(
     record, run_dir = check_record(record), None if run_dir is None else Path(run_dir)
     facts = Facts.of(record)
     rows = [("replay of", facts.source)] if facts.source else _coupled_rows(record, facts)
+    if found := visits(record):
+        rows.append(("attached", in_short(found)))
     if facts.explained_variance:
         ratios = ", ".join(map(numbers.percent, facts.explained_variance))
         together = numbers.percent(sum(facts.explained_variance))

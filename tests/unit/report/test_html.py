@@ -15,6 +15,7 @@ from ips_components.report._charts import charts
 from ips_components.report._series import covered, rates
 from ips_components.report._svg import Axis
 from ips_components.report.html import render, write_report
+from ips_components.report.ledger import summary_table
 from ips_components.report.record import make_record, write_record
 
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}
@@ -234,6 +235,31 @@ def test_a_replay_shows_its_source_and_nothing_of_a_simulation():
     assert "Nothing else is read." in page.text
     for word in ("Ledger", "Timeline", "Exit status", "Produced"):
         assert word not in page.text
+
+
+def test_attached_clients_are_shown_with_their_account():
+    account = {"t": {"bytes": {"delivered": 4096, "dropped": 1024}, "blocks": {}}}
+    contract = {"steps": [3, 9], "ledger": {"arrays": account}, "notes": []}
+    note = {"who": "worker w", "what": "chunk lost", "cause": "step 4 has passed"}
+    record = make_record(
+        "r",
+        status="ok",
+        started=100.0,
+        attached=[
+            {"name": "vm-1", "since": 101.0, "until": 103.0, "why": "detached", "n_contracts": 2,
+             "contracts": [contract, {**contract, "steps": [20, 20], "notes": [note]}]},
+            {"name": "vm-2", "since": 102.0, "until": 104.0, "why": "lost: no sign of life",
+             "n_contracts": 0, "contracts": []},
+        ],
+    )  # fmt: skip
+    text = render(record)
+    row = text[text.index("vm-1") : text.index("vm-2")]
+    for words in ("3 to 20", "8.00 KiB", "2.00 KiB", "detached", "step 4 has passed"):
+        assert words in row
+    assert "lost: no sign of life" in text[text.index("vm-2") :]
+    assert "2 clients, 8.00 KiB delivered to them, 2.00 KiB dropped, 1 lost" in summary_table(
+        record
+    )
 
 
 def test_the_title_says_what_ran():
