@@ -128,7 +128,8 @@ class Steps:
         if self.current is not None and step > self.current:
             self.end()
         else:
-            delivery.report(framing.pack_step_end(m.StepEnd.NO_STEP, *self._account()))
+            behind = m.StepEnd.NO_STEP + max(0, step)
+            delivery.report(framing.pack_step_end(behind, *self._account()))
 
     def _account(self) -> tuple[int, Sequence[int]]:
         """Return what was waited, and the numbers of all arrays."""

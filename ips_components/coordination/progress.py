@@ -9,9 +9,6 @@ from ips_components.coordination.messages import ReceiverNote, Sample, StepsEnde
 from ips_components.coordination.step_report import StepReport
 from ips_components.coordination.task_counts import task_counts
 
-_RANKS_ASKED = 16
-"""Ranks whose accounts show how far the simulation is: a question must be cheap."""
-
 
 class Progress:
     """Takes reports of steps and samples in, and answers how far a run is.
@@ -82,23 +79,12 @@ def _attached(run: CoordinatedRun) -> list[dict[str, Any]]:
 def position(run: CoordinatedRun) -> int:
     """Return how many steps of its own the simulation has put, whether they are wanted or not.
 
-    Of a step that nobody wants, ranks send no more than an account, and that not more often than
-    once a second; so many blocks are so many steps.
+    Ranks say where they are at the end of each step of which something is wanted; in other steps
+    not more often than once a second.
     """
     state = run.state
     known = [each + 1 for each in (state.newest_step, state.last_put) if each is not None]
-    ranks = min(state.n_ranks or 0, _RANKS_ASKED)
-    for array in run.contract.arrays if run.contract is not None and not run.launches else ():
-        steps, mine = array.spec.steps, run.blocks.get(array.spec.name, {})
-        puts = [
-            count // len(mine.get(rank) or (None,))
-            for rank, count in enumerate(state.ledger.blocks_put(array.spec.name, ranks))
-            if rank not in state.without_cells
-        ]
-        furthest = max(puts, default=0)
-        if furthest and (steps.count is None or furthest <= steps.count):
-            known.append(steps.start + steps.every * (furthest - 1) + 1)
-    return max(known, default=0)
+    return max([*known, state.position])
 
 
 def _are_joining(run: CoordinatedRun) -> bool:

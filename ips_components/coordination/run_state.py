@@ -79,6 +79,7 @@ class RunState:
         self.steps = Steps()
         self.times: dict[int, float] = BoundedDict(MAX_TIMES)  # physical, as ranks have said them
         self.newest_step: int | None = None
+        self.position = 0  # steps behind the rank that is furthest, as ranks say it now and then
         self.signs = 0  # reports of ranks that go on, but put what nobody wants
         self._waited = np.zeros(0)  # seconds by rank, in the newest launch
         self._waited_before = np.zeros(0)  # in earlier launches
@@ -127,6 +128,7 @@ class RunState:
         self.ledger.update_all(report.accounted, report.names, report.counts)
         for step, moment in zip(report.timed.tolist(), report.times.tolist(), strict=True):
             self.times.setdefault(step, moment)
+        self.position = max(self.position, report.position)
         self.signs += bool(np.setdiff1d(report.accounted, report.ranks).size)
         if not len(report.steps):
             return

@@ -39,6 +39,8 @@ class StepReport:
         Their cumulative counters by array, unit (blocks, bytes) and entry of the ledger.
     names : tuple of str
         Names of the arrays.
+    position : int
+        Steps that are behind a rank whose puts nobody wants; 0: unknown.
     timed, times : arrays of int64 and float64, shape (k,)
         Steps of which ranks have said the physical time, and that time.
 
@@ -54,6 +56,7 @@ class StepReport:
     accounted: NDArray[np.int64]
     counts: NDArray[np.int64]
     names: tuple[str, ...]
+    position: int = 0
     timed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
@@ -73,6 +76,7 @@ class StepReport:
             "accounted": self.accounted.tobytes(),
             "counts": self.counts.tobytes(),
             "names": list(self.names),
+            "position": self.position,
             "timed": self.timed.tobytes(),
             "times": self.times.tobytes(),
         }
@@ -90,6 +94,7 @@ class StepReport:
             accounted,
             np.frombuffer(message["counts"], np.int64).reshape(shape),
             names,
+            int(message.get("position", 0)),
             np.frombuffer(message.get("timed", b""), np.int64),
             np.frombuffer(message.get("times", b""), np.float64),
         )
@@ -103,6 +108,7 @@ class StepTally:
         self._ends: list[tuple[int, int, float]] = []
         self._accounts: dict[int, tuple[Counters, ...]] = {}
         self._times: dict[int, float] = {}
+        self._position = 0
 
     def add_time(self, step: int, time: float) -> bool:
         """Note the physical time of a step; True if it is the first news since `take`."""
@@ -118,9 +124,11 @@ class StepTally:
         """Note the end of a rank's step, or its account; True if it is the first since `take`."""
         with self._lock:
             first = self._is_empty()
-            if info.step != StepEnd.NO_STEP:
+            if info.step >= 0:
                 self._ends.append((rank, info.step, info.waited))
-            if info.counters or info.step == StepEnd.NO_STEP:
+            else:
+                self._position = max(self._position, info.step - StepEnd.NO_STEP)
+            if info.counters or info.step < 0:
                 self._accounts[rank] = info.counters  # cumulative: the newest says it all
             return first
 
@@ -136,6 +144,7 @@ class StepTally:
             ends, self._ends = self._ends, []
             accounts, self._accounts = self._accounts, {}
             times, self._times = self._times, {}
+            position = self._position
         if not ends and not accounts and not times:
             return None
         ranks, steps, waited = zip(*ends, strict=True) if ends else ((), (), ())
@@ -151,6 +160,7 @@ class StepTally:
             np.fromiter(accounts, np.int64, len(accounts)),
             counts,
             tuple(names),
+            position,
             np.fromiter(times, np.int64, len(times)),
             np.fromiter(times.values(), np.float64, len(times)),
         )

@@ -193,7 +193,7 @@ class LiveRun:
     def step(self) -> int:
         """Newest step that some rank has put, as far as is known; -1 before any.
 
-        A simulation that nobody analyses says rarely where it is.
+        A simulation of which nothing is wanted says once a second where it is.
         """
         self.progress()
         return self._pace.newest

@@ -42,8 +42,7 @@ class Pace:
     def seen(self, state: Mapping[str, Any]) -> None:
         """Note the progress of the run."""
         self.state = state
-        newest = state.get("newest")
-        self.newest = max(self.newest, -1 if newest is None else int(newest))
+        self.newest = max(self.newest, int(state.get("newest", -1)))
 
     def begun(self, at: float, step: int) -> None:
         """Note that a step was the first to come, at seconds of some clock."""

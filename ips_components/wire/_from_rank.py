@@ -183,7 +183,8 @@ class Rows(Fixed):
 class StepEnd(Message):
     """A rank has put all that it has for a step; counters are cumulative.
 
-    A rank whose puts nobody wants sends its account now and then, with `NO_STEP`.
+    A rank whose puts nobody wants sends its account now and then: with `NO_STEP` and the number of
+    steps that are behind it.
     """
 
     NO_STEP: ClassVar[int] = -(1 << 63)

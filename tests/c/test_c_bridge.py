@@ -736,7 +736,8 @@ def test_puts_that_nobody_wants_show_that_the_rank_goes_on(start, sinks, tmp_pat
         while len(sink.steps) < 2 and time.monotonic() < deadline:
             step += 1
             rank("put", "t", step, "C")
-        assert [info.step for _, info in sink.steps[:2]] == [0, StepEnd.NO_STEP]
+        assert sink.steps[0][1].step == 0
+        assert 0 < sink.steps[1][1].step - StepEnd.NO_STEP <= step
         assert sink.steps[1][1].counters[0].blocks[2] == 1
         rank("close", 0)
 

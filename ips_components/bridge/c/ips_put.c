@@ -235,7 +235,7 @@ static int64_t coarse_now(void)
     return coarse.tv_sec * (int64_t)1000000000 + coarse.tv_nsec;
 }
 
-/* Send the account, with the step that has ended, or NO_STEP. */
+/* Send the account, with the step that has ended, or NO_STEP and the steps that are behind. */
 static void send_account(ips_bridge *b, int64_t step, bool now)
 {
     size_t n = (size_t)b->contract.n_arrays;
@@ -333,7 +333,7 @@ static void poll_if_due(ips_bridge *b, int64_t step)
         if (b->in_step && step > b->step)
             ipsb_end_step(b, true);
         else
-            send_account(b, NO_STEP, true);
+            send_account(b, NO_STEP + (step > 0 ? step : 0), true);
     }
     ipsb_progress(&b->links, 0);
 }

@@ -1,57 +1,33 @@
-"""How many steps of its own a simulation has put, as far as its ranks' accounts show."""
-
-from types import SimpleNamespace
-
-import pytest
+"""How many steps of its own a simulation has put, as far as its ranks say it."""
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.progress import position
-from ips_components.model.contract import ArrayContract, Contract
-from ips_components.model.selection import Selection
-from ips_components.model.spec import ArraySpec, StepAxis
+from ips_components.coordination.step_report import StepTally
+from ips_components.receiver.sink import StepInfo
+from ips_components.wire.messages import StepEnd
 
 
-def run_of(steps, blocks=1, n_ranks=2):
-    """A run whose analysis needs the last step only."""
+def run_at(*steps):
     run = CoordinatedRun("r1")
-    spec = ArraySpec("t", "f8", (8,), steps)
-    last = Selection.from_key((slice(-1, None), slice(None)), (steps.count, 8))
-    run.contract = Contract("r1", (ArrayContract.agree(spec, [last], run="r1"),))
-    block = SimpleNamespace(offset=(0,), shape=(4,))
-    run.blocks = {"t": dict.fromkeys(range(n_ranks), (block,) * blocks)}
-    for rank in range(n_ranks):
-        run.state.hello(rank, {"size": n_ranks})
+    tally = StepTally()
+    for rank, step in enumerate(steps):
+        run.state.hello(rank, {"size": len(steps)})
+        tally.add(rank, StepInfo(step, 0.0, ()))
+    if (report := tally.take([])) is not None:
+        run.state.step_ends(report)
     return run
 
 
-def put(run, rank, blocks):
-    account = {"t": {"blocks": {"produced": blocks, "skipped": blocks}, "bytes": {}}}
-    run.state.ledger.update(rank, account)
-
-
 def test_steps_that_nobody_wants_count():
-    run = run_of(StepAxis(count=50))
-    assert position(run) == 0
-    put(run, 0, 17)
-    put(run, 1, 18)
-    assert position(run) == 18
+    assert position(run_at()) == 0
+    assert position(run_at(StepEnd.NO_STEP + 17, StepEnd.NO_STEP + 18)) == 18
 
 
-@pytest.mark.parametrize(("blocks", "produced"), [(1, 6), (3, 18)])
-def test_blocks_and_strides_are_no_steps(blocks, produced):
-    """Put at steps 5, 15, 25, ...: six of them."""
-    run = run_of(StepAxis(start=5, every=10, count=20), blocks)
-    put(run, 0, produced)
-    assert position(run) == 56
-
-
-def test_a_count_that_cannot_be_is_left_out():
-    run = run_of(StepAxis(count=4))
-    put(run, 0, 400)  # many blocks that no rank has described
-    assert position(run) == 0
+def test_a_step_that_is_wanted_counts():
+    assert position(run_at(55, StepEnd.NO_STEP + 12)) == 56
 
 
 def test_a_rank_that_has_ended_knows():
-    run = run_of(StepAxis(count=50))
+    run = run_at(StepEnd.NO_STEP + 18)
     run.state.bye(0, "ok", {}, 49)
     assert position(run) == 50

@@ -65,9 +65,10 @@ def test_a_rank_whose_puts_nobody_wants_shows_that_it_goes_on():
     state.step_ends(sent(tally))
     assert state.progress()["signs"] == 1
 
-    tally.add(0, StepInfo(StepEnd.NO_STEP, 0.0, ()))  # of a run whose contract has no arrays
+    tally.add(0, StepInfo(StepEnd.NO_STEP + 7, 0.0, ()))  # of a run whose contract has no arrays
     state.step_ends(StepReport.from_message(tally.take([]).to_message()))
     assert state.progress()["signs"] == 2
+    assert (state.position, state.newest_step) == (7, 1)
 
 
 def test_a_rank_has_one_account_per_message_the_newest():
