@@ -1,14 +1,18 @@
 """``ips-components attach`` and ``peek``: look into a run that was started elsewhere."""
 
 import argparse
+import contextlib
+import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ips_components.errors import ConfigError, ContractError
+from ips_components.deadlines import Deadline, poll_until
+from ips_components.errors import ConfigError, ContractError, IPSComponentsError
 
 _WHERE = "directory of the run, its contact file, or SIM_ROOT (the newest run that is under way)"
+_RECORD = 20.0  # seconds from the end of a run's scheduler to its record
 _SUFFIXES = (".nc", ".npy", ".png", ".pdf", ".svg")
 
 
@@ -55,21 +59,43 @@ def attach(options: argparse.Namespace) -> int:
     from ips_components.live import attach as attach_to
     from ips_components.report import Progress
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # that a run ends is no error
     with attach_to(options.where) as run:
         for spec in run.specs:
             print(f"{spec.name}: {spec.dtype} {spec.shape} {spec.attrs.get('units', '')}".rstrip())
         try:
             with Progress() as progress:
-                while True:
-                    state = run.progress()
-                    progress.update(state)
-                    if state["phase"] in ("ended", "failed"):
-                        break
-                    time.sleep(0.5)
+                phase = _follow(run, progress)
         except KeyboardInterrupt:
             return 0
-        print(f"{run.id}: {state['phase']}")
-        return int(state["phase"] == "failed")
+        print(f"{run.id}: {phase}")
+        return int(phase != "ended")
+
+
+def _follow(run: Any, progress: Any) -> str:
+    """Show progress until the run has ended or failed; return which."""
+    while True:
+        try:
+            state = run.progress()
+        except (IPSComponentsError, OSError, TimeoutError):
+            # Its scheduler ends soon after the simulation: between two looks.
+            return _recorded(run.directory)
+        progress.update(state)
+        if state["phase"] in ("ended", "failed"):
+            return str(state["phase"])
+        time.sleep(0.5)
+
+
+def _recorded(directory: Path) -> str:
+    """Return how a run has ended, by its record, which it writes after its scheduler has ended."""
+    from ips_components.report import read_record
+
+    def read() -> str | None:
+        with contextlib.suppress(OSError, ValueError):
+            return "ended" if read_record(directory)["status"] == "ok" else "failed"
+        return None
+
+    return poll_until(read, Deadline(_RECORD), pause=0.1) or "its scheduler is gone"
 
 
 def peek(options: argparse.Namespace) -> int:
@@ -81,24 +107,33 @@ def peek(options: argparse.Namespace) -> int:
             f"--output: expected a file that ends with {', '.join(_SUFFIXES)}, got {options.output}"
         )
     region = parse_region(options.region)
+    try:
+        wanted = None if options.step == "latest" else int(options.step)
+    except ValueError:
+        raise ConfigError(f"--step: expected a number or latest, got {options.step!r}") from None
     with attach_to(options.where) as run:
-        if options.step == "latest":
-            found = run.latest(options.array, *region)
-        else:
-            try:
-                step = int(options.step)
-            except ValueError:
-                raise ConfigError(
-                    f"--step: expected a number or latest, got {options.step!r}"
-                ) from None
-            found = run.compute(
-                lambda arrays: arrays[options.array][(slice(0, 1), *region)].to_xarray(),
-                steps=slice(step, step + 1),
-            )[0]
+        try:
+            found = _one_step(run, options.array, wanted, region)
+        except IndexError as error:
+            shape = next((spec.shape for spec in run.specs if spec.name == options.array), ())
+            raise ConfigError(
+                f"--region: {options.region} does not fit array {options.array!r}, of which a step "
+                f"has the shape {shape}: {error}"
+            ) from None
         write(found, options.output)
         step = int(found[run.time_of(options.array)])
     print(f"{options.array} at step {step}: {options.output}")
     return 0
+
+
+def _one_step(run: Any, name: str, step: int | None, region: tuple[slice | int, ...]) -> Any:
+    """Return a step to come, as `LiveRun.latest` does; None: the next one."""
+    if step is None:
+        return run.latest(name, *region)
+    found = run.compute(
+        lambda arrays: arrays[name][(slice(0, 1), *region)].to_xarray(), steps=slice(step, step + 1)
+    )
+    return found[0]
 
 
 def parse_region(text: str) -> tuple[slice | int, ...]:

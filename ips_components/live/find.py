@@ -36,8 +36,8 @@ def find_contact(where: str | os.PathLike[str]) -> tuple[Path, Contact]:
     contact = contacts.read(path)
     if not contact.scheduler:
         raise ContactError(
-            f"contact file {path} does not name a scheduler: its run was started by an older "
-            "release, or ATTACH = False in the section of the analytics forbids to attach"
+            f"run {contact.run} may not be attached to: its config has ATTACH = False in the "
+            f"section of the analytics (contact file {path} names no scheduler)"
         )
     return path, contact
 

@@ -1,0 +1,145 @@
+"""``ips-components attach`` and ``peek`` of a run that is under way, under real ``ips.py``."""
+
+import json
+import re
+import subprocess
+
+import matplotlib.image
+import numpy as np
+import pytest
+import xarray as xr
+from workflows import BIN, PARTS, Workflow
+
+import ips_components
+from ips_components.cli import main
+from ips_components.deadlines import Deadline, poll_until
+
+pytestmark = [pytest.mark.course, pytest.mark.timeout(300)]
+
+ROWS, COLUMNS = 6, 8
+
+
+def whole(step):
+    return np.arange(ROWS * COLUMNS, dtype=float).reshape(ROWS, COLUMNS) + 1000 * step
+
+
+def peek(workflow, *words):
+    """``ips-components peek`` in this process, since each start of Python takes its time."""
+    return main(["peek", str(workflow.root), "plate", *words])
+
+
+class Plate(Workflow):
+    """A plate that is put step by step until `stop`."""
+
+    @classmethod
+    def begin(cls, directory, **analytics):
+        workflow = cls(
+            directory,
+            {
+                "DRIVER": {"NAME": "Driver", "MODULE": "ips_components.driver"},
+                "SIMULATION": {
+                    "NAME": "Simulation",
+                    "MODULE": "ips_components.simulation",
+                    "NPROC": 2,
+                    "EXECUTABLE": BIN / "python",
+                    "ARGS": f"{PARTS}/until_stopped.py {directory / 'stop'} 0.05",
+                },
+                "ANALYTICS": {
+                    "NAME": "Analytics",
+                    "MODULE": "ips_components.analytics",
+                    "DASK_PPW": 1,
+                    "FIGURE": False,
+                    **analytics,
+                },
+            },
+            platform={"MPIRUN": "mpiexec"},
+            time_loop={"MODE": "REGULAR", "START": 0, "FINISH": 1, "NSTEP": 100000},
+        )
+        workflow.write()
+        workflow.process = workflow.start()
+        if not poll_until(
+            lambda: list(workflow.root.glob("run_*/contact.json")), Deadline(90), pause=0.05
+        ):
+            workflow.close()
+            raise AssertionError(workflow.output() + workflow.log())
+        return workflow
+
+    def peek(self, capsys, *words):
+        """Peek; the step that was written."""
+        assert peek(self, *words) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        assert out.startswith("plate at step ")
+        return int(out.split()[3].rstrip(":"))
+
+    def stop(self):
+        """End the run; its record."""
+        (self.directory / "stop").touch()
+        ended = self.wait(self.process, 120)
+        assert ended.status == 0, ended.output + ended.log
+        (record,) = self.root.glob("run_*/run.json")
+        return json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("analysis", ["", "plate_analysis:early"])
+def test_attach_and_peek(tmp_path, leaves_nothing, capsys, monkeypatch, analysis):
+    """Of a run that has no analysis, and of one whose analysis has all its results."""
+    workflow = Plate.begin(tmp_path, ANALYSIS=analysis, ON_ANALYTICS_LOSS="continue")
+    attached = None
+    monkeypatch.chdir(tmp_path)
+    try:
+        with ips_components.attach(workflow.root) as live:
+            live.wait(40 if analysis else 5, timeout=90)
+        attached = subprocess.Popen(
+            [BIN / "ips-components", "attach", workflow.root],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert attached.stdout.readline() == "plate: <f8 (6, 8) K\n"
+        step = workflow.peek(capsys, "--output", "t.nc")
+        with xr.open_dataset(tmp_path / "t.nc") as found:
+            np.testing.assert_array_equal(found["plate"], whole(step))
+            assert found["plate"].attrs["units"] == "K"
+        later = workflow.peek(capsys, "--region", "::2,1:5", "--output", "t.npy")
+        assert later > step
+        np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), whole(later)[::2, 1:5])
+        workflow.peek(capsys, "--step", "latest", "--output", "t.png")
+        assert matplotlib.image.imread(tmp_path / "t.png")[..., :3].std() > 0.05
+        for words, says in (
+            (("--step", "2"), "step 2 of array 'plate' has passed"),
+            (("--region", "1,2,3"), r"--region: 1,2,3 does not fit array 'plate', .* \(6, 8\)"),
+            (("--region", "99"), "--region: 99 does not fit"),
+            (("--step", "now"), "expected a number or latest, got 'now'"),
+        ):
+            assert peek(workflow, *words, "-o", "no.nc") == 1
+            assert re.search(says, capsys.readouterr().err)
+        record = workflow.stop()
+        out, err = attached.communicate(timeout=60)
+        assert (attached.returncode, err.count("Traceback")) == (0, 0), out + err
+        assert f"{record['run']}: ended" in out
+        assert ": step 0 of" not in out + err  # it says where it is, though nothing is wanted
+    finally:
+        if attached is not None:
+            attached.kill()
+            attached.wait()
+        workflow.close()
+    assert record["status"] == "ok"
+    assert len(record["attached"]) == 8
+    for client in record["attached"]:
+        assert client["why"] in ("detached", "")
+        assert all(contract["ledger"]["closed"] for contract in client["contracts"]), client
+
+
+def test_attach_is_forbidden(tmp_path, leaves_nothing, capsys):
+    workflow = Plate.begin(tmp_path, ANALYSIS="", ATTACH=False)
+    try:
+        for words in (["attach"], ["peek", "-o", "t.nc"]):
+            command, *more = words
+            array = ["plate"] if more else []
+            assert main([command, str(workflow.root), *array, *more]) == 1
+            said = capsys.readouterr().err
+            assert "may not be attached to: its config has ATTACH = False" in said
+        record = workflow.stop()
+    finally:
+        workflow.close()
+    assert not record["attached"]
