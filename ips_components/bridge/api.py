@@ -181,12 +181,18 @@ class Bridge:
             shared=self._session.shared,
             rank=self.rank,
         )
-        self._attachments = Attachments(described, self.rank, self.size, lambda: self._steps.newest)
+        self._attachments = Attachments(
+            described,
+            self.rank,
+            self.size,
+            lambda: max(self._steps.newest, self._steps.first - 1),
+        )
         self._attached = self._attachments.active  # one object, so that a put asks it only
         with self._mailbox.lock:
             self._mailbox.on_attach = self._attachments.invite
             for message in self._mailbox.attached.values():
                 self._attachments.invite(message)
+        self._attachments.wait(agreed.awaited)
         _open_bridges.add(self)
 
     @property

@@ -35,6 +35,7 @@ from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact
 
 CLOSE_WITHIN = 2.0  # seconds that the end of a simulation waits for attached runs
+LAUNCH_WITHIN = 5.0  # seconds that a launch waits for the attached runs that it goes on with
 CONNECT_WITHIN = 5.0  # seconds that a receiver has before steps are dropped for it
 _FOR_EVER = 1e9  # seconds
 
@@ -135,7 +136,8 @@ class AttachedRun:
         ids: Any,
     ) -> None:
         """Report the wanted steps that this rank had put before it could put them here."""
-        passed = steps_below(out.wanted, step)
+        first = path.steps.first  # what was below is the account of earlier launches
+        passed = [each for each in steps_below(out.wanted, step) if each >= first]
         if not passed:
             return
         if out.by_id:
@@ -319,6 +321,8 @@ class Attachments:
         self.active: list[AttachedRun] = []
         self._described, self._rank, self._size, self._newest = described, rank, size, newest
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._over = 0  # runs that have ended
         self._runs: dict[str, AttachedRun] = {}
         self._closed = False
 
@@ -342,12 +346,23 @@ class Attachments:
     def _joined(self, run: AttachedRun) -> None:
         with self._lock:
             self.active.append(run)
+            self._changed.notify_all()
 
     def _ended(self, run: AttachedRun) -> None:
         with self._lock:
             self._runs.pop(run.run, None)
             if run in self.active:
                 self.active.remove(run)
+            self._over += 1
+            self._changed.notify_all()
+
+    def wait(self, n: int) -> None:
+        """Wait until so many runs take blocks, or have ended, for a bounded time.
+
+        A launch goes on with the attached runs of the one before from its first step on.
+        """
+        with self._lock:
+            self._changed.wait_for(lambda: len(self.active) + self._over >= n, LAUNCH_WITHIN)
 
     def put(
         self,

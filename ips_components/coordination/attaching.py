@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Any
 
+from ips_components.coordination import launches
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending
+from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.messages import (
     Amend,
     Attach,
@@ -29,7 +31,7 @@ from ips_components.coordination.messages import (
     Uninvite,
 )
 from ips_components.coordination.outbox import Outbox
-from ips_components.coordination.progress import Progress
+from ips_components.coordination.progress import Progress, position
 from ips_components.errors import ContractError, SimulationLost
 from ips_components.wire.contact import Contact
 
@@ -69,9 +71,19 @@ class Amendment:
             "why": self.why,
             "phase": state.phase if signed else "unsigned",
             "arrays": self.run.agreed.table() if signed else [],
+            "steps": self._steps() if signed else [],
             "ledger": state.record()["ledger"] if signed else {"closed": True, "arrays": {}},
             "notes": [fault.to_json() for fault in state.faults],
         }
+
+    def _steps(self) -> list[int]:
+        """Return the first and the last step that it asks for."""
+        bounds = [
+            array.spec.steps.step(t)
+            for array in self.run.agreed.arrays
+            for t in (array.cover.start[0], array.cover.stop[0] - 1)
+        ]
+        return [min(bounds), max(bounds)] if bounds else []
 
 
 @dataclass(slots=True)
@@ -181,7 +193,7 @@ class Attaching:
         client.heard = run.state.clock()
         return {
             **self._progress.progress(run),
-            "newest": run.state.newest_step,
+            "newest": position(run) - 1,
             "n_ranks": run.state.n_ranks,
             "detached": client.why if client.until is not None else None,
         }
@@ -194,6 +206,8 @@ class Attaching:
             raise ContractError(f"{call.name} is not attached any more: {client.why}")
         attached = self._find(Contact.from_bytes(call.contact).run)
         attached.main = run.state.run
+        if launches.is_under_way(run):
+            self._expect(attached, run.launches[-1])
         client.amendments[attached.state.run] = Amendment(attached, call.contact, run.state.clock())
         client.begun += 1
         over = [name for name, each in client.amendments.items() if each.until is not None]
@@ -204,20 +218,24 @@ class Attaching:
     async def ranks(self, run: CoordinatedRun, call: AwaitRanks) -> dict[int, int]:
         """Wait until all ranks have joined an attached run; the newest step that each has begun."""
 
-        def joined() -> bool:
+        main = self._find(run.main) if run.main else run
+
+        def joined() -> dict[int, int]:
             run.raise_if_failed()
-            self._raise_if_over(run)
+            self._raise_if_over(main)
+            if main.settings.get("launches") and not launches.is_under_way(main):
+                return {0: launches.next_step(main) - 1}  # the next launch begins with it
             n_ranks = run.state.n_ranks
             there = run.joined if call.joined else run.begun
-            return n_ranks is not None and len(there) >= n_ranks
+            return dict(run.begun) if n_ranks is not None and len(there) >= n_ranks else {}
 
-        await run.until(
+        found: dict[int, int] = await run.until(
             joined,
             call.timeout,
             f"the ranks to join ({len(run.begun)} of {run.state.n_ranks or 'an unknown number'} "
             "have)",
         )
-        return dict(run.begun)
+        return found
 
     async def end_amendment(self, run: CoordinatedRun, call: EndAmendment) -> None:
         """End an attached run; idempotent."""
@@ -228,6 +246,58 @@ class Attaching:
     async def detach(self, run: CoordinatedRun, call: Detach) -> None:
         """End all attached runs of a client; idempotent."""
         self._detach(run, self._client(run, call.name), call.why)
+
+    # -- launches ----------------------------------------------------------------------
+
+    def begin_launch(self, run: CoordinatedRun, record: LaunchRecord) -> None:
+        """Have the attached runs go on with the next launch, from its first step on."""
+        for each in self._open(run):
+            attached = each.run
+            try:
+                self._expect(attached, record)
+            except ContractError as error:
+                self._end(run, each, str(error))
+                continue
+            record.awaits += attached.state.phase == "running"
+            if attached.has_tasks:
+                self._ending.give_up_passed(attached, record.first_step)
+
+    def _expect(self, attached: CoordinatedRun, launch: LaunchRecord) -> None:
+        """Have the receivers of an attached run expect the ranks of a launch."""
+        record = LaunchRecord(launch.number, launch.first_step, launch.size, launch.began)
+        launches.expect(attached, record)
+        self._outbox.send(attached, record.message(attached.settings.get("launches", {})))
+        attached.notify()
+
+    def end_launch(self, run: CoordinatedRun, record: LaunchRecord) -> None:
+        """A launch has ended, and with it the part of its ranks in the attached runs."""
+        for each in self._open(run):
+            attached = each.run
+            if not launches.is_under_way(attached):
+                continue
+            for rank in attached.state.missing_goodbyes:
+                attached.state.rank_lost(rank, f"launch {record.number} has ended")
+            attached.launches[-1].ok = record.ok
+            attached.notify()
+
+    def close(self, run: CoordinatedRun) -> None:
+        """Nothing is launched any more."""
+        for each in self._open(run):
+            self._close(each.run)
+
+    def _close(self, attached: CoordinatedRun) -> None:
+        """Let an attached run end with its launch; with none under way, end it."""
+        if attached.closed or not attached.settings.get("launches"):
+            return
+        attached.closed = True
+        if not launches.is_under_way(attached) and not attached.over:
+            self._ending.ranks_closed(attached)
+
+    @staticmethod
+    def _open(run: CoordinatedRun) -> list[Amendment]:
+        """Return the attached runs that have not ended."""
+        every = [each for client in run.attached.values() for each in client.amendments.values()]
+        return [each for each in every if each.until is None and not each.run.over]
 
     # -- clients that go without a word ------------------------------------------------
 
@@ -243,6 +313,9 @@ class Attaching:
         for each in run.attached.values():
             if each.until is None and now - each.heard > LEASE:
                 self._note_loss(run, each, f"no sign of life for {now - each.heard:.0f} s")
+                # A connection without an end would keep its results in the workers' memory.
+                if (stream := self._scheduler.client_comms.get(each.client)) is not None:
+                    stream.abort()
 
     def receiver_opened(self, run: CoordinatedRun, worker: str) -> None:
         """A receiver has opened: have it invite the ranks that connect to it first."""
@@ -268,8 +341,8 @@ class Attaching:
             )
 
     def _note_loss(self, run: CoordinatedRun, client: AttachedClient, why: str) -> None:
-        run.state.fault(f"attached client {client.name}", "lost", why)
-        self._detach(run, client, why)
+        logger.info("Attached client %s of run %s is lost: %s", client.name, run.state.run, why)
+        self._detach(run, client, f"lost: {why}")
 
     def _detach(self, run: CoordinatedRun, client: AttachedClient, why: str) -> None:
         if client.until is not None:
@@ -294,6 +367,7 @@ class Attaching:
             self._ending.fail(attached, "attached client", "left", why or "before its contract")
         else:
             attached.state.stop_reason = attached.state.stop_reason or why or "detached"
+            self._close(attached)
             self._outbox.send(attached, SendStop(attached.state.stop_reason))
         self._scheduler.loop.call_later(CLOSE_AFTER, self._ending.close_receivers, attached)
         attached.notify()

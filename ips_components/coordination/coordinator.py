@@ -12,7 +12,7 @@ and the IPS components call over Dask's own RPC; `messages` lists what they may 
 
 The state of a run is a `CoordinatedRun`; the services act on it, each using only those before it:
 `Outbox`, `Placer` (placement), `Ending` (success, failure, closing), `Membership` (receivers and
-ranks), `ChunkEvents`, `Progress`, `Stalls`, `AnalysisCalls`, `WorkflowCalls`, `Attaching`.
+ranks), `ChunkEvents`, `Progress`, `Stalls`, `AnalysisCalls`, `Attaching`, `WorkflowCalls`.
 
 Concurrency: everything here runs in the scheduler's event loop, without threads and locks. A
 handler of an event never waits; a call may, for a change of the run or its deadline.
@@ -107,7 +107,6 @@ class RunCoordinator(SchedulerPlugin):
         analysis = AnalysisCalls(
             tasks, outbox, placer, ending, self.chunk_events.observe, self._watch
         )
-        workflow = WorkflowCalls(self.scheduler, outbox, self._progress, ending, self._open_page)
         self._attaching = attaching = Attaching(
             self.scheduler,
             outbox,
@@ -116,6 +115,9 @@ class RunCoordinator(SchedulerPlugin):
             self._run,
             analysis.described,
             self._watch,
+        )
+        workflow = WorkflowCalls(
+            self.scheduler, outbox, self._progress, ending, attaching, self._open_page
         )
         self._events: dict[type[m.Event], EventHandler] = {
             m.ReceiverOpened: self._membership.receiver_opened,

@@ -19,7 +19,7 @@ from ips_components.coordination.messages import (
 )
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.placement import Placer
-from ips_components.errors import AnalyticsLost, SimulationLost
+from ips_components.errors import AnalyticsLost, SimulationLost, StepPassed
 from ips_components.model.contract import ArrayContract, Contract
 
 logger = logging.getLogger(__name__)
@@ -306,6 +306,22 @@ class Ending:
             )
 
         self._tasks.fail(keys, failure)
+
+    def give_up_passed(self, run: CoordinatedRun, first: int) -> None:
+        """Err the chunks all steps of which are below the first one that is still to come."""
+        arrays = {array.name: array for array in run.agreed.arrays}
+
+        def last_of(key: Any) -> int:
+            array = arrays[key[0]]
+            return array.spec.steps.step(array.layout.bounds(0, key[1])[1] - 1)
+
+        def failure(key: Any) -> StepPassed:
+            array = arrays[key[0]]
+            where = describe_chunk(array, array.layout.ravel(key[1:]))
+            return StepPassed(f"array {array.spec.name!r}, {where}: passed before it was asked for")
+
+        waiting = self._tasks.waiting(run.state.run)
+        self._tasks.fail([key for key in waiting if last_of(key) < first], failure)
 
     # -- after the end -----------------------------------------------------------------
 

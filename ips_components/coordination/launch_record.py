@@ -22,6 +22,7 @@ class LaunchRecord:
         self.group = group  # tasks of one pool, each of which may be one of the ranks
         self.members = 1  # tasks that have begun it
         self.left = 0  # tasks that have ended
+        self.awaits = 0  # contracts of attached clients that its ranks join before they put
         self.time: float | None = None  # of the driver's call
         self.last_step: int | None = None
         self.ok: bool | None = None
@@ -30,7 +31,8 @@ class LaunchRecord:
 
     def message(self, launches: Mapping[str, Any]) -> ExpectLaunch:
         """What workers are sent, so that they expect its ranks."""
-        return ExpectLaunch(self.size, self.number, self.first_step, flags_of(launches))
+        flags = flags_of(launches) | min(self.awaits, ContractIs.MAX_AWAITED) << ContractIs.AWAITED
+        return ExpectLaunch(self.size, self.number, self.first_step, flags)
 
     def to_json(self) -> dict[str, Any]:
         return {

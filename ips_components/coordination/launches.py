@@ -66,24 +66,36 @@ def begin(run: CoordinatedRun, size: int, group: str = "") -> LaunchRecord:
             "launched again only when its program has ended"
         )
     settings = run.settings.get("launches", {})
-    if run.contract is not None and before is not None and before.size != size:
-        rows = [a.spec for a in run.contract.arrays if a.spec.ragged or a.spec.ids]
-        if rows:
-            kind = "ragged" if rows[0].ragged else "indexed by ids"
-            raise ContractError(
-                f"array {rows[0].name!r} is {kind}: every launch must have as many ranks as the "
-                f"first, {before.size}, got {size}"
-            )
     if before is None:
         number, first = int(settings.get("first_launch", 0)), int(settings.get("first_step", 0))
     elif before.ok:
         number, first = before.number + 1, next_step(run)
     else:  # the same again: what had been delivered stays
         number, first = before.number, before.first_step
-    record = LaunchRecord(number, first, size, state.clock(), group)
+    return expect(run, LaunchRecord(number, first, size, state.clock(), group))
+
+
+def expect(run: CoordinatedRun, record: LaunchRecord) -> LaunchRecord:
+    """Expect the ranks of a launch, and none of the one before.
+
+    Raises
+    ------
+    ContractError
+        When the run cannot take ranks of another number.
+    """
+    before = run.launches[-1] if run.launches else None
+    if run.contract is not None and before is not None and before.size != record.size:
+        rows = [a.spec for a in run.contract.arrays if a.spec.ragged or a.spec.ids]
+        if rows:
+            kind = "ragged" if rows[0].ragged else "indexed by ids"
+            raise ContractError(
+                f"array {rows[0].name!r} is {kind}: every launch must have as many ranks as the "
+                f"first, {before.size}, got {record.size}"
+            )
     run.launches.append(record)
-    state.begin_launch(size)
+    run.state.begin_launch(record.size)
     run.joined.clear()
+    run.begun.clear()
     run.blocks.clear()
     run.flushing.clear()
     run.flushed = run.idle = False

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ips_components.coordination import launches
+from ips_components.coordination.attaching import Attaching
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending
 from ips_components.coordination.live_page import LivePage
@@ -51,6 +52,7 @@ class WorkflowCalls:
     outbox : Outbox
     progress : Progress
     ending : Ending
+    attaching : Attaching
     open_page : callable
         ``open_page(run, call)`` opens the live page.
     """
@@ -61,8 +63,10 @@ class WorkflowCalls:
         outbox: Outbox,
         progress: Progress,
         ending: Ending,
+        attaching: Attaching,
         open_page: Callable[[CoordinatedRun, OpenLivePage], LivePage],
     ) -> None:
+        self._attaching = attaching
         self._scheduler = scheduler
         self._outbox = outbox
         self._progress = progress
@@ -91,6 +95,7 @@ class WorkflowCalls:
         if record is None:
             record = launches.begin(run, call.size, call.group)
             record.time = call.time
+            self._attaching.begin_launch(run, record)  # first: workers answer in this order
             run.notify()
             run.expecting = set(run.workers)
             self._outbox.send(run, record.message(run.settings.get("launches", {})))
@@ -120,6 +125,7 @@ class WorkflowCalls:
                     "the ranks to close their bridges",
                 )
         wrong = launches.end(run, call.launch, call.ok)
+        self._attaching.end_launch(run, run.launches[-1])
         run.notify()
         if wrong:
             self._ending.fail(run, "simulation", "ended wrongly", wrong)
@@ -133,6 +139,7 @@ class WorkflowCalls:
         if run.closed or not run.settings.get("launches"):
             return
         run.closed = True
+        self._attaching.close(run)
         if not run.launches:
             why = "no launch has begun in this run"
             self._ending.fail(run, "simulation", "was never launched", why)

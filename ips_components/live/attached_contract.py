@@ -90,6 +90,9 @@ class AttachedContract:
             When receivers or ranks do not come in time.
         """
         facts = self._facts
+        launches = facts.get("launches", {})
+        if launches:  # ranks put with the steps of the run
+            launches = {**launches, "renumber": False}
         settings = RunSettings(
             run=self.attached,
             token=new_token(),
@@ -100,6 +103,7 @@ class AttachedContract:
             lanes=tuple(facts["lanes"]),
             security=facts["security"],
             simulation=facts["simulation"],
+            launches=launches,
             replay_steps=1,
             memory_share=MEMORY_SHARE,
         )

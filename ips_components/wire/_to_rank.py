@@ -55,7 +55,8 @@ class ContractIs(Message):
     """The contract of the run, with the endpoints that it names by ordinal, for one launch.
 
     ``first_step`` is the step at which the launch goes on; ``launch_flags`` say whether other
-    launches put into the same arrays, and whether ranks count from 0 at every launch.
+    launches put into the same arrays, whether ranks count from 0 at every launch, and from bit
+    `AWAITED` on how many attached runs a rank joins before it puts, for a bounded time.
     """
 
     digest: bytes
@@ -69,6 +70,13 @@ class ContractIs(Message):
     MAX_BODY: ClassVar[int] = 256 << 20
     MANY_LAUNCHES: ClassVar[int] = 1
     RENUMBER: ClassVar[int] = 2
+    AWAITED: ClassVar[int] = 8
+    MAX_AWAITED: ClassVar[int] = 255
+
+    @property
+    def awaited(self) -> int:
+        """Attached runs that a rank joins before it puts."""
+        return self.launch_flags >> self.AWAITED & self.MAX_AWAITED
 
     def pack(self) -> bytes:
         endpoints = pack_endpoints(self.endpoints)

@@ -61,7 +61,8 @@ message    op body
 Welcome    32 last seq u64, ordinal u32, heartbeat u32 (ms), silence u32 (ms), zero u32
 ContractIs 33 digest 32s, endpoints length u32, contract length u32, endpoints, contract,
               first step i64, launch u32, flags u32 (1: other launches of the simulation put into
-              the same arrays, 2: ranks count their steps from 0 at every launch)
+              the same arrays, 2: ranks count their steps from 0 at every launch; bits 8 to 15: how
+              many attached runs a rank joins before it puts, for a bounded time)
 Credit     34 chunk rows u64: pieces of chunk rows below it are welcome
 Resend     35 chunk u64: send your part of it (again)
 Ack        36 seq u64: all messages up to it were taken

@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from c_ranks import LIBRARY, Rank, RankError, agree, coupling, join_all
+from test_both_attached import attached, put_until
 
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.wire.messages import ContractIs
+from ips_components.wire.messages import ContractIs, Dropped
 
 PYTHON = [sys.executable, str(Path(__file__).with_name("remote_python.py"))]
 MANY, RENUMBER = ContractIs.MANY_LAUNCHES, ContractIs.MANY_LAUNCHES | ContractIs.RENUMBER
@@ -163,3 +165,47 @@ def test_a_program_goes_on_in_its_second_launch(built, sinks, tmp_path, language
         for step in (2, 3):
             np.testing.assert_array_equal(sink.chunks[0, step][0], 100 * step + np.arange(6))
         assert sink.times == [(0, 2, 0.75), (0, 3, 1.0)]
+
+
+@pytest.mark.parametrize("renumber", [True, False])
+def test_an_attached_run_gets_all_steps_of_the_next_launch(start, sinks, tmp_path, renumber):
+    """A client has attached in the first launch."""
+    spec = replace(SPEC, steps=StepAxis(count=5000))
+    sink, other = sinks(2)
+    flags = RENUMBER if renumber else MANY
+    with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
+        receiver.begin_launch(1, 0, 0, flags)
+        (rank,) = launch(start, contact, tmp_path, 1)
+        rank("put", "t", 0, "C")
+        with attached(receiver, other, spec) as (own, _):
+            own.begin_launch(1, 0, 0, MANY)
+            first = put_until(rank, lambda: other.chunks, 1)
+            close([rank])
+            other.wait(lambda: 0 in other.byes)
+            own.begin_launch(1, 1, first, MANY)
+            receiver.begin_launch(1, 1, first, flags | 1 << ContractIs.AWAITED)
+            (rank,) = launch(start, contact, tmp_path, 1)
+            assert [each.step for each in other.hellos if each.asks][-1] == first - 1
+            for step in range(5):
+                rank("put", "t", step if renumber else first + step, "C")
+                # What a rank in C puts may leave it in the next call.
+                other.wait(lambda step=step: not step or (0, first + step - 1) in other.chunks)
+            close([rank])
+        came, missed = ({chunk for _, chunk, *_ in each} for each in (other.chunks, other.missed))
+        assert not came & missed
+        assert came | missed == set(range(first + 5))
+        passed = [chunk for _, chunk, _, why in other.missed if why == Dropped.WHY_PASSED]
+        assert max(passed, default=-1) < first in came  # from the first step on
+
+
+def test_a_launch_does_not_wait_for_ever_for_an_attached_run(start, sinks, tmp_path):
+    """Its receivers are there, but no contract comes."""
+    sink, other = sinks(2)
+    with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
+        receiver.begin_launch(1, 1, 2, MANY | 2 << ContractIs.AWAITED)
+        with attached(receiver, other):
+            (rank,) = launch(start, contact, tmp_path, 1)
+            rank("put", "t", 2, "C")
+            rank("put", "t", 3, "C")
+            close([rank])
+        assert sorted(chunk for _, chunk in sink.chunks) == [2, 3]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from attached_runs import EARLY, SteppingRun, attached_client, whole
-from coupled_processes import Peer, fork_server, series
+from coupled_processes import Peer, Proxy, fork_server, series
 
 import ips_components
 from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import IPSComponentsError, SimulationLost
+from ips_components.wire import contact as contacts
 
 pytestmark = pytest.mark.deaths
 
@@ -40,9 +42,9 @@ def begin(tmp_path):
 def client(tmp_path):
     made = []
 
-    def start(pauses):
+    def start(pauses, where=""):
         log = str(tmp_path / "client.log")
-        made.append(Peer("client", attached_client, log, str(tmp_path), pauses))
+        made.append(Peer("client", attached_client, log, str(tmp_path / where), pauses))
         return made[-1]
 
     yield start
@@ -84,6 +86,42 @@ def test_client_stopped_holds_up_nobody(begin, client):
         first = int(live.latest("t")["time"])
         assert int(live.latest("t")["time"]) > first
     went_well(run)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["stopped", "network"])
+def test_client_out_of_reach_is_given_up(begin, client, tmp_path, how):
+    """Its connection has no end that anybody sees: what it has asked for is dropped in a while."""
+    run, proxy = begin(), Proxy()
+    try:
+        contact = contacts.read(run.contact)
+        proxy.target = int(contact.scheduler.rpartition(":")[2])
+        through = replace(contact, scheduler=f"tcp://127.0.0.1:{proxy.port}")
+        contacts.write(tmp_path / "through.json", through)
+        one = client(["watching"], "through.json")
+        one.reached("watching", 60)
+        clients = run.client.run_on_scheduler(_clients)
+        if how == "stopped":
+            one.kill(signal.SIGSTOP)
+        else:
+            proxy.freeze()
+        with ips_components.attach(run.contact) as live:
+            assert poll_until(
+                lambda: run.record()["attached"][0]["until"], Deadline(120), pause=0.2
+            )
+            newest = live.latest("t")
+            np.testing.assert_array_equal(newest, whole(int(newest["time"])))
+        lost = run.record()["attached"][0]
+        assert lost["why"].startswith("lost: no sign of life for ")
+        assert all(each["until"] for each in lost["contracts"])
+        assert len(run.client.run_on_scheduler(_clients)) < len(clients)
+        went_well(run)
+    finally:
+        proxy.close()
+
+
+def _clients(dask_scheduler):
+    return [each for each in dask_scheduler.clients if each.startswith("Client-attached")]
 
 
 def test_worker_killed_while_a_client_watches(begin):

@@ -11,7 +11,11 @@ from test_coordinator import Tasks, hello, open_receiver, sign
 from ips_components.coordination.coordinator import RunCoordinator
 from ips_components.coordination.settings import DEADLINES
 from ips_components.errors import ContractError, DeadlineExceeded
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.model.step_times import StepTimes
+from ips_components.wire.contact import Contact
+from ips_components.wire.messages import ContractIs
 
 
 @pytest.fixture
@@ -146,5 +150,91 @@ def test_a_driver_that_leaves_its_loop_early_is_named_the_remedy(coordinator):
         cause = coordinator.runs["r"].state.fatal.cause
         assert ", in launch 0, and was then finalized" in cause
         assert "AT_MOST = True" in cause
+
+    asyncio.run(work())
+
+
+async def attach(coordinator):
+    """A client attaches and opens a contract; the attached run."""
+    run = coordinator.runs["r"]
+    run.state.attempts, run.settings["token"], run.settings["arrays"] = 1, "t", [{"name": "t"}]
+    await coordinator.call("attach", "r", token="t", name="me", client_id="c1")
+    endpoint = {"ordinal": 0, "host": "127.0.0.1", "port": 1, "hostname": "node1"}
+    coordinator.event("a", "open", "r~1", endpoint=endpoint)
+    attached = coordinator.runs["r~1"]
+    attached.settings = {"deadlines": DEADLINES, "launches": {"many": True, "renumber": False}}
+    await coordinator.call(
+        "amend", "r", name="me", contact=Contact("r~1", "ab" * 32, ()).to_bytes()
+    )
+    return attached
+
+
+async def ask_for(coordinator, *steps):
+    """Sign a contract of an attached run, over these steps."""
+    spec = ArraySpec("t", "<f8", (8,), StepAxis(steps[0], 1, len(steps)))
+    agreed = Contract("r~1", (ArrayContract.agree(spec, run="r~1", receivers=(0,)),))
+    await coordinator.call("contract", "r~1", blob=agreed.to_bytes())
+    await coordinator.call("committed", "r~1", keys=[], timeout=1.0)
+    return agreed.arrays[0]
+
+
+def sent_launches(coordinator, run):
+    sent = coordinator.scheduler.stream_comms["a"].sent
+    return [each for each in sent if each["action"] == "launch" and each["run"] == run]
+
+
+def test_an_attached_run_goes_on_with_the_next_launch(coordinator):
+    """From its first step on: ranks wait for it; what has passed errs, what is to come waits."""
+    failed = []
+    coordinator.tasks.fail = lambda keys, failure: failed.extend(
+        (key, failure(key)) for key in keys
+    )
+
+    async def work():
+        await sign(coordinator)
+        await (await begin(coordinator))
+        attached = await attach(coordinator)
+        hello(coordinator, 0, size=1, asks=True)
+        assert [each["launch"] for each in sent_launches(coordinator, "r~1")] == [0]
+        leave(coordinator, 0, 1)
+        await end(coordinator, 0)
+        assert attached.launches[-1].ok
+        coordinator.tasks.declared = set()  # those of the first contract
+        array = await ask_for(coordinator, 1, 2, 3, 4)
+        ranks = await coordinator.call("ranks", "r~1", timeout=1.0)
+        assert ranks == {0: 1}  # between launches: the next one begins at step 2
+        await (await begin(coordinator))
+        (mine,) = sent_launches(coordinator, "r~1")[1:]
+        assert (mine["launch"], mine["first_step"]) == (1, 2)
+        own = sent_launches(coordinator, "r")[-1]
+        assert own["flags"] >> ContractIs.AWAITED == 1
+        sent = coordinator.scheduler.stream_comms["a"].sent
+        assert sent.index(mine) < sent.index(own)
+        assert [key for key, _ in failed] == [array.key(0)]
+        assert "step 1" in str(failed[0][1])
+        assert not attached.over
+        await coordinator.call("end_simulation", "r")
+        assert attached.closed
+
+    asyncio.run(work())
+
+
+def test_an_attached_run_that_cannot_go_on_ends_alone(coordinator):
+    """An array by rows needs as many ranks in each launch."""
+
+    async def work():
+        await sign(coordinator)
+        await (await begin(coordinator))
+        attached = await attach(coordinator)
+        spec = ArraySpec("t", "<f8", (-1, 2), StepAxis(0, 1, 9), ragged=True)
+        agreed = Contract("r~1", (ArrayContract.agree(spec, run="r~1", receivers=(0,)),))
+        hello(coordinator, 0, size=1, asks=True)
+        leave(coordinator, 0, 1)
+        await end(coordinator, 0)
+        await coordinator.call("contract", "r~1", blob=agreed.to_bytes())
+        assert await (await begin(coordinator, size=2)) == (1, 2)
+        (amendment,) = coordinator.runs["r"].attached["me"].amendments.values()
+        assert "every launch must have as many ranks" in amendment.why
+        assert attached.over
 
     asyncio.run(work())

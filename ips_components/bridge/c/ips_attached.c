@@ -11,6 +11,9 @@
 /* seconds that the end of a simulation waits for attached runs */
 static const double CLOSE_WITHIN = 2.0;
 
+/* seconds that a launch waits for the attached runs that it goes on with */
+static const double LAUNCH_WITHIN = 5.0;
+
 /* ns from a welcome to the first credit */
 static const int64_t CREDIT_GRACE = 50000000;
 
@@ -255,6 +258,25 @@ void ipsb_attached_progress(ips_bridge *b)
     }
 }
 
+static void wait_for(ips_bridge *b, int n)
+{
+    int64_t deadline = in_seconds(LAUNCH_WITHIN);
+    int seen, over = 0;
+    do {
+        int before = 0, after = 0, active = 0;
+        ipsb_progress(&b->links, ipsb_now() + 1000000);
+        for (const attached *t = b->attached; t; t = t->next)
+            before++;
+        ipsb_attached_progress(b);
+        for (const attached *t = b->attached; t; t = t->next) {
+            after++;
+            active += t->stage == ACTIVE;
+        }
+        over += before - after;
+        seen = active + over;
+    } while (seen < n && ipsb_now() < deadline);
+}
+
 /* ---- Putting ----------------------------------------------------------------------------------- */
 
 /* The array of an attached run that takes a put; NULL: none. */
@@ -281,6 +303,8 @@ static void note_passed(array *a, int64_t step, plan *p, id_plan *ids)
         for (int64_t n = 0, s = w->start; n < w->count && s < step; n++, s += w->step) {
             put_request o = {.a = a, .step = s, .t = ipsb_time_index(a->contract, s), .plan = p,
                              .ids = ids};
+            if (s < b->first_step) /* which is the account of earlier launches */
+                continue;
             if (!ipsb_find_pieces(b, &o))
                 return;
             for (size_t j = 0; j < b->pieces.n; j++) {
@@ -374,6 +398,7 @@ static void rewind_all(ips_bridge *b, int64_t step)
 const attached_calls ipsb_attached_calls = {
     .attach = attach,
     .progress = ipsb_attached_progress,
+    .wait = wait_for,
     .put_block = put_block,
     .put_rows = put_rows,
     .put_parts = put_parts,

@@ -272,6 +272,8 @@ static int take_contract(ips_bridge *b, const uint8_t *body, uint64_t length)
     b->first_step = m.step;
     b->launch = m.ordinal;
     b->many_launches = m.launch_flags & LAUNCH_MANY;
+    b->newest = m.step - 1;
+    b->awaited = (int)(m.launch_flags >> LAUNCH_AWAITED & LAUNCH_MAX_AWAITED);
     b->shift = m.launch_flags & LAUNCH_RENUMBER ? m.step : 0;
     wrong = ipsb_contract_parse(&b->contract, m.contract, m.contract_length);
     if (wrong)
@@ -352,6 +354,8 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
     if (!b->links.lost[0] && (code = connect_any(b, true, &b->links.home)))
         return code;
     b->joined = b->links.joined = true;
+    if (b->awaited && b->attached_calls)
+        b->attached_calls->wait(b, b->awaited);
     return IPS_BRIDGE_OK;
 }
 

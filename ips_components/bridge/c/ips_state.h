@@ -15,6 +15,8 @@ typedef struct attached_calls {
     bool (*attach)(ips_bridge *b, const uint8_t *contact, size_t length);
     /* Move all of them: connect, take contracts, leave. */
     void (*progress)(ips_bridge *b);
+    /* Wait until so many of them take blocks, or have ended, for a bounded time. */
+    void (*wait)(ips_bridge *b, int n);
     /* Put a block, or rows, into all of them. `before`: the newest step before this put. */
     void (*put_block)(const array *a, int64_t step, int64_t before, const void *cells,
                       const int64_t *offset, const int64_t *extent, const int64_t *strides);
@@ -66,6 +68,7 @@ struct ips_bridge {
     int64_t timed; /* the last step whose physical time was said */
     uint64_t waited_ns;
     int64_t newest; /* step of the run that was put; -1 before any */
+    int awaited;        /* attached runs that the launch goes on with */
     attached *attached; /* further contracts, see ips_attached.h; nearly always NULL */
     const attached_calls *attached_calls; /* NULL: this is the bridge of an attached run */
     bool attached_run; /* this is the bridge of one: it never waits */

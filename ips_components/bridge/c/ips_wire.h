@@ -68,7 +68,7 @@ typedef struct header {
     uint64_t data;
 } header;
 
-enum { LAUNCH_MANY = 1, LAUNCH_RENUMBER = 2 };
+enum { LAUNCH_MANY = 1, LAUNCH_RENUMBER = 2, LAUNCH_AWAITED = 8, LAUNCH_MAX_AWAITED = 255 };
 
 /* A message from a receiver. Pointers lead into its body; lengths are checked. */
 typedef struct message {
