@@ -276,7 +276,7 @@ def moment(model: Model, field: str) -> da.Array:
 
 
 def counted(model: Model) -> da.Array:
-    """Give the number of samples, where nobody knows it before they have come."""
+    """Return the number of samples, which is not known before they have come."""
     name = f"ipca-count-{model.token}"
     portion, _ = _sources(model, 0)
     task = Task((name,), kernels.count_of, portion)

@@ -493,7 +493,7 @@ class Run:
         return outcome
 
     def _times(self) -> TimesOf | None:
-        """Return what tells the physical times of steps; None if the coordinator is lost."""
+        """Return the function from steps to physical times; None if the coordinator is lost."""
         try:
             known = {run: each.times() for run, each in self._coordinators.items()}
         except Exception as error:  # results are worth more than their coordinates

@@ -280,7 +280,7 @@ class Bridge:
     def _blocks_of(
         self, out: OutgoingArray, step: int, levels: Any, places: Any
     ) -> tuple[Any, Any] | None:
-        """Return levels and places of blocks; None for an array that nobody knows."""
+        """Return levels and places of blocks; None for an unknown array."""
         if out.spec is None:
             return None
         if not out.levels or table_name(out.name) not in self._arrays:

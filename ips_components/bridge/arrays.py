@@ -219,7 +219,7 @@ class Array:
 
 
 def whole_ids(array: str, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return ids as 64-bit integers that belong to nobody else.
+    """Return ids as 64-bit integers, a copy of the caller's.
 
     Raises
     ------

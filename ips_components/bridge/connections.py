@@ -211,7 +211,7 @@ class Connections:
             connection.pump()
 
     def goodbye_answered(self) -> bool:
-        """Tell whether all have answered the goodbye that were sent it and can still be heard."""
+        """Return whether all connected receivers that were sent a goodbye have answered it."""
         answered = self._mailbox.goodbyes_answered
         return self._deaf or all(c.ordinal in answered for c in self.open() if c.goodbye_sent)
 

@@ -494,7 +494,7 @@ class Delivery:
         return {array: (len(of), nbytes[array]) for array, of in slots.items()}
 
     def write_off(self) -> None:
-        """Move what nobody took from delivered to lost."""
+        """Move what no receiver took from delivered to lost."""
         for ordinal, (blocks, nbytes) in self.untaken().items():
             out = self.arrays[ordinal]
             blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)

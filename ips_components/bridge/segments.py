@@ -51,7 +51,7 @@ class Segment:
         self.fd = fd
         self.number = next(_numbers)
         self.memory = mapping.shared(fd, size, writable=True)
-        # After this mapping nobody can make another writable one, or change the size.
+        # After this mapping no process can make another writable one, or change the size.
         seals = _SEAL | _SHRINK | _GROW
         try:
             fcntl.fcntl(fd, F_ADD_SEALS, seals | _FUTURE_WRITE)
@@ -71,7 +71,7 @@ class Segment:
         return None
 
     def give_back(self, offset: int, size: int, reuse: bool) -> None:
-        """End the use of a part, which nobody reads if it may be used again."""
+        """End the use of a part, which has no readers if it may be used again."""
         self.slots -= 1
         if not reuse:
             self.given_up = True
@@ -144,7 +144,7 @@ class Segments:
         return None
 
     def give_back(self, segment: Segment, offset: int, size: int, reuse: bool = True) -> None:
-        """End the use of a part; ``reuse`` if nobody reads it."""
+        """End the use of a part; ``reuse`` if it has no readers."""
         segment.give_back(offset, size, reuse)
         if not segment.slots:
             self._segments.remove(segment)

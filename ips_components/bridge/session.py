@@ -124,7 +124,7 @@ def ask_contract(
     step
         The newest step that this rank has begun, where the run is an attached one.
     given_up
-        Tells, whenever something has changed and now and then, whether the wait is over.
+        Called whenever something has changed, and now and then: whether the wait is over.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
 
 
 def runs_alone(path: str | os.PathLike[str] | None, alone: bool) -> bool:
-    """Tell whether there is no contact file, and the program shall run without one."""
+    """Return whether there is no contact file, and the program shall run without one."""
     if path or os.environ.get(contacts.ENVIRONMENT):
         return False
     return alone or os.environ.get(ALONE, "0") not in ("", "0")

@@ -122,7 +122,7 @@ def _texts(name: str, language: str) -> dict[str, str]:
 
 
 def _ask() -> str:
-    """Ask for the language where somebody can answer."""
+    """Ask for the language on a terminal."""
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         return "python"
     while True:

@@ -113,7 +113,7 @@ class Dashboard(SchedulerPlugin):
 
 
 class _TokenRouter(Router):
-    """Lets nobody see, without the token, that there is anything."""
+    """Answers as an empty server to requests without the token."""
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._dashboard = dashboard

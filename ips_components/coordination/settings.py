@@ -115,7 +115,7 @@ class RunSettings:
         time at which the first launch begins, None where it is not known.
     times
         Physical times of the steps of a simulation that is launched once, as
-        `model.step_times.StepTimes` tells them.
+        `model.step_times.StepTimes` has them.
     leave_out
         Whether a failure of the simulation leaves it out of the run, instead of failing the run.
     partners

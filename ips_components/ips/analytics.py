@@ -329,7 +329,7 @@ class Analytics(Component):
             cause = file.read_text()
             file.unlink()
         conclusion = self._conclusion(pool)
-        with suppress(Exception):  # a pool that is lost knows nothing any more
+        with suppress(Exception):  # a pool that is lost has no record any more
             conclusion.records = {COORDINATOR: self._coordinator_record(pool)}
         conclusion.records = conclusion.records or {COORDINATOR: {}}
         conclusion.write(AnalyticsFailed(cause))
@@ -481,7 +481,7 @@ class Analytics(Component):
 
     def _keep_coordinator_record(self, pool: AnalyticsPool) -> None:
         """Keep what the coordinator knows, for the record of the run."""
-        with suppress(Exception):  # a pool that is lost knows nothing any more
+        with suppress(Exception):  # a pool that is lost has no record any more
             whole = self._coordinator_record(pool)
             self._records.write(COORDINATOR, whole)
             fatal = whole["fatal"] or {}

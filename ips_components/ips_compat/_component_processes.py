@@ -19,7 +19,7 @@ from ips_components.ips_compat._ips import Framework
 from ips_components.ips_compat._queues import PollingQueue
 
 _OWN_END = 1.0
-"""Seconds for components that were told to end, and for what they have logged to be written."""
+"""Seconds for components that were asked to end, and for what they have logged to be written."""
 _TERMINATION = 6.0
 _STOPPED_LIMIT = 30.0
 _KILLED_LIMIT = 5.0
@@ -123,7 +123,7 @@ class ComponentProcesses:
     # --- the end ------------------------------------------------------------------------------
 
     def wait_for_own_end(self) -> None:
-        """Wait until components that were told to end have, and their log is written.
+        """Wait until components that were asked to end have ended, and their log is written.
 
         IPS sleeps a second instead.
         """
@@ -169,7 +169,7 @@ class ComponentProcesses:
             process.join(_KILLED_LIMIT)
 
     def forget_messages(self, components: Iterable[Any]) -> None:
-        """Let this process exit although nobody reads what was sent to dead components."""
+        """Let this process exit although dead components do not read what was sent to them."""
         for component_id in components:
             for name in ("invocation_q", "svc_response_q"):
                 messages = self._framework.comp_registry.getComponentArtifact(component_id, name)

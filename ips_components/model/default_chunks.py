@@ -1,4 +1,4 @@
-"""How many steps a chunk has, and into how many parts space is cut, where nobody says so.
+"""How many steps a chunk has, and into how many parts space is cut, by default.
 
 A chunk costs the scheduler and the worker about the same whatever its size, so that several small
 steps go into one chunk, where the analysis cannot notice that they come together. A large step is

@@ -60,7 +60,7 @@ def sides(halo: Any, ndim: int) -> Sides:
 
 
 def owners(shared: Any, ndim: int) -> tuple[str, ...]:
-    """Return who owns shared points, per dimension: ``"low"``, ``"high"``, or ``""`` for nobody.
+    """Return who owns shared points, per dimension: ``"low"``, ``"high"``, or ``""`` for neither.
 
     Raises
     ------

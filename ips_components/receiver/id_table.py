@@ -1,4 +1,4 @@
-"""Chunks of an array that is indexed by ids: who put which id, and what nobody put."""
+"""Chunks of an array that is indexed by ids: which rank put which id, and which ids no rank put."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ class IdTable:
             raise ProtocolError(f"{self._where(time)}: rank {rank} sent positions out of order")
         before = owners[at]
         if (before == _NOT_WANTED).any():
-            raise ProtocolError(f"{self._where(time)}: rank {rank} sent ids that nobody wants")
+            raise ProtocolError(
+                f"{self._where(time)}: rank {rank} sent ids that are not in the contract"
+            )
         others = (before != _NOBODY) & (before != rank)
         rule = self.contract.spec.ids
         if rule == "unique" and others.any():

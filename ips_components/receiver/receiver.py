@@ -369,7 +369,7 @@ class Receiver:
         self._peers.publish(m.Attach(contact))
 
     def detach(self, run: str) -> None:
-        """Tell ranks that connect later nothing of an attached run any more."""
+        """Stop inviting ranks that connect later to an attached run."""
         self._peers.forget(run)
 
     def release_ranks(self) -> None:

@@ -1,4 +1,4 @@
-"""What connections tell their receiver: ranks that come, their control messages, and errors."""
+"""What connections report to their receiver: ranks that come, their control messages, errors."""
 
 from __future__ import annotations
 

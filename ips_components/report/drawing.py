@@ -114,7 +114,7 @@ def main() -> None:
     reading = threading.Thread(target=_read_libraries)
     reading.start()
     line = sys.stdin.readline()
-    if not line or os.getppid() != parent:  # nobody waits any more
+    if not line or os.getppid() != parent:  # no process waits any more
         os._exit(0)
     reading.join()
     request = json.loads(line)

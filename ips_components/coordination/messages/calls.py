@@ -212,7 +212,7 @@ class TakePublished(Call):
 
 @dataclass(frozen=True, slots=True)
 class GetTimes(Call):
-    """Physical times of the steps that have come, as `model.step_times.StepTimes` tells them."""
+    """Physical times of the steps that have come, from `model.step_times.StepTimes`."""
 
     NAME: ClassVar[str] = "times"
 
