@@ -41,6 +41,33 @@ def test_ips_refuses_at_once(workflow, old, new, said):
 OURS = {"MODULE": "ips_components.simulation", "NAME": "Simulation", "EXECUTABLE": "/bin/true"}
 
 
+def test_a_truly_unset_pwd_is_named_with_the_remedy(workflow):
+    """By the command; IPS reads the whole file before it loads any component, and says PWD."""
+    flow = workflow(WORKER={"INPUT_DIR": "$PWD"})
+    flow.write()
+    unset = {name: value for name, value in os.environ.items() if name != "PWD"}
+
+    def run(*command):
+        return subprocess.run(
+            [BIN / command[0], *command[1:], "--config", "test.config", "--platform", "test.conf"],
+            cwd=flow.directory,
+            env={**unset, "PYTHONPATH": str(PARTS)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+
+    checked = run("ips-components", "check")
+    assert checked.returncode == 1, checked.stdout
+    for part in ("test.config", "[WORKER] INPUT_DIR", '"PWD"', "export PWD"):
+        assert part in checked.stdout
+    assert "Traceback" not in checked.stdout
+    started = run("ips.py")
+    assert started.returncode == 1
+    assert 'missing option "PWD"' in started.stdout
+
+
 def test_all_problems_are_told_at_once(workflow):
     ours = {**OURS, "NPROC": "one", "INPUT_FILES": "missing.dat"}
     ended = workflow(OTHER=ours, top={"SIM_ROOT": "run"}).run(30)
