@@ -26,6 +26,7 @@ def write_pages(docs: Path) -> None:
         "c.md": "\n".join(c_lines(ROOT / "ips_components" / "bridge" / "c")) + "\n",
         "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
         "whole_run.md": "\n".join(whole_run_lines(ROOT / "benchmarks" / "results")) + "\n",
+        "startup.md": "\n".join(startup_lines(ROOT / "benchmarks" / "results")) + "\n",
         **dict(measured.pages(ROOT / "benchmarks" / "results", folder)),
     }
     for name, text in pages.items():
@@ -87,6 +88,30 @@ def whole_run_lines(results: Path) -> Iterator[str]:
         "Medians; ratios are formed turn by turn. The row *nothing* is start and end with next to "
         "no data."
     )
+
+
+def startup_lines(results: Path) -> Iterator[str]:
+    """The results of `benchmarks.startup` as a table with its goals."""
+    path = results / "startup.json"
+    if not path.exists():
+        yield "No results are stored with this version (`python -m benchmarks startup`)."
+        return
+    document = json.loads(path.read_text(encoding="utf-8"))
+    bare, job = (document["systems"][name]["wall"]["median"] for name in ("bare", "main job"))
+    yield "| | median | goal |"
+    yield "|---|---|---|"
+    yield f"| `LocalCluster` of two workers, and matplotlib imported | {bare:.1f} s | |"
+    yield f"| the main job | {job:.1f} s | |"
+    for name, meaning in (
+        ("overhead", "of it, all but the time from the first put to the last"),
+        ("overhead over bare", "the same over the first line"),
+        ("to the first put", "from the command to the first put"),
+        ("to the exit", "from the last step that was analysed to the exit"),
+    ):
+        found, goal = document["main job"][name]["median"], document["goals"][name]
+        unit = "" if "over bare" in name else " s"
+        reached = "" if found <= goal else ", **not reached**"
+        yield f"| {meaning} | {found:.2g}{unit} | {goal:g}{unit}{reached} |"
 
 
 def benchmark_lines(results: Path, pictures: Path | None = None) -> Iterator[str]:
