@@ -6,6 +6,8 @@ pool are launched one after another, in the order in which they open their bridg
 that they are ranks of one program (``Bridge(rank=1, size=4)``) are one launch.
 """
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -155,9 +157,13 @@ def connected(
 
 
 def connect(address: str, certificates: Mapping[str, str] | None, timeout: float) -> Any:
-    """Return a client of a scheduler, which is not the default one of this process."""
+    """Return a client of a scheduler, which is not the default one of this process.
+
+    It may outlive its scheduler: a driver may call finalize of the analytics first.
+    """
     from distributed import Client, Security
 
+    logging.getLogger("distributed.client").addFilter(_is_no_cancellation)
     security = None
     if certificates:
         known = Certificates(**certificates)
@@ -173,3 +179,8 @@ def connect(address: str, certificates: Mapping[str, str] | None, timeout: float
         set_as_default=False,
         **({"security": security} if security else {}),
     )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Leave out that a client was closed while it looked for a scheduler that has ended."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
