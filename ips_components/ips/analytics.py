@@ -323,6 +323,7 @@ class Analytics(Component):
         pool = self._pool
         if pool is None or self._attended or self._known.get("state") != OPEN:
             return
+        pool.withdraw()  # first: what follows may be cut short where the scheduler is gone
         file = pool.run_dir / ips_compat.CAUSE
         cause = f"the workflow ended before finalize of {pool.config.port} was called"
         with suppress(OSError):
@@ -333,7 +334,6 @@ class Analytics(Component):
             conclusion.records = {COORDINATOR: self._coordinator_record(pool)}
         conclusion.records = conclusion.records or {COORDINATOR: {}}
         conclusion.write(AnalyticsFailed(cause))
-        pool.withdraw()
 
     def terminate_pool(self) -> None:
         """End the pool when its result was not taken."""
