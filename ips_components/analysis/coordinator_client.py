@@ -35,7 +35,9 @@ class Coordinator(Protocol):
     def describe_arrays(self, timeout: float) -> list[dict[str, Any]]:
         """Wait for the simulation to describe its arrays, and return the descriptions."""
 
-    def sign(self, blob: bytes, *, ahead: bool) -> None:
+    def sign(
+        self, blob: bytes, *, ahead: bool, remarks: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         """Declare the external tasks of a contract; with `ahead`, none of them yet."""
 
     def commit(
@@ -112,9 +114,11 @@ class RemoteCoordinator:
         described: list[dict[str, Any]] = self._call("described", timeout=timeout)
         return described
 
-    def sign(self, blob: bytes, *, ahead: bool) -> None:
+    def sign(
+        self, blob: bytes, *, ahead: bool, remarks: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         """See `Coordinator`."""
-        self._call("contract", blob=blob, ahead=ahead)
+        self._call("contract", blob=blob, ahead=ahead, remarks=remarks)
 
     def commit(
         self, keys: list[Any], names: list[str], timeout: float, *, hold: bool = False

@@ -318,7 +318,7 @@ class Run:
             if self._settings[run].leave_out:
                 _check_may_be_left_out(contracts[run], self._settings[run].simulation)
             signed = replace(contracts[run], unneeded=self._unneeded(run, contracts[run]))
-            coordinator.sign(signed.to_bytes(), ahead=ahead)
+            coordinator.sign(signed.to_bytes(), ahead=ahead, remarks=self._remarks())
         if self._guard is not None and self._with_windows:
             self._guard.lift()
         elif self._guard is not None:
@@ -327,13 +327,17 @@ class Run:
     def _terms(self) -> list[dict[str, Any]]:
         """Return the table of the contract, with what makes it and its chunks that large."""
         rows = [] if self.contract is None else self.contract.table()
-        widened = {name: each.source.widened for name, each in self.arrays.items()}
-        for row in rows:
-            if (found := widened.get(row["name"])) is not None:
-                row["times_used"], row["widened_by"] = found[0], list(found[1])
-            if row["name"] in self._chunk_reasons:
-                row["chunk_reason"] = self._chunk_reasons[row["name"]]
-        return rows
+        remarks = self._remarks()
+        return [{**row, **remarks.get(row["name"], {})} for row in rows]
+
+    def _remarks(self) -> dict[str, dict[str, Any]]:
+        """Return what is said of arrays beside their contract, by name."""
+        remarks = {name: {"chunk_reason": why} for name, why in self._chunk_reasons.items()}
+        for name, array in self.arrays.items():
+            if (found := array.source.widened) is not None:
+                more = {"times_used": found[0], "widened_by": list(found[1])}
+                remarks[name] = {**remarks.get(name, {}), **more}
+        return remarks
 
     def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
         """Return the arrays of a simulation's config that the analysis does not need."""

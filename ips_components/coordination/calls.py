@@ -130,6 +130,7 @@ class AnalysisCalls:
                 "analysis deterministic so that it can be resumed"
             )
         run.agree(contract, call.blob)
+        run.remarks = call.remarks or {}
         run.state.ledger.declare(array.spec.name for array in contract.arrays)
         declared = 0
         run.ahead = call.ahead

@@ -68,6 +68,7 @@ class CoordinatedRun:
         self.plugin = ""  # worker plugin that opens the receivers
         self.workers: dict[str, int] = {}  # address -> receiver ordinal, open ones
         self.contract: Contract | None = None
+        self.remarks: dict[str, dict[str, Any]] = {}  # shown with its table
         self.blob = b""
         self.epoch = 0
         self.blocks: dict[str, dict[int, tuple[Block, ...]]] = {}  # array -> rank -> blocks

@@ -49,7 +49,8 @@ class Progress:
 
     def terms(self, run: CoordinatedRun) -> list[dict[str, Any]]:
         """Return the table of the contract; empty as long as there is none."""
-        return run.contract.table() if run.contract is not None else []
+        table = run.contract.table() if run.contract is not None else []
+        return [{**row, **run.remarks.get(row["name"], {})} for row in table]
 
     def record(self, run: CoordinatedRun) -> dict[str, Any]:
         """Return the coordinator's part of the record."""

@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 
 from ips_components.algorithms import InTransit
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
+from ips_components.analysis.coordinator_client import call
 from ips_components.bridge import Array, Bridge
 from ips_components.coordination import RunSettings, run_plugin, stalls
 from ips_components.errors import (
@@ -1000,4 +1001,6 @@ def test_several_steps_make_a_chunk_where_the_analysis_cannot_notice(cluster, co
     assert record["ledger"]["closed"]
     (row,) = future.result()["contract"]
     assert row["chunk_reason"]
+    shown = call(cluster, "terms", name)  # while the run is on
+    assert [each["chunk_reason"] for each in shown] == [row["chunk_reason"]]
     assert (row["steps_per_chunk"], row["chunks"]) == (4, 34)

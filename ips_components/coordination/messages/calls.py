@@ -41,11 +41,15 @@ class AwaitDescription(Call):
 
 @dataclass(frozen=True, slots=True)
 class Sign(Call):
-    """Declare the external tasks of a contract; with ``ahead`` they are declared piecemeal."""
+    """Declare the external tasks of a contract; with ``ahead`` they are declared piecemeal.
+
+    ``remarks`` are shown with the table of the contract: further columns by name of an array.
+    """
 
     NAME: ClassVar[str] = "contract"
     blob: bytes
     ahead: bool = False
+    remarks: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
