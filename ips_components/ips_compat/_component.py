@@ -15,6 +15,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from ips_components.errors import ConfigError
 from ips_components.ips_compat import _launch, _quiet, guard
 from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
 from ips_components.ips_compat._queues import PickleCheckedQueue
@@ -62,6 +63,7 @@ def install() -> None:
     launch, launch_pool = ServicesProxy.launch_task, ServicesProxy.launch_task_pool
     add_task = TaskPool.add_task
     send_event = ServicesProxy._send_monitor_event
+    time_loop = ServicesProxy.get_time_loop
 
     @wraps(run)
     def __run__(self: Component) -> None:
@@ -110,6 +112,20 @@ def install() -> None:
         # The portal's log is read line by line: a comment of several lines ends the portal bridge.
         send_event(self, eventType, " ".join(comment.splitlines()), **keywords)
 
+    @wraps(time_loop)
+    def get_time_loop(self: ServicesProxy) -> Any:
+        try:
+            return time_loop(self)
+        except KeyError as error:
+            (missing,) = error.args
+            what = "no [TIME_LOOP]" if missing == "TIME_LOOP" else f"[TIME_LOOP] without {missing}"
+            raise ConfigError(
+                f"the config of {self.sim_conf.get('SIM_NAME')} has {what}, and its driver asks "
+                "for the times of the loop: give MODE = REGULAR with START, FINISH and NSTEP, or "
+                "MODE = EXPLICIT with VALUES"
+            ) from None
+
+    ServicesProxy.get_time_loop = get_time_loop
     Component.__run__ = __run__
     Component.terminate = terminate_component
     ServicesProxy._send_monitor_event = _send_monitor_event

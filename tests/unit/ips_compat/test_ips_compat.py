@@ -14,7 +14,7 @@ import pytest
 from ips_components import ips_compat
 from ips_components.config import Platform
 from ips_components.errors import ConfigError, IPSComponentsError, UnsupportedVersion
-from ips_components.ips_compat import _deadlock, _quiet, guard
+from ips_components.ips_compat import _deadlock, _ips, _quiet, guard
 from ips_components.ips_compat._launchers import write_launchers
 from ips_components.ips_compat._security import all_on_one_host, make_security
 from ips_components.ips_compat._tls import days_of_run
@@ -49,6 +49,22 @@ def test_errors_with_what_they_came_from():
     error = RuntimeError("cannot start")
     error.__cause__ = OSError("no space")
     assert ips_compat.describe(error) == "cannot start (from OSError: no space)"
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({}, r"no \[TIME_LOOP\]"),
+        ({"TIME_LOOP": {}}, r"\[TIME_LOOP\] without MODE"),
+        ({"TIME_LOOP": {"MODE": "REGULAR", "FINISH": "1"}}, r"\[TIME_LOOP\] without START"),
+        ({"TIME_LOOP": {"MODE": "EXPLICIT"}}, r"\[TIME_LOOP\] without VALUES"),
+    ],
+)
+def test_times_that_a_driver_asks_for_and_a_config_lacks_are_named(config, what):
+    ips_compat.install()
+    services = SimpleNamespace(time_loop=None, sim_conf={"SIM_NAME": "plate", **config})
+    with pytest.raises(ConfigError, match=f"the config of plate has {what}, and its driver"):
+        _ips.ServicesProxy.get_time_loop(services)
 
 
 def test_error_of_a_pool_travels():
