@@ -1,4 +1,4 @@
-"""Plugins for the end of a worker: how it closes is reported, and its process ends then.
+"""For the end of a worker: a plugin that reports how it closes, and preparations for it.
 
 They travel by value.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
+from distributed.diagnostics.plugin import WorkerPlugin
 
 
 class CloseReporter(WorkerPlugin):  # type: ignore[misc]
@@ -52,26 +52,29 @@ class CloseReporter(WorkerPlugin):  # type: ignore[misc]
         path.write_text(self.done)
 
 
-class PromptEnd(NannyPlugin):  # type: ignore[misc]
-    """Lets the process of a worker that closes by itself end when the worker has closed.
+def prepare_prompt_end(dask_worker: Any) -> None:
+    """Let the process of a worker that closes by itself end when the worker has closed.
 
     The process waits two seconds for a thread of its own, which waits for a word of the nanny; and
-    the nanny of a worker that its scheduler closes has none to give.
+    the nanny of a worker that its scheduler closes has none to give. Here it gives that word as
+    soon as the worker says that it closes. A plugin could do the same, but to register one waits
+    for workers that are starting.
+
+    Parameters
+    ----------
+    dask_worker
+        The nanny.
     """
+    nanny = dask_worker
+    close_gracefully = nanny.handlers["close_gracefully"]
 
-    name = "ips_components-prompt-end"
+    def prompt_close_gracefully(*args: Any, **keywords: Any) -> Any:
+        answer = close_gracefully(*args, **keywords)
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            nanny.process.child_stop_q.put({"op": "stop"})
+        return answer
 
-    def setup(self, nanny: Any) -> None:
-        """Give that word as soon as the worker says that it closes."""
-        close_gracefully = nanny.handlers["close_gracefully"]
-
-        def prompt_close_gracefully(*args: Any, **keywords: Any) -> Any:
-            answer = close_gracefully(*args, **keywords)
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                nanny.process.child_stop_q.put({"op": "stop"})
-            return answer
-
-        nanny.handlers["close_gracefully"] = prompt_close_gracefully
+    nanny.handlers["close_gracefully"] = prompt_close_gracefully
 
 
 async def close_client(dask_worker: Any) -> None:
@@ -84,7 +87,7 @@ async def close_client(dask_worker: Any) -> None:
         await client._close()
 
 
-CloseReporter.__module__ = PromptEnd.__module__ = "__main__"
+CloseReporter.__module__ = "__main__"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from logging.handlers import SocketHandler
@@ -123,20 +124,32 @@ class ComponentProcesses:
     # --- the end ------------------------------------------------------------------------------
 
     def wait_for_own_end(self) -> None:
-        """Wait until components that were asked to end have ended, and their log is written.
+        """Wait until components that were told to end have, and their log is written.
 
         IPS sleeps a second instead.
         """
         deadline = Deadline(_OWN_END)
         for _, process in list(self._all()):
             process.join(deadline.left)
-        # The process that writes the log reads each connection in a thread that ends with it.
         for handler in list(logging._handlerList):
             if isinstance(each := handler(), SocketHandler):
                 each.close()
-        if self.logger is not None:
+        for simulation in self._framework.config_manager.sim_map.values():
+            self.wait_for_log(simulation.log_pipe_name)
+        if self.logger is not None:  # it reads each connection in a thread that ends with it
             threads = Path(f"/proc/{self.logger.pid}/task")
             poll_until(lambda: len(list(threads.glob("*"))) < 2, deadline, pause=0.02)
+
+    def wait_for_log(self, pipe: str) -> None:
+        """Wait until the process that writes the log has taken all connections of a simulation.
+
+        They are taken in the order in which they were made; ours is the last one.
+        """
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as last:
+            last.settimeout(_OWN_END)
+            last.connect(pipe)
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)  # it ends when it was taken
 
     def end_all(self) -> None:
         """End all children; the one that writes the log last: others may have something to say."""

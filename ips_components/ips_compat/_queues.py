@@ -106,7 +106,8 @@ class PollingQueue:
     on_message
         Called with each message before it is returned.
     on_idle
-        Called while nothing arrives; a message that it returns is taken as arrived.
+        Called while nothing is there to read, now and then also when messages keep coming; a
+        message that it returns is taken as arrived.
     a_writer_died
         Whether a process that writes to the queue has ended, so that it may have left the lock
         locked.
@@ -127,7 +128,7 @@ class PollingQueue:
         self._fd = inner._reader.fileno()
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
-        self._last_read = time.monotonic()
+        self._last_read = self._looked = time.monotonic()
         self._locked_since: float | None = None
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -140,8 +141,11 @@ class PollingQueue:
         """
         deadline = Deadline(math.inf if timeout is None else timeout)
         while True:
-            message = self._received(0.0 if not block else _TICK)
+            message = self._received(0.0)
+            if message is None and block and time.monotonic() - self._looked < _TICK:
+                message = self._received(_TICK)
             if message is None:
+                self._looked = time.monotonic()
                 self._recover()
                 message = self._on_idle()
             if message is not None:

@@ -17,8 +17,7 @@ from ips_components.ips_compat._component import terminating
 from ips_components.ips_compat._launchers import Launchers
 from ips_components.ips_compat._teardown import (
     ClosingWorkers,
-    close_clients,
-    prompt_end,
+    prepare_closing,
     remove_reports,
     reporter,
 )
@@ -205,7 +204,7 @@ class RunningPool:
 
         def shut_down() -> None:
             asked.set()
-            close_clients(self.client)
+            prepare_closing(self.client)
             shutdown()
 
         self.client.shutdown = shut_down  # IPS calls it when it has gathered all results
@@ -250,13 +249,9 @@ class RunningPool:
         return self.launchers.worker.parent
 
     def report_closing(self, client: Any) -> None:
-        """Have workers report how they close; before other plugins, whose teardown may block.
-
-        Their processes end then.
-        """
+        """Have workers report how they close; before other plugins, whose teardown may block."""
         remove_reports(self._reports)
         client.register_plugin(reporter(self._reports))
-        client.register_plugin(prompt_end())
 
     def _scratch(self) -> list[Path]:
         """Directories of the workers, which they remove last; none if some are on other hosts."""

@@ -108,6 +108,7 @@ class Supervisor:
             self._note_open_run(simulation.sim_conf)
             self._leave_cause(simulation.sim_conf)
             self._processes.end(simulation.process_list)
+            self._processes.wait_for_log(simulation.log_pipe_name)
             self._processes.forget_messages(simulation.all_comps)
             terminate_sim(sim_name)
 

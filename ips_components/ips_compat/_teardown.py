@@ -28,19 +28,18 @@ def reporter(directory: Path) -> Any:
     return CloseReporter(str(directory), _PREFIX, _DONE)
 
 
-def prompt_end() -> Any:
-    """Return the nanny plugin that lets the processes of closed workers end at once."""
-    from ips_components.ips_compat._close_reporter import PromptEnd
+def prepare_closing(client: Any, timeout: float = 5.0) -> None:
+    """Have workers close their own clients, and their processes end as soon as they are closed.
 
-    return PromptEnd()
+    A worker that does not answer is left as it is.
+    """
+    from ips_components.ips_compat import _close_reporter as remote
 
-
-def close_clients(client: Any, timeout: float = 5.0) -> None:
-    """Close the clients that tasks of a pool used; a worker that does not answer is left alone."""
-    from ips_components.ips_compat._close_reporter import close_client
-
-    with contextlib.suppress(Exception):
-        client.sync(client._run, close_client, on_error="ignore", callback_timeout=timeout)
+    for function, nanny in ((remote.prepare_prompt_end, True), (remote.close_client, False)):
+        with contextlib.suppress(Exception):
+            client.sync(
+                client._run, function, nanny=nanny, on_error="ignore", callback_timeout=timeout
+            )
 
 
 class ClosingWorkers:

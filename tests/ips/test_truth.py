@@ -100,3 +100,10 @@ def test_failure_with_portal_log(workflow):
     assert ended.status == 1
     assert "negative temperature" in ended.last_lines
     assert "USER_W3_DIR" not in ended.output
+
+
+def test_the_last_lines_of_a_component_are_in_the_log(workflow):
+    """The framework ends right after them."""
+    ended = workflow(worker="many_lines").run()
+    assert ended.status == 0, ended.output
+    assert [f"line {number} of 500" in ended.log for number in range(500)] == [True] * 500

@@ -169,6 +169,10 @@ class Part(Component):
             print("results", error.results, flush=True)
             print("failures", {k: str(v) for k, v in error.failures.items()}, flush=True)
 
+    def many_lines(self):
+        for number in range(500):
+            self.services.warning("line %d of 500", number)
+
     def pool_of_hundreds(self):
         self._submit([(f"task_{i}", good) for i in range(300)])
         results = self.services.get_finished_tasks("pool")

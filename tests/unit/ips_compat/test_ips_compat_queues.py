@@ -113,6 +113,24 @@ def test_what_is_made_up_while_nothing_arrives_counts_as_arrived(inner):
         _polling(inner).get(timeout=0.05)
 
 
+def test_a_component_that_always_asks_hides_no_death(inner):
+    """The portal bridge asks for events several times a second."""
+    polling = _polling(inner, on_idle=lambda: "made up")
+    answered = threading.Event()
+
+    def ask():
+        while not answered.wait(0.05):
+            inner.put("events?")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    deadline = time.monotonic() + 30
+    while polling.get() != "made up":
+        assert time.monotonic() < deadline
+    answered.set()
+    asking.join()
+
+
 def test_a_message_that_cannot_be_unpickled_is_passed_over(inner):
     inner._writer.send_bytes(b"no pickle")
     inner.put("next")

@@ -12,7 +12,8 @@ from distributed import Nanny, Scheduler
 from distributed.protocol.pickle import dumps
 
 from ips_components.ips_compat import _teardown
-from ips_components.ips_compat._teardown import ClosingWorkers, prompt_end, reporter
+from ips_components.ips_compat._close_reporter import prepare_prompt_end
+from ips_components.ips_compat._teardown import ClosingWorkers, reporter
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_worker_that_closes_by_itself_gets_the_word_that_its_process_waits_for
             Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler,
             Nanny(scheduler.address, nthreads=1) as nanny,
         ):
-            await nanny.plugin_add(dumps(prompt_end()), name="prompt-end")
+            prepare_prompt_end(nanny)
             nanny.handlers["close_gracefully"]()  # as the worker calls it; it ends by the word
             await asyncio.wait_for(nanny.finished(), 60)
 
