@@ -97,7 +97,9 @@ class StoredField:
             described.append({**asdict(stored.spec), "attrs": attrs})
         return described
 
-    def sign(self, blob: bytes, *, ahead: bool) -> None:
+    def sign(
+        self, blob: bytes, *, ahead: bool, remarks: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         """See `Coordinator`."""
         self._contracts = Contract.from_bytes(blob).arrays
 
