@@ -162,6 +162,7 @@ class Rolling:
             yield from self._fold(update)
         except GeneratorExit:  # the analysis has seen enough
             self._close()
+            self.run.awaits([])
             raise
         self._close()
         self.run.awaits([])

@@ -52,8 +52,8 @@ def is_quiet(scheduler: Any, awaited: list[Any]) -> bool:
     scheduler
         Of Dask.
     awaited
-        Keys of the results that the analysis waits for next; once one is there, the analysis has
-        something to do.
+        Keys of the results that the analysis waits for next; once one is there, or was let go
+        again, the analysis has something to do.
     """
     if scheduler.queued or any(
         not key.startswith("external-gate") for key in _unrunnable(scheduler)
@@ -63,7 +63,7 @@ def is_quiet(scheduler: Any, awaited: list[Any]) -> bool:
     if any(len(w.processing) > len(w.long_running) for w in scheduler.workers.values()):
         return False
     tasks = (scheduler.tasks.get(key) for key in awaited)
-    return all(task is None or task.state not in ("memory", "erred") for task in tasks)
+    return all(task is not None and task.state not in ("memory", "erred") for task in tasks)
 
 
 def _unrunnable(scheduler: Any) -> list[str]:
