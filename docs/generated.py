@@ -61,11 +61,10 @@ def c_lines(folder: Path) -> Iterator[str]:
 
 def whole_run_lines(results: Path) -> Iterator[str]:
     """The results of `benchmarks.whole_run` as one table, with the ratios that have goals."""
-    path = results / "whole_run.json"
-    if not path.exists():
-        yield "No results are stored with this version (`python -m benchmarks whole_run`)."
+    document = measured.stored(results, "whole_run")
+    if not document:
+        yield measured.missing("whole_run")
         return
-    document = json.loads(path.read_text(encoding="utf-8"))
     goals = document["goals"]
     systems = list(next(iter(document["rows"].values()))["systems"])
     yield "| wall s / core-s | " + " | ".join([*systems, *goals]) + " |"
@@ -92,11 +91,10 @@ def whole_run_lines(results: Path) -> Iterator[str]:
 
 def startup_lines(results: Path) -> Iterator[str]:
     """The results of `benchmarks.startup` as a table with its goals."""
-    path = results / "startup.json"
-    if not path.exists():
-        yield "No results are stored with this version (`python -m benchmarks startup`)."
+    document = measured.stored(results, "startup")
+    if not document:
+        yield measured.missing("startup")
         return
-    document = json.loads(path.read_text(encoding="utf-8"))
     bare, job = (document["systems"][name]["wall"]["median"] for name in ("bare", "main job"))
     yield "| | median | goal |"
     yield "|---|---|---|"

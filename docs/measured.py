@@ -162,6 +162,17 @@ TABLES = {
 }  # fmt: skip
 
 
+def stored(results: Path, benchmark: str) -> dict[str, Any]:
+    """Return what a benchmark has written; nothing where no results are stored."""
+    path = results / f"{benchmark}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def missing(benchmark: str) -> str:
+    """Say that there are no results, and how to get them."""
+    return f"No results are stored with this version (`python -m benchmarks {benchmark}`)."
+
+
 def pages(results: Path, pictures: Path) -> Iterator[tuple[str, str]]:
     """Yield name and text of each table with its plot.
 
@@ -173,11 +184,8 @@ def pages(results: Path, pictures: Path) -> Iterator[tuple[str, str]]:
         Folder for the plots, below that of the documentation.
     """
     for name, table in TABLES.items():
-        source = results / f"{table.source}.json"
-        document = json.loads(source.read_text(encoding="utf-8")) if source.exists() else {}
-        lines = [
-            f"No results are stored with this version (`python -m benchmarks {table.source}`)."
-        ]
+        document = stored(results, table.source)
+        lines = [missing(table.source)]
         if document.get(table.rows):
             table.draw(document, pictures / f"measured_{name}.svg")
             lines = [*table.lines(document), ""]

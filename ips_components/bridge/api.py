@@ -256,9 +256,9 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        if step not in out.wanted:
+        if step < 0:
             out.check_axis(step)
-        elif time is not None:
+        if time is not None and step in out.wanted:
             steps.note_time(step, time)
         before, steps.newest = steps.newest, step
         if ids is not None and out.spec is not None and not out.by_id:
@@ -332,9 +332,9 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        if step not in out.wanted:
+        if step < 0:
             out.check_axis(step)
-        elif time is not None:
+        if time is not None and step in out.wanted:
             steps.note_time(step, time)
         before, steps.newest = steps.newest, step
         at = offset if offset is None else tuple(offset)

@@ -103,16 +103,20 @@ class RunningPool:
         wait_until_settled(
             self.pool, self, pool_parameter(self.pool, "CONNECT_TIME_OUT", CONNECT_TIME_OUT)
         )
-        futures = zip(self.pool.active_tasks, self.pool.futures, strict=True)
-        return {name: error for name, each in futures if (error := error_of(each)) is not None}
+        futures = self._futures()
+        return {n: error for n, each in futures.items() if (error := error_of(each)) is not None}
 
     def peek(self, task: str) -> Any:
         """What a task that has ended returned, which is gathered later all the same.
 
         None if it failed.
         """
-        future = dict(zip(self.pool.active_tasks, self.pool.futures, strict=True))[task]
+        future = self._futures()[task]
         return dict([future.result()])[task] if future.status == "finished" else None
+
+    def _futures(self) -> dict[str, Any]:
+        """Futures of the tasks by name."""
+        return dict(zip(self.pool.active_tasks, self.pool.futures, strict=True))
 
     def close(self) -> None:
         """End the pool at once, whatever state it is in."""

@@ -54,25 +54,31 @@ __all__ = [
     "replace",
 ]
 
-_MODULES = (
-    "block",
-    "contract",
-    "decomposition",
-    "keys",
-    "layout",
-    "pieces",
-    "placement",
-    "selection",
-    "spec",
-)
+_MODULES = {
+    "block": ("Block",),
+    "contract": ("ArrayContract", "Contract", "Policy"),
+    "decomposition": ("Decomposition", "dims_create"),
+    "keys": ("array_name", "chunk_key"),
+    "layout": ("ChunkLayout",),
+    "pieces": (
+        "BlockPlan",
+        "BlockPlans",
+        "Piece",
+        "RowPiece",
+        "RowPlan",
+        "part_of",
+        "ranks_of",
+    ),
+    "placement": ("Placement", "affinity", "place", "replace"),
+    "selection": ("Selection", "cover", "disjoint"),
+    "spec": ("OPEN_ENDED", "ArraySpec", "StepAxis"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for each in _MODULES:
-            module = import_module(f"{__name__}.{each}")
-            if hasattr(module, name):
-                return getattr(module, name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
