@@ -14,7 +14,7 @@ import numpy as np
 from dask.base import tokenize
 
 from ips_components.algorithms import _pca_kernels as kernels
-from ips_components.algorithms._batches import Batch, Roles
+from ips_components.algorithms._batches import Batch, Part, Roles
 from ips_components.algorithms._fold import keep
 from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array, refs
 
@@ -55,8 +55,8 @@ class Model:
     seen, batches : samples and batches so far
     portions : one key per feature chunk, of a `kernels.Portion`
     spectrum : key of the `kernels.Spectrum`
-    whole : key of a pair (Portion, Spectrum) instead, where features lie in one chunk
-    history : key of the spectrum, or of the pair, after every batch
+    whole : key of a `kernels.State` instead, where features lie in one chunk
+    history : keys of what holds the spectra after the batches, and how many batches each is of
     at_most : whether batches at the end may never come, as of an array of at most so many steps
     """
 
@@ -70,7 +70,7 @@ class Model:
     portions: tuple[Hashable, ...] = ()
     spectrum: Hashable = None
     whole: Hashable = None
-    history: tuple[Hashable, ...] = ()
+    history: tuple[tuple[Hashable, int], ...] = ()
     at_most: bool = False
 
     @property
@@ -93,16 +93,23 @@ def extend(model: Model, array: da.Array, roles: Roles, batches: Sequence[Batch]
     """Append the updates for `batches`, which are read from blocks of `array`, as one layer."""
     token = tokenize(model.token, array.name, roles, len(batches))
     tasks: dict[Hashable, Task] = {}
-    step = _append_whole if len(model.shapes) == 1 else _append_split
+    whole = len(model.shapes) == 1
+    step = _append_whole if whole else _append_split
     added = []
-    for batch in batches:
-        before, model = model, step(tasks, model, token, roles, batch)
-        added.append(model.whole or model.spectrum)
+    for group in _groups(batches) if whole else ([batch] for batch in batches):
+        before, model = model, step(tasks, model, token, roles, group)
+        added.append((model.whole or model.spectrum, len(group)))
         if model.at_most and before.batches:
             model = _keep(tasks, before, model, token)
     parents = [array] if model.chain is None else [model.chain, array]
     chain = Chain.build(f"ipca-{token}", tasks, *parents)
     return replace(model, token=token, chain=chain, history=(*model.history, *added))
+
+
+def _groups(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Give the batches that lie in the same blocks together: one task takes them in turn."""
+    for _, group in itertools.groupby(batches, lambda batch: [part.key for part in batch.parts[0]]):
+        yield list(group)
 
 
 def _keep(tasks: dict[Hashable, Task], before: Model, model: Model, token: str) -> Model:
@@ -124,47 +131,45 @@ def _keep(tasks: dict[Hashable, Task], before: Model, model: Model, token: str) 
 
 
 def _append_whole(
-    tasks: dict[Hashable, Task], model: Model, token: str, roles: Roles, batch: Batch
+    tasks: dict[Hashable, Task],
+    model: Model,
+    token: str,
+    roles: Roles,
+    group: Sequence[Batch],
 ) -> Model:
-    """Add the update of features in one chunk: one task, or one more per part of the samples."""
+    """Add the updates of features in one chunk: a task, or one more per part of the samples."""
     number = model.batches
-    parts = batch.parts[0]
+    # For each part of the samples, what it is in each of the batches; they share its block.
+    parts = list(zip(*(batch.parts[0] for batch in group), strict=True))
     previous = None if model.whole is None else TaskRef(model.whole)
     arguments = (model.k, model.seen, number, model.solver, previous)
     key = (f"ipca-update-{token}", number)
+
+    def read(part: Sequence[Part]) -> tuple[Any, ...]:
+        takes = tuple(each.take for each in part)
+        return TaskRef(part[0].key), takes, roles.order, part[0].samples
+
     if len(parts) == 1:
-        part = parts[0]
-        tasks[key] = Task(
-            key,
-            kernels.advance_block,
-            TaskRef(part.key),
-            part.take,
-            roles.order,
-            part.samples,
-            *arguments,
-        )
+        tasks[key] = Task(key, kernels.advance_block, *read(parts[0]), *arguments)
     else:
         rows = []
         for i, part in enumerate(parts):
             rows.append((f"ipca-rows-{token}", number, i))
-            tasks[rows[-1]] = Task(
-                rows[-1],
-                kernels.summarise,
-                TaskRef(part.key),
-                part.take,
-                roles.order,
-                part.samples,
-                number,
-                True,
-            )
+            tasks[rows[-1]] = Task(rows[-1], kernels.summarise, *read(part), number, True)
         tasks[key] = Task(key, kernels.advance, refs(rows), *arguments)
-    return replace(model, seen=model.seen + batch.samples, batches=number + 1, whole=key)
+    seen = model.seen + sum(batch.samples for batch in group)
+    return replace(model, seen=seen, batches=number + len(group), whole=key)
 
 
 def _append_split(
-    tasks: dict[Hashable, Task], model: Model, token: str, roles: Roles, batch: Batch
+    tasks: dict[Hashable, Task],
+    model: Model,
+    token: str,
+    roles: Roles,
+    group: Sequence[Batch],
 ) -> Model:
     """Add the update of features in `p` chunks: `p` factorisations, `p - 1` cuts and a merge."""
+    (batch,) = group
     number = model.batches
     spectrum = None if model.spectrum is None else TaskRef(model.spectrum)
     portions, factors = [], []
@@ -235,7 +240,7 @@ def restore(model: Model, state: Mapping[str, Any]) -> Model:
     whole = None
     if len(portions) == 1:
         whole = (f"ipca-restore-whole-{token}",)
-        tasks[whole] = Task(whole, kernels.pair, TaskRef(portions[0]), TaskRef(spectrum))
+        tasks[whole] = Task(whole, kernels.restore_state, TaskRef(portions[0]), TaskRef(spectrum))
     return replace(
         model,
         token=token,
@@ -293,14 +298,14 @@ def shared(model: Model, field: str) -> da.Array:
 
 
 def history(model: Model, field: str) -> da.Array:
-    """Give a field of the spectrum after every batch, shape (batches, k), a chunk per batch."""
+    """Give a field of the spectrum after every batch, shape (batches, k), a chunk per update."""
     name = f"ipca-{field.replace('_', '-')}-history-{model.token}"
     tasks = {}
-    for t, source in enumerate(model.history):
+    for t, (source, _) in enumerate(model.history):
         key = (name, t, 0)
-        tasks[key] = Task(key, kernels.row_of, TaskRef(source), field)
-    size = math.nan if model.at_most else 1
-    return lazy_array(name, tasks, ((size,) * len(model.history), (model.k,)), model.chain)
+        tasks[key] = Task(key, kernels.rows_of, TaskRef(source), field)
+    sizes = tuple(math.nan if model.at_most else count for _, count in model.history)
+    return lazy_array(name, tasks, (sizes, (model.k,)), model.chain)
 
 
 def _chunk_indices(model: Model) -> Iterator[tuple[int, ...]]:
@@ -311,8 +316,8 @@ def _sources(model: Model, chunk: int) -> tuple[Task | TaskRef, Task | TaskRef]:
     """Give task arguments for the portion of a chunk and for the spectrum."""
     if model.whole is None:
         return TaskRef(model.portions[chunk]), TaskRef(model.spectrum)
-    pair = TaskRef(model.whole)
-    return tuple(Task(None, operator.getitem, pair, i) for i in range(2))
+    state = TaskRef(model.whole)
+    return tuple(Task(None, operator.getitem, state, i) for i in range(2))
 
 
 def _has_features(name: str) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "Rows",
     "Solver",
     "Spectrum",
+    "State",
     "advance",
     "advance_block",
     "factor_of",
@@ -40,11 +41,11 @@ __all__ = [
     "field_of",
     "merge",
     "moment_of",
-    "pair",
     "peaks_of",
     "restore_portion",
     "restore_spectrum",
-    "row_of",
+    "restore_state",
+    "rows_of",
     "signed_components",
     "summarise",
 ]
@@ -102,6 +103,15 @@ class Spectrum(NamedTuple):
     noise_variance: float
 
 
+class State(NamedTuple):
+    """The whole state where features lie in a single chunk, after some batches of one block."""
+
+    portion: Portion
+    spectrum: Spectrum
+    passed: tuple[Spectrum, ...]
+    """The spectrum after each of these batches, the last one included."""
+
+
 class Rows(NamedTuple):
     """Some samples of a batch over all features, reduced to their mean and a factor."""
 
@@ -113,19 +123,25 @@ class Rows(NamedTuple):
 
 def summarise(
     block: np.ndarray,
-    take: tuple[Any, ...],
+    takes: Sequence[tuple[Any, ...]],
     order: tuple[int, ...],
     samples: int,
     batch: int,
     reduce: bool,
-) -> Rows:
-    """Centre the samples of one part; with `reduce`, replace them by their triangular factor."""
-    x = as_matrix(block, take, order, samples)
-    centred = np.empty(x.shape)
-    mean, scatter = _centre(x, centred, batch)
-    if reduce and samples > centred.shape[1]:
-        centred = np.linalg.qr(centred, mode="r")
-    return Rows(samples, mean, scatter, centred)
+) -> tuple[Rows, ...]:
+    """Centre the samples of a part, batch by batch from number `batch` on.
+
+    With `reduce`, more samples than features are replaced by their triangular factor.
+    """
+    found = []
+    for number, take in enumerate(takes, batch):
+        x = as_matrix(block, take, order, samples)
+        centred = np.empty(x.shape)
+        mean, scatter = _centre(x, centred, number)
+        if reduce and samples > centred.shape[1]:
+            centred = np.linalg.qr(centred, mode="r")
+        found.append(Rows(samples, mean, scatter, centred))
+    return tuple(found)
 
 
 def factorise(
@@ -190,14 +206,48 @@ def merge(
 
 
 def advance(
+    parts: Sequence[Sequence[Rows]],
+    k: int,
+    seen: int,
+    batch: int,
+    solver: Solver,
+    previous: State | None,
+) -> State:
+    """Do the whole updates of some batches, for features that lie in a single chunk.
+
+    Parameters
+    ----------
+    parts
+        For each part of the samples, its rows batch by batch.
+    k, solver
+        Number of components, and how they are found.
+    seen, batch
+        Samples before the first of these batches, and the number of that batch.
+    previous
+        The state before it; None at the beginning.
+
+    Returns
+    -------
+    State
+    """
+    passed = []
+    for number, rows in enumerate(zip(*parts, strict=True), batch):
+        portion, spectrum = _advance(rows, k, seen, number, solver, previous)
+        seen = portion.count
+        passed.append(spectrum)
+        previous = State(portion, spectrum, tuple(passed))
+    return previous
+
+
+def _advance(
     parts: Sequence[Rows],
     k: int,
     seen: int,
     batch: int,
     solver: Solver,
-    previous: tuple[Portion, Spectrum] | None,
+    previous: State | None,
 ) -> tuple[Portion, Spectrum]:
-    """Do the whole update in one task, for features that lie in a single chunk."""
+    """Do the whole update of one batch."""
     samples = sum(part.samples for part in parts)
     features = len(parts[0].mean)
     weights = np.array([part.samples for part in parts])
@@ -205,7 +255,7 @@ def advance(
     scatter = sum(part.scatter for part in parts)
     rows = [part.factor for part in parts]
     if previous is not None:
-        portion, spectrum = previous
+        portion, spectrum = previous.portion, previous.spectrum
         old = components_of(portion, spectrum, 0) * spectrum.singular_values[:, np.newaxis]
         rows.insert(0, old)
         weights = np.append(weights, seen)
@@ -236,17 +286,17 @@ def advance(
 
 def advance_block(
     block: np.ndarray,
-    take: tuple[Any, ...],
+    takes: Sequence[tuple[Any, ...]],
     order: tuple[int, ...],
     samples: int,
     k: int,
     seen: int,
     batch: int,
     solver: Solver,
-    previous: tuple[Portion, Spectrum] | None,
-) -> tuple[Portion, Spectrum]:
-    """Do the whole update for a batch that lies in one block."""
-    rows = summarise(block, take, order, samples, batch, False)
+    previous: State | None,
+) -> State:
+    """Do the whole updates of batches that lie in one block."""
+    rows = summarise(block, takes, order, samples, batch, False)
     return advance([rows], k, seen, batch, solver, previous)
 
 
@@ -288,15 +338,16 @@ def moment_of(portion: Portion, field: str, shape: tuple[int, ...]) -> np.ndarra
     return values.reshape(shape)
 
 
-def field_of(state: Spectrum | tuple[Portion, Spectrum], field: str) -> np.ndarray:
+def field_of(state: Spectrum | State, field: str) -> np.ndarray:
     """Give one field of the shared part of a state."""
-    spectrum = state if isinstance(state, Spectrum) else state[1]
+    spectrum = state if isinstance(state, Spectrum) else state.spectrum
     return np.asarray(getattr(spectrum, field))
 
 
-def row_of(state: Spectrum | tuple[Portion, Spectrum], field: str) -> np.ndarray:
-    """Give one field of the shared part of a state as one row of a table."""
-    return field_of(state, field)[np.newaxis]
+def rows_of(state: Spectrum | State, field: str) -> np.ndarray:
+    """Give one field of the shared part after each batch of a task, shape (batches, ...)."""
+    spectra = (state,) if isinstance(state, Spectrum) else state.passed
+    return np.stack([getattr(spectrum, field) for spectrum in spectra])
 
 
 def restore_portion(
@@ -319,9 +370,9 @@ def restore_spectrum(
     return Spectrum(rotation, singular_values, explained_variance, ratio, float(noise))
 
 
-def pair(portion: Portion, spectrum: Spectrum) -> tuple[Portion, Spectrum]:
-    """Join the state of features that lie in a single chunk."""
-    return portion, spectrum
+def restore_state(portion: Portion, spectrum: Spectrum) -> State:
+    """Make the state of features that lie in a single chunk from its restored parts."""
+    return State(portion, spectrum, ())
 
 
 def _centre(x: np.ndarray, out: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,26 @@ def test_tasks_per_batch(chunk, per_batch):
     assert (tasks(10) - tasks(4)) == 6 * per_batch
 
 
+@pytest.mark.parametrize("samples", [(6,), (4, 2)], ids=["one part", "two parts"])
+def test_steps_of_one_chunk_are_updated_by_one_task(samples):
+    """And with the numbers of an update for each step, the history included."""
+    values = np.random.default_rng(1).normal(size=(20, 5, 6))
+    names = ("singular_values_", "components_", "var_", "explained_variance_ratio_history_")
+
+    def fitted(steps):
+        return InSituIncrementalPCA(3).fit(
+            da.from_array(values, chunks=(steps, -1, samples)), *LABELS
+        )
+
+    few, many = fitted(8), fitted(1)
+    for name in names:
+        got, expected = np.asarray(getattr(few, name)), np.asarray(getattr(many, name))
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13, err_msg=name)
+    assert few.explained_variance_ratio_history_.chunks == ((8, 8, 4), (3,))
+    updates = [key for key in graph_of(few.singular_values_) if "ipca-update" in key[0]]
+    assert len(updates) == 3
+
+
 @pytest.mark.parametrize("chunk", [12, 6])
 def test_optimisation_keeps_updates_apart(chunk):
     """Fused updates would wait for all batches and hold them at once."""
