@@ -494,6 +494,16 @@ def test_a_task_that_exits_fails_and_its_worker_stays(cluster, coupled):
     with pytest.raises(AnalysisFailed, match=r"a task called sys\.exit\('no input'\)"):
         future.result(30)
     assert set(cluster.scheduler_info(n_workers=-1)["workers"]) == workers
+    # The profiler of a worker looks at the threads that compute, which may have ended by then.
+    task = cluster.submit(_exit, key="exit-" + secrets.token_hex(4))
+    with pytest.raises(AnalysisFailed, match="no file"):
+        task.result(20)
+    computing = cluster.run(lambda dask_worker: list(dask_worker.active_threads.values()))
+    assert task.key not in [key for keys in computing.values() for key in keys]
+
+
+def _exit():
+    raise SystemExit("no file")
 
 
 # -- open-ended runs -----------------------------------------------------------------------
