@@ -69,7 +69,7 @@ def test_steps_of_one_chunk_are_updated_by_one_task(samples):
         got, expected = np.asarray(getattr(few, name)), np.asarray(getattr(many, name))
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13, err_msg=name)
     assert few.explained_variance_ratio_history_.chunks == ((8, 8, 4), (3,))
-    updates = [key for key in graph_of(few.singular_values_) if "ipca-update" in key[0]]
+    updates = [key for key in few.singular_values_.__dask_graph__() if "ipca-update" in key[0]]
     assert len(updates) == 3
 
 
