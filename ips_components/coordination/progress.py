@@ -57,8 +57,10 @@ class Progress:
         if run.settings.get("task_log"):
             self._tasks.log.flush()
         launched = [record.to_json() for record in run.launches]
+        account = run.state.record()
         return {
-            **run.state.record(),
+            **account,
+            "step_counts": {**account["step_counts"], "put": position(run)},
             **({"launches": launched} if launched else {}),
             **({"attached": _attached(run)} if run.attached else {}),
             "states": self._states(run),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ips_components.report._numbers import duration, percent, plural, size
+from ips_components.report._numbers import count, duration, percent, plural, size
 from ips_components.report._schema import LEDGER_ENTRIES
 from ips_components.report.record import last_line
 
@@ -19,6 +19,10 @@ class Facts:
     ----------
     source : str or None
         Stored field that was analysed instead of a simulation.
+    put : int
+        Steps that the simulation has put, whether the analysis takes them or not.
+    steps : int
+        Those of which all ranks have sent what the analysis takes.
     bytes, blocks : dict
         The ledger summed over the arrays.
     open_account : str
@@ -38,6 +42,7 @@ class Facts:
     source: str | None
     duration: float | None
     ranks: int | None
+    put: int
     steps: int
     last_step: int | None
     n_steps: int | None
@@ -65,6 +70,7 @@ class Facts:
             for unit in ("bytes", "blocks")
         }
         delivered = totals["bytes"]["delivered"]
+        steps = max(len(complete), record["step_counts"]["complete"] or 0)
         waits = record["waited"]["per_rank"]
         ends = (record["started"], record["ended"])
         return cls(
@@ -73,7 +79,8 @@ class Facts:
             source=record["simulation"]["source"],
             duration=None if None in ends else ends[1] - ends[0],
             ranks=len(record["ranks"]) or record["simulation"]["nproc"],
-            steps=max(len(complete), record["step_counts"]["complete"] or 0),
+            put=max(steps, record["step_counts"]["put"] or 0),
+            steps=steps,
             last_step=max((s["step"] for s in complete), default=None),
             n_steps=record["n_steps"],
             **totals,
@@ -92,6 +99,10 @@ class Facts:
             return None  # it waited before its first step was complete, too
         return self.waited / self.active
 
+    def taken_steps(self) -> str:
+        """How many steps went to the analysis, in words."""
+        return f"{count(self.steps) if self.steps else 'none'} of them went to the analysis"
+
     def share(self, entry: str) -> float | None:
         """One entry of the ledger as a fraction of the bytes produced."""
         produced = self.bytes["produced"]
@@ -101,11 +112,12 @@ class Facts:
         """What happened, in a few plain sentences."""
         if self.source:
             return [f"Replayed from {self.source}: no simulation ran."]
-        if not self.steps:
+        if not self.put:
             return ["The simulation put no complete step."]
         ranks = plural(self.ranks, "rank") if self.ranks else "The ranks"
         within = f" in {duration(self.active)}" if self.active else ""
-        said = [f"{ranks} put {plural(self.steps, 'step')}{within}."]
+        taken = f"; {self.taken_steps()}" if self.steps < self.put else ""
+        said = [f"{ranks} put {plural(self.put, 'step')}{taken}{within}."]
         if self.bytes["produced"]:
             said.append(self._way_of_the_data())
         for entry, why in (("dropped", "by policy"), ("lost", "on the way")):

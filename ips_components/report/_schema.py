@@ -149,7 +149,7 @@ RECORD = Entry(
                 }
             )
         ),
-        "step_counts": Entry({"begun": COUNT, "complete": COUNT, "analysed": COUNT}),
+        "step_counts": Entry({"put": COUNT, "begun": COUNT, "complete": COUNT, "analysed": COUNT}),
         "waited": Entry({"per_rank": Listing(NOTHING_YET)}),
         "samples": Listing(
             Entry(

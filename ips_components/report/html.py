@@ -148,10 +148,11 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
             ("Duration", numbers.duration(facts.duration), "of the whole run"),
             ("Peak memory", numbers.size(facts.peak_memory), "of one worker"),
         ]
-    of = numbers.of_total(facts.steps, facts.n_steps)
+    of = numbers.of_total(facts.put, facts.n_steps)
+    taken = [f"{numbers.count(facts.steps)} to the analysis"] if facts.steps < facts.put else []
     waited = facts.waited_share
     tiles = [
-        ("Steps", numbers.count(facts.steps), of),
+        ("Steps", numbers.count(facts.put), ", ".join(filter(None, [of, *taken]))),
         ("Produced", numbers.size(facts.bytes["produced"]), "by the simulation"),
         (
             "Delivered",

@@ -196,9 +196,10 @@ def missing_values(variables: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, str]]:
     """What went from the simulation to the analytics."""
-    of = f" {numbers.of_total(facts.steps, facts.n_steps)}".rstrip()
+    of = f" {numbers.of_total(facts.put, facts.n_steps)}".rstrip()
+    taken = f"; {facts.taken_steps()}" if facts.steps < facts.put else ""
     within = "" if not facts.active else f" in {numbers.duration(facts.active)}"
-    rows = [("steps", f"{numbers.count(facts.steps)}{of}{within}")]
+    rows = [("steps", f"{numbers.count(facts.put)}{of}{taken}{within}")]
     if record["stop_reason"]:
         rows.append(("ended early", record["stop_reason"]))
     rows += [
@@ -208,6 +209,8 @@ def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, st
         )
         for each in record["left_out"]
     ]
+    if facts.put and not record["ledger"]["arrays"]:
+        return [*rows, ("produced", "not counted: there was no contract")]
     rows.append(("produced", numbers.size(facts.bytes["produced"])))
     rows.append(("skipped by contract", _part(facts, "skipped")))
     rate = "" if facts.rate is None else f", {numbers.rate(facts.rate)}"

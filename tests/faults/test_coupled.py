@@ -125,6 +125,10 @@ def test_the_analysis_raises(coupled, policy):
     failed(flow, "the analysis does not like this field")
     # Before there is a contract: the ranks get one that asks for nothing, or are ended.
     assert len(list(work_of(flow).glob("*.done"))) == (2 if policy == "continue" else 0)
+    if policy == "continue":
+        assert f"{STEPS} of {STEPS}; none of them went to the analysis" in flow.output()
+        progress = [line for line in flow.output().splitlines() if ": step " in line]
+        assert f"step {STEPS} of {STEPS}, 0 of 1 tasks" in progress[-1]
 
 
 @pytest.mark.campaign

@@ -23,9 +23,11 @@ from ips_components.report import (
     write_record,
 )
 from ips_components.report import _numbers as numbers
+from ips_components.report._facts import Facts
 from ips_components.report.commands import add_subcommands
 from ips_components.report.ledger import ledger_table, print_summary
 from ips_components.report.progress import Rate, Remaining, _Bars, awaited, bars, describe
+from ips_components.report.record import check_record
 
 
 class Terminal(io.StringIO):
@@ -56,6 +58,29 @@ def test_summary_of_a_good_run():
     assert rows["explained variance"] == "84.1 %, 10.2 %, 2.1 % (together 96.4 %)"
     assert rows["results"] == "/scratch/ada/run_heat2d_ipca/results.zarr"
     assert len({line.index(text) for line, text in zip(lines[1:], rows.values(), strict=True)}) == 1
+
+
+def test_summary_tells_apart_what_the_simulation_put_and_what_the_analysis_took():
+    """Every second step is wanted, or the analysis has failed before there was a contract."""
+    record = run_records.ok_record()
+    record["step_counts"] = {**record["step_counts"], "complete": 100, "put": 199}
+    record["n_steps"] = 200
+    (steps,) = [line for line in summary_table(record).splitlines() if "  steps" in line]
+    assert "  199 of 200; 100 of them went to the analysis in 13.4 s" in steps
+    assert "put 199 steps; 100 of them went to the analysis in 13.4 s." in facts_of(record)
+
+    counts = {"begun": 0, "complete": 0, "analysed": 0, "put": 40}
+    record = make_record("r", status="failed", cause="no", step_counts=counts, n_steps=40)
+    rows = summary_table(record).splitlines()[1:]
+    assert [row.split(maxsplit=1)[1] for row in rows] == [
+        "40 of 40; none of them went to the analysis",
+        "not counted: there was no contract",
+    ]
+    assert "put 40 steps; none of them went to the analysis." in facts_of(record)
+
+
+def facts_of(record):
+    return " ".join(Facts.of(check_record(record)).sentences())
 
 
 def test_missing_values_are_said_once():
