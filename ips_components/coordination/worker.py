@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import ssl
 from collections.abc import Callable, Mapping
@@ -272,6 +273,8 @@ class WorkerSession:
 
     def _report_waiting(self) -> None:
         waiting = self.receiver.waiting()
+        if waiting.wants:
+            self._collect_garbage()
         self._flush_steps()
         self._send(
             m.WaitingRanks(
@@ -280,6 +283,19 @@ class WorkerSession:
                 [[array, chunk, came] for array, chunk, came in waiting.oldest],
             )
         )
+
+    def _collect_garbage(self) -> None:
+        """Free chunks that only reference cycles hold; an idle worker may not do so for minutes."""
+        held = self.receiver.statistics().held
+        gc.collect()
+        if freed := held - self.receiver.statistics().held:
+            logger.warning(
+                "Run %s: ranks waited for %d bytes of chunks in reference cycles of the analysis, "
+                "which Python frees late; do not keep blocks, or exceptions, in objects that "
+                "refer to each other",
+                self.settings.run,
+                freed,
+            )
 
     def _resolve_absent(self, action: m.ResolveAbsent) -> None:
         assert self.contract is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import secrets
 import shutil
 import threading
@@ -953,6 +954,29 @@ def test_a_step_that_a_rank_leaves_out_is_named_while_the_others_wait_for_memory
     assert all(outcome.startswith(wanted) for outcome in outcomes[:2])
     for outcome in outcomes[2:]:
         assert outcome == "done" if policy == "continue" else said in outcome
+
+
+def cyclic(arrays):
+    def keep(block):
+        kept = [block]
+        kept.append(kept)
+        return block
+
+    return {"mean": da.map_blocks(keep, arrays["temperature"][:3], dtype=float).mean(axis=0)}
+
+
+def test_ranks_that_wait_for_chunks_in_reference_cycles_go_on(cluster, coupled, monkeypatch):
+    """An idle worker may not collect garbage for minutes."""
+    monkeypatch.setattr(stalls, "PATIENCE", 0.2)
+    cluster.run(gc.disable)
+    try:
+        name, future, _, results = coupled("cyclic", simulate, memory_share=1e-9)
+        future.result(30)
+    finally:
+        cluster.run(gc.enable)
+    with xr.open_zarr(results) as found:
+        np.testing.assert_allclose(found["mean"].values, FIELD[:3].mean(axis=0), rtol=1e-12)
+    assert wait_for_end(cluster, name, 20)["ledger"]["closed"]
 
 
 def mean_of_points(arrays):
