@@ -25,6 +25,7 @@ from ips_components.ips.coupling import (
     DONE,
     FAILED,
     OPEN,
+    OUTCOME,
     RUN,
     Records,
     launches_of,
@@ -258,29 +259,28 @@ class Analytics(Component):
                 self._follow(pool)
                 with suppress(OSError):  # a lost pool has failed its tasks, which is said below
                     self._write_published(pool, self._published(pool), timestamp)
-            self._outcome = self._result(pool, drawing)
-        self._new_state = self._outcome.get("checkpoint", "")
+            self._take_result(pool, drawing)
         if config.output_files:
             self.services.stage_output_files(
                 timestamp, list(config.output_files), save_plasma_state=False
             )
-        return self._outcome
+        return self._outcome or {}
 
-    def _result(self, pool: AnalyticsPool, drawing: Any) -> dict[str, Any]:
+    def _take_result(self, pool: AnalyticsPool, drawing: Any) -> None:
         """Take the result, which ends the pool, and draw the results meanwhile."""
         from ips_components.report.drawing import FIGURE
 
-        known = pool.peek()
-        if drawing is None or not known.get("results"):
-            return pool.result()
-        drawing.begin(known["results"], known.get("variables", ()), pool.run_dir / FIGURE)
+        outcome, fault = pool.peek(), ""
+        drawn = drawing is not None and outcome.get("results")
+        if drawn:
+            drawing.begin(outcome["results"], outcome.get("variables", ()), pool.run_dir / FIGURE)
         try:
-            outcome = pool.result()
-        finally:
-            fault = drawing.result()
-        if fault:
-            self.services.warning("no figure of %s: %s", outcome["results"], fault)
-        return {**outcome, "figures": [] if fault else [FIGURE]}
+            self._new_state = pool.result().get("checkpoint", "")
+        finally:  # results are there, too, when the teardown of a plugin was cut
+            if drawn and (fault := drawing.result()):
+                self.services.warning("no figure of %s: %s", outcome["results"], fault)
+            self._outcome = {**outcome, "figures": [FIGURE] if drawn and not fault else []}
+            self._records.write(OUTCOME, self._outcome)
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:
         """End the run: wait for the rest of the graph, write the record, end the pool.

@@ -12,6 +12,7 @@ record                     writer                  content
                                                    state (`OPEN`, `DONE`, `FAILED`) and cause
 `launches_of` a port       component at the port   its launches, and whether it is finalized
 `COORDINATOR`              analytics               what the coordinator knew at the end
+`OUTCOME`                  analytics               what the analysis returned, and the figures of it
 `ABORT`                    driver                  why the tasks of all simulations shall end now
 ========================== ======================= ===============================================
 """
@@ -26,6 +27,7 @@ from typing import Any
 CONTACT = "contact.json"
 RUN = "RUN"
 COORDINATOR = "COORDINATOR"
+OUTCOME = "OUTCOME"
 ABORT = "ABORT"
 
 OPEN = "open"

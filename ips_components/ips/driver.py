@@ -21,6 +21,7 @@ from ips_components.ips.coupling import (
     COORDINATOR,
     DONE,
     FAILED,
+    OUTCOME,
     RUN,
     Records,
     launches_of,
@@ -64,11 +65,11 @@ class Driver(Component):
             With the first cause.
         """
         try:
-            results = self._couple(timestamp)
+            self._couple(timestamp)
         except BaseException as error:
-            self._conclude(error, {})
+            self._conclude(error)
             raise
-        self._conclude(None, results)
+        self._conclude(None)
         if "CHECKPOINT" in self.services.sim_conf:
             # A checkpoint is named after the number of steps that are done.
             done = float(self._run_config.times.n_steps)
@@ -113,7 +114,7 @@ class Driver(Component):
         try:
             self._wait_all(calls, self._analytics.connect_time_out + _MARGIN)
         except BaseException as error:
-            self._conclude(error, {})
+            self._conclude(error)
             raise
 
     def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
@@ -137,8 +138,8 @@ class Driver(Component):
 
     # --- the coupled step -----------------------------------------------------------------------
 
-    def _couple(self, timestamp: float) -> dict[str, Any]:
-        """Run all sides; return the answers by port when all went well."""
+    def _couple(self, timestamp: float) -> None:
+        """Run all sides; raise the first cause of what did not go well."""
         services = self.services
         waiting = {}
         for port in self._simulations:
@@ -146,7 +147,6 @@ class Driver(Component):
             waiting[call] = port
         analytics = self._analytics.port
         waiting[services.call_nonblocking(self._ports[analytics], "watch", timestamp)] = analytics
-        answers: dict[str, Any] = {}
         deadline = Deadline(math.inf)
         while waiting:
             ended = ips_compat.wait_first(services, waiting, min(_POLL_INTERVAL, deadline.left))
@@ -158,19 +158,17 @@ class Driver(Component):
                 continue
             port = waiting.pop(ended)
             try:
-                answers[port] = ips_compat.answer(services, ended)
+                ips_compat.answer(services, ended)
             except Exception as error:
                 if self._is_left_out(port):  # its process was killed
                     services.error("%s is left out: %s", port, ips_compat.describe(error))
                     self._note_end(port, ips_compat.describe(error))
-                    answers[port] = {}
                 else:
                     self._failures[port] = error
             others = [other for other in waiting.values() if other in self._simulations]
-            deadline = self._inform_others(port, port in answers, others)
+            deadline = self._inform_others(port, port not in self._failures, others)
         if self._failures:
             raise RunFailed(self._first_cause())
-        return answers
 
     def _inform_others(self, port: str, went_well: bool, busy: list[str]) -> Deadline:
         """Inform the other sides that one has ended; return until when they may go on."""
@@ -246,7 +244,7 @@ class Driver(Component):
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _conclude(self, error: BaseException | None, answers: dict[str, Any]) -> None:
+    def _conclude(self, error: BaseException | None) -> None:
         """Write record, report and figure, and print the summary."""
         known = self._records.read(RUN)
         if not known:  # the analytics failed before it knew its run
@@ -265,7 +263,7 @@ class Driver(Component):
             Path(known["run_dir"]),
             self._started,
             known["pool"],
-            answers.get(self._analytics.port) or {},
+            self._records.read(OUTCOME),
         )
         cause = conclusion.write(error)
         self._records.write(RUN, {**known, "state": FAILED if cause else DONE, "cause": cause})

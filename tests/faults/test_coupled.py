@@ -107,6 +107,9 @@ def test_the_teardown_of_a_worker_plugin_is_cut(coupled):
     assert "was cut after 3 s (TEARDOWN_TIME_OUT)" in ended.log
     assert record["ledger"]["closed"]
     assert len(list(flow.root.glob("work/*/copied_*"))) < 4
+    assert f"results              {record['results']['path']}\n" in ended.output
+    with xr.open_zarr(record["results"]["path"], consolidated=False) as results:
+        assert set(results) == set(record["results"]["variables"]) == {"sums", "mean"}
 
 
 @pytest.mark.campaign

@@ -6,6 +6,7 @@ Whoever dies, the outcome is a run with the right numbers, or one that has faile
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +141,21 @@ def test_somebody_is_killed_between_two_launches(tmp_path, leaves_nothing, who):
         assert any(cause in ended.last_lines for cause in causes)
     else:
         failed(flow, ended, *causes)
+
+
+def test_results_stay_when_the_teardown_of_a_worker_plugin_is_cut(tmp_path, leaves_nothing):
+    """Record, summary and figure show what was computed, although the run has failed."""
+    slow = {
+        "WORKER_PLUGINS": "field_analysis:slow_plugins",
+        "INPUT_DIR": Path(__file__).parents[1] / "faults" / "coupled",
+        "TEARDOWN_TIME_OUT": 3,
+        "FIGURE": True,
+    }
+    flow = flow_of(tmp_path, analytics=slow)
+    ended = flow.run(200)
+    failed(flow, ended, "was cut after 3 s (TEARDOWN_TIME_OUT)")
+    check(flow, "field", LAUNCHES * PER_LAUNCH)
+    record = record_of(flow)
+    assert set(record["results"]["variables"]) == {"field_series", "field_total"}
+    assert f"results              {record['results']['path']}\n" in ended.output
+    assert record["figures"] == ["results.png"]
