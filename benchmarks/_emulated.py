@@ -57,12 +57,12 @@ class Rank:
         )
         self.sock.connect((endpoint.host, endpoint.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        greeting = m.Greeting(proof.new_nonce())
+        greeting = m.Greeting(proof.new_nonce(), hello.session)
         self.sock.sendall(framing.pack(greeting))
         (challenge,) = self.decoder.feed(self.sock.recv(1 << 16))
         self.state.received(challenge)
         assert isinstance(challenge, m.Challenge)
-        hello = proof.answer(hello, contact.secret, greeting, challenge)
+        hello = proof.answer(hello, contact.secret, greeting, challenge, endpoint.id)
         self.sock.sendall(framing.pack(hello))
 
     def block_as_list(self) -> list[list[int]]:

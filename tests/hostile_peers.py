@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import select
 import socket
 import ssl
+import threading
 
 from ips_components.errors import IPSComponentsError
 from ips_components.wire import framing, proof
@@ -41,13 +43,13 @@ def break_tls(rng, sock, own):
         case 3:
             context = tls_client(rng.choice([None, own]))
             with context.wrap_socket(sock) as secured:
-                secured.sendall(framing.pack(m.Greeting(rng.randbytes(32))))
+                secured.sendall(framing.pack(m.Greeting(rng.randbytes(32), 1)))
                 secured.recv(1 << 16)
 
 
 def words(rng, contact, sock):
     """Parts of a conversation, the last of them wrong."""
-    greeting = m.Greeting(rng.randbytes(32))
+    greeting = m.Greeting(rng.randbytes(32), rng.randrange(9))
     yield rng.choice([b"GET / HTTP/1.1\r\n\r\n", rng.randbytes(200), framing.pack(greeting)])
     if rng.random() < 0.5 or sock.family != socket.AF_UNIX:
         yield rng.randbytes(rng.choice([1, 40, 400]))
@@ -55,22 +57,66 @@ def words(rng, contact, sock):
     # This one knows the token, and breaks the protocol.
     try:
         (challenge,) = framing.Decoder().feed(sock.recv(1 << 16))
-        good = {"run": contact.run, "rank": 1, "size": 2, "pid": 1, "session": rng.randrange(9)}
+        good = {"run": contact.run, "rank": 1, "size": 2, "pid": 1, "session": greeting.session}
         wrong = rng.choice(
             [
                 {"size": 7},
                 {"rank": 2**31 - 1},
                 {"rank": 5},
                 {"run": "another"},
+                {"session": 9},
                 {"info": b"{" * 5000},
                 {"info": json.dumps({"arrays": [{"name": "field", "shape": [-1]}]}).encode()},
                 {"info": json.dumps({"blocks": {"field": [[[1e300], [2]]]}}).encode()},
             ]
         )
         hello = m.Hello(**{**good, **wrong})
-        answered = framing.pack(proof.answer(hello, contact.secret, greeting, challenge))
+        here = sock.getpeername()[1:].decode()
+        (receiver,) = (e.id for e in contact.endpoints if e.unix[1:] == here)
+        known = contact.secret, greeting, challenge, receiver
+        answered = framing.pack(proof.answer(hello, *known))
         yield rng.choice([answered, answered[: len(answered) // 2], answered * 2])
         yield rng.choice([framing.pack(m.Credit(0, 1)), framing.pack(m.Want(9, 1 << 60)), b""])
         yield rng.randbytes(100)
     except (IPSComponentsError, ValueError):
         return
+
+
+@contextlib.contextmanager
+def relay(port, to):
+    """Take the port of a dead receiver, and pass on all that comes to another one, and its answers.
+
+    Yields what came from the ranks, as it was received.
+    """
+    heard = []
+
+    def pass_on(rank, receiver):
+        other = {rank: receiver, receiver: rank}
+        while True:
+            for side in select.select(list(other), [], [])[0]:
+                data = side.recv(1 << 16)
+                if not data:
+                    return
+                if side is rank:
+                    heard.append(data)
+                other[side].sendall(data)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                rank, _ = listener.accept()
+                with (
+                    rank,
+                    socket.create_connection((to.host, to.port)) as receiver,
+                    contextlib.suppress(OSError),
+                ):
+                    pass_on(rank, receiver)
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield heard
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)

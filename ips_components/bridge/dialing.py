@@ -132,12 +132,12 @@ class Dialer:
                 raise BridgeError(f"{endpoint} refused rank {self._rank}: {first.text}")
             return first, early
 
-        greeting = m.Greeting(proof.new_nonce())
+        greeting = m.Greeting(proof.new_nonce(), hello.session)
         challenge, early = answered(greeting)
         if not isinstance(challenge, m.Challenge) or early:
             raise ProtocolError(f"{endpoint} did not answer the greeting")
         try:
-            hello = proof.answer(hello, self._token, greeting, challenge)
+            hello = proof.answer(hello, self._token, greeting, challenge, endpoint.id)
         except ProtocolError as error:
             raise ProtocolError(self._no_trust(endpoint, error)) from error
         welcome, early = answered(hello)

@@ -47,6 +47,10 @@ class Owner(Protocol):
         """The run's token."""
 
     @property
+    def id(self) -> int:
+        """The receiver's, see `contact.Endpoint`."""
+
+    @property
     def run(self) -> str:
         """The run's id."""
 
@@ -341,7 +345,7 @@ class Connection:
     def _handshake(self) -> Generator[memoryview | None, int, Peer]:
         """Take a rank in, once the receiver can."""
         owner = self.owner
-        hello = yield from read_hello(self._input, self._state, self.send, owner.token)
+        hello = yield from read_hello(self._input, self._state, self.send, owner.token, owner.id)
         self.name = f"rank {hello.rank} ({self.name})"
         try:
             check_hello(hello, owner.run)

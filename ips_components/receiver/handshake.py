@@ -51,31 +51,35 @@ def encrypt(plain: socket.socket, tls: TlsSocket) -> Generator[memoryview, int, 
 
 
 def read_hello(
-    reading: Input, state: State, send: Callable[[m.Message], None], token: bytes
+    reading: Input, state: State, send: Callable[[m.Message], None], token: bytes, receiver: int
 ) -> Generator[memoryview, int, m.Hello]:
     """Answer a greeting, and read a hello; nothing of it is looked at before its proof.
 
     Raises
     ------
     ProtocolError
-        These are not the first two messages, or the rank does not know the token.
+        These are not the first two messages, or the rank does not know the token, or means
+        another receiver than the one with this id.
     """
     header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
-    if header.op != m.Greeting.OP or header.body != proof.NONCE_BYTES:
+    if header.op != m.Greeting.OP or header.body != m.Greeting.LAYOUT.size:
         raise ProtocolError(f"the first message must be a greeting, got message {header.op}")
-    nonces = bytes((yield from reading.take(proof.NONCE_BYTES))), proof.new_nonce()
-    state.received(m.Greeting(nonces[0]))
-    send(m.Challenge(nonces[1], proof.proof_of_receiver(token, *nonces)))
+    greeting = m.Greeting.parse((yield from reading.take(header.body)))
+    state.received(greeting)
+    channel = proof.Channel(greeting.nonce, proof.new_nonce(), greeting.session, receiver)
+    send(m.Challenge(channel.receiver_nonce, channel.proof_of_receiver(token)))
     header = framing.parse_header((yield from reading.take(framing.HEADER_BYTES)))
     if header.op != m.Hello.OP or header.body < m.HELLO_BYTES:
         raise ProtocolError(f"the second message must be a hello, got message {header.op}")
     fixed = bytes((yield from reading.take(m.HELLO_BYTES)))
-    if not compare_digest(fixed[: m.PROOF_BYTES], proof.proof_of_rank(token, *nonces)):
-        raise ProtocolError("a hello with a wrong token")
+    if not compare_digest(fixed[: m.PROOF_BYTES], channel.proof_of_rank(token)):
+        raise ProtocolError("a hello with a wrong token, or one for another receiver")
     body = memoryview(bytearray(header.body))
     body[: m.HELLO_BYTES] = fixed
     yield from reading.read_into(body[m.HELLO_BYTES :])
     hello = framing.parse(header, body)
     state.received(hello)
     assert isinstance(hello, m.Hello)
+    if hello.session != greeting.session:
+        raise ProtocolError("a hello of another session than its greeting")
     return hello

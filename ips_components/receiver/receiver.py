@@ -244,7 +244,8 @@ class Receiver:
         hostname, boot = host_identity()
         host, port = self._listener.address
         unix = self._listener.unix
-        return Endpoint(self.ordinal or 0, host, port, unix, hostname, boot, os.getpid())
+        ordinal, id_ = self.ordinal or 0, self._reception.id
+        return Endpoint(ordinal, host, port, unix, hostname, boot, os.getpid(), id_)
 
     # -- driven by the owner -------------------------------------------------------------------
 

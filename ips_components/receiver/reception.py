@@ -21,6 +21,7 @@ from ips_components.receiver.peer import Peer
 from ips_components.receiver.peers import PeerTable
 from ips_components.receiver.rate_limit import LimitedWarnings
 from ips_components.receiver.sink import ByeInfo, HelloInfo, Sink, StepInfo
+from ips_components.wire import contact
 from ips_components.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Reception:
         set_size: Callable[[int], None],
     ) -> None:
         self.sink, self.run, self.token, self.ordinal = sink, run, token, ordinal
+        self.id = contact.new_id()
         self.contract: Contract | None = None
         self._dtypes: list[np.dtype[Any]] = []
         self._peers, self._credit, self._delivery = peers, credit, delivery

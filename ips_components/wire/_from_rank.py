@@ -36,10 +36,11 @@ class Greeting(Fixed):
     """The first message of a rank on every connection; see `proof`."""
 
     nonce: bytes
+    session: int
 
     OP: ClassVar[int] = 13
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<32s")
-    FIELDS: ClassVar[tuple[str, ...]] = ("nonce",)
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<32sQ")
+    FIELDS: ClassVar[tuple[str, ...]] = ("nonce", "session")
 
 
 class Hello(Message):

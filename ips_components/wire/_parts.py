@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from ips_components.errors import ProtocolError
 from ips_components.wire._record import Record
 
-VERSION = 4
+VERSION = 5
 PROOF_BYTES = 32
 NO_SLOT = 0xFFFFFFFF
 MAX_NDIM = 16

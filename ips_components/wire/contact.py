@@ -16,7 +16,7 @@ hexadecimal digits of this little-endian record (`Contact.to_bytes`)::
     148  u32   1: TCP connections are encrypted (TLS), else 0
     152  u64   replay bytes
     160  endpoints: n u32, then n records:
-               ordinal u32, port u16, four lengths u16, zero u16, pid u64,
+               ordinal u32, port u16, four lengths u16, zero u16, pid u64, id u64,
                then host, unix, hostname, boot as UTF-8 texts of these lengths
     then, if encrypted: three lengths u16, zero u16,
                then authority, certificate, key: paths as UTF-8 texts of these lengths
@@ -39,7 +39,7 @@ from ips_components.errors import ContactError
 from ips_components.wire._record import Record
 
 FORMAT = "ips-components-contact"
-VERSION = 1
+VERSION = 2
 ENVIRONMENT = "IPS_COMPONENTS_CONTACT"
 MAX_BYTES = 16 << 20
 
@@ -56,7 +56,7 @@ OPTIONS: Mapping[str, Any] = {
 
 MAGIC = b"IPSCTCT1"
 _CONTACT = struct.Struct("<8s32s64s4dIIIIQ")
-_ENDPOINT = struct.Struct("<IHHHHHHQ")
+_ENDPOINT = struct.Struct("<IHHHHHHQQ")
 _COUNT = struct.Struct("<I")
 _CERTIFICATES = struct.Struct("<HHHH")
 _LANES = {"tcp": 1, "shm": 2}
@@ -80,6 +80,8 @@ class Endpoint:
         identity is on the same node and may use shared memory.
     pid
         Process that listens.
+    id
+        Random number of 64 bits, of this receiver alone; see `proof`.
     """
 
     ordinal: int
@@ -89,6 +91,7 @@ class Endpoint:
     hostname: str = ""
     boot: str = ""
     pid: int = 0
+    id: int = 0
 
     @property
     def local(self) -> bool:
@@ -298,6 +301,11 @@ def new_token() -> str:
     return os.urandom(32).hex()
 
 
+def new_id() -> int:
+    """Return a fresh id of a receiver."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
 @cache
 def host_identity() -> tuple[str, str]:
     """Return host name and boot id of this machine; the boot id is empty where there is none."""
@@ -368,7 +376,7 @@ def pack_endpoints(endpoints: Sequence[Endpoint]) -> bytes:
     parts = [_COUNT.pack(len(endpoints))]
     for e in endpoints:
         texts = [text.encode() for text in (e.host, e.unix, e.hostname, e.boot)]
-        parts.append(_ENDPOINT.pack(e.ordinal, e.port, *map(len, texts), 0, e.pid))
+        parts.append(_ENDPOINT.pack(e.ordinal, e.port, *map(len, texts), 0, e.pid, e.id))
         parts.extend(texts)
     return b"".join(parts)
 
@@ -384,10 +392,10 @@ def _endpoints_at(body: memoryview | bytes, at: int) -> tuple[tuple[Endpoint, ..
     at += _COUNT.size
     endpoints = []
     for _ in range(count):
-        ordinal, port, *lengths, _zero, pid = _ENDPOINT.unpack_from(body, at)
+        ordinal, port, *lengths, _zero, pid, id_ = _ENDPOINT.unpack_from(body, at)
         texts, at = _texts_at(body, at + _ENDPOINT.size, lengths)
         host, unix, hostname, boot = texts
-        endpoints.append(Endpoint(ordinal, host, port, unix, hostname, boot, pid))
+        endpoints.append(Endpoint(ordinal, host, port, unix, hostname, boot, pid, id_))
     return tuple(endpoints), at
 
 

@@ -49,7 +49,7 @@ Bye        10 last step i64, status u32 (0 ok, 1 aborted), n u32, n x counters, 
 Ping       11 empty (both ways)
 Blocks     12 n u32, ndim u32, n x ndim x (offset u64, extent u64): what this rank holds of the
               array, where the hello could not say it yet
-Greeting   13 nonce 32s: the first message of a connection, see `proof`
+Greeting   13 nonce 32s, session u64: the first message of a connection, see `proof`
 StepTime   14 step i64, time f64: physical time of a step, in the units of the simulation
 ========== == =============================================================================
 

@@ -27,6 +27,7 @@ from c_ranks import (
     join_all,
     spec_of,
 )
+from hostile_peers import relay
 
 from ips_components.model.placement import replace
 from ips_components.model.selection import Selection
@@ -464,8 +465,10 @@ class Impostor:
 
     def _answer(self, connection):
         head = framing.parse_header(_exactly(connection, 32))
-        nonces = _exactly(connection, head.body), proof.new_nonce()
-        challenge = m.Challenge(nonces[1], proof.proof_of_receiver(self.token, *nonces))
+        greeting = m.Greeting.parse(memoryview(_exactly(connection, head.body)))
+        nonces = greeting.nonce, proof.new_nonce()
+        channel = proof.Channel(*nonces, greeting.session, self.endpoint.id)
+        challenge = m.Challenge(nonces[1], channel.proof_of_receiver(self.token))
         connection.sendall(framing.pack(challenge))
         head = framing.parse_header(_exactly(connection, 32))
         _exactly(connection, head.body)
@@ -539,6 +542,22 @@ def test_who_took_the_port_of_a_receiver_gets_no_hello(start, tmp_path):
         with pytest.raises(RankError, match="does not know the token of the run"):
             joined(start, path, tmp_path, spec_of(count=1), "tcp")
     assert not impostor.greeted
+
+
+def test_who_took_the_port_of_a_receiver_cannot_pass_a_rank_on_to_another(start, sinks, tmp_path):
+    spec, (of_dead, of_living) = spec_of(count=1), sinks(2)
+    limits = {"connect": 0.3, "contract": 0.3}
+    with coupling(tmp_path, [of_dead, of_living], agree(spec), deadlines=limits) as (path, pair):
+        dead, living = (receiver.endpoint for receiver in pair)
+        contacts.write(path, changed(contacts.read(path), endpoints=(dead,)))
+        pair[0].close()
+        with (
+            relay(dead.port, living) as heard,
+            pytest.raises(RankError, match="is another receiver of it"),
+        ):
+            joined(start, path, tmp_path, spec, "tcp")
+    assert {framing.parse_header(each).op for each in heard} == {m.Greeting.OP}
+    assert not of_living.hellos
 
 
 def test_receivers_that_talk_nonsense(start, tmp_path):

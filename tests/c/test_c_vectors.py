@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ips_components.bridge.segments import Segments
 from ips_components.model.decomposition import dims_create
+from ips_components.wire import proof
 
 VECTORS = Path(__file__).parents[1] / "conformance"
 GEOMETRY = json.loads((VECTORS / "geometry_vectors.json").read_text(encoding="utf-8"))
@@ -142,7 +143,7 @@ def test_rows_by_ids(ask, vector):
 def receivers_words(endpoints):
     found = ["receivers", str(len(endpoints))]
     for e in endpoints:
-        found += words(e["ordinal"], e["port"], e["pid"])
+        found += words(e["ordinal"], e["port"], e["pid"], e["id"])
         found += [text(e[name]) for name in ("host", "unix", "hostname", "boot")]
     return found
 
@@ -239,7 +240,7 @@ def pack_words(name, f):
         case "SlotDrop":
             return words(f["slot"])
         case "Greeting":
-            return [f["nonce"]]
+            return [f["nonce"], *words(f["session"])]
         case "Ping":
             return []
     raise AssertionError(name)
@@ -297,8 +298,8 @@ def test_slots_lie_at_the_same_places_of_segments(ask, slots, moves):
 
 @pytest.mark.parametrize("vector", WIRE["proofs"], ids=lambda v: v["token"][:4])
 def test_proofs_are_the_same(ask, vector):
-    token, rank, receiver = (vector[n] for n in ("token", "rank_nonce", "receiver_nonce"))
-    (answer,) = ask(f"proofs {token} {rank} {receiver}")
+    given = words(*(vector[n] for n in ("token", *proof.Channel._fields)))
+    (answer,) = ask(" ".join(["proofs", *given]))
     assert answer == f"proofs {vector['of_rank']} {vector['of_receiver']}"
 
 

@@ -221,7 +221,7 @@ static void show_receivers(const uint8_t *data, size_t length)
         show(e.n);
         for (uint32_t i = 0; i < e.n; i++) {
             const endpoint *one = &e.items[i];
-            show(one->ordinal), show(one->port), show((int64_t)one->pid);
+            show(one->ordinal), show(one->port), show((int64_t)one->pid), show((int64_t)one->id);
             hex(one->host, strlen(one->host));
             hex(one->unix_name, strlen(one->unix_name));
             hex(one->hostname, strlen(one->hostname));
@@ -327,16 +327,19 @@ static void do_hmac(void)
     free(key), free(data);
 }
 
-/* proofs TOKEN NONCE NONCE: of the rank and of the receiver */
+/* proofs TOKEN NONCE NONCE SESSION ID: of the rank and of the receiver */
 static void do_proofs(void)
 {
     size_t length;
     uint8_t *token = bytes(&length), *rank = bytes(&length), *receiver = bytes(&length);
+    channel c = {.rank_nonce = rank, .receiver_nonce = receiver};
     uint8_t out[PROOF_BYTES];
+    c.session = (uint64_t)number();
+    c.receiver = (uint64_t)number();
     printf("proofs");
-    ipsb_proof_of_rank(out, token, rank, receiver);
+    ipsb_proof_of_rank(out, token, &c);
     hex(out, sizeof out);
-    ipsb_proof_of_receiver(out, token, rank, receiver);
+    ipsb_proof_of_receiver(out, token, &c);
     hex(out, sizeof out);
     printf("\n");
     free(token), free(rank), free(receiver);
@@ -372,7 +375,7 @@ static void do_pack(void)
     } else if (op == OP_GREETING) {
         size_t length;
         uint8_t *nonce = bytes(&length);
-        ipsb_pack_greeting(&out, nonce);
+        ipsb_pack_greeting(&out, nonce, (uint64_t)number());
         free(nonce);
     } else if (op == OP_PIECE) {
         int64_t dst[3 * MAX_NDIM], strides[MAX_NDIM];

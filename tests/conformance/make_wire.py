@@ -15,7 +15,7 @@ from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 
 ENDPOINTS = (
-    Endpoint(0, "10.0.0.1", 4001, "@0abcd", "node1", "6e0c-boot", 321),
+    Endpoint(0, "10.0.0.1", 4001, "@0abcd", "node1", "6e0c-boot", 321, 0x0123456789ABCDEF),
     Endpoint(3, "fe80::1", 65535, "/run/receiver.sock", "node2", "", 1 << 40),
 )
 COUNTERS = (
@@ -26,10 +26,10 @@ DST = ((1, 1, 1), (0, 4, 2), (3, 5, 1))
 
 PIECE = m.Piece(array=1, chunk=70, t=9, dst=DST, seq=5)
 PROOFS = (
-    (bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))),
-    (b"\xff" * 32, bytes(32), b"\x80" * 32),
+    (bytes(range(32)), proof.Channel(bytes(range(32, 64)), bytes(range(64, 96)), 1 << 62, 321)),
+    (b"\xff" * 32, proof.Channel(bytes(32), b"\x80" * 32, 0, 0x0123456789ABCDEF)),
 )
-"""Token, nonce of the rank, nonce of the receiver."""
+"""Tokens and connections."""
 
 EXAMPLES: tuple[m.Message, ...] = (
     m.Hello(
@@ -91,7 +91,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ByeAck(),
     m.Refused(text="another run"),
     m.Attach(contact=bytes(range(40))),
-    m.Greeting(nonce=bytes(range(32))),
+    m.Greeting(nonce=bytes(range(32)), session=0x1122334455667788),
     m.Challenge(nonce=bytes(range(32)), proof=bytes(range(32, 64))),
 )
 
@@ -130,12 +130,11 @@ def vectors() -> dict[str, Any]:
         "proofs": [
             {
                 "token": token.hex(),
-                "rank_nonce": rank.hex(),
-                "receiver_nonce": receiver.hex(),
-                "of_rank": proof.proof_of_rank(token, rank, receiver).hex(),
-                "of_receiver": proof.proof_of_receiver(token, rank, receiver).hex(),
+                **_plain(channel._asdict()),
+                "of_rank": channel.proof_of_rank(token).hex(),
+                "of_receiver": channel.proof_of_receiver(token).hex(),
             }
-            for token, rank, receiver in PROOFS
+            for token, channel in PROOFS
         ],
         "contact": {
             "fields": _plain({k: v for k, v in contact.to_json().items() if k != "binary"}),

@@ -71,12 +71,13 @@ def hello(rank=0):
     return m.Hello(run=RUN, rank=rank, size=4, pid=1, session=rank + 1)
 
 
-def introduced(sock, message):
+def introduced(receiver, sock, message):
     """Greet a receiver, and return the bytes of the hello that answers its challenge."""
-    greeting = m.Greeting(bytes(32))
+    greeting = m.Greeting(bytes(32), message.session)
     sock.sendall(framing.pack(greeting))
     (challenge,) = framing.Decoder().feed(sock.recv(1 << 16))
-    return framing.pack(proof.answer(message, bytes.fromhex(TOKEN), greeting, challenge))
+    known = bytes.fromhex(TOKEN), greeting, challenge, receiver.endpoint.id
+    return framing.pack(proof.answer(message, *known))
 
 
 def dial(receiver, context=None):
@@ -97,7 +98,7 @@ def throw(receiver, *parts, local=False, fds=0, context=None):
         try:
             for part in parts:
                 if isinstance(part, m.Hello):
-                    part = introduced(sock, part)
+                    part = introduced(receiver, sock, part)
                 if fds:
                     read, write = os.pipe()
                     try:
@@ -121,7 +122,7 @@ def is_well(receiver, sink, context=None):
     answered = dial(receiver, context)
     with answered:
         answered.settimeout(10)
-        answered.sendall(introduced(answered, hello(3)))
+        answered.sendall(introduced(receiver, answered, hello(3)))
         decoder = framing.Decoder()
         row = None
         while row is None:
@@ -285,7 +286,7 @@ def test_a_slot_that_is_not_sealed(target):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect("\0" + receiver.endpoint.unix[1:])
             sock.settimeout(10)
-            sock.sendall(introduced(sock, hello()))
+            sock.sendall(introduced(receiver, sock, hello()))
             socket.send_fds(sock, [framing.pack(m.Slot(1, 0, 4096, 4, 2))], [fd])
             with pytest.raises(OSError, match=r"reset|closed"):
                 while sock.recv(1 << 16):

@@ -45,9 +45,9 @@ static int parse_file(const char *path, const char *text, size_t length, buffer 
         return IPS_BRIDGE_CONTACT;
     }
     found = ipsb_json_find(text, length, 1, "version");
-    if (!found || end - found < 2 || found[0] != '1' || (found[1] >= '0' && found[1] <= '9')) {
+    if (!found || end - found < 2 || found[0] != '2' || (found[1] >= '0' && found[1] <= '9')) {
         snprintf(why, room,
-                 "contact file %s has another version than 1: install the same release of "
+                 "contact file %s has another version than 2: install the same release of "
                  "ips_components on both sides",
                  path);
         return IPS_BRIDGE_CONTACT;

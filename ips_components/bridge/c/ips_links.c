@@ -96,7 +96,7 @@ void ipsb_links_free(links *l)
 
 /* ---- Connecting -------------------------------------------------------------------------------- */
 
-static void greet(peer *k)
+static void greet(const links *l, peer *k)
 {
     k->state = LINK_GREETING;
     k->challenged = false;
@@ -106,7 +106,7 @@ static void greet(peer *k)
         ipsb_link_broken(k, "the kernel gave no random numbers");
         return;
     }
-    ipsb_pack_greeting(&k->out, k->nonce);
+    ipsb_pack_greeting(&k->out, k->nonce, l->self->session);
     if (k->out.failed)
         ipsb_link_broken(k, "no memory for a greeting");
     else
@@ -116,14 +116,15 @@ static void greet(peer *k)
 bool ipsb_link_challenged(links *l, peer *k, const message *m)
 {
     uint8_t expected[PROOF_BYTES], proof[PROOF_BYTES];
+    const channel c = {k->nonce, m->nonce, l->self->session, k->at.id};
     buffer info = {0};
-    ipsb_proof_of_receiver(expected, l->contact->token, k->nonce, m->nonce);
+    ipsb_proof_of_receiver(expected, l->contact->token, &c);
     if (!ipsb_same_proof(expected, m->proof)) {
-        snprintf(k->why, sizeof k->why, "it does not know the token of the run: the contact file may "
-                 "be of another run, or another process has taken the port");
+        snprintf(k->why, sizeof k->why, "it does not know the token of the run, or is another receiver of it: the "
+                 "contact file may be of another run, or another process has taken the port");
         return false;
     }
-    ipsb_proof_of_rank(proof, l->contact->token, k->nonce, m->nonce);
+    ipsb_proof_of_rank(proof, l->contact->token, &c);
     hello h = {.proof = proof, .digest = l->self->has_contract ? l->self->digest : NULL,
                .run = l->contact->run, .rank = (uint32_t)l->self->rank, .size = (uint32_t)l->self->size,
                .epoch = l->self->epoch, .pid = (uint64_t)getpid(), .session = l->self->session,
@@ -176,7 +177,7 @@ static bool dial_unix(links *l, peer *k)
         return true;
     }
     k->shm = true;
-    greet(k);
+    greet(l, k);
     return true;
 }
 
@@ -229,7 +230,7 @@ static void dial_tcp(links *l, peer *k)
     if (k->fd < 0)
         unreachable(k, error);
     else if (!error)
-        greet(k);
+        greet(l, k);
 }
 
 static void dial(links *l, peer *k)
@@ -250,7 +251,7 @@ void ipsb_link_start(links *l, peer *k)
     dial(l, k);
 }
 
-static void connected(peer *k)
+static void connected(const links *l, peer *k)
 {
     int error = 0;
     socklen_t length = sizeof error;
@@ -259,7 +260,7 @@ static void connected(peer *k)
     if (error)
         unreachable(k, error);
     else
-        greet(k);
+        greet(l, k);
 }
 
 /* ---- Progress ---------------------------------------------------------------------------------- */
@@ -368,7 +369,7 @@ void ipsb_progress(links *l, int64_t until)
         if (!polls[i].revents || k->fd != polls[i].fd)
             continue;
         if (k->state == LINK_CONNECTING) {
-            connected(k);
+            connected(l, k);
             continue;
         }
         if (polls[i].revents & (POLLIN | POLLHUP | POLLERR))

@@ -114,27 +114,27 @@ void ipsb_hmac_sha256(uint8_t out[PROOF_BYTES], const uint8_t *key, size_t key_l
 }
 
 static void prove(uint8_t out[PROOF_BYTES], const uint8_t *token, const char label[8],
-                  const uint8_t *rank_nonce, const uint8_t *receiver_nonce)
+                  const channel *c)
 {
-    uint8_t data[8 + 2 * NONCE_BYTES];
+    uint8_t data[8 + 2 * NONCE_BYTES + 16], *ids = data + 8 + 2 * NONCE_BYTES;
     memcpy(data, label, 8);
-    memcpy(data + 8, rank_nonce, NONCE_BYTES);
-    memcpy(data + 8 + NONCE_BYTES, receiver_nonce, NONCE_BYTES);
+    memcpy(data + 8, c->rank_nonce, NONCE_BYTES);
+    memcpy(data + 8 + NONCE_BYTES, c->receiver_nonce, NONCE_BYTES);
+    set64(ids, c->session);
+    set64(ids + 8, c->receiver);
     ipsb_hmac_sha256(out, token, TOKEN_BYTES, data, sizeof data);
 }
 
-void ipsb_proof_of_rank(uint8_t out[PROOF_BYTES], const uint8_t *token, const uint8_t *rank_nonce,
-                        const uint8_t *receiver_nonce)
+void ipsb_proof_of_rank(uint8_t out[PROOF_BYTES], const uint8_t *token, const channel *c)
 {
     static const char label[8] = {'r', 'a', 'n', 'k'};
-    prove(out, token, label, rank_nonce, receiver_nonce);
+    prove(out, token, label, c);
 }
 
-void ipsb_proof_of_receiver(uint8_t out[PROOF_BYTES], const uint8_t *token,
-                            const uint8_t *rank_nonce, const uint8_t *receiver_nonce)
+void ipsb_proof_of_receiver(uint8_t out[PROOF_BYTES], const uint8_t *token, const channel *c)
 {
     static const char label[8] = {'r', 'e', 'c', 'e', 'i', 'v', 'e', 'r'};
-    prove(out, token, label, rank_nonce, receiver_nonce);
+    prove(out, token, label, c);
 }
 
 bool ipsb_same_proof(const uint8_t *a, const uint8_t *b)

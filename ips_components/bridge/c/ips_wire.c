@@ -35,11 +35,13 @@ static uint8_t *frame(buffer *out, uint8_t op, uint16_t flags, uint64_t seq, uin
     return p + HEADER_BYTES;
 }
 
-void ipsb_pack_greeting(buffer *out, const uint8_t *nonce)
+void ipsb_pack_greeting(buffer *out, const uint8_t *nonce, uint64_t session)
 {
-    uint8_t *p = frame(out, OP_GREETING, 0, 0, 0, NONCE_BYTES, 0);
-    if (p)
-        memcpy(p, nonce, NONCE_BYTES);
+    uint8_t *p = frame(out, OP_GREETING, 0, 0, 0, NONCE_BYTES + 8, 0);
+    if (!p)
+        return;
+    memcpy(p, nonce, NONCE_BYTES);
+    set64(p + NONCE_BYTES, session);
 }
 
 void ipsb_pack_hello(buffer *out, const hello *h)
@@ -215,6 +217,8 @@ const char *ipsb_parse_header(header *out, const uint8_t *data)
     return NULL;
 }
 
+enum { ENDPOINT_BYTES = 32 }; /* of one, before its texts */
+
 /* Where the endpoints in `data` end, 0 when they are damaged. */
 static size_t endpoints_end(const uint8_t *data, size_t length)
 {
@@ -222,11 +226,11 @@ static size_t endpoints_end(const uint8_t *data, size_t length)
     if (length < 4)
         return 0;
     for (uint32_t n = get32(data); n; n--) {
-        if (length - at < 24)
+        if (length - at < ENDPOINT_BYTES)
             return 0;
         size_t texts = (size_t)get16(data + at + 6) + get16(data + at + 8) + get16(data + at + 10) +
                        get16(data + at + 12);
-        at += 24;
+        at += ENDPOINT_BYTES;
         if (length - at < texts)
             return 0;
         at += texts;
@@ -261,7 +265,8 @@ const char *ipsb_parse_endpoints(endpoints *out, const uint8_t *data, size_t len
         e->ordinal = get32(fixed);
         e->port = get16(fixed + 4);
         e->pid = get64(fixed + 16);
-        at += 24;
+        e->id = get64(fixed + 24);
+        at += ENDPOINT_BYTES;
         e->host = text_of(&at, get16(fixed + 6));
         e->unix_name = text_of(&at, get16(fixed + 8));
         e->hostname = text_of(&at, get16(fixed + 10));

@@ -6,7 +6,7 @@
 
 enum {
     HEADER_BYTES = 32,
-    PROTOCOL_VERSION = 4,
+    PROTOCOL_VERSION = 5,
     TOKEN_BYTES = 32,
     NONCE_BYTES = 32,
     PROOF_BYTES = 32,
@@ -49,7 +49,7 @@ enum { DROPPED_PASSED = 1 }; /* flags of Dropped */
 typedef struct endpoint {
     uint32_t ordinal;
     uint16_t port;
-    uint64_t pid;
+    uint64_t pid, id;
     char *host, *unix_name, *hostname, *boot;
 } endpoint;
 
@@ -106,7 +106,7 @@ typedef struct hello {
     size_t info_length;
 } hello;
 
-void ipsb_pack_greeting(buffer *out, const uint8_t *nonce);
+void ipsb_pack_greeting(buffer *out, const uint8_t *nonce, uint64_t session);
 void ipsb_pack_hello(buffer *out, const hello *h);
 /* dst: 3 numbers per dimension; strides: one per dimension, in a slot only (else NULL). */
 void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,

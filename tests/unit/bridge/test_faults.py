@@ -19,8 +19,10 @@ from _pair import (
     receivers,
     together,
 )
+from hostile_peers import relay
 
 from ips_components.bridge import Array, Bridge
+from ips_components.bridge.connection import LinkState
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -415,6 +417,25 @@ def test_who_took_the_port_of_a_receiver_gets_no_hello(tmp_path):
     assert heard
     assert {framing.parse_header(each).op for each in heard} == {m.Greeting.OP}
     assert not any(known.secret in each for each in heard)
+
+
+def test_who_took_the_port_of_a_receiver_cannot_pass_a_rank_on_to_another(tmp_path):
+    options = {"lanes": ["tcp"]}
+    two = agree(SPEC, receivers=2)
+    with receivers(tmp_path, two, 2, contact_options=options) as (file, rs, sinks):
+        dead, living = (receiver.endpoint for receiver in rs)
+        with Bridge(contact=file) as bridge:
+            bridge.put("t", 0, field(0))
+            assert bridge.wait()
+            connections = bridge._delivery.connections.by_ordinal
+            rs[0].close()
+            with relay(dead.port, living) as heard, bridge._mailbox.changed:
+                assert bridge._mailbox.changed.wait_for(
+                    lambda: "or is another receiver of it" in connections[0].why_closed, 20
+                ), connections[0].why_closed
+                assert connections[1].link is LinkState.OPEN  # it was not replaced
+        assert {framing.parse_header(each).op for each in heard} == {m.Greeting.OP}
+        assert len(sinks[1].hellos) == 1
 
 
 def test_a_forked_child_hides_nothing(tmp_path, lanes):

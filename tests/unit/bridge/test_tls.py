@@ -335,11 +335,12 @@ def test_hello_over_tls_by_hand(tmp_path, credentials):
         end = tls.TlsSocket(sock, tls.context_of_rank(named(credentials)), server_side=False)
         try:
             end.handshake()
-            greeting = m.Greeting(bytes(32))
+            greeting = m.Greeting(bytes(32), 1)
             end.sendall(framing.pack(greeting))
             (challenge,) = framing.Decoder().feed(end.recv(1 << 16))
             hello = m.Hello(run="test-run", rank=0, size=1, pid=1, session=1)
-            hello = proof.answer(hello, bytes.fromhex(TOKEN), greeting, challenge)
+            known = bytes.fromhex(TOKEN), greeting, challenge, receiver.endpoint.id
+            hello = proof.answer(hello, *known)
             end.sendall(framing.pack(hello) + framing.pack(m.Ping()))
             sinks[0].wait(lambda: sinks[0].hellos)
             assert isinstance(framing.Decoder().feed(end.recv(1 << 16))[0], m.Welcome)

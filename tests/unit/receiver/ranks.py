@@ -82,6 +82,7 @@ class Rank:
 
     def __init__(self, receiver, rank=0, size=1, *, lane="tcp", session=None, hello=True, **fields):
         endpoint = receiver.endpoint
+        self.receiver_id = endpoint.id
         if lane == "tcp":
             self.sock = socket.create_connection((endpoint.host, endpoint.port))
         else:
@@ -103,10 +104,11 @@ class Rank:
 
     def introduce(self, hello, token=TOKEN):
         """Send a hello as whoever knows a token does."""
-        greeting = m.Greeting(proof.new_nonce())
+        greeting = m.Greeting(proof.new_nonce(), hello.session)
         self.say(greeting)
         nonces = greeting.nonce, self.hear_until(m.Challenge).nonce
-        proved = proof.proof_of_rank(bytes.fromhex(token), *nonces)
+        channel = proof.Channel(*nonces, hello.session, self.receiver_id)
+        proved = channel.proof_of_rank(bytes.fromhex(token))
         self.say(m.Hello(**{**hello.fields(), "proof": proved}))
 
     def say(self, *messages):

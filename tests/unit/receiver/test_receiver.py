@@ -11,7 +11,7 @@ from ranks import RUN, TOKEN, Rank, Sink, contract_of, receiving, spec_of, until
 
 from ips_components.receiver import io_threads, peers, rate_limit
 from ips_components.receiver.receiver import Receiver
-from ips_components.wire import framing
+from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 
 SPEC = spec_of((4,))
@@ -211,13 +211,28 @@ def test_nothing_of_a_hello_is_decoded_before_its_token_was_compared(caplog):
             start = framing.HEADER_BYTES + 32
             hello[start : start + 64] = b"\xff" * 64  # no run name
             with Rank(receiver, hello=False) as stranger:
-                stranger.say(m.Greeting(bytes(32)))
+                stranger.say(m.Greeting(bytes(32), 1))
                 assert isinstance(stranger.hear(), m.Challenge)
                 stranger.sock.sendall(hello)
                 assert stranger.hear() is None
     assert not sink.reports
     assert [r.exc_info for r in caplog.records] == [None, None]
     assert all("a hello with a wrong token" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("change", [{"receiver": 1}, {"session": 5}])
+def test_a_hello_that_was_meant_for_another_receiver_or_session_is_refused(change, caplog):
+    """Its proof is that of a rank that knows the token."""
+    with receiving(SPEC) as (receiver, sink), Rank(receiver, hello=False) as rank:
+        greeting = m.Greeting(bytes(32), 1)
+        rank.say(greeting)
+        nonce = rank.hear().nonce
+        right = proof.Channel(greeting.nonce, nonce, 1, receiver.endpoint.id)
+        other = right._replace(**change)
+        rank.say(m.Hello(RUN, 0, 1, 1, 1, other.proof_of_rank(bytes.fromhex(TOKEN))))
+        assert rank.hear() is None
+    assert not sink.reports
+    assert "a hello with a wrong token, or one for another receiver" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from ips_components.wire import framing, proof
 from ips_components.wire import messages as m
 from ips_components.wire.protocol import RANK, RECEIVER, Connection, State, check_hello
 
-GREETING = m.Greeting(bytes(32))
 HELLO = m.Hello(run="r", rank=0, size=1, pid=1, session=1)
+GREETING = m.Greeting(bytes(32), HELLO.session)
 
 
 @pytest.mark.parametrize("kind", sorted(m.BY_OP.values(), key=lambda kind: kind.OP))
@@ -54,15 +54,22 @@ def test_a_hello_of_another_run_is_refused():
     check_hello(HELLO, "r")
 
 
-def test_a_receiver_that_does_not_know_the_token_gets_no_proof():
+def test_a_receiver_that_is_not_the_one_or_does_not_know_the_token_gets_no_proof():
     token, nonce = bytes(range(32)), bytes(32)
-    of_another_token = proof.proof_of_receiver(bytes(32), GREETING.nonce, nonce)
-    of_a_rank = proof.proof_of_rank(token, GREETING.nonce, nonce)
-    of_another_nonce = proof.proof_of_receiver(token, bytes([1] * 32), nonce)
-    for shown in (bytes(32), of_another_token, of_a_rank, of_another_nonce):
-        with pytest.raises(ProtocolError, match="does not know the token"):
-            proof.answer(HELLO, token, GREETING, m.Challenge(nonce, shown))
-    right = m.Challenge(nonce, proof.proof_of_receiver(token, GREETING.nonce, nonce))
-    answered = proof.answer(HELLO, token, GREETING, right)
+    channel = proof.Channel(GREETING.nonce, nonce, GREETING.session, receiver=7)
+    of_a_rank = channel.proof_of_rank(token)
+    others = [
+        channel._replace(rank_nonce=bytes([1] * 32)),
+        channel._replace(receiver_nonce=bytes([1] * 32)),
+        channel._replace(session=2),
+        channel._replace(receiver=8),
+    ]
+    wrong = [bytes(32), of_a_rank, channel.proof_of_receiver(bytes(32))]
+    for shown in wrong + [other.proof_of_receiver(token) for other in others]:
+        with pytest.raises(ProtocolError, match=r"does not know the token .* or is another"):
+            proof.answer(HELLO, token, GREETING, m.Challenge(nonce, shown), 7)
+    right = m.Challenge(nonce, channel.proof_of_receiver(token))
+    answered = proof.answer(HELLO, token, GREETING, right, 7)
     assert answered.proof == of_a_rank
+    assert of_a_rank not in [other.proof_of_rank(token) for other in others]
     assert token not in framing.pack(answered)
