@@ -357,6 +357,8 @@ class Run:
             logger.error("Run %s: the analysis failed\n%s", self.settings.run, cause)
             with contextlib.suppress(Exception):  # the first error must not be hidden
                 self._abort(cause)
+                for coordinator in self._coordinators.values():  # the simulation may go on
+                    coordinator.finish(None)
             if failure is error:
                 raise
         finally:

@@ -279,6 +279,7 @@ class PutPath:
         if self._mailbox.disconnected:
             out.lost_blocks += 1
             out.lost_bytes += wanted
+            self.steps.skipped(step)  # clients may be attached, though the analysis has failed
         elif self._mailbox.stop is not None:  # the analysis has all that it wants
             out.skipped_blocks += 1
             out.skipped_bytes += wanted

@@ -18,7 +18,7 @@ from ips_components.wire import framing
 from ips_components.wire import messages as m
 
 _ACCOUNT_EVERY = 0.05  # seconds between two accounts that travel with the end of a step
-_SIGN_EVERY = 1.0  # seconds between two signs of a rank that puts only what nobody wants
+_SIGN_EVERY = 1.0  # seconds between two signs of a rank of which nothing is sent
 _REMEMBERED = 4096  # steps that waited
 
 
@@ -114,18 +114,19 @@ class Steps:
                 self._delivery.report(frame)
 
     def skipped(self, step: int) -> None:
-        """Note a put that nobody wants: now and then the run has to see that this rank goes on.
+        """Note a put of which nothing is sent: the run has to see that this rank goes on.
 
-        The step before is ended, or the account is sent; nothing without a connection, since a
-        put that nobody wants does not wait.
+        Now and then the step before is ended, or the account is sent, also when the analysis has
+        failed; nothing without a connection, since such a put does not wait.
         """
         if time.monotonic() - self._shown <= _SIGN_EVERY:
             return
         self._shown = time.monotonic()
         delivery = self._delivery
-        if delivery.mailbox.disconnected or not delivery.connections.open():
+        mailbox = delivery.mailbox
+        if mailbox.lost is not None or not delivery.connections.open():
             return
-        if self.current is not None and step > self.current:
+        if self.current is not None and step > self.current and mailbox.fault is None:
             self.end()
         else:
             behind = m.StepEnd.NO_STEP + max(0, step)

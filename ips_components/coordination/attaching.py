@@ -170,7 +170,7 @@ class Attaching:
                 "section of the analytics)"
             )
         self._raise_if_over(run)
-        arrays = run.settings.get("arrays")
+        arrays = run.settings.get("arrays") or run.state.described
         if not arrays:
             arrays = await self._described(run, AwaitDescription(connect))
         now = run.state.clock()
@@ -191,8 +191,10 @@ class Attaching:
         """Note that the client lives; how far the run is."""
         client = self._client(run, call.name)
         client.heard = run.state.clock()
+        state = self._progress.progress(run)
         return {
-            **self._progress.progress(run),
+            **state,
+            "phase": "alone" if state["alone"] else state["phase"],
             "newest": position(run) - 1,
             "n_ranks": run.state.n_ranks,
             "detached": client.why if client.until is not None else None,

@@ -114,6 +114,12 @@ def goes_on(run: CoordinatedRun) -> bool:
     )
 
 
+def is_alone(run: CoordinatedRun) -> bool:
+    """Whether ranks go on alone; clients can attach to them."""
+    ranks = run.state.n_ranks is not None and not run.state.simulation_over
+    return goes_on(run) and (ranks or run.between_launches)
+
+
 def ending(run: CoordinatedRun) -> str:
     """Return where the simulation has ended, for errors of what needs later steps."""
     said = run.state.ending(run.settings.get("n_steps"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ips_components.coordination import launches
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.messages import ReceiverNote, Sample, StepsEnded
 from ips_components.coordination.step_report import StepReport
@@ -38,6 +39,7 @@ class Progress:
             **run.state.progress(),
             "position": position(run),
             "joining": _are_joining(run),
+            "alone": launches.is_alone(run),
             "launch": run.launches[-1].number if run.launches else None,
             "lost": dict(run.state.lost_ranks),
             "fatal": None if run.state.fatal is None else run.state.fatal.to_json(),

@@ -15,7 +15,6 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig
-from ips_components.deadlines import Deadline
 from ips_components.errors import AnalyticsLost, IPSComponentsError
 from ips_components.ips import coupled_component
 from ips_components.ips.analytics_pool import AnalyticsPool
@@ -37,14 +36,12 @@ from ips_components.ips.events import ProgressEvents
 from ips_components.ips.loop_checkpoint import LoopState
 from ips_components.ips.multi_simulation import one_record, together
 from ips_components.ips.published import to_dataset, write_files
-from ips_components.ips.watch import ASK, Watch, end_together
+from ips_components.ips.watch import ASK, GOODBYE, Watch, end_together, wait_for_attached
 
 ips_compat.install()
 
 __all__ = ["PROGRESS_TOPIC", "Analytics", "coupled_component"]
 
-_GOODBYE = 0.1
-_LAST_RESULTS = 10.0  # seconds that attached clients have after the end of the simulation
 _ANSWER = 5.0
 
 
@@ -65,6 +62,8 @@ class Analytics(Component):
     """File with the state that it reached."""
     _loop = LoopState()
     """From where the time loop goes on."""
+    _logged = False
+    """Whether the failure of the analysis is in the log."""
     _attended = False
     """Whether the driver watches the run, and writes its record."""
     _pool: AnalyticsPool | None = None
@@ -458,12 +457,13 @@ class Analytics(Component):
                 for error in running.wait_for_tasks().values():
                     for watch in watches:
                         watch.fail("analysis", ips_compat.describe(error))
+                    self._keep_coordinator_record(pool)  # the simulation may go on for long
                 # The receivers stay until all ranks have closed their bridges.
                 while not all(watch.over for watch in watches):
                     running.check()
-                    look(_GOODBYE)
-                    time.sleep(_GOODBYE)
-                self._wait_for_attached(watches, look)
+                    look(GOODBYE)
+                    time.sleep(GOODBYE)
+                wait_for_attached(watches, look)
                 events.end(together(watch.state for watch in watches))
             except BaseException:
                 events.end(together(watch.state for watch in watches), failed=True)
@@ -472,20 +472,14 @@ class Analytics(Component):
                 self._keep_coordinator_record(pool)
                 pool.withdraw()
 
-    def _wait_for_attached(self, watches: list[Watch], look: Any) -> None:
-        """Let attached clients take their last results, for a bounded time."""
-        deadline = Deadline(_LAST_RESULTS)
-        while any(watch.state.get("attached") for watch in watches) and not deadline.expired:
-            time.sleep(_GOODBYE)
-            look(_GOODBYE)
-
     def _keep_coordinator_record(self, pool: AnalyticsPool) -> None:
         """Keep what the coordinator knows, for the record of the run."""
         with suppress(Exception):  # a pool that is lost has no record any more
             whole = self._coordinator_record(pool)
             self._records.write(COORDINATOR, whole)
             fatal = whole["fatal"] or {}
-            if fatal.get("who") == "analysis":
+            if fatal.get("who") == "analysis" and not self._logged:
+                self._logged = True
                 self.services.error("the analysis failed\n%s", fatal["cause"])
 
     def _coordinator_record(self, pool: AnalyticsPool) -> dict[str, Any]:

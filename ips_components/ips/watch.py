@@ -1,13 +1,18 @@
 """Watches a run from outside: how far it is, and whether there is still hope."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ips_components.config import AnalyticsConfig
+from ips_components.deadlines import Deadline
 from ips_components.errors import AnalyticsLost
 
 ASK = 1.0
+#: Seconds between two looks at the end of a run.
+GOODBYE = 0.1
+#: Seconds that attached clients have after the end of the simulation.
+_LAST_RESULTS = 10.0
 #: Seconds that ranks have to end by themselves once they have the cause, and where no receiver is
 #: left that could have sent it.
 _LEAVE, _LEAVE_UNTOLD = 10.0, 2.0
@@ -93,14 +98,16 @@ class Watch:
             self.fail("simulation", cause)
 
     def _on_their_way(self, state: Mapping[str, Any], now: float) -> bool:
-        """Whether ranks of a failed run still need the receivers, to learn that they are alone."""
+        """Whether ranks of a failed run still need the receivers.
+
+        To learn that they are alone; and as long as they put, since clients may attach.
+        """
         self._failed = self._failed or now
-        return (
-            self.config.on_analytics_loss == "continue"
-            and bool(state.get("joining"))
-            and self.launched().get("state") != "ended"
-            and now - self._failed < self.config.connect_time_out
-        )
+        if self.config.on_analytics_loss != "continue" or self.launched().get("state") == "ended":
+            return False
+        if self.config.attach and state.get("alone"):
+            return True
+        return bool(state.get("joining")) and now - self._failed < self.config.connect_time_out
 
     def _hopeless(self, state: Mapping[str, Any], now: float) -> str:
         """Why nothing more can be expected of the simulation, or ""."""
@@ -149,6 +156,14 @@ def end_together(watches: Mapping[str, Watch]) -> None:
     for port, watch in watches.items() if failed else ():
         if port not in failed and watch.state.get("phase") != "ended":
             watch.fail("simulation", f"{failed[0]} failed, and ON_ANALYTICS_LOSS = abort")
+
+
+def wait_for_attached(watches: Sequence[Watch], look: Callable[[float], None]) -> None:
+    """Let attached clients take their last results, for a bounded time."""
+    deadline = Deadline(_LAST_RESULTS)
+    while any(watch.state.get("attached") for watch in watches) and not deadline.expired:
+        time.sleep(GOODBYE)
+        look(GOODBYE)
 
 
 class LaunchWatch:

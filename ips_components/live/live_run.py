@@ -200,7 +200,10 @@ class LiveRun:
 
     @property
     def status(self) -> str:
-        """``"open"``, ``"contracted"``, ``"running"``, ``"ended"``, ``"failed"``, ``"lost"``."""
+        """``"open"``, ``"contracted"``, ``"running"``, ``"ended"``, ``"failed"``, ``"lost"``.
+
+        ``"alone"``: the analysis has failed, and the simulation goes on.
+        """
         try:
             return str(self.progress()["phase"])
         except (AnalyticsLost, OSError, TimeoutError):

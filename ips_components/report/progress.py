@@ -35,6 +35,7 @@ RATE_WINDOW = 3.0
 
 #: Last phases of a run; the analysis may go on after the simulation.
 _FINAL = {"ended": "simulation ended", "failed": "failed"}
+_ALONE = "the analysis has failed, the simulation goes on alone"
 
 
 class Progress:
@@ -249,6 +250,8 @@ def awaited(state: Mapping[str, Any]) -> str:
         return "waiting for the first step"
     if phase == "running":
         return "running"
+    if state.get("alone"):
+        return _ALONE
     if phase == "ended":
         tasks = state.get("tasks") or {}
         left = (tasks.get("total") or 0) - (tasks.get("done") or 0)
@@ -271,7 +274,9 @@ def describe(state: Mapping[str, Any], rate: float | None = None, left: float | 
     parts += _traffic(state, rate)
     parts += _cost(state)
     parts += _left(left)
-    if state.get("phase") in _FINAL:
+    if state.get("alone"):
+        parts.append(_ALONE)
+    elif state.get("phase") in _FINAL:
         parts.append(_FINAL[state["phase"]])
     return f"{state.get('run', 'run')}: {', '.join(parts)}"
 

@@ -176,6 +176,33 @@ def test_receivers_of_an_attached_run_that_go_away_change_nothing(start, sinks, 
         right(contract, sink)
 
 
+def test_an_attached_run_begins_after_the_analysis_has_failed(start, sinks, tmp_path):
+    """The simulation goes on alone: its ranks can be attached to, and say where they are."""
+    spec = spec_of(count=4000)
+    sink, other = sinks(2)
+    with coupling(tmp_path, [sink], agree(spec)) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, spec)
+        rank("put", "t", 0, "C")
+        receiver.fault("the analysis gave up", "continue")
+        step = put_until(rank, lambda: rank("lost"), 1)
+        for _ in range(2):  # again and again
+            known = len(sink.steps)
+            step = put_until(rank, lambda known=known: len(sink.steps) > known, step)
+        assert known < sink.steps[-1][1].step - m.StepEnd.NO_STEP <= step
+        with attached(receiver, other, spec_of(start=step, count=5000)) as (own, more):
+            step = put_until(rank, lambda: len(other.chunks) >= 3, step)
+            own.stop("detached")
+            step = put_until(rank, lambda: 0 in other.byes, step)
+            arrived_right(more, other)
+            assert closes(other.byes[0])
+        rank("close", 0)
+        sink.wait(lambda: 0 in sink.byes)
+        (account,) = sink.byes[0].counters
+        assert account.closed
+        assert account.blocks[account.NAMES.index("produced")] == step
+        assert account.blocks[account.NAMES.index("lost")] > 0
+
+
 # -- rows ------------------------------------------------------------------------------------------
 
 

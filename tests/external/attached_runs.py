@@ -23,6 +23,22 @@ def early(arrays):
     return {"early": arrays["t"][:EARLY].sum(axis=(1, 2))}
 
 
+def giving_up(arrays, run, when):
+    """Raises in its own code or in a task, while the simulation goes on."""
+    t = arrays["t"]
+
+    def boom(block):
+        raise ArithmeticError("the analysis gave up")
+
+    if when == "in a task":
+        return {"early": t[:EARLY].map_blocks(boom, dtype=float, meta=np.empty((0, 0, 0)))}
+    if when == "in its code":
+        run.commit(early(arrays))
+        for name, _ in run.completed():
+            raise ArithmeticError(f"the analysis gave up after {name}")
+    raise ArithmeticError("the analysis gave up")
+
+
 def whole(step: int, ranks: int = 2) -> np.ndarray:
     """The whole field at a step."""
     return field(step, ranks)
@@ -64,10 +80,11 @@ class SteppingRun(Coupled):
         pace: float = 0.05,
         steps: int = MANY,
         workers: int = 2,
+        analysis: str = "early",
         **settings: Any,
     ) -> None:
         super().__init__(directory, workers=workers, ranks=ranks)
-        self.begin(analysis="early", analyst=None, module=__name__, **settings)
+        self.begin(analysis=analysis, analyst=None, module=__name__, **settings)
         for rank in range(ranks):
             self.ranks.append(
                 Peer(

@@ -7,12 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from attached_runs import EARLY, SteppingRun, attached_client, whole
+from attached_runs import EARLY, MANY, SteppingRun, attached_client, whole
 from coupled_processes import Peer, fork_server, series
 
 import ips_components
 from ips_components.deadlines import Deadline, poll_until
-from ips_components.errors import ContactError, ContractError, SelectionError, StepPassed
+from ips_components.errors import (
+    ContactError,
+    ContractError,
+    SelectionError,
+    SimulationLost,
+    StepPassed,
+)
 from ips_components.wire import contact as contacts
 
 
@@ -141,6 +147,38 @@ def test_a_client_that_is_killed_is_noted_and_the_run_goes_on(run):
         assert not record["faults"]  # the run has none of it
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("when", ["at once", "in a task", "in its code"])
+def test_the_analysis_has_failed_and_the_simulation_goes_on(tmp_path, when):
+    run = SteppingRun(tmp_path, analysis="giving_up", parameters={"when": when})
+    try:
+        with pytest.raises(ArithmeticError, match="gave up"):
+            run.future.result(60)
+        with ips_components.attach(run.directory) as live:
+            assert live.status == "alone"
+            newest = live.latest("t")
+            np.testing.assert_array_equal(newest, whole(int(newest["time"])))
+            assert live.wait(int(newest["time"]) + 40, timeout=60) > 0
+            found = live.compute(lambda arrays: arrays["t"].to_xarray().sum(("dim_1", "dim_2")), 5)
+            expected = [whole(int(step)).sum() for step in found["time"]]
+            np.testing.assert_array_equal(found, expected)
+            said = run.stop()
+            assert all(word == "done" and "gave up" in lost for word, lost in said), said
+            with pytest.raises(SimulationLost, match="has failed at step"):
+                live.wait(MANY, timeout=60)
+        with pytest.raises(SimulationLost, match="nothing to attach to"):
+            ips_components.attach(run.directory)
+        record = run.record()
+        assert (record["phase"], record["fatal"]["who"]) == ("failed", "analysis")
+        assert "the analysis gave up" in record["fatal"]["cause"]
+        assert record["ledger"]["closed"]
+        assert len(record["faults"]) == 1  # attached clients add none
+        (client,) = record["attached"]
+        assert all(each["ledger"]["closed"] for each in client["contracts"])
+    finally:
+        print(run.logs())
+        run.close()
 
 
 def test_who_may_not(run, tmp_path):

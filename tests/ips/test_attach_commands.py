@@ -71,11 +71,11 @@ class Plate(Workflow):
         assert out.startswith("plate at step ")
         return int(out.split()[3].rstrip(":"))
 
-    def stop(self):
+    def stop(self, status=0):
         """End the run; its record."""
         (self.directory / "stop").touch()
         ended = self.wait(self.process, 120)
-        assert ended.status == 0, ended.output + ended.log
+        assert ended.status == status, ended.output + ended.log
         (record,) = self.root.glob("run_*/run.json")
         return json.loads(record.read_text())
 
@@ -128,6 +128,34 @@ def test_attach_and_peek(tmp_path, leaves_nothing, capsys, monkeypatch, analysis
     for client in record["attached"]:
         assert client["why"] in ("detached", "")
         assert all(contract["ledger"]["closed"] for contract in client["contracts"]), client
+
+
+def test_the_analysis_has_failed(tmp_path, leaves_nothing, capsys, monkeypatch):
+    """The simulation goes on alone, and can be attached to until its end."""
+    workflow = Plate.begin(
+        tmp_path, ANALYSIS="plate_analysis:gives_up", ON_ANALYTICS_LOSS="continue"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        with ips_components.attach(workflow.root) as live:
+            assert poll_until(lambda: live.status == "alone", Deadline(90), pause=0.2)
+        with ips_components.attach(workflow.root) as live:  # one that comes later
+            live.wait(live.step + 40, timeout=90)
+            found = live.compute(lambda arrays: arrays["plate"].to_xarray(), steps=3)
+            for step in found:
+                np.testing.assert_array_equal(step, whole(int(step["time"])))
+            assert found.sizes["time"] == 3
+        workflow.peek(capsys, "--output", "t.npy")
+        record = workflow.stop(status=1)
+        assert "step 5 cannot be analysed" in workflow.output()
+    finally:
+        workflow.close()
+    assert record["status"] == "failed"
+    assert "step 5 cannot be analysed" in record["cause"]
+    assert record["simulation"]["exit_status"] == 0
+    assert record["ledger"]["closed"]
+    assert {fault["who"] for fault in record["faults"]} == {"analysis"}
+    assert [each["why"] for each in record["attached"]] == ["detached"] * 3
 
 
 def test_attach_is_forbidden(tmp_path, leaves_nothing, capsys):

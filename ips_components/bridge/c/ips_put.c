@@ -2,16 +2,8 @@
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "ips_put.h"
-
-/* ns between polls of the sockets while nothing is wanted */
-static const int64_t POLL_INTERVAL = 50000000;
-/* ns between two signs of a rank that puts only what nobody wants */
-static const int64_t SIGN_INTERVAL = 1000000000;
-/* instead of a step: none has ended */
-static const int64_t NO_STEP = INT64_MIN;
 
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted)
@@ -106,6 +98,8 @@ int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
         if (!ipsb_enqueue_frame(k, &frame, true))
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
     }
+    if (b->fault)
+        ipsb_poll_if_due(b, b->step);
     return dropped ? ipsb_flush_all(b) : code;
 }
 
@@ -115,14 +109,6 @@ int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a)
     for (size_t i = 0; i < b->pieces.n; i++)
         cells += b->pieces.items[i].cut->cells;
     return cells * a->itemsize;
-}
-
-void ipsb_begin_step(ips_bridge *b, int64_t step)
-{
-    if (b->in_step && b->step != step)
-        ipsb_end_step(b, false); /* it travels with the first piece of the next step */
-    b->in_step = true;
-    b->step = step;
 }
 
 /* Remember where a block went whose place cannot be computed later. */
@@ -223,42 +209,6 @@ put_mark *ipsb_mark_of(array *a, plan *p)
     return p == a->fixed ? &a->own : &p->put;
 }
 
-/* ns; the clock's resolution is some ms, which is enough here and costs less. */
-static int64_t coarse_now(void)
-{
-    struct timespec coarse;
-#ifdef CLOCK_MONOTONIC_COARSE
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &coarse);
-#else
-    clock_gettime(CLOCK_MONOTONIC, &coarse);
-#endif
-    return coarse.tv_sec * (int64_t)1000000000 + coarse.tv_nsec;
-}
-
-/* Send the account, with the step that has ended, or NO_STEP and the steps that are behind. */
-static void send_account(ips_bridge *b, int64_t step, bool now)
-{
-    size_t n = (size_t)b->contract.n_arrays;
-    peer *k = ipsb_home(&b->links);
-    buffer frame = {0};
-    uint64_t *counters;
-    b->last_account = coarse_now();
-    if (ipsb_is_detached(b) || !k || !(counters = malloc(sizeof *counters * COUNTERS * (n + 1))))
-        return;
-    for (size_t i = 0; i < n; i++)
-        ipsb_counters(b->agreed[i], counters + COUNTERS * i);
-    ipsb_pack_step_end(&frame, step, b->waited_ns, counters, (uint32_t)n);
-    free(counters);
-    if (ipsb_enqueue_frame(k, &frame, false) && now)
-        ipsb_flush(k);
-}
-
-void ipsb_end_step(ips_bridge *b, bool now)
-{
-    b->in_step = false;
-    send_account(b, b->step, now);
-}
-
 int ips_bridge_array_wants(const ips_bridge_array *a, int64_t step)
 {
     return a && a->bridge->joined && !a->bridge->closed && a->contract && !ipsb_is_detached(a->bridge) &&
@@ -319,25 +269,6 @@ bool ipsb_drain(ips_bridge *b, double limit)
 
 /* ---- Puts -------------------------------------------------------------------------------------- */
 
-/* Now and then, have a look at what arrived although nothing is put, and let the run know that this
- * rank goes on. */
-static void poll_if_due(ips_bridge *b, int64_t step)
-{
-    int64_t now = coarse_now();
-    if (now - b->last_poll < POLL_INTERVAL)
-        return;
-    b->last_poll = now;
-    if (!b->last_account)
-        b->last_account = now;
-    if (now - b->last_account >= SIGN_INTERVAL) {
-        if (b->in_step && step > b->step)
-            ipsb_end_step(b, true);
-        else
-            send_account(b, NO_STEP + (step > 0 ? step : 0), true);
-    }
-    ipsb_progress(&b->links, 0);
-}
-
 /* Find the array of a put. */
 int ipsb_find_array(ips_bridge *b, const char *name, array **out)
 {
@@ -383,7 +314,7 @@ int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
         (code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
         return code;
     a->blocks[SKIPPED]++;
-    poll_if_due(b, step);
+    ipsb_poll_if_due(b, step);
     return IPS_BRIDGE_OK;
 }
 

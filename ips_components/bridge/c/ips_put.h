@@ -32,5 +32,8 @@ int ipsb_publish(ips_bridge *b, slot *s);
 int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes);
 bool ipsb_drain(ips_bridge *b, double seconds); /* wait until receivers have taken all */
 void ipsb_end_step(ips_bridge *b, bool now);
+/* Now and then, have a look at what arrived although nothing is sent, and let the run know that this
+ * rank goes on. */
+void ipsb_poll_if_due(ips_bridge *b, int64_t step);
 
 #endif

@@ -1,7 +1,80 @@
 /* What a rank says about its steps. */
+#define _GNU_SOURCE
 #include "ips_put.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+/* ns between polls of the sockets while nothing is wanted */
+static const int64_t POLL_INTERVAL = 50000000;
+/* ns between two signs of a rank that puts only what nobody wants */
+static const int64_t SIGN_INTERVAL = 1000000000;
+/* instead of a step: none has ended */
+static const int64_t NO_STEP = INT64_MIN;
+
+/* ns; the clock's resolution is some ms, which is enough here and costs less. */
+static int64_t coarse_now(void)
+{
+    struct timespec coarse;
+#ifdef CLOCK_MONOTONIC_COARSE
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &coarse);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &coarse);
+#endif
+    return coarse.tv_sec * (int64_t)1000000000 + coarse.tv_nsec;
+}
+
+/* Send the account, with the step that has ended, or NO_STEP and the steps that are behind: these also
+ * when the analysis has failed, for clients that attach. */
+static void send_account(ips_bridge *b, int64_t step, bool now)
+{
+    size_t n = (size_t)b->contract.n_arrays;
+    peer *k = ipsb_home(&b->links);
+    buffer frame = {0};
+    uint64_t *counters;
+    if (b->links.lost[0] || (b->fault && step > NO_STEP / 2) || !k ||
+        !(counters = malloc(sizeof *counters * COUNTERS * (n + 1))))
+        return;
+    b->last_account = coarse_now();
+    for (size_t i = 0; i < n; i++)
+        ipsb_counters(b->agreed[i], counters + COUNTERS * i);
+    ipsb_pack_step_end(&frame, step, b->waited_ns, counters, (uint32_t)n);
+    free(counters);
+    if (ipsb_enqueue_frame(k, &frame, false) && now)
+        ipsb_flush(k);
+}
+
+void ipsb_begin_step(ips_bridge *b, int64_t step)
+{
+    if (b->in_step && b->step != step)
+        ipsb_end_step(b, false); /* it travels with the first piece of the next step */
+    b->in_step = true;
+    b->step = step;
+}
+
+void ipsb_end_step(ips_bridge *b, bool now)
+{
+    b->in_step = false;
+    send_account(b, b->step, now);
+}
+
+void ipsb_poll_if_due(ips_bridge *b, int64_t step)
+{
+    int64_t now = coarse_now();
+    if (now - b->last_poll < POLL_INTERVAL)
+        return;
+    b->last_poll = now;
+    if (!b->last_account)
+        b->last_account = now;
+    if (now - b->last_account >= SIGN_INTERVAL) {
+        if (b->in_step && step > b->step && !b->fault)
+            ipsb_end_step(b, true);
+        else
+            send_account(b, NO_STEP + (step > 0 ? step : 0), true);
+    }
+    ipsb_progress(&b->links, 0);
+}
 
 int ips_bridge_step_end(ips_bridge *b, int64_t step)
 {
