@@ -1,58 +1,23 @@
-"""Public codes that nobody here wrote, coupled by the patches in ``examples/public_codes``.
-
-Their sources are not part of this package: ``IPS_PUBLIC_CODES`` names a folder that has them, each
-in a folder of its own.
-"""
+"""Public codes that nobody here wrote, coupled by the patches in ``examples/public_codes``."""
 
 import os
 import re
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from c_ranks import RUN, coupling
+from public_codes import found, needs, patched, run
 
 from ips_components.bridge import _config
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 
-PATCHES = Path(__file__).parents[2] / "examples" / "public_codes"
-SOURCES = Path(os.environ.get("IPS_PUBLIC_CODES") or "/nonexistent")
 LIMIT = 60
 
-pytestmark = [
-    pytest.mark.timeout(500),
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("make", "patch", "cc", "c++", "mpicxx", "mpicc", "mpiexec"))),
-        reason="needs make, patch, compilers and MPI",
-    ),
-]
-
-
-def needs(name):
-    return pytest.mark.skipif(
-        not (SOURCES / name).is_dir(),
-        reason=f"no sources of {name}: IPS_PUBLIC_CODES names a folder that has them",
-    )
-
-
-def run(*command, **options):
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=400, check=False, **options
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def patched(name, patch, directory):
-    """A copy of a code's sources, with its patch."""
-    copy = directory / name
-    shutil.copytree(SOURCES / name, copy)
-    run("patch", "-p1", "-i", PATCHES / patch, cwd=copy)
-    return copy
+pytestmark = pytest.mark.timeout(500)
 
 
 def flags(capsys, monkeypatch, directory):
@@ -105,15 +70,15 @@ def couple(command, sink, directory, steps):
         return said[0], contract
 
 
-@needs("LULESH")
+@needs("LULESH", "mpicxx", "mpiexec")
 def test_lulesh(sinks, tmp_path, capsys, monkeypatch):
     """The energy of the origin after the last step is what LULESH prints of it."""
     cflags, libs = flags(capsys, monkeypatch, tmp_path)
-    folder = patched("LULESH", "lulesh.patch", tmp_path)
+    folder = patched("LULESH", tmp_path)
     options = [f"CXXFLAGS=-O1 -I. {cflags}", f"LDFLAGS={libs}"]
-    run("make", "-s", f"MPICXX={shutil.which('mpicxx')} -DUSE_MPI=1", *options, cwd=folder)
+    run("make", "-s", f"MPICXX={found('mpicxx')} -DUSE_MPI=1", *options, cwd=folder)
     (sink,) = sinks()
-    program = ["mpiexec", "-n", 8, folder / "lulesh2.0", "-s", 4, "-i", 6]
+    program = [found("mpiexec"), "-n", 8, folder / "lulesh2.0", "-s", 4, "-i", 6]
     said, contract = couple(program, sink, tmp_path, 6)
     (array,) = contract.arrays
     assert (array.spec.shape, array.spec.dims) == ((8, 8, 8), ("time", "z", "y", "x"))
@@ -123,18 +88,18 @@ def test_lulesh(sinks, tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(last, last.transpose(2, 1, 0), rtol=1e-6)  # the blast is symmetric
 
 
-@needs("CoMD")
+@needs("CoMD", "mpicc", "mpiexec")
 def test_comd(sinks, tmp_path, capsys, monkeypatch):
     """The momenta have the kinetic energy that CoMD prints, at every step."""
     cflags, libs = flags(capsys, monkeypatch, tmp_path)
-    folder = patched("CoMD", "comd.patch", tmp_path)
-    options = [f"CC={shutil.which('mpicc')}", "OPTFLAGS=-O1", f"OTHER_INCLUDE={cflags}"]
+    folder = patched("CoMD", tmp_path)
+    options = [f"CC={found('mpicc')}", "OPTFLAGS=-O1", f"OTHER_INCLUDE={cflags}"]
     (folder / "bin").mkdir()
     shutil.copy(folder / "src-mpi" / "Makefile.vanilla", folder / "src-mpi" / "Makefile")
     run("make", "-s", *options, f"OTHER_LIB={libs}", cwd=folder / "src-mpi")
     (sink,) = sinks()
     size = ["-x", 10, "-y", 8, "-z", 8, "-i", 2, "-j", 1, "-k", 1]
-    program = ["mpiexec", "-n", 2, folder / "bin" / "CoMD-mpi", *size, "-N", 30, "-n", 10]
+    program = [found("mpiexec"), "-n", 2, folder / "bin" / "CoMD-mpi", *size, "-N", 30, "-n", 10]
     said, contract = couple(program, sink, tmp_path, 3)
     (array,) = contract.arrays
     assert array.spec.ragged
