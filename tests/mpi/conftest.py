@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 from heat2d_runs import HEAT2D
+from shared_memory import owned, waste_that_stays
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_shared_memory():
+    """Fail a test after which memory of ranks is left that no process maps."""
+    before = owned()
+    yield
+    left = waste_that_stays(before, 10.0)
+    assert not left, f"left behind: {left}"
 
 
 def mpicc():

@@ -1,5 +1,6 @@
 """Running the heat example under MPI, and its physics once more in one process."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ips_components.ips_compat import guard
+
 HEAT2D = Path(__file__).parents[2] / "examples" / "heat2d"
 PYTHON = [sys.executable, str(HEAT2D / "heat2d.py")]
 
 
 def mpiexec(nproc):
-    """Command that starts `nproc` ranks, by preference of the MPI in this environment."""
+    """Command that starts `nproc` ranks, by preference of the MPI in this environment.
+
+    A guard removes the shared memory that MPI leaves where one rank aborts the others.
+    """
     beside = Path(sys.executable).with_name("mpiexec")
-    return [str(beside) if beside.exists() else shutil.which("mpiexec"), "-n", str(nproc)]
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    guarded = [sys.executable, "-I", "-S", guard.__file__, "--parent", str(os.getpid()), "--"]
+    return [*guarded, launcher, "-n", str(nproc)]
 
 
 def run(nproc, *options, program=PYTHON, timeout=60):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heat2d_runs import mpiexec
 
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -55,12 +56,11 @@ class Sink:
 
 
 def ranks(tmp_path, mode, steps, contact):
-    mpiexec = str(MPIEXEC) if MPIEXEC.exists() else "mpiexec"
     environment = {**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)}
     environment["IPS_COMPONENTS_DEADLINE"] = "20" if mode == "run" else "0.3"
     script = Path(__file__).with_name("_bridge_ranks.py")
     return subprocess.run(
-        [mpiexec, "-n", "4", sys.executable, str(script), mode, str(steps), str(N)],
+        [*mpiexec(4), sys.executable, str(script), mode, str(steps), str(N)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
 
