@@ -301,3 +301,22 @@ def test_a_foreign_component_takes_part_with_one_line(tmp_path, leaves_nothing):
     check(flow, "heat", 6)
     counts = [len(part["launches"]) for part in record_of(flow)["simulations"]]
     assert counts == [6, 2]
+
+
+@pytest.mark.timeout(200)
+def test_a_field_that_is_no_number_is_said_once(tmp_path, leaves_nothing):
+    """One line on the terminal, however many results it is in, and one in a worker's log."""
+    components = {
+        "SIM": simulation("field", "8 --total 8 --nan-from 2"),
+        "ANALYTICS": {**ANALYTICS, "ANALYSIS": "loop_analysis:over_time"},
+    }
+    flow = loop(tmp_path, 1, components)
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    assert [line for line in ended.output.splitlines() if "not a number" in line] == [
+        f"  not a number         {CELLS} of {CELLS} in mean, {CELLS} of {CELLS} in spread, "
+        "1 of 1 in largest, and 3 more results"
+    ]
+    assert "nan" not in ended.output.lower().split()
+    logs = [path.read_text() for path in flow.root.glob("work/**/*.log")]
+    assert sum(text.count("not a number (NaN)") for text in logs) == 1

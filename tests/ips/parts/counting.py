@@ -1,11 +1,12 @@
 """A simulation for tests of the time loop: each launch puts some steps of what it counts.
 
 counting.py NAME CELLS STEPS [--from-zero] [--total N] [--die LAUNCH:STEP] [--launch N]
-            [--kill WORD:LAUNCH:STEP] [--hold FILE] [--pace SECONDS]
+            [--kill WORD:LAUNCH:STEP] [--hold FILE] [--pace SECONDS] [--nan-from STEP]
 
 The value of cell c at step s is ``100 s + c``. With ``--from-zero`` the code counts its steps from
 0 at every launch, as codes do that know nothing of the bridge's. With ``--hold`` the first launch
-stays after its first step until a file is there.
+stays after its first step until a file is there. With ``--nan-from`` the field is not a number any
+more.
 """
 
 import argparse
@@ -45,6 +46,7 @@ parser.add_argument("--read-state", default="")
 parser.add_argument("--clock", type=float)
 parser.add_argument("--hold", type=Path)
 parser.add_argument("--pace", type=float, default=0.0)
+parser.add_argument("--nan-from", type=int)
 options = parser.parse_args()
 comm = MPI.COMM_WORLD
 if options.read_state and comm.rank == 0:
@@ -81,7 +83,10 @@ with Bridge(comm=comm, arrays=None if options.undescribed else [array]) as bridg
             kill(word)
         time = None if options.clock is None else options.clock + 0.125 * count
         number = count if options.from_zero else step
-        bridge.put(options.name, number, 100.0 * step + mine, time=time)
+        values = 100.0 * step + mine
+        if options.nan_from is not None and step >= options.nan_from:
+            values[:] = np.nan
+        bridge.put(options.name, number, values, time=time)
         clock.sleep(options.pace)
         while options.hold and step == 0 and not options.hold.exists():
             clock.sleep(0.02)

@@ -49,3 +49,14 @@ def over_time(arrays):
         "curve": u.mean(axis=1),
         "some": u[::5, :4],
     }
+
+
+def fails_at_five(arrays):
+    """Sums of a field whose step 5 cannot be analysed."""
+
+    def sums(block):
+        if block.size and 5.0 in block:
+            raise ArithmeticError("step 5 cannot be analysed")
+        return block.sum(axis=1)
+
+    return {"sums": arrays["field"].map_blocks(sums, dtype="f8", drop_axis=1)}
