@@ -322,12 +322,16 @@ class Attachments:
         self._described, self._rank, self._size, self._newest = described, rank, size, newest
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._over = 0  # runs that have ended
+        self._seen: set[str] = set()  # runs that have been joined, or have ended
+        self._waiting = True  # from the beginning to the end of `wait`
         self._runs: dict[str, AttachedRun] = {}
         self._closed = False
 
     def invite(self, message: m.Attach) -> None:
-        """Join a run, in a thread of its own; returns at once."""
+        """Join a run, in a thread of its own; returns at once. Of one that has ended, note that."""
+        if (ended := message.ended_run) is not None:
+            self._note(ended)
+            return
         contact = Contact.from_bytes(message.contact)
         with self._lock:
             if self._closed or contact.run in self._runs:
@@ -346,23 +350,31 @@ class Attachments:
     def _joined(self, run: AttachedRun) -> None:
         with self._lock:
             self.active.append(run)
-            self._changed.notify_all()
+        self._note(run.run)
 
     def _ended(self, run: AttachedRun) -> None:
         with self._lock:
             self._runs.pop(run.run, None)
             if run in self.active:
                 self.active.remove(run)
-            self._over += 1
-            self._changed.notify_all()
+        self._note(run.run)
 
-    def wait(self, n: int) -> None:
+    def _note(self, run: str) -> None:
+        with self._lock:
+            if self._waiting:
+                self._seen.add(run)
+                self._changed.notify_all()
+
+    def wait(self, n: int) -> bool:
         """Wait until so many runs take blocks, or have ended, for a bounded time.
 
         A launch goes on with the attached runs of the one before from its first step on.
         """
         with self._lock:
-            self._changed.wait_for(lambda: len(self.active) + self._over >= n, LAUNCH_WITHIN)
+            seen = self._changed.wait_for(lambda: len(self._seen) >= n, LAUNCH_WITHIN)
+            self._waiting = False
+            self._seen.clear()
+        return seen
 
     def put(
         self,

@@ -33,6 +33,7 @@ class Bulletin:
         self._feedback_bytes = 0
         self._notices: list[m.Message] = []  # faults and the stop
         self._attached: dict[str, m.Attach] = {}  # by run
+        self._awaited: set[str] = set()  # attached runs that ranks of this launch may wait for
 
     @property
     def has_contract(self) -> bool:
@@ -55,18 +56,24 @@ class Bulletin:
             ):
                 self._feedback_bytes -= len(self._feedback.pop(0).data)
         elif isinstance(message, m.Attach):
-            self._attached[Contact.from_bytes(message.contact).run] = message
+            run = message.ended_run or Contact.from_bytes(message.contact).run
+            self._attached[run] = message
         else:
             self._notices.append(message)
         return pack(message)
 
-    def forget(self, run: str) -> None:
-        """Forget an attached run."""
+    def forget(self, run: str) -> bytes:
+        """Forget an attached run; return a frame where ranks may wait for it, else nothing."""
         self._attached.pop(run, None)
+        if run not in self._awaited:
+            return b""
+        return self.add(m.Attach.ended(run))
 
     def begin_launch(self, size: int, launch: tuple[int, int, int]) -> None:
         """Expect the ranks of another launch, which get the same contract."""
         self.size, self.launch = size, launch
+        self._attached = {k: v for k, v in self._attached.items() if v.ended_run is None}
+        self._awaited = set(self._attached)
         if self._contract is not None:
             known = self._contract
             self.add(m.ContractIs(known.digest, known.contract, known.endpoints, *launch))

@@ -174,9 +174,12 @@ class PeerTable:
             connection.send_bytes(frame)
 
     def forget(self, run: str) -> None:
-        """Send nothing of an attached run to ranks that connect later."""
+        """Invite no further rank to an attached run, and have none wait for it."""
         with self._lock:
-            self.bulletin.forget(run)
+            frame = self.bulletin.forget(run)
+            receivers = self._of(None) if frame else []
+        for connection in receivers:
+            connection.send_bytes(frame)
 
     def set_size(self, size: int) -> bool:
         """Set the number of ranks, unless it is known; return whether it was set."""

@@ -370,7 +370,7 @@ class Receiver:
         self._peers.publish(m.Attach(contact))
 
     def detach(self, run: str) -> None:
-        """Stop inviting ranks that connect later to an attached run."""
+        """Invite no further rank to an attached run, and have none wait for it."""
         self._peers.forget(run)
 
     def release_ranks(self) -> None:

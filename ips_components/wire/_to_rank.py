@@ -262,12 +262,29 @@ class ByeAck(Message):
 
 
 class Attach(Message):
-    """A further contract asks for data: that of the run whose contact this is."""
+    """A further contract asks for data: that of the run whose contact this is.
+
+    With the id of a run alone, padded to `RUN_BYTES`, that run has ended: ranks of a launch that
+    goes on with it need not wait for it.
+    """
 
     contact: bytes
 
     OP: ClassVar[int] = 45
     MAX_BODY: ClassVar[int] = 1 << 20
+    RUN_BYTES: ClassVar[int] = 64
+
+    @classmethod
+    def ended(cls, run: str) -> Self:
+        """Return the message that a run has ended."""
+        return cls(run.encode().ljust(cls.RUN_BYTES, b"\0"))
+
+    @property
+    def ended_run(self) -> str | None:
+        """Id of the run that has ended; None: a contract asks for data."""
+        if len(self.contact) != self.RUN_BYTES:
+            return None
+        return self.contact.rstrip(b"\0").decode()
 
     def pack(self) -> bytes:
         return self.contact

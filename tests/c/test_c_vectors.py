@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ips_components.bridge.attached import Attachments
 from ips_components.bridge.segments import Segments
 from ips_components.model.decomposition import dims_create
 from ips_components.wire import proof
+from ips_components.wire.messages import Attach
 
 VECTORS = Path(__file__).parents[1] / "conformance"
 GEOMETRY = json.loads((VECTORS / "geometry_vectors.json").read_text(encoding="utf-8"))
@@ -415,3 +417,17 @@ def test_keys_of_json_are_found_at_their_depth_only(ask):
     assert answers[1].startswith("json 1,")
     assert answers[2].startswith("json 2}")
     assert answers[3] == "json -"
+
+
+@pytest.mark.parametrize(
+    ("awaited", "ended", "seen"), [(1, "a", True), (2, "aba", True), (2, "aa", False)]
+)
+def test_no_launch_waits_for_an_attached_run_that_has_ended(ask, awaited, ended, seen):
+    """Each receiver says it: it is counted once."""
+    messages = [Attach.ended(f"c-run~{each}") for each in ended]
+    (answer,) = ask(" ".join(words("attached", awaited, *(m.contact.hex() for m in messages))))
+    assert answer == f"attached {int(seen)}"
+    own = Attachments({}, 0, 1, lambda: -1)
+    for each in messages:
+        own.invite(each)
+    assert own.wait(awaited) is seen

@@ -198,6 +198,22 @@ def test_an_attached_run_gets_all_steps_of_the_next_launch(start, sinks, tmp_pat
         assert max(passed, default=-1) < first in came  # from the first step on
 
 
+def test_a_launch_goes_on_without_an_attached_run_that_has_ended(start, sinks, tmp_path):
+    """Its client leaves when the launch has begun, and before the rank connects."""
+    spec = replace(SPEC, steps=StepAxis(count=5000))
+    sink, other = sinks(2)
+    with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
+        with attached(receiver, other, spec):
+            receiver.begin_launch(1, 1, 2, MANY | 1 << ContractIs.AWAITED)
+            receiver.detach("c-run~1")
+        (rank,) = launch(start, contact, tmp_path, 1)
+        for step in (2, 3):
+            rank("put", "t", step, "C")
+        close([rank])
+        assert sorted(chunk for _, chunk in sink.chunks) == [2, 3]
+        assert not other.hellos
+
+
 def test_a_launch_does_not_wait_for_ever_for_an_attached_run(start, sinks, tmp_path):
     """Its receivers are there, but no contract comes."""
     sink, other = sinks(2)

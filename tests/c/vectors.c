@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "ips_attached.h"
 #include "ips_contact.h"
 #include "ips_ids.h"
+#include "ips_life.h"
 #include "ips_memory.h"
 #include "ips_proof.h"
 
@@ -525,6 +527,22 @@ static void do_segments(void)
             ipsb_segment_give_back(&all, &limits, taken[i].in, taken[i].offset, taken[i].size, true);
 }
 
+/* attached N HEX...: N attached runs are awaited, after these messages; whether all have been seen */
+static void do_attached(void)
+{
+    ips_bridge *b = ipsb_make(0, 1);
+    int awaited = (int)number();
+    for (size_t length = 1; length;) {
+        uint8_t *data = bytes(&length);
+        if (length)
+            ipsb_attached_calls.attach(b, data, length);
+        free(data);
+    }
+    printf("attached %d\n", ipsb_attached_calls.wait(b, awaited));
+    ipsb_attached_free(b);
+    ipsb_free(b);
+}
+
 int main(void)
 {
     char *line = NULL;
@@ -555,6 +573,8 @@ int main(void)
             do_gather();
         } else if (!strcmp(command, "lease")) {
             do_lease();
+        } else if (!strcmp(command, "attached")) {
+            do_attached();
         } else if (!strcmp(command, "segments")) {
             do_segments();
         } else if (!strcmp(command, "dtype")) {

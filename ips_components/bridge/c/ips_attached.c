@@ -111,18 +111,23 @@ static bool begin(ips_bridge *main, attached *t, const uint8_t *contact, size_t 
 static bool attach(ips_bridge *b, const uint8_t *contact, size_t length)
 {
     attached *t;
-    if (length < 40 + RUN_BYTES)
+    bool ended = length == RUN_BYTES; /* only its id: no launch needs to wait for it */
+    const uint8_t *run = contact + (ended ? 0 : 40);
+    if (!ended && length < 40 + RUN_BYTES)
         return true; /* of no release that this one knows */
     for (t = b->attached; t; t = t->next)
-        if (!memcmp(t->run, contact + 40, RUN_BYTES))
-            return true; /* each receiver says it */
+        if (!memcmp(t->run, run, RUN_BYTES)) { /* each receiver says it */
+            if (ended && t->stage == ASKING)
+                t->stage = OVER;
+            return true;
+        }
     t = calloc(1, sizeof *t);
     if (!t)
         return true; /* the simulation does without attached runs */
-    memcpy(t->run, contact + 40, RUN_BYTES);
+    memcpy(t->run, run, RUN_BYTES);
     t->next = b->attached;
     b->attached = t;
-    if (!begin(b, t, contact, length))
+    if (ended || !begin(b, t, contact, length))
         t->stage = OVER;
     return true;
 }
@@ -258,23 +263,19 @@ void ipsb_attached_progress(ips_bridge *b)
     }
 }
 
-static void wait_for(ips_bridge *b, int n)
+static bool wait_for(ips_bridge *b, int n)
 {
     int64_t deadline = in_seconds(LAUNCH_WITHIN);
-    int seen, over = 0;
-    do {
-        int before = 0, after = 0, active = 0;
+    int seen;
+    do { /* those that are over stay in the list, so that each is counted once */
+        seen = 0;
         ipsb_progress(&b->links, ipsb_now() + 1000000);
-        for (const attached *t = b->attached; t; t = t->next)
-            before++;
-        ipsb_attached_progress(b);
-        for (const attached *t = b->attached; t; t = t->next) {
-            after++;
-            active += t->stage == ACTIVE;
+        for (attached *t = b->attached; t; t = t->next) {
+            move_on(t);
+            seen += t->stage == ACTIVE || t->stage == OVER;
         }
-        over += before - after;
-        seen = active + over;
     } while (seen < n && ipsb_now() < deadline);
+    return seen >= n;
 }
 
 /* ---- Putting ----------------------------------------------------------------------------------- */

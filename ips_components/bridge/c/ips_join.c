@@ -355,7 +355,7 @@ int ips_bridge_join(ips_bridge *b, const void *blob, size_t length)
         return code;
     b->joined = b->links.joined = true;
     if (b->awaited && b->attached_calls)
-        b->attached_calls->wait(b, b->awaited);
+        (void)b->attached_calls->wait(b, b->awaited);
     return IPS_BRIDGE_OK;
 }
 

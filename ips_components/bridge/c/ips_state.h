@@ -11,12 +11,13 @@ typedef struct blocks blocks; /* see ips_admit.h */
 /* What the calls of a bridge have attached runs do. Attached runs are bridges, made of the parts
  * that call these: the parts know the table, and ips_attached.c, above them, fills it in. */
 typedef struct attached_calls {
-    /* Note the contact of an attached run, to be joined in the next calls; false without memory. */
+    /* Note the contact of an attached run, to be joined in the next calls, or its id alone: it has
+     * ended; false without memory. */
     bool (*attach)(ips_bridge *b, const uint8_t *contact, size_t length);
     /* Move all of them: connect, take contracts, leave. */
     void (*progress)(ips_bridge *b);
-    /* Wait until so many of them take blocks, or have ended, for a bounded time. */
-    void (*wait)(ips_bridge *b, int n);
+    /* Wait until so many of them take blocks, or have ended, for a bounded time; false: in vain. */
+    bool (*wait)(ips_bridge *b, int n);
     /* Put a block, or rows, into all of them. `before`: the newest step before this put. */
     void (*put_block)(const array *a, int64_t step, int64_t before, const void *cells,
                       const int64_t *offset, const int64_t *extent, const int64_t *strides);
