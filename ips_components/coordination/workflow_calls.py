@@ -85,12 +85,7 @@ class WorkflowCalls:
     async def begin_launch(self, run: CoordinatedRun, call: BeginLaunch) -> tuple[int, int]:
         """Begin another launch; its number, and the step at which it goes on."""
         if call.group:
-            await run.until(
-                lambda: not launches.is_under_way(run) or _may_join(run, call),
-                call.timeout,
-                "the launch before this one to end: the tasks of a pool are launched one after "
-                "another, unless each is one of as many ranks",
-            )
+            await _turn(run, call)
         record = launches.join(run, call.size, call.group)
         if record is None:
             record = launches.begin(run, call.size, call.group)
@@ -240,6 +235,32 @@ class WorkflowCalls:
         if run.page is None:
             run.page = self._open_page(run, call)
         return run.page.url
+
+
+async def _turn(run: CoordinatedRun, call: BeginLaunch) -> None:
+    """Wait until no launch is under way, or this is one of its ranks.
+
+    Many tasks may come before: the deadline is for a time without progress of theirs.
+    """
+
+    def free() -> bool:
+        return not launches.is_under_way(run) or _may_join(run, call)
+
+    def progress() -> tuple[Any, ...]:
+        return run.state.newest_step, len(run.launches), run.state.signs
+
+    while not free():
+        seen = progress()
+
+        def turned(seen: tuple[Any, ...] = seen) -> bool:
+            return free() or seen != progress()
+
+        await run.until(
+            turned,
+            call.timeout,
+            "a step or the end of the launch before this one: the tasks of a pool are launched "
+            "one after another, unless each is one of as many ranks",
+        )
 
 
 def _may_join(run: CoordinatedRun, call: BeginLaunch) -> bool:

@@ -76,6 +76,23 @@ def test_tasks_of_a_pool_are_launched_in_turn(coordinator):
     asyncio.run(work())
 
 
+def test_a_task_of_a_pool_waits_for_its_turn_while_those_before_it_make_progress(coordinator):
+    async def work():
+        await sign(coordinator)
+        await (await begin(coordinator, group="pool"))
+        second = await begin(coordinator, group="pool", timeout=0.2)
+        run = coordinator.runs["r"]
+        hello(coordinator, 0, size=1, asks=True)
+        for step in range(8):
+            await asyncio.sleep(0.05)
+            run.state.step_end(0, step, 0.0, {})
+        assert not second.done()
+        with pytest.raises(DeadlineExceeded, match="a step or the end of the launch before"):
+            await second
+
+    asyncio.run(work())
+
+
 def test_tasks_that_are_ranks_of_one_program_are_one_launch(coordinator):
     async def work():
         await sign(coordinator)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from loop_runs import ANALYTICS, CELLS, check, loop, record_of
+from loop_runs import ANALYTICS, CELLS, check, loop, record_of, results
 from workflows import BIN, PARTS, Workflow
 
 pytestmark = pytest.mark.course
@@ -50,6 +51,18 @@ def test_python_tasks_of_a_pool_are_ranks_of_one_program(tmp_path, leaves_nothin
     ended = flow.run(200)
     assert ended.status == 0, ended.output + ended.log
     check(flow, "field", 6)
+    launches = record_of(flow)["launches"]
+    assert [(each["first_step"], each["ranks"]) for each in launches] == [(0, 3), (2, 3), (4, 3)]
+
+
+@pytest.mark.timeout(240)
+def test_members_of_a_parameter_study_put_side_by_side(tmp_path, leaves_nothing):
+    """Each waits, with its bridge open, until all have theirs."""
+    flow = pool(tmp_path, "study:3", 3, dask=True, arrays="")
+    ended = flow.run(200)
+    assert ended.status == 0, ended.output + ended.log
+    cells = 100.0 * np.arange(6)[:, None] + np.arange(CELLS)
+    np.testing.assert_array_equal(results(flow)["field_series"], 3 * cells)
     launches = record_of(flow)["launches"]
     assert [(each["first_step"], each["ranks"]) for each in launches] == [(0, 3), (2, 3), (4, 3)]
 

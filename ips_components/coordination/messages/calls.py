@@ -173,8 +173,8 @@ class BeginLaunch(Call):
 
     ``time`` is the physical one of the driver's call.
 
-    Tasks of one ``group`` that are ranks of one program share a launch; others of it wait, at most
-    ``timeout`` seconds, until no launch is under way.
+    Tasks of one ``group`` that are ranks of one program share a launch; others of it wait until no
+    launch is under way, at most ``timeout`` seconds without a step of it.
     """
 
     NAME: ClassVar[str] = "begin_launch"

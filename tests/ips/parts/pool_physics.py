@@ -1,11 +1,13 @@
 """Physics components that run their codes as tasks of task pools; they know nothing of coupling."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 from ipsframework import Component
 
 from ips_components import ips_compat
+from ips_components.deadlines import Deadline, poll_until
 
 ips_compat.install()
 
@@ -35,6 +37,23 @@ def part(name, rank, size):
     return rank
 
 
+def studied(name, member, members):
+    """A Python task that is one member of a parameter study, side by side with the others."""
+    from ips_components.bridge import Array, Bridge
+
+    member, members = int(member), int(members)
+    array = Array(name, shape=(members, CELLS), offset=(member, 0), steps=range(6))
+    with Bridge(rank=member, size=members, arrays=[array]) as bridge:
+        first = bridge.first_step
+        Path(f"open_{first}_{member}").touch()
+        met = lambda: len(list(Path().glob(f"open_{first}_*"))) == members  # noqa: E731
+        if not poll_until(met, Deadline(60), pause=0.02):
+            raise RuntimeError("the other members have not opened their bridges")
+        for step in range(first, first + 2):
+            bridge.put(name, step, 100.0 * step + np.arange(CELLS).reshape(1, CELLS))
+    return member
+
+
 def plain(name):
     """A Python task that has nothing to do with the run."""
     return len(name)
@@ -54,8 +73,8 @@ class PoolPhysics(Component):
         for i in range(count):
             if kind == "members":
                 what = [1, cwd, member, name]
-            elif kind == "ranks":
-                what = [1, cwd, part, name, i, count]
+            elif kind in ("ranks", "study"):
+                what = [1, cwd, part if kind == "ranks" else studied, name, i, count]
             else:
                 words = self.PROGRAM.split()
                 what = [int(self.TASK_NPROC), cwd, words[0], *words[1:]]
