@@ -253,7 +253,7 @@ def test_the_simulation_goes_on_without_a_contract(cluster, coupled):
     with pytest.raises(ContractError, match="did you mean 'temperature'"):
         future.result(30)
     assert len(outcomes) == len(RANKS)
-    record = run_record(cluster, name)
+    record = wait_for_end(cluster, name, 20)  # the ranks say goodbye a little later
     assert record["phase"] == "failed"
     assert record["ledger"]["closed"]
     assert not record["contract"]["arrays"]
@@ -273,7 +273,7 @@ def test_a_simulation_that_ends_early_errs_what_remains(cluster, coupled):
     name, future, _, _ = coupled("mean_and_slice", lambda r, c: simulate(r, c, stop_after=5))
     with pytest.raises(Exception, match=r"simulation ended at step 4 of 12"):
         future.result(30)
-    record = run_record(cluster, name)
+    record = wait_for_end(cluster, name, 20)  # the ranks say goodbye a little later
     assert record["phase"] == "failed"
     assert record["ledger"]["closed"]
 
