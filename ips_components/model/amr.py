@@ -14,6 +14,8 @@ LEVELS, REFINEMENT, TABLE_OF = "block_levels", "block_refinement", "block_table_
 """Attributes of such an array, and of the table of its blocks."""
 BLOCK_SHAPE = "block_shape"
 """Attribute of the table that a config describes: cells of a block along each dimension."""
+NO_END = 2**31
+"""End of a box whose slice has none: ranks count cells of the finest level in 64 bits."""
 
 
 def table_name(array: str) -> str:
@@ -78,7 +80,7 @@ class BlockChoice:
     def __str__(self) -> str:
         first, last = self.levels
         levels = f"level {first}" if last == first + 1 else f"levels {first}:{last}"
-        inside = ", ".join(f"{low}:{high}" for low, high in self.box)
+        inside = ", ".join(f"{low}:{'' if high == NO_END else high}" for low, high in self.box)
         return f"{levels} in [{inside}]" if self.box else levels
 
     @classmethod
@@ -121,8 +123,8 @@ class BlockChoice:
             )
         spans = []
         for one in slices:
-            if not isinstance(one, slice) or one.stop is None or one.step not in (None, 1):
+            if not isinstance(one, slice) or one.step not in (None, 1):
                 raise GeometryError(f"array {array!r}: a box is made of slices, got {box}")
-            spans.append((int(one.start or 0), int(one.stop)))
+            spans.append((int(one.start or 0), NO_END if one.stop is None else int(one.stop)))
         refinement = int(attrs.get(REFINEMENT, 2))
         return cls((chosen.start, chosen.stop), tuple(spans), refinement)

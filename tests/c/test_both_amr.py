@@ -7,7 +7,7 @@ from c_ranks import GEOMETRY, RUN, USAGE, RankError, coupling, join_all
 from ips_components.bridge import Array
 from ips_components.config._run import ArrayConfig
 from ips_components.coordination.settings import RunSettings
-from ips_components.model.amr import BlockChoice
+from ips_components.model.amr import NO_END, BlockChoice
 from ips_components.model.contract import ArrayContract, Contract
 
 STEPS, SHAPE = 3, (2, 4)
@@ -37,10 +37,15 @@ def offered(start, size=2):
     return ranks
 
 
-CHOICES = [None, BlockChoice((3, 4), (), 3), BlockChoice((0, 3), ((1, 3), (0, 4)), 3)]
+CHOICES = [
+    None,
+    BlockChoice((3, 4), (), 3),
+    BlockChoice((0, 3), ((1, 3), (0, 4)), 3),
+    BlockChoice((0, 4), ((0, NO_END), (3, NO_END)), 3),
+]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=["all", "finest", "box"])
+@pytest.mark.parametrize("choice", CHOICES, ids=["all", "finest", "box", "open box"])
 def test_only_the_chosen_blocks_are_sent(start, sinks, tmp_path, choice):
     (sink,) = sinks()
     contract = Contract(

@@ -33,8 +33,14 @@ CLOVER_IN = """*clover
 AXES = (("Y", 8 / 19), ("X", 10 / 25))
 
 
-def coupled(directory, program, analysis, arrays, **simulation):
-    """Run a code under IPS; its working directory and the results."""
+def make(folder, *options):
+    """Build a code with its own Makefile, which asks ips-components-config."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    run("make", "-s", *options, cwd=folder, env=environment)
+
+
+def coupled(directory, program, analysis, arrays="", **simulation):
+    """Run a code under IPS; the folder of the run, the results, and the ledger's arrays."""
     components = {
         "DRIVER": {"NAME": "Driver", "MODULE": "ips_components.driver"},
         "SIMULATION": {
@@ -58,14 +64,14 @@ def coupled(directory, program, analysis, arrays, **simulation):
     flow = Workflow(directory, components, platform=platform, environment=environment)
     flow.write()
     with flow.config_file.open("a") as file:
-        file.write("[[ARRAYS]]\n" + arrays)
+        file.write(arrays)
     ended = flow.run(200)
     assert ended.status == 0, ended.output + ended.log
     (path,) = flow.root.glob("run_*/run.json")
     record = json.loads(path.read_text())
     assert record["ledger"]["closed"]
     with xr.open_zarr(record["results"]["path"], consolidated=False) as results:
-        return flow.root, results.load()
+        return flow.root, results.load(), record["ledger"]["arrays"]
 
 
 def drawn(path):
@@ -81,13 +87,12 @@ def drawn(path):
 def test_cloverleaf(tmp_path, leaves_nothing):
     """Sums at every step, and the last fields in all their cells and vertices."""
     folder = patched("CloverLeaf", tmp_path)
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     compilers = [f"MPI_COMPILER={fortran(tmp_path)}", f"C_MPI_COMPILER={found('mpicc')}"]
-    run("make", "-s", *compilers, "FLAGS_=-O1", "CFLAGS_=-O1", cwd=folder, env=environment)
+    make(folder, *compilers, "FLAGS_=-O1", "CFLAGS_=-O1")
     (folder / "clover.in").write_text(CLOVER_IN)
     names = ("time", "density", "energy", "xvel", "yvel")
-    arrays = "".join(f"[[[{name}]]]\nSTEPS = 1:21\n" for name in names)
-    root, results = coupled(
+    arrays = "[[ARRAYS]]\n" + "".join(f"[[[{name}]]]\nSTEPS = 1:21\n" for name in names)
+    root, results, _ = coupled(
         tmp_path,
         folder / "clover_leaf",
         "cloverleaf_analysis:summary",
@@ -117,3 +122,42 @@ def test_cloverleaf(tmp_path, leaves_nothing):
         for name, rows, columns in (("density", y[:-1], x[:-1]), ("x_vel", y, x)):
             ours = results[f"last_{name}"].values[np.ix_(rows, columns)]
             np.testing.assert_allclose(ours.ravel(), field[name], rtol=6e-4, atol=1e-8)
+
+
+MINIAMR = (
+    "--num_refine 2 --max_blocks 1000 --nx 4 --ny 4 --nz 4 --npx 2 --npy 2 --num_tsteps 8 "
+    "--num_vars 2 --stages_per_ts 2 --checksum_freq 1 --refine_freq 2 --plot_freq 1 "
+    "--report_diffusion --num_objects 1 --object 2 0 0.3 0.3 0.3 0.05 0.05 0 0.2 0.2 0.2 0 0 0"
+)
+
+
+@needs("miniAMR", "mpicc", "mpiexec")
+def test_miniamr(tmp_path, leaves_nothing):
+    """Blocks that are refined and coarsened: all of them, then only the finest of a corner."""
+    folder = patched("miniAMR", tmp_path) / "ref"
+    make(folder, f"CC={found('mpicc')}", f"LD={found('mpicc')}", "CFLAGS=-O1")
+    program = folder / "miniAMR.x"
+    root, whole, _ = coupled(
+        tmp_path / "whole", program, "miniamr_analysis:everything", ARGS=MINIAMR
+    )
+    _, part, accounts = coupled(tmp_path / "part", program, "miniamr_analysis:corner", ARGS=MINIAMR)
+    (work,) = {path.parent for path in root.rglob("plot.08")}
+    said = (work / "simulation.log").read_text()
+    printed = dict(re.findall(r"^(\d+) var 0 sum (\S+)", said, flags=re.MULTILINE))
+    chosen, counts = 0, set()
+    for step in range(1, 9):
+        sums, table = whole[f"sums_{step - 1}"].values, whole[f"blocks_{step - 1}"].values
+        assert sums.sum() == pytest.approx(float(printed[str(step)]), rel=1e-7)
+        rows = [line.split() for line in (work / f"plot.{step:02}").read_text().splitlines()]
+        drawn_blocks = np.array([row for row in rows[1:] if len(row) == 4], int)
+        # it draws the centres of the blocks, counted in halves of cells of the finest blocks
+        places = drawn_blocks[:, 1:] // 2 ** (3 - drawn_blocks[:, :1]) * 4
+        assert sorted(map(tuple, table)) == sorted(
+            map(tuple, np.column_stack([drawn_blocks[:, 0], places]))
+        )
+        inside = (table[:, 0] == 2) & (table[:, 1:3] < 4 * 2**2).all(axis=1)
+        assert part["total"][step - 1] == pytest.approx(sums[inside].sum(), rel=1e-12)
+        chosen, counts = chosen + inside.sum(), counts | {len(table)}
+    assert len(counts) > 2  # it refines and coarsens
+    sent = accounts["cells"]["bytes"]
+    assert sent["delivered"] == chosen * 4**3 * 8 < sent["produced"] / 2

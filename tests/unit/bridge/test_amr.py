@@ -66,9 +66,10 @@ def touches(level, place, box):
             {"level": 1, "box": np.s_[:8, 8:16]},
             lambda level, place: level == 1 and touches(level, place, ((0, 8), (8, 16))),
         ),
+        ({"box": np.s_[:, 9:]}, lambda level, place: touches(level, place, ((0, 99), (9, 99)))),
         ({}, lambda level, place: True),
     ],
-    ids=["finest", "levels", "box", "both", "all"],
+    ids=["finest", "levels", "box", "both", "open", "all"],
 )
 def test_only_what_is_wanted_leaves_the_ranks(tmp_path, options, keep):
     contract = agreed(lambda a: [a["rho"].only(**options)[::2].sum(), a["rho.blocks"][::2].sum()])
