@@ -253,7 +253,8 @@ def test_the_simulation_goes_on_without_a_contract(cluster, coupled):
     with pytest.raises(ContractError, match="did you mean 'temperature'"):
         future.result(30)
     assert len(outcomes) == len(RANKS)
-    record = wait_for_end(cluster, name, 20)  # the ranks say goodbye a little later
+    wait_for_end(cluster, name, 20)  # the ranks say goodbye a little later
+    record = run_record(cluster, name)
     assert record["phase"] == "failed"
     assert record["ledger"]["closed"]
     assert not record["contract"]["arrays"]
