@@ -135,6 +135,21 @@ def test_a_simulation_that_opens_no_bridge_fails(coordinator):
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("last", [2, 4])
+def test_a_launch_of_another_number_of_steps_than_said_fails(coordinator, last):
+    async def work():
+        run = coordinator.runs["r"]
+        run.settings = {**run.settings, "launches": {"many": True, "steps": 4}}
+        await sign(coordinator)
+        await (await begin(coordinator))
+        hello(coordinator, 0, size=1, asks=True)
+        leave(coordinator, 0, last)
+        with pytest.raises(ContractError, match=rf"ended at step {last}, expected 3 \(STEPS_PER_"):
+            await end(coordinator, 0)
+
+    asyncio.run(work())
+
+
 def test_published_values_and_results_have_the_times_of_the_loop(coordinator):
     async def work():
         await sign(coordinator)

@@ -94,6 +94,21 @@ def test_the_launcher_is_killed_and_its_launch_repeated(tmp_path, leaves_nothing
     right(flow)
 
 
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [("--exit 1:2", "exit status 3"), ("--stall 1:2", "TIME_OUT")],
+    ids=["status", "time out"],
+)
+def test_a_launch_that_ends_badly_or_never_is_repeated(tmp_path, leaves_nothing, how, cause):
+    flow = flow_of(tmp_path, how, sim={**RETRIED, "TIME_OUT": 40})
+    ended = flow.run(220)
+    assert ended.status == 0, ended.output + ended.log
+    record = right(flow)
+    assert [each["launch"] for each in record["launches"] if not each["ok"]] == [1]
+    (failed,) = (each for each in record["simulation"]["launches"] if not each["ok"])
+    assert cause in failed["cause"]
+
+
 @pytest.mark.parametrize("launch", [pytest.param(0, marks=campaign), 2])
 def test_a_launch_that_dies_fails_the_run_where_it_is_not_repeated(
     tmp_path, leaves_nothing, launch

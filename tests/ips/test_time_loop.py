@@ -39,6 +39,42 @@ def test_every_launch_puts_into_the_same_arrays(tmp_path, leaves_nothing, order,
 
 
 @pytest.mark.timeout(200)
+def test_several_simulations_are_launched_at_once(tmp_path, leaves_nothing):
+    """Of one step each per launch and of three, all by calls that do not wait."""
+    components = {
+        "SIM": simulation("field", "1 --undescribed"),
+        "HEAT": simulation("heat", "3 --undescribed"),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 3, components, CALL="together")
+    flow.write()
+    with flow.config_file.open("a") as file:
+        file.write("[[ARRAYS]]\n")
+        for name, port, steps in (("field", "SIM", 3), ("heat", "HEAT", 9)):
+            file.write(f"[[[{name}]]]\nSHAPE = {CELLS},\nSIMULATION = {port}\nSTEPS = 0:{steps}\n")
+    ended = flow.run(150)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "field", 3)
+    check(flow, "heat", 9)
+
+
+@pytest.mark.timeout(200)
+def test_steps_that_contradict_those_of_a_launch_are_refused(tmp_path, leaves_nothing):
+    """The simulation describes its array when it opens its bridge: nothing has been put then."""
+    components = {
+        "SIM": simulation("field", "4 --total 4", STEPS_PER_LAUNCH=3),
+        "ANALYTICS": ANALYTICS,
+    }
+    flow = loop(tmp_path, 2, components)
+    ended = flow.run(150)
+    assert ended.status == 1, ended.output
+    assert "'field' is described with 4 steps, which is neither STEPS_PER_LAUNCH = 3" in (
+        ended.last_lines
+    )
+    assert record_of(flow)["status"] == "failed"
+
+
+@pytest.mark.timeout(200)
 def test_results_come_back_during_the_loop(tmp_path, leaves_nothing):
     """Each launch sees in the state what the analysis has found in the launches before it."""
     seen = "--read-state means.nc"

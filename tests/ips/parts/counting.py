@@ -1,6 +1,7 @@
 """A simulation for tests of the time loop: each launch puts some steps of what it counts.
 
 counting.py NAME CELLS STEPS [--from-zero] [--total N] [--die LAUNCH:STEP] [--launch N]
+            [--exit LAUNCH:STEP] [--stall LAUNCH:STEP]
             [--kill WORD:LAUNCH:STEP] [--hold FILE] [--pace SECONDS] [--nan-from STEP]
 
 The value of cell c at step s is ``100 s + c``. With ``--from-zero`` the code counts its steps from
@@ -39,6 +40,8 @@ parser.add_argument("--from-zero", action="store_true")
 parser.add_argument("--total", type=int)
 parser.add_argument("--launch", type=int, default=0)
 parser.add_argument("--die", default="")
+parser.add_argument("--exit", default="")
+parser.add_argument("--stall", default="")
 parser.add_argument("--kill", default="")
 parser.add_argument("--first", type=int)
 parser.add_argument("--undescribed", action="store_true")
@@ -77,6 +80,12 @@ with Bridge(comm=comm, arrays=None if options.undescribed else [array]) as bridg
             bridge.wait()
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if options.exit == f"{options.launch}:{count}" and not alive:
+            marker.touch()
+            os._exit(3)
+        if options.stall == f"{options.launch}:{count}" and not alive:
+            marker.touch()
+            signal.pause()
         word, _, when = options.kill.partition(":")
         if when == f"{options.launch}:{count}" and comm.rank == 0:
             bridge.wait()
