@@ -41,6 +41,7 @@ from ips_components.analysis.time_axes import step_coordinate
 from ips_components.analysis.views import Source, View, ViewLayer
 from ips_components.errors import ContractError, IPSComponentsError
 from ips_components.external._compat import gc_paused
+from ips_components.external.packed_tasks import pack
 from ips_components.model.absent import ABSENT
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def submit_at_most(
     """
     with gc_paused():
         tasks, keys = graph_at_most(results, sources, streaming=streaming)
-        futures = client.get(tasks, list(keys.values()), sync=False)
+        futures = client.get(pack(tasks), list(keys.values()), sync=False)
     return dict(zip(keys, futures, strict=True))
 
 

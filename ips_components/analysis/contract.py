@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
+from dask._expr import FinalizeCompute
 from dask._task_spec import convert_legacy_graph, fuse_linear_task_spec
 from dask.array.optimization import optimize as optimize_arrays
-from dask.base import unpack_collections
+from dask.base import collections_to_expr, unpack_collections
 from dask.blockwise import fuse_roots, optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
@@ -29,6 +30,7 @@ from ips_components.analysis.streaming import stream_reductions
 from ips_components.analysis.views import ViewLayer
 from ips_components.errors import ContractError
 from ips_components.external._compat import gc_paused
+from ips_components.external.packed_tasks import pack
 from ips_components.model.contract import ArrayContract, Contract, Policy
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.placement import Placement
@@ -191,11 +193,22 @@ def submit(
             kinds[_kind(result)].append(name)
         for names in kinds.values():
             try:
-                submitted = client.compute([results[name] for name in names], sync=False, **options)
+                submitted = _compute(client, [results[name] for name in names], **options)
             except TypeError as error:
                 raise _not_sent(names, error) from error
             futures.update(zip(names, submitted, strict=True))
     return {name: futures[name] for name in results}
+
+
+def _compute(client: Client, collections: Sequence[Any], **options: Any) -> Sequence[Future]:
+    """Submit collections as ``client.compute`` does, optimised here and with packed tasks."""
+    expression = FinalizeCompute(collections_to_expr(collections)).optimize()
+    tasks = convert_legacy_graph(expression.__dask_graph__())
+    if any(expression.__dask_annotations__().values()):  # which only a compact graph carries
+        found: Sequence[Future] = client.compute(collections, sync=False, **options)
+        return found
+    keys = list(flatten(expression.__dask_keys__()))
+    return client.get(pack(tasks), keys, sync=False, **options)
 
 
 def _not_sent(names: Sequence[str], error: TypeError) -> Exception:

@@ -214,9 +214,9 @@ class ResultStore:
                 zarr.consolidate_metadata(self.path)
 
     def open(self, group: str = "") -> xr.Dataset:
-        """Read the results of a group back, lazily."""
+        """Open the results of a group, which are read where they are used, and not by workers."""
         if self.format == "zarr":
-            return xr.open_zarr(self.path, group=group or None, consolidated=False)
+            return xr.open_zarr(self.path, group=group or None, consolidated=False, chunks=None)
         return xr.open_dataset(self.path, group=group or None)
 
     def summary(self) -> dict[str, dict[str, Any]]:
