@@ -256,7 +256,7 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        if step < 0:
+        if not 0 <= step < out.end:
             out.check_axis(step)
         if time is not None and step in out.wanted:
             steps.note_time(step, time)
@@ -332,7 +332,7 @@ class Bridge:
         if type(step) is not int:
             step = whole_step(step)
         step += steps.shift
-        if step < 0:
+        if not 0 <= step < out.end:
             out.check_axis(step)
         if time is not None and step in out.wanted:
             steps.note_time(step, time)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Cells: TypeAlias = np.ndarray[Any, Any]
 Offset: TypeAlias = "tuple[int, ...] | None"
 
-NEVER = -(1 << 63)  # before any step
+NEVER, FOREVER = -(1 << 63), 1 << 63  # before and beyond any step
 _REMEMBERED = 4096  # chunks to which blocks that move have contributed
 _PLANS = 128  # of blocks that move
 
@@ -139,6 +139,7 @@ class OutgoingArray:
         self.put_step = NEVER  # the newest step that was put, wanted or not
         self.put_blocks: set[Offset] = set()  # at that step, by offset
         self.open_blocks = 0  # that are being computed in place
+        self.end = FOREVER  # first step beyond those that the program has declared
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
         self.skipped_blocks = self.skipped_bytes = 0
         self.delivered_blocks = self.delivered_bytes = 0
@@ -275,18 +276,22 @@ class OutgoingArray:
             )
 
     def check_axis(self, step: int) -> None:
-        """Refuse a negative step that no array can have; others are left out on purpose.
+        """Refuse a step below or beyond all that there can be; others are left out on purpose.
 
         Raises
         ------
         BridgeError
-            For such a step.
+            For a negative step, and for one beyond those that the program has declared.
         """
         first = min(0, self.first)
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
         if step < first:
+            raise BridgeError(f"{where}: steps begin with {first}; count from there")
+        if step >= self.end:
             raise BridgeError(
-                f"put of array {self.name!r} at step {step} on rank {self.rank}: steps begin with "
-                f"{first}; count from there"
+                f"{where}: the program declares its steps up to step {self.end - self.every}; "
+                "declare as many as it puts by Array(..., steps=...), or None where their number "
+                "is not known"
             )
 
     def mark_step(self, step: int, offset: Offset) -> None:

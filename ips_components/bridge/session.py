@@ -16,7 +16,7 @@ from ips_components.bridge.connections import HEARTBEAT, Connections
 from ips_components.bridge.delivery import Delivery
 from ips_components.bridge.dialing import Dialed, Dialer
 from ips_components.bridge.mailbox import Mailbox
-from ips_components.bridge.outgoing import OutgoingArray
+from ips_components.bridge.outgoing import FOREVER, OutgoingArray
 from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import (
     AnalyticsLost,
@@ -28,7 +28,7 @@ from ips_components.errors import (
     IPSComponentsError,
 )
 from ips_components.model.contract import Contract
-from ips_components.model.spec import ArraySpec
+from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
@@ -306,6 +306,9 @@ class Session:
             return dialer.dial(endpoint, introduction.hello(self.delivery.epoch), timeout)
 
         self.arrays = self._arrays(described, rank, size)
+        if agreed.endpoints and not attached:
+            for name, one in described.items():
+                self.arrays[name].end = self._end_of(one.spec.steps, agreed)
         introduction.blocks = {
             name: [(block.offset, block.shape) for block in owned]
             for name, out in self.arrays.items()
@@ -382,6 +385,16 @@ class Session:
         if not (own_launch or described.steps.open_ended or self._attached):
             return described
         return replace(described, steps=agreed.steps)
+
+    def _end_of(self, described: StepAxis, agreed: m.ContractIs) -> int:
+        """Return the first step of the run beyond those that the program has declared."""
+        if described.count is None:
+            return FOREVER
+        start = described.start
+        if self._many_launches:  # those of the whole run, or of this launch
+            shifted = agreed.first_step if agreed.launch_flags & m.ContractIs.RENUMBER else 0
+            start = max(start + shifted, agreed.first_step)
+        return start + described.every * described.count
 
     def goodbye(self, bye: m.Bye, within: float | None = None) -> bool:
         """Send the goodbye, and stay until receivers answer; return whether one has.

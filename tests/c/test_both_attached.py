@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from c_ranks import agree, cells, coupling, delivered, expected, join_all, spec_of
 from test_both_amr import MESH, blocks
-from test_both_bridges import joined, right
+from test_both_bridges import joined as joined_with_steps
+from test_both_bridges import right
 from test_c_bridge import row_cells
 
 from ips_components.model.amr import BlockChoice
@@ -23,6 +24,16 @@ from ips_components.wire import messages as m
 def start(either):
     """Start ranks of either bridge."""
     return either
+
+
+def unending(spec):
+    """Return an array as a program declares it that goes on beyond the steps of its analysis."""
+    return changed(spec, steps=changed(spec.steps, count=None))
+
+
+def joined(start, contact, directory, *specs):
+    """One rank that holds all of each array, and does not say how many steps it puts."""
+    return joined_with_steps(start, contact, directory, *map(unending, specs))
 
 
 @contextlib.contextmanager
@@ -84,7 +95,7 @@ def test_an_attached_run_gets_the_steps_from_the_next_one_on(start, sinks, tmp_p
     sink, other = sinks(2)
     contract = agree(spec)
     with coupling(tmp_path, [sink], contract) as (contact, (receiver,)):
-        rank = joined(start, contact, tmp_path, changed(spec, steps=StepAxis(count=4)))
+        rank = joined(start, contact, tmp_path, spec)
         for step in range(6):
             rank("put", "t", step, "C")
         with attached(receiver, other, further) as (own, more):
@@ -257,7 +268,7 @@ def test_an_attached_run_gets_rows_by_ids(start, sinks, tmp_path, described):
         rank = start()
         rank("array", "u", 8, 2, 9, 2)
         rank("declare", "u", "<f8", 2, 9, 2)
-        rank("steps", "u", 0, 1, 2)
+        rank("steps", "u", 0, 1, -1)
         rank("ids", "u", "none", *([9, *ids] if described else [-1]))
         join_all([rank], contact, tmp_path)
 
@@ -282,7 +293,7 @@ def test_an_attached_run_gets_blocks_of_a_mesh(start, sinks, tmp_path, choice):
     sink, other = sinks(2)
     with coupling(tmp_path, [sink], agree(*mesh)) as (contact, (receiver,)):
         rank = start()
-        rank.offer(mesh[0], (), ())
+        rank.offer(unending(mesh[0]), (), ())
         rank("levels", "rho", 4, 3)
         join_all([rank], contact, tmp_path)
 

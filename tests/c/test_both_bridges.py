@@ -219,13 +219,61 @@ def test_a_negative_step_is_refused_and_others_are_left_out(start, sinks, tmp_pa
             with pytest.raises(RankError, match="at step -1 on rank 0: steps begin with 0") as no:
                 rank(*call)
             assert no.value.code == USAGE
-        for step in range(10):  # between its steps, and more than it has: no harm
-            rank("put", name, step, "C")
-            if not wanted:
-                rank("put", "t", step, "C")
+        for step in range(8):  # before, between and right behind its steps: no harm
+            rank("put", "t", step, "C")
         rank("close", 0)
         right(contract, sink)
-        assert rank.account("t")[0][:3] == [10, 8, 2]
+        assert rank.account("t")[0][:3] == [8, 6, 2]
+
+
+@pytest.mark.parametrize("name", ["t", "p"], ids=["needed", "unneeded"])
+@pytest.mark.parametrize("how", ["put", "acquire"])
+def test_a_step_beyond_those_that_the_program_declares_is_refused(
+    start, sinks, tmp_path, name, how
+):
+    """Below 2 + 2 * 3 = 8 it may put what it likes: those steps are left out on purpose."""
+    spec, other = spec_of(start=2, every=3, count=2), spec_of("p", start=2, every=3, count=2)
+    (sink,) = sinks()
+    contract = agree(spec, selections=[Selection.from_key(np.s_[:1], (2, 8, 12))])
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = joined(start, contact, tmp_path, spec, other)
+        for step in range(8):
+            rank("put", name, step, "C")
+        for step in (8, 9, 100):
+            with pytest.raises(RankError, match=f"{name}'? at step {step} on rank 0: .*") as no:
+                rank(how, name, step, *("C" if how == "put" else ""))
+            assert no.value.code == USAGE
+            assert "declares its steps up to step 5; declare as many as it puts" in no.value.text
+        rank("close", 0)
+        assert rank.account(name)[0][0] == 8
+
+
+def test_rows_beyond_the_steps_that_the_program_declares_are_refused(start, sinks, tmp_path):
+    spec = ArraySpec("x", "<f4", (-1, 3), StepAxis(count=2), ragged=True)
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec)) as (contact, _):
+        rank = start()
+        rank.offer(spec, (), ())
+        join_all([rank], contact, tmp_path)
+        for step in range(2):
+            rank("rows", "x", step, 2)
+        for put in (("rows", "x", 2, 2), ("put_parts", "x", 2, 1, 0)):
+            with pytest.raises(RankError, match="declares its steps up to step 1"):
+                rank(*put)
+        rank("close", 0)
+        assert rank.account("x")[0] == [2, 0, 2, 0, 0]
+
+
+def test_a_program_that_declares_no_number_of_steps_may_go_on(start, sinks, tmp_path):
+    spec = spec_of(count=3)
+    (sink,) = sinks()
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = joined(start, contact, tmp_path, changed(spec, steps=StepAxis()))
+        for step in range(5):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        right(contract, sink)
 
 
 def test_a_block_is_put_once_in_a_step(start, sinks, tmp_path):

@@ -84,12 +84,12 @@ def start(request, command):
         one.forget()
 
 
-def launch(start, contact, directory, size):
+def launch(start, contact, directory, size, steps=SPEC.steps):
     """Start the ranks of one launch, each with its part of the array."""
     ranks = [start(rank, size) for rank in range(size)]
     for number, rank in enumerate(ranks):
         first, last = 6 * number // size, 6 * (number + 1) // size
-        rank.offer(SPEC, (first,), (last - first,))
+        rank.offer(replace(SPEC, steps=steps), (first,), (last - first,))
     join_all(ranks, contact, directory)
     return ranks
 
@@ -136,6 +136,28 @@ def test_a_step_before_the_launch_is_refused_with_the_remedy(start, sinks, tmp_p
         close([rank])
 
 
+@pytest.mark.parametrize("renumber", [True, False])
+@pytest.mark.parametrize("declared", [2, 4], ids=["its own", "all"])
+def test_a_launch_puts_no_more_steps_than_its_program_declares(
+    start, sinks, tmp_path, renumber, declared
+):
+    """A program declares the steps of the run, or those of each launch."""
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
+        receiver.begin_launch(1, 1, 2, RENUMBER if renumber else MANY)
+        rank = start()
+        rank.offer(replace(SPEC, steps=StepAxis(count=declared)), (0,), (6,))
+        join_all([rank], contact, tmp_path)
+        first = 0 if renumber else 2
+        for step in range(declared):
+            rank("put", "t", first + step, "C")
+        last = 2 + declared
+        with pytest.raises(RankError, match=f"step {last} .* its steps up to step {last - 1}"):
+            rank("put", "t", first + declared, "C")
+        close([rank])
+        assert sorted(chunk for _, chunk in sink.chunks) == [2, 3]
+
+
 def compiled(language, directory, library):
     """Compile the program of a language against the bridge."""
     program = directory / "program"
@@ -175,7 +197,7 @@ def test_an_attached_run_gets_all_steps_of_the_next_launch(start, sinks, tmp_pat
     flags = RENUMBER if renumber else MANY
     with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
         receiver.begin_launch(1, 0, 0, flags)
-        (rank,) = launch(start, contact, tmp_path, 1)
+        (rank,) = launch(start, contact, tmp_path, 1, StepAxis())
         rank("put", "t", 0, "C")
         with attached(receiver, other, spec) as (own, _):
             own.begin_launch(1, 0, 0, MANY)
@@ -184,7 +206,7 @@ def test_an_attached_run_gets_all_steps_of_the_next_launch(start, sinks, tmp_pat
             other.wait(lambda: 0 in other.byes)
             own.begin_launch(1, 1, first, MANY)
             receiver.begin_launch(1, 1, first, flags | 1 << ContractIs.AWAITED)
-            (rank,) = launch(start, contact, tmp_path, 1)
+            (rank,) = launch(start, contact, tmp_path, 1, StepAxis())
             assert [each.step for each in other.hellos if each.asks][-1] == first - 1
             for step in range(5):
                 rank("put", "t", step if renumber else first + step, "C")
@@ -220,7 +242,7 @@ def test_a_launch_does_not_wait_for_ever_for_an_attached_run(start, sinks, tmp_p
     with coupling(tmp_path, [sink], agree(SPEC)) as (contact, (receiver,)):
         receiver.begin_launch(1, 1, 2, MANY | 2 << ContractIs.AWAITED)
         with attached(receiver, other):
-            (rank,) = launch(start, contact, tmp_path, 1)
+            (rank,) = launch(start, contact, tmp_path, 1, StepAxis())
             rank("put", "t", 2, "C")
             rank("put", "t", 3, "C")
             close([rank])

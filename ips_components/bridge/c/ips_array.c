@@ -35,6 +35,7 @@ array *ipsb_array_add(ips_bridge *b, const char *name)
     a->ndim = -1;
     a->every = 1;
     a->steps = -1;
+    a->end = INT64_MAX;
     b->arrays[b->n_arrays++] = a;
     return a;
 }
@@ -332,6 +333,21 @@ static int join_mesh(ips_bridge *b, const agreement *c)
     return IPS_BRIDGE_OK;
 }
 
+/* Find out beyond which step of the run a declared array has none. Where the program is launched
+ * many times, it declares the steps of the whole run or of this launch. */
+static void set_end(const ips_bridge *b, array *a)
+{
+    int64_t start = a->first;
+    if (!a->declared || a->steps < 0)
+        return;
+    if (b->many_launches && start + b->shift < b->first_step)
+        start = b->first_step;
+    else if (b->many_launches)
+        start += b->shift;
+    if (a->steps <= (INT64_MAX - (start > 0 ? start : 0)) / a->every)
+        a->end = start + a->every * a->steps;
+}
+
 int ipsb_arrays_join(ips_bridge *b)
 {
     b->agreed = calloc((size_t)b->contract.n_arrays + 1, sizeof *b->agreed);
@@ -359,6 +375,8 @@ int ipsb_arrays_join(ips_bridge *b)
     }
     for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
         array *a = b->arrays[i];
+        if (!b->attached_run && !b->links.lost[0])
+            set_end(b, a);
         int code = a->contract || a->ragged || a->by_id || a->has_block || !a->declared
                        ? IPS_BRIDGE_OK
                        : regular(b, a, a->shape, 0, NULL);

@@ -34,6 +34,7 @@ typedef struct ips_bridge_array {
     int ndim; /* of space; -1: not known */
     int64_t shape[MAX_NDIM];
     int64_t first, every, steps;
+    int64_t end; /* first step beyond those that the program has declared */
     char *dims, *attributes; /* JSON, without the brackets */
     size_t n_boxes; /* this rank's blocks: offset and count of each */
     int64_t *boxes;

@@ -123,7 +123,8 @@ IPS_BRIDGE_API int ips_bridge_set_error_handler(ips_bridge *bridge,
 IPS_BRIDGE_API int ips_bridge_declare(ips_bridge *bridge, const char *array, const char *dtype,
                                       int ndim, const int64_t *shape);
 
-/* Steps at which a declared array is put: first, first + every, ...; count <= 0: not known. */
+/* Steps at which a declared array is put: first, first + every, ...; count <= 0: not known. What is
+ * put between them is left out, and a put beyond the last one fails. */
 IPS_BRIDGE_API int ips_bridge_steps(ips_bridge *bridge, const char *array, int64_t first,
                                     int64_t every, int64_t count);
 

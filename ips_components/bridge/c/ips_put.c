@@ -296,6 +296,12 @@ int ipsb_check_axis(ips_bridge *b, const array *a, int64_t step)
                          "put of array %s at step %lld on rank %d: steps begin with %lld; count "
                          "from there",
                          a->name, (long long)step, b->self.rank, (long long)first);
+    if (step >= a->end)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: the program declares its steps up "
+                         "to step %lld; declare as many as it puts by ips_bridge_steps, or -1 where "
+                         "their number is not known",
+                         a->name, (long long)step, b->self.rank, (long long)(a->end - a->every));
     return IPS_BRIDGE_OK;
 }
 
@@ -306,12 +312,13 @@ int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
     *out = NULL;
     if (b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "the bridge is closed");
+    if ((code = ipsb_check_axis(b, a, step)))
+        return code;
     if (a->contract && ipsb_is_wanted(a, step)) {
         *out = a;
         return IPS_BRIDGE_OK;
     }
-    if ((code = ipsb_check_axis(b, a, step)) ||
-        (code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
+    if ((code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
         return code;
     a->blocks[SKIPPED]++;
     ipsb_poll_if_due(b, step);

@@ -8,7 +8,7 @@
 int ipsb_find_array(ips_bridge *b, const char *name, array **out);
 /* Refuse a step that does not follow those that were put; take_step notes it too. */
 int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step);
-/* A code for a negative step that no array can have; others are left out on purpose. */
+/* A code for a step below or beyond all that there can be; others are left out on purpose. */
 int ipsb_check_axis(ips_bridge *b, const array *a, int64_t step);
 int ipsb_take_step(ips_bridge *b, array *a, put_mark *block, int64_t step);
 put_mark *ipsb_mark_of(array *a, plan *p);

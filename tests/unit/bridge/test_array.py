@@ -96,7 +96,7 @@ def test_masked_cells_are_filled_as_declared_or_refused(tmp_path, fill_value):
 def test_a_list_may_be_put_at_a_step_that_nobody_wants(tmp_path):
     spec = ArraySpec("t", "f8", (2,), StepAxis(count=1))
     with receivers(tmp_path, agree(spec)) as (file, _, (sink,)):
-        with Bridge(contact=file, arrays=[Array("t", (2,), "f8", offset=(0,), steps=1)]) as bridge:
+        with Bridge(contact=file, arrays=[Array("t", (2,), "f8", offset=(0,))]) as bridge:
             bridge.put("t", 0, [1.0, 2.0])
             bridge.put("t", 1, [3.0, 4.0])
         sink.wait(lambda: sink.counts)
