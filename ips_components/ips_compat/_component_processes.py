@@ -21,6 +21,8 @@ from ips_components.ips_compat._queues import PollingQueue
 
 _OWN_END = 1.0
 """Seconds for components that were asked to end, and for what they have logged to be written."""
+_LOOK = 0.02
+"""Seconds for a look whether a log is written, where no time is left to wait for it."""
 _TERMINATION = 6.0
 _STOPPED_LIMIT = 30.0
 _KILLED_LIMIT = 5.0
@@ -135,18 +137,18 @@ class ComponentProcesses:
             if isinstance(each := handler(), SocketHandler):
                 each.close()
         for simulation in self._framework.config_manager.sim_map.values():
-            self.wait_for_log(simulation.log_pipe_name)
+            self.wait_for_log(simulation.log_pipe_name, deadline)
         if self.logger is not None:  # it reads each connection in a thread that ends with it
             threads = Path(f"/proc/{self.logger.pid}/task")
             poll_until(lambda: len(list(threads.glob("*"))) < 2, deadline, pause=0.02)
 
-    def wait_for_log(self, pipe: str) -> None:
+    def wait_for_log(self, pipe: str, deadline: Deadline | None = None) -> None:
         """Wait until the process that writes the log has taken all connections of a simulation.
 
         They are taken in the order in which they were made; ours is the last one.
         """
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as last:
-            last.settimeout(_OWN_END)
+            last.settimeout(max((deadline or Deadline(_OWN_END)).left, _LOOK))
             last.connect(pipe)
             last.shutdown(socket.SHUT_WR)
             last.recv(1)  # it ends when it was taken

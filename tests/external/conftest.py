@@ -8,6 +8,19 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from distributed import Client, LocalCluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Client]:
+    """Two workers in processes of their own, for all runs of a module."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address=":0", processes=True
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(autouse=True)

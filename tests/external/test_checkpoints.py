@@ -14,7 +14,6 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
 
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
 from ips_components.analysis.coordinator_client import call
@@ -27,17 +26,6 @@ from ips_components.wire.contact import Contact, Endpoint, write
 RANKS, CELLS, EVERY = 2, 6, 5
 MINE = CELLS // RANKS
 SEEDS = range(int(os.environ.get("CHECKPOINT_SEEDS", "3")))
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=":0", processes=True
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 # -- the analysis and its simulation -------------------------------------------------------

@@ -16,7 +16,6 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
 
 from ips_components.algorithms import InTransit
 from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
@@ -79,17 +78,6 @@ def steering(arrays, run):
 
 
 # -- harness -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=":0", processes=True
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
