@@ -299,9 +299,9 @@ class OpenEndedArray:
 
     def _no_array(self, what: str) -> str:
         return (
-            f"array {self.spec.name!r} has no number of steps, so that there is no {what!r} of it; "
-            "give a number that is never exceeded (STEPS = 0:1000 and AT_MOST = True in its "
-            "section), and the analysis runs over the steps that come; or take windows of its "
+            f"array {self.spec.name!r} has no number of steps (it is open-ended), so that there is "
+            f"no {what!r} of it; give a number that is never exceeded (STEPS = 0:1000 and "
+            "AT_MOST = True in its section), and the analysis runs over the steps that come; or take windows of its "
             "steps, run.rolling(array, size)"
         )
 
@@ -309,20 +309,15 @@ class OpenEndedArray:
         items = index if isinstance(index, tuple) else (index,)
         time, *space = items
         if isinstance(time, slice):
-            if min(time.start or 0, -1 if time.stop is None else time.stop) < 0:
-                raise SelectionError(
-                    f"array {self.spec.name!r} is open-ended: a slice of its time needs bounds "
-                    f">= 0, got {time.start}:{time.stop}"
-                )
-            first, last = time.start or 0, time.stop
+            said = ":".join("" if each is None else str(each) for each in (time.start, time.stop))
+            first, last = time.start or 0, -1 if time.stop is None else time.stop
             time = slice(0, None, time.step)
         else:
             first = as_index(time)
+            said = str(first)
             last, time = first + 1, 0
         if not 0 <= first < last <= OPEN_ENDED:
-            raise SelectionError(
-                f"array {self.spec.name!r} is open-ended: there is no time {first} to {last}"
-            )
+            raise SelectionError(self._no_array(f"{self.spec.name}[{said}]"))
         shape = self.source.layout.shape
         dims = [Progression(first, last - first), *(Progression(0, n) for n in shape[1:])]
         window = ExternalArray(self.source.view(Selection.of(dims), tuple(range(len(shape)))))
