@@ -301,8 +301,8 @@ class OpenEndedArray:
         return (
             f"array {self.spec.name!r} has no number of steps (it is open-ended), so that there is "
             f"no {what!r} of it; give a number that is never exceeded (STEPS = 0:1000 and "
-            "AT_MOST = True in its section), and the analysis runs over the steps that come; or take windows of its "
-            "steps, run.rolling(array, size)"
+            "AT_MOST = True in its section), and the analysis runs over the steps that come; or "
+            "take windows of its steps, run.rolling(array, size)"
         )
 
     def __getitem__(self, index: Any) -> ExternalArray:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import dask.array as da
-from dask import is_dask_collection
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, Future, as_completed, get_client, worker_client
 
@@ -29,6 +28,7 @@ from ips_components.analysis.coordinator_client import Coordinator, RemoteCoordi
 from ips_components.analysis.failures import details, message, portable
 from ips_components.analysis.needed_chunks import needed_chunks
 from ips_components.analysis.provenance import provenance
+from ips_components.analysis.published_values import check_published
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.time_axes import TimesOf
@@ -181,13 +181,13 @@ class Run:
         time
             Physical time, the coordinate of the file. When it is not given, that of the step, as
             the simulation or the time loop says it; the step where neither does.
+
+        Raises
+        ------
+        ContractError
+            When a value is lazy, or the file could not hold it.
         """
-        lazy = [name for name, value in values.items() if is_dask_collection(value)]
-        if lazy:
-            raise ContractError(
-                f"run.publish: {lazy[0]!r} is lazy; publish what is computed: the values of "
-                "run.rolling(...).map or of run.completed()"
-            )
+        check_published(values)
         self._published += 1
         if self._published <= self.settings.launches.get("published", 0):
             return  # the workflow has taken it before the restart

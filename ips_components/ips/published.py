@@ -24,7 +24,8 @@ def to_dataset(published: Sequence[tuple[int, bytes, float]], timestamp: Any, ru
     Raises
     ------
     ContractError
-        When a value has another shape at one step than at another.
+        When a value has another shape at one step than at another, or two have a dimension of
+        one name and of different lengths.
     """
     import numpy as np
     import xarray as xr
@@ -55,14 +56,20 @@ def to_dataset(published: Sequence[tuple[int, bytes, float]], timestamp: Any, ru
             coords={c: first.coords[c] for c in first.dims if c in first.coords},
             attrs=first.attrs,
         )
-    return xr.Dataset(
-        variables,
-        coords={
-            "time": ("time", [time for _, time in entries]),
-            "step": ("time", [step for step, _ in entries]),
-        },
-        attrs={"run": run, "timestamp": str(timestamp)},
-    )
+    try:
+        return xr.Dataset(
+            variables,
+            coords={
+                "time": ("time", [time for _, time in entries]),
+                "step": ("time", [step for step, _ in entries]),
+            },
+            attrs={"run": run, "timestamp": str(timestamp)},
+        )
+    except ValueError as error:
+        raise ContractError(
+            f"run.publish: the values do not fit into one file: {error}; rename dimensions that "
+            "are not the same"
+        ) from error
 
 
 def _array(name: str, value: Any) -> Any:
