@@ -196,6 +196,7 @@ class Attaching:
             **state,
             "phase": "alone" if state["alone"] else state["phase"],
             "newest": position(run) - 1,
+            "over": not run.may_put,
             "n_ranks": run.state.n_ranks,
             "detached": client.why if client.until is not None else None,
         }
@@ -336,7 +337,7 @@ class Attaching:
 
     def _raise_if_over(self, run: CoordinatedRun) -> None:
         """Refuse where no rank will put anything any more."""
-        if run.state.simulation_over and not run.between_launches:
+        if not run.may_put:
             raise SimulationLost(
                 f"run {run.state.run}: the {run.state.ending(run.settings.get('n_steps'))}; "
                 "there is nothing to attach to"

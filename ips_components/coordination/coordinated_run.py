@@ -117,6 +117,11 @@ class CoordinatedRun:
         return bool(self.settings.get("launches")) and not self.closed
 
     @property
+    def may_put(self) -> bool:
+        """Whether ranks may put further steps: there is something to attach to."""
+        return not self.state.simulation_over or self.between_launches
+
+    @property
     def agreed(self) -> Contract:
         """The contract; ContractError if there is none yet."""
         if self.contract is None:

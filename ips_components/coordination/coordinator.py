@@ -165,6 +165,7 @@ class RunCoordinator(SchedulerPlugin):
             m.GetTerms: workflow.terms,
             m.GetRecord: workflow.record,
             m.OpenLivePage: workflow.live_page,
+            m.ShowPicture: workflow.picture,
             m.Attach: attaching.attach,
             m.Renew: attaching.renew,
             m.Amend: attaching.amend,

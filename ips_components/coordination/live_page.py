@@ -23,6 +23,8 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from ips_components.coordination.dashboard import address_of
+from ips_components.coordination.messages import PICTURE_TOPIC
+from ips_components.coordination.pictures import Pictures, drawable
 from ips_components.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ MAX_POINTS = 300
 #: Newest launches and faults on the page.
 MAX_LAUNCHES = 100
 MAX_FAULTS = 100
+#: Arrays of which one can be looked at.
+MAX_ARRAYS = 1000
 #: Shortest token that is accepted.
 MIN_TOKEN = 16
 
@@ -45,11 +49,13 @@ class LivePage:
     ----------
     url : str
         Address with the token in it, which gives access.
+    pictures : Pictures
+        Of the arrays at which browsers look.
     """
 
-    def __init__(self, server: HTTPServer, url: str) -> None:
+    def __init__(self, server: HTTPServer, url: str, pictures: Pictures) -> None:
         self._server = server
-        self.url = url
+        self.url, self.pictures = url, pictures
 
     async def close(self) -> None:
         """Stop listening and hang up on every browser."""
@@ -95,7 +101,11 @@ def open_live_page(
         raise ConfigError(
             f"the token of the live page must be {MIN_TOKEN} or more letters, digits, '-' or '_'"
         )
-    arguments = {"view": lambda: view(scheduler, coordinator, run), "token": token}
+    pictures = Pictures(lambda name: scheduler.log_event(PICTURE_TOPIC + run, {"array": name}))
+    arguments = {
+        "view": lambda array: view(scheduler, coordinator, run, pictures, array),
+        "token": token,
+    }
     application = Application(
         [(r"/([^/]+)/", _Page, arguments), (r"/([^/]+)/state", _State, arguments)],
         log_function=_log_request,
@@ -113,14 +123,21 @@ def open_live_page(
     server.add_sockets([listener])
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    page = LivePage(server, f"http://{shown}:{bound}/{token}/")
+    page = LivePage(server, f"http://{shown}:{bound}/{token}/", pictures)
     logger.info("Live page of run %s: http://%s:%d/ (token in the contact file)", run, shown, bound)
     return page
 
 
-def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
-    """Everything that the page shows, as plain values of bounded size."""
+def view(
+    scheduler: Any, coordinator: Any, run: str, pictures: Pictures, array: str = ""
+) -> dict[str, Any]:
+    """Everything that the page shows, as plain values of bounded size.
+
+    With an array, a picture of its newest step, as soon as there is one.
+    """
     live = coordinator.runs[run]
+    may_attach = bool(live.settings.get("attach", True))
+    offered = drawable(live.settings.get("arrays") or live.state.described or [])
     state = live.state
     progress = coordinator.progress(run)
     samples = progress.pop("workers")
@@ -146,6 +163,11 @@ def view(scheduler: Any, coordinator: Any, run: str) -> dict[str, Any]:
         "contract": live.contract.table() if live.contract is not None else [],
         "fault_log": [fault.to_json() for fault in state.faults[-MAX_FAULTS:]],
         "dashboard": address_of(scheduler),
+        "attach": may_attach,
+        "offered": offered[:MAX_ARRAYS],
+        "picture": pictures.look(array, goes_on=live.may_put)
+        if may_attach and any(each["name"] == array for each in offered)
+        else None,
     }
 
 
@@ -212,7 +234,7 @@ class _State(_Handler):
         if not self.knows_token(token):
             return
         self.set_header("Content-Type", "application/json")
-        self.write(json.dumps(self.view(), default=str))
+        self.write(json.dumps(self.view(self.get_query_argument("array", "")), default=str))
 
 
 @cache

@@ -27,6 +27,7 @@ from ips_components.coordination.messages import (
     GetTimes,
     OpenLivePage,
     ReleaseRanks,
+    ShowPicture,
     TakeCheckpoint,
     TakePublished,
 )
@@ -235,6 +236,10 @@ class WorkflowCalls:
         if run.page is None:
             run.page = self._open_page(run, call)
         return run.page.url
+
+    async def picture(self, run: CoordinatedRun, call: ShowPicture) -> None:
+        if run.page is not None:
+            run.page.pictures.show(call.array, call.picture)
 
 
 async def _turn(run: CoordinatedRun, call: BeginLaunch) -> None:

@@ -164,29 +164,31 @@ class AnalyticsPool:
 
         config = self.config
         known = contact.Endpoint.__dataclass_fields__
-        contact.write(
-            path,
-            contact.Contact(
-                run=run,
-                token=token,
-                endpoints=tuple(
-                    contact.Endpoint(**{k: v for k, v in each.items() if k in known})
-                    for each in endpoints
-                ),
-                deadlines=config.deadlines,
-                options={
-                    "lanes": list(config.lanes),
-                    "replay_steps": config.replay_steps,
-                    "replay_bytes": config.replay_bytes,
-                    "on_analytics_loss": config.on_analytics_loss,
-                },
-                live_page=self.pages.get(run, ""),
-                dashboard=self.dashboard,
-                tls=self._certificates() if config.security == "tls" else None,
-                scheduler=str(self.running.client.scheduler.address) if config.attach else "",
-                scheduler_tls=self._certificates() if config.attach else None,
+        published = contact.Contact(
+            run=run,
+            token=token,
+            endpoints=tuple(
+                contact.Endpoint(**{k: v for k, v in each.items() if k in known})
+                for each in endpoints
             ),
+            deadlines=config.deadlines,
+            options={
+                "lanes": list(config.lanes),
+                "replay_steps": config.replay_steps,
+                "replay_bytes": config.replay_bytes,
+                "on_analytics_loss": config.on_analytics_loss,
+            },
+            live_page=self.pages.get(run, ""),
+            dashboard=self.dashboard,
+            tls=self._certificates() if config.security == "tls" else None,
+            scheduler=str(self.running.client.scheduler.address) if config.attach else "",
+            scheduler_tls=self._certificates() if config.attach else None,
         )
+        contact.write(path, published)
+        if run in self.pages and config.attach:
+            from ips_components.live.pictures import PictureMaker
+
+            PictureMaker(self.running.client, published, path.parent)
 
     def _certificates(self) -> Any:
         """Where the certificates are that Dask uses, if it does."""

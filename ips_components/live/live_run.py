@@ -117,6 +117,8 @@ class LiveRun:
         Of the run.
     owns_client
         Whether the client is closed with this object.
+    label
+        Begins its name; by default host and process.
 
     Attributes
     ----------
@@ -131,10 +133,17 @@ class LiveRun:
     """
 
     def __init__(
-        self, client: Client, contact: Contact, directory: Path, *, owns_client: bool = False
+        self,
+        client: Client,
+        contact: Contact,
+        directory: Path,
+        *,
+        owns_client: bool = False,
+        label: str = "",
     ) -> None:
         self.client, self.id, self.directory = client, contact.run, directory
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        label = label or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = f"{label}-{secrets.token_hex(2)}"
         self._contact, self._owns_client = contact, owns_client
         self._detached = ""
         self._lock = threading.Lock()

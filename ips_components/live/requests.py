@@ -14,6 +14,7 @@ from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import (
     AnalyticsLost,
     ContractError,
+    IPSComponentsError,
     SelectionError,
     StepPassed,
 )
@@ -245,6 +246,14 @@ class Requests:
         """End the contract of a batch."""
         batch.windows.clear()
         batch.contract.end()
+
+    def is_over(self) -> bool:
+        """Whether the simulation has ended, or nothing is known of it any more."""
+        try:
+            state = self._progress()
+            return state["over"] or state["phase"] in ("ended", "failed")
+        except (IPSComponentsError, OSError, TimeoutError):
+            return True
 
     # -- internals -----------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: Windows of a contract at least and at most; seconds that one should last.
 FEWEST, MOST, LASTING = 4, 1024, 2.0
+#: Contracts that may fail one after another, though the simulation goes on.
+FAILURES = 3
 _LOOK = 0.25  # seconds between two looks whether the watch was ended
 
 
@@ -57,6 +59,9 @@ class Opens(Protocol):
 
     def close_windows(self, batch: Batch) -> None:
         """End the contract of a batch."""
+
+    def is_over(self) -> bool:
+        """Whether the simulation has ended."""
 
 
 class Watch(Iterator[Window]):
@@ -92,6 +97,7 @@ class Watch(Iterator[Window]):
         self._margin = 1  # steps that ranks go on until a contract reaches them, as it seems
         self._late: Batch | None = None  # the last one that came too late
         self._start, self._ended = -1, False
+        self._failures = 0  # contracts that failed since the last window, the simulation not
         self._stopped = threading.Event()
         self.left_out = 0
         self.error: BaseException | None = None
@@ -106,7 +112,9 @@ class Watch(Iterator[Window]):
         while not self._stopped.is_set():
             self._open_more()
             if not self._batches:
-                break
+                if self._ended:
+                    break
+                continue
             batch = self._batches[0]
             if not batch.windows:
                 self._live.close_windows(self._batches.popleft())
@@ -114,14 +122,17 @@ class Watch(Iterator[Window]):
             steps, futures, form = batch.windows.pop(0)
             try:
                 values = {name: self._result(future) for name, future in futures.items()}
-            except SimulationLost:
-                self._ended = True
-                break
+            except SimulationLost as error:
+                self._fail(error)
+                self.left_out += 0 if self._ended else 1 + len(batch.windows)
+                batch.windows.clear()
+                continue
             except ExternalTaskError as error:  # dropped, or passed
                 self.left_out += 1
                 if isinstance(error, StepPassed) and batch is not self._late:
                     self._late, self._margin = batch, min(MOST, max(4, 2 * self._margin))
                 continue
+            self._failures = 0
             self._index += 1
             self._rate = self._index / max(1e-3, time.monotonic() - self._begun)
             return Window(self._index - 1, steps, form(values))
@@ -148,8 +159,11 @@ class Watch(Iterator[Window]):
             batch = self._live.open_windows(
                 self._function, self._every, self._window, n, self._start, self._margin
             )
-        except (SelectionError, SimulationLost):  # no further steps
+        except SelectionError:  # no further steps
             self._ended = True
+            return
+        except SimulationLost as error:
+            self._fail(error)
             return
         if self._start >= 0:
             axis_step = batch.windows[0][0].step if batch.windows else 1
@@ -157,6 +171,13 @@ class Watch(Iterator[Window]):
             self.left_out += max(0, skipped)
         self._start = batch.next_step
         self._batches.append(batch)
+
+    def _fail(self, error: SimulationLost) -> None:
+        """A contract has failed: with the simulation, or alone, so that another one may do."""
+        self._ended = self._stopped.is_set() or self._live.is_over()
+        self._failures += 1
+        if not self._ended and self._failures >= FAILURES:
+            raise error
 
     def _follow(self, call: Callable[[Window], Any]) -> None:
         try:

@@ -35,6 +35,8 @@ STREAM_OP = "external-run"
 RPC = "external_run"
 #: Topic, with the run id behind it, of the checkpoints that windows are asked for.
 CHECKPOINT_TOPIC = "external-checkpoint-"
+#: Topic, with the run id behind it, of the pictures that the live page asks for.
+PICTURE_TOPIC = "external-picture-"
 
 M = TypeVar("M", bound=Message)
 

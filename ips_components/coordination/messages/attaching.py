@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ips_components.coordination.messages.calls import Call
 
@@ -67,3 +67,12 @@ class Detach(Call):
     NAME: ClassVar[str] = "detach"
     name: str
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPicture(Call):
+    """A picture of the newest step of an array, for the live page."""
+
+    NAME: ClassVar[str] = "picture"
+    array: str
+    picture: dict[str, Any]
