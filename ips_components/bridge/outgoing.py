@@ -140,6 +140,8 @@ class OutgoingArray:
         self.put_blocks: set[Offset] = set()  # at that step, by offset
         self.open_blocks = 0  # that are being computed in place
         self.end = FOREVER  # first step beyond those that the program has declared
+        self.axis_end = FOREVER  # and beyond those of the contract
+        self.beyond, self._furthest = 0, NEVER  # steps that were put there, and the last of them
         # Ledger: what was skipped is counted on the quick path, hence plain attributes.
         self.skipped_blocks = self.skipped_bytes = 0
         self.delivered_blocks = self.delivered_bytes = 0
@@ -293,6 +295,11 @@ class OutgoingArray:
                 "declare as many as it puts by Array(..., steps=...), or None where their number "
                 "is not known"
             )
+
+    def note_beyond(self, step: int) -> None:
+        """Count a step beyond the last one of the contract, which is left out."""
+        if step > self._furthest:
+            self.beyond, self._furthest = self.beyond + 1, step
 
     def mark_step(self, step: int, offset: Offset) -> None:
         """Note that a block was put."""
@@ -523,12 +530,13 @@ class OutgoingArray:
             *(skipped, delivered, dropped, lost),
             b_skipped + b_delivered + b_dropped + b_lost,
             *(b_skipped, b_delivered, b_dropped, b_lost),
+            self.beyond,
         ]
 
     def counters(self) -> Counters:
         """Return the account so far."""
         ordinal, *numbers = self.numbers()
-        return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:]))  # type: ignore[arg-type]
+        return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:10]), numbers[10])  # type: ignore[arg-type]
 
 
 def _margins(name: str, described: Array | None, spec: ArraySpec | None) -> Margins:

@@ -95,6 +95,8 @@ class PutPath:
         if step <= out.put_step:
             out.check_step(step, offset)
         if step not in out.wanted:
+            if step >= out.axis_end:
+                out.note_beyond(step)
             out.mark_step(step, offset)
             out.skipped_blocks += 1
             own = out.own_bytes

@@ -309,6 +309,9 @@ class Session:
         if agreed.endpoints and not attached:
             for name, one in described.items():
                 self.arrays[name].end = self._end_of(one.spec.steps, agreed)
+            for out in self.needed:
+                if out.contract is not None and (end := out.contract.spec.steps.end) is not None:
+                    out.axis_end = end
         introduction.blocks = {
             name: [(block.offset, block.shape) for block in owned]
             for name, out in self.arrays.items()
@@ -388,13 +391,13 @@ class Session:
 
     def _end_of(self, described: StepAxis, agreed: m.ContractIs) -> int:
         """Return the first step of the run beyond those that the program has declared."""
-        if described.count is None:
+        end = described.end
+        if end is None:
             return FOREVER
-        start = described.start
         if self._many_launches:  # those of the whole run, or of this launch
             shifted = agreed.first_step if agreed.launch_flags & m.ContractIs.RENUMBER else 0
-            start = max(start + shifted, agreed.first_step)
-        return start + described.every * described.count
+            end += max(shifted, agreed.first_step - described.start)
+        return end
 
     def goodbye(self, bye: m.Bye, within: float | None = None) -> bool:
         """Send the goodbye, and stay until receivers answer; return whether one has.

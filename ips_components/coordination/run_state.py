@@ -88,6 +88,7 @@ class RunState:
         self.faults: list[Fault] = []  # the first and the last ones
         self.faults_left_out = 0
         self.fatal: Fault | None = None  # the one that made the run fail
+        self._beyond: set[str] = set()  # arrays that were put beyond their steps, as is noted
         self.left_out: Fault | None = None  # for which the run goes on without its simulation
         self.stop_reason: str | None = None
 
@@ -157,6 +158,16 @@ class RunState:
         if last_step >= 0:
             self.last_put = max(last_step, self.last_put or 0)
         self.ledger.update(rank, counters, final=True)
+        for name, account in counters.items():
+            if (beyond := account.get("beyond", 0)) and name not in self._beyond:
+                self._beyond.add(name)
+                self.fault(
+                    f"rank {rank}",
+                    "notes",
+                    f"it put array {name!r} at steps beyond the last one of the run: {beyond} "
+                    f"step{'s were' if beyond > 1 else ' was'} left out; if they are meant, say so "
+                    "many STEPS in its section of [[ARRAYS]], or NSTEP in [TIME_LOOP]",
+                )
 
     def rank_lost(self, rank: int, why: str) -> bool:
         """Note the death of a rank; False when it is known or the rank had said goodbye."""

@@ -407,6 +407,7 @@ class WorkerSession:
             self._names[each.array]: {
                 "blocks": dict(zip(Counters.NAMES, each.blocks, strict=True)),
                 "bytes": dict(zip(Counters.NAMES, each.bytes, strict=True)),
+                "beyond": each.beyond,
             }
             for each in counters
         }

@@ -67,6 +67,15 @@ class StepAxis:
         """Number of time indices; `OPEN_ENDED` where it is unknown."""
         return OPEN_ENDED if self.count is None else self.count
 
+    @property
+    def end(self) -> int | None:
+        """First step beyond the axis; None where the number of steps is unknown.
+
+        >>> StepAxis(start=10, every=5, count=3).end
+        25
+        """
+        return None if self.count is None else self.start + self.every * self.count
+
     def index(self, step: int) -> int | None:
         """Return the time index of a simulation step, None when it is not on the axis."""
         index, rest = divmod(step - self.start, self.every)

@@ -13,7 +13,7 @@ VERSION = 5
 PROOF_BYTES = 32
 NO_SLOT = 0xFFFFFFFF
 MAX_NDIM = 16
-COUNTERS = struct.Struct("<11Q")
+COUNTERS = struct.Struct("<12Q")
 Axes = tuple[tuple[int, int, int], ...]
 
 
@@ -67,11 +67,15 @@ class Text(Message):
 
 
 class Counters(Record):
-    """One array's account, cumulative: produced = skipped + delivered + dropped + lost."""
+    """One array's account, cumulative: produced = skipped + delivered + dropped + lost.
+
+    ``beyond`` counts the steps beyond the last one that the contract knows; they are skipped.
+    """
 
     array: int
     blocks: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     bytes: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    beyond: int = 0
 
     NAMES: ClassVar[tuple[str, ...]] = ("produced", "skipped", "delivered", "dropped", "lost")
 
@@ -82,13 +86,13 @@ class Counters(Record):
 
 
 def pack_counters(counters: Sequence[Counters]) -> bytes:
-    return b"".join(COUNTERS.pack(c.array, *c.blocks, *c.bytes) for c in counters)
+    return b"".join(COUNTERS.pack(c.array, *c.blocks, *c.bytes, c.beyond) for c in counters)
 
 
 def parse_counters(body: memoryview, at: int, count: int) -> tuple[Counters, ...]:
     need(body, at + count * COUNTERS.size)
     rows = (COUNTERS.unpack_from(body, at + i * COUNTERS.size) for i in range(count))
-    return tuple(Counters(row[0], row[1:6], row[6:11]) for row in rows)
+    return tuple(Counters(row[0], row[1:6], row[6:11], row[11]) for row in rows)
 
 
 def need(body: memoryview | bytes, length: int) -> None:

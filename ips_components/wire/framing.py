@@ -114,14 +114,14 @@ _STEP_END_HEAD = HEADER.pack(MAGIC, VERSION, StepEnd.OP, 0, 0, _STEP_END.size - 
 
 
 def pack_step_end(step: int, waited_ns: int, counters: Sequence[int]) -> bytes:
-    """Return the frame of a `StepEnd` whose counters are given as numbers, 11 per array."""
+    """Return the frame of a `StepEnd` whose counters are given as numbers, 12 per array."""
     if not counters:
         return _STEP_END.pack(_STEP_END_HEAD, step, waited_ns, 0)
     layout = _STEP_ENDS.get(len(counters))
     if layout is None:
         layout = _STEP_ENDS[len(counters)] = struct.Struct(f"{HEADER.format}qQII{len(counters)}Q")
     head = (MAGIC, VERSION, StepEnd.OP, 0, 0, layout.size - HEADER_BYTES, 0, 0)
-    return layout.pack(*head, step, waited_ns, len(counters) // 11, 0, *counters)
+    return layout.pack(*head, step, waited_ns, len(counters) // 12, 0, *counters)
 
 
 def parse_header(buffer: memoryview | bytes, offset: int = 0) -> Header:

@@ -37,8 +37,9 @@ Piece      2  chunk u64, t u64, generation u32 (of the lease of the slot), block
               the position of each in the chunk (u32), ascending
 Rows       3  chunk u64, t u64, rows u64 (0: the rank has no row of this ragged chunk, or of this
               step of a chunk by ids)
-StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (11 u64: array ordinal,
-              then produced, skipped, delivered, dropped, lost as blocks, then as bytes)
+StepEnd    4  step i64, waited u64 (ns), n u32, zero u32, n x counters (12 u64: array ordinal,
+              then produced, skipped, delivered, dropped, lost as blocks, then as bytes,
+              then steps put beyond the last of the contract)
 Want       5  chunk row u64: the rank waits for credit for it
 Dropped    6  chunk u64: the rank dropped its part by policy
 Gone       7  chunk u64: asked for again, but no longer in the replay buffer

@@ -202,7 +202,9 @@ def test_message_to_a_rank_is_parsed(ask, vector):
 
 
 def counters_words(counters):
-    return words(len(counters), [[c["array"], c["blocks"], c["bytes"]] for c in counters])
+    return words(
+        len(counters), [[c["array"], c["blocks"], c["bytes"], c["beyond"]] for c in counters]
+    )
 
 
 def pack_words(name, f):

@@ -66,8 +66,8 @@ def test_pack_piece_is_the_same_as_pack():
 
 
 def test_pack_step_end_is_the_same_as_pack():
-    counters = m.Counters(1, (5, 1, 4, 0, 0), (50, 10, 40, 0, 0))
-    frame = framing.pack_step_end(7, 12, [1, *counters.blocks, *counters.bytes])
+    counters = m.Counters(1, (5, 1, 4, 0, 0), (50, 10, 40, 0, 0), 3)
+    frame = framing.pack_step_end(7, 12, [1, *counters.blocks, *counters.bytes, 3])
     assert frame == framing.pack(m.StepEnd(7, 12, (counters,)))
 
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import adaptive
@@ -151,6 +152,27 @@ def test_results_equal_numpy(cluster, coupled):
     assert account["produced"] == account["delivered"] == FIELD.nbytes
     assert len(record["steps"]) == STEPS
     assert all(step["complete"] for step in record["steps"])
+
+
+def test_steps_beyond_those_of_the_config_are_noted(cluster, coupled):
+    """The program has declared no number of steps, so that it may put more; not without a word."""
+
+    def open_ended(rank: int) -> list[Array]:
+        return [replace(array, steps=None) for array in offer(rank)]
+
+    name, future, _, results = coupled(
+        "mean_and_slice",
+        lambda rank, contact: simulate(rank, contact, STEPS + 3, open_ended),
+        steps={"temperature": {"start": 0, "every": 1, "count": STEPS}},
+    )
+    future.result(30)
+    with xr.open_zarr(results, consolidated=False) as dataset:
+        np.testing.assert_allclose(dataset["mean"], FIELD.mean(axis=0), rtol=1e-13)
+    record = wait_for_end(cluster, name, 20)
+    assert record["phase"] == "ended"
+    (fault,) = record["faults"]
+    assert fault["what"] == "notes"
+    assert "'temperature' at steps beyond the last one of the run: 3 steps" in fault["cause"]
 
 
 def _left_on_worker(dask_worker) -> tuple[int, list[str]]:

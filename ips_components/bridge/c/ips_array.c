@@ -35,7 +35,8 @@ array *ipsb_array_add(ips_bridge *b, const char *name)
     a->ndim = -1;
     a->every = 1;
     a->steps = -1;
-    a->end = INT64_MAX;
+    a->end = a->axis_end = INT64_MAX;
+    a->furthest = INT64_MIN;
     b->arrays[b->n_arrays++] = a;
     return a;
 }
@@ -333,11 +334,13 @@ static int join_mesh(ips_bridge *b, const agreement *c)
     return IPS_BRIDGE_OK;
 }
 
-/* Find out beyond which step of the run a declared array has none. Where the program is launched
- * many times, it declares the steps of the whole run or of this launch. */
-static void set_end(const ips_bridge *b, array *a)
+/* Find out beyond which step of the run an array has none: by the contract, and by the program. One
+ * that is launched many times declares the steps of the whole run or of this launch. */
+static void set_ends(const ips_bridge *b, array *a)
 {
     int64_t start = a->first;
+    if (a->contract && a->contract->steps >= 0)
+        a->axis_end = a->contract->first + a->contract->every * a->contract->steps;
     if (!a->declared || a->steps < 0)
         return;
     if (b->many_launches && start + b->shift < b->first_step)
@@ -376,7 +379,7 @@ int ipsb_arrays_join(ips_bridge *b)
     for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
         array *a = b->arrays[i];
         if (!b->attached_run && !b->links.lost[0])
-            set_end(b, a);
+            set_ends(b, a);
         int code = a->contract || a->ragged || a->by_id || a->has_block || !a->declared
                        ? IPS_BRIDGE_OK
                        : regular(b, a, a->shape, 0, NULL);
@@ -499,4 +502,5 @@ void ipsb_counters(const array *a, uint64_t out[COUNTERS])
         out[1] += a->blocks[i];
         out[6] += a->bytes[i];
     }
+    out[11] = a->beyond;
 }

@@ -35,6 +35,8 @@ typedef struct ips_bridge_array {
     int64_t shape[MAX_NDIM];
     int64_t first, every, steps;
     int64_t end; /* first step beyond those that the program has declared */
+    int64_t axis_end, furthest; /* and beyond those of the contract; the last that was put there */
+    uint64_t beyond;            /* how many were */
     char *dims, *attributes; /* JSON, without the brackets */
     size_t n_boxes; /* this rank's blocks: offset and count of each */
     int64_t *boxes;

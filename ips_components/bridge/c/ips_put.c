@@ -321,6 +321,10 @@ int ipsb_begin_put(array *a, int64_t step, bool own, array **out)
     if ((code = ipsb_take_step(b, a, own ? &a->own : NULL, step)))
         return code;
     a->blocks[SKIPPED]++;
+    if (step >= a->axis_end && step > a->furthest) {
+        a->furthest = step;
+        a->beyond++;
+    }
     ipsb_poll_if_due(b, step);
     return IPS_BRIDGE_OK;
 }

@@ -12,7 +12,7 @@ enum {
     PROOF_BYTES = 32,
     DIGEST_BYTES = 32,
     RUN_BYTES = 64,
-    COUNTERS = 11,
+    COUNTERS = 12,
     OP_HELLO = 1,
     OP_PIECE,
     OP_ROWS,

@@ -70,6 +70,17 @@ def test_losing_a_rank_that_said_goodbye_is_no_news(state):
     assert state.missing_goodbyes == []
 
 
+def test_steps_beyond_the_last_one_are_noted_once_for_an_array(state):
+    for rank in range(3):
+        state.bye(rank, "ok", {"t": {"beyond": 2 * rank}, "u": {"beyond": 0}}, 12)
+    (fault,) = state.faults
+    assert (fault.who, fault.what) == ("rank 1", "notes")
+    assert fault.cause.startswith(
+        "it put array 't' at steps beyond the last one of the run: 2 steps were left out; "
+    )
+    assert state.phase == "open"
+
+
 def test_the_first_cause_is_kept(state):
     state.fail("rank 3", "lost", "killed")
     state.fail("analysis", "failed", "its echo")
