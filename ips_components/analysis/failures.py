@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import builtins
 import pickle
-import sysconfig
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 
-import ips_components
 from ips_components.errors import AnalysisFailed, IPSComponentsError
-
-_PACKAGE = str(Path(ips_components.__file__).parent)
-_EXAMPLES = str(Path(_PACKAGE, "examples"))
-_LIBRARIES = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
+from ips_components.origin import file_of, where_raised
 
 
 def portable(error: BaseException) -> BaseException:
@@ -38,7 +29,7 @@ def portable(error: BaseException) -> BaseException:
         The error itself if its class is Python's or this package's and survives pickling, else an
         `AnalysisFailed` with its class and message. File, line and function are in its notes.
     """
-    where = location(error)
+    where = where_raised(error)
     # What it came from is in the traceback of the log; its class may be unknown elsewhere.
     cause, error.__context__ = error.__cause__, None
     if cause is not None:
@@ -49,18 +40,6 @@ def portable(error: BaseException) -> BaseException:
     if _survives(error):
         return _noted(error, where)
     return _noted(AnalysisFailed(f"{type(error).__name__}: {message(error)}"), where, error)
-
-
-def location(error: BaseException) -> str:
-    """Return ``file, line n, in function`` of the innermost frame of the analyst's own code."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    where = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        filename = _filename(frame)
-        if filename and not _is_library(filename):
-            where = f"{filename}, line {line}, in {frame.f_code.co_name}"
-    return where
 
 
 def message(error: BaseException) -> str:
@@ -75,23 +54,11 @@ def details(error: BaseException) -> str:
     """Return the traceback; its last line has the class and the message."""
     described = traceback.TracebackException(type(error), error, error.__traceback__)
     for number, (frame, line) in enumerate(traceback.walk_tb(error.__traceback__)):
-        if number < len(described.stack) and (filename := _filename(frame)):
+        if number < len(described.stack) and (filename := file_of(frame)):
             described.stack[number] = traceback.FrameSummary(filename, line, frame.f_code.co_name)
     text = "".join(described.format()).rstrip()
     last = f"{type(error).__name__}: {message(error)}"
     return text if text.endswith(message(error)) else f"{text}\n{last}"
-
-
-def _filename(frame: FrameType) -> str:
-    """Return the file of a frame; tracebacks that were pickled have it in the globals only."""
-    filename = frame.f_code.co_filename
-    return str(frame.f_globals.get("__file__", "")) if filename.startswith("<") else filename
-
-
-def _is_library(filename: str) -> bool:
-    if filename.startswith(_EXAMPLES):
-        return False
-    return filename.startswith((_PACKAGE, "<", *_LIBRARIES))
 
 
 def _survives(error: BaseException) -> bool:

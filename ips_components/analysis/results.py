@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,8 @@ class ResultStore:
             If there are results already and `overwrite` is not set, the path cannot be written,
             or no package for its format is installed.
         """
-        if self.format == "netcdf" and not any(map(find_spec, _NETCDF_BACKENDS)):
-            raise ConfigError(
-                "RESULTS_FORMAT = netcdf needs the package netCDF4, h5netcdf or scipy, and none is "
-                "installed where the analysis runs; pip install netCDF4, or RESULTS_FORMAT = zarr"
-            )
+        if self.format == "netcdf":
+            _check_netcdf()
         if self.path.exists() and self._owner() != self.attrs.get(_OWNER, ""):
             if not self.overwrite:
                 raise ConfigError(
@@ -419,6 +417,23 @@ def _nbytes(value: Any) -> float:
     if not isinstance(value, xr.DataArray | da.Array | np.ndarray):
         return 0
     return 0 if math.isnan(value.nbytes) else value.nbytes
+
+
+def _check_netcdf() -> None:
+    """Raise unless the package that xarray takes for NetCDF is there, and can be imported."""
+    needs = "RESULTS_FORMAT = netcdf needs"
+    remedy = "pip install netCDF4 where the analysis runs, or RESULTS_FORMAT = zarr"
+    package = next(filter(find_spec, _NETCDF_BACKENDS), None)
+    if package is None:
+        names = ", ".join(_NETCDF_BACKENDS)
+        raise ConfigError(f"{needs} one of the packages {names}, and none is installed; {remedy}")
+    try:
+        import_module(package)
+    except Exception as error:  # a library that it was built for is not there, say
+        raise ConfigError(
+            f"{needs} the package {package}, which cannot be imported: {type(error).__name__}: "
+            f"{error}; {remedy}"
+        ) from None
 
 
 def _describe(variable: xr.DataArray) -> dict[str, Any]:

@@ -545,7 +545,9 @@ class Bridge:
             self.close()  # a program that exits with status 0 has ended well
             return
         with contextlib.suppress(Exception):  # the body's error is the one to see
-            self.close("aborted", f"{type(error).__name__}: {error}")
+            from ips_components.origin import with_place  # no rank that ends well needs it
+
+            self.close("aborted", with_place(error))
 
     def statistics(self) -> BridgeStatistics:
         """Return this rank's account so far."""

@@ -360,11 +360,14 @@ class Session:
                     f"the analysis wants array {name!r}, this simulation describes "
                     f"{sorted(described)}: rename one of them"
                 )
-            if one is not None and self._as_agreed(one.spec, contract.spec) != contract.spec:
-                raise ContractError(
-                    f"array {name!r} is described in code as {one.spec}, but the contract has "
-                    f"{contract.spec}: describe it in one place only"
-                )
+            if one is not None:
+                mine = self._as_agreed(one.spec, contract.spec)
+                if mine != contract.spec:
+                    here, there = mine.difference(contract.spec)
+                    raise ContractError(
+                        f"array {name!r} is described in code with {here}, but the contract (from "
+                        f"[[ARRAYS]] of the config) has {there}: describe it in one place only"
+                    )
             arrays[name] = OutgoingArray(name, one, contract, ordinal, rank, size)
         if not described:
             for spec in self.contract.unneeded:

@@ -126,7 +126,9 @@ class Checker:
             not self.source.created,
             self.problems,
         )
-        coupled = CoupledChecker(self.conf, self.machine.platform, times, self.problems)
+        coupled = CoupledChecker(
+            self.conf, self.machine.platform, times, "INPUT_DIR" in exported, self.problems
+        )
         simulations, analytics, foreign = [], [], []
         for component in components:
             with self.problems.judged(component.ours):

@@ -18,7 +18,7 @@ from ips_components.config._arrays import (
 from ips_components.config._components import Component
 from ips_components.config._files import Reader
 from ips_components.config._functions import (
-    check_functions,
+    FunctionChecker,
     check_program_files,
     takes_argument,
 )
@@ -43,16 +43,24 @@ class CoupledChecker:
         The platform file, None when it could not be read.
     times
         The time loop.
+    input_dir_exported
+        Whether the top's INPUT_DIR comes from the environment.
     problems
         Where to note what is wrong.
     """
 
     def __init__(
-        self, conf: ConfigObj, platform: Platform | None, times: TimeLoop, problems: Problems
+        self,
+        conf: ConfigObj,
+        platform: Platform | None,
+        times: TimeLoop,
+        input_dir_exported: bool,
+        problems: Problems,
     ) -> None:
         self.conf = conf
         self.platform = platform
         self.times = times
+        self.input_dir_exported = input_dir_exported
         self.problems = problems
 
     def simulation(self, component: Component, common: ComponentSection) -> SimulationConfig:
@@ -110,9 +118,15 @@ class CoupledChecker:
         add, section = self.problems.add, component.section
         values = Reader(section, component.values, self.problems).read(AnalyticsConfig)
         offered = values["analysis_args"]
+        functions = FunctionChecker(
+            section,
+            common.input_dir,
+            self.input_dir_exported and not component.values.get("INPUT_DIR"),
+            bool(values["use_shifter"]),
+            self.problems,
+        )
         for name, arguments in (("ANALYSIS", offered), ("WORKER_PLUGINS", None)):
-            specs = values[name.lower()] or ""
-            check_functions(section, name, specs, common.input_dir, arguments, self.problems)
+            functions.check(name, values[name.lower()] or "", arguments)
         if values["use_shifter"] and shutil.which("shifter") is None:
             add(
                 section,

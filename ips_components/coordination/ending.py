@@ -239,8 +239,10 @@ class Ending:
             logger.error("Run %s failed: %s %s: %s", run.state.run, who, what, cause)
             if run.has_tasks:
                 error = AnalyticsLost if who == "analysis" else SimulationLost
-                ending = run.state.ending(run.settings.get("n_steps"))
-                self._tasks.fail_remaining(run.state.run, error(f"{ending}: {who} {what}: {cause}"))
+                text = f"{who} {what}: {cause}"
+                if policy is None:  # else it has not ended: what it says of itself is wrong
+                    text = f"{run.state.ending(run.settings.get('n_steps'))}: {text}"
+                self._tasks.fail_remaining(run.state.run, error(text))
             if (
                 who == "analysis"
                 and not run.answered

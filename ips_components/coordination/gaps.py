@@ -26,7 +26,7 @@ def first_gap(run: CoordinatedRun, waiting: Iterable[Any]) -> str:
         A run with a contract.
     waiting : iterable of keys
         Chunks that have not arrived. A rank that has not come as far as their steps has left out
-        none; nothing that it has put may still be under way.
+        none, unless it has closed its bridge; nothing that it has put may still be under way.
     """
     arrays = {array.name: array for array in run.agreed.arrays}
 
@@ -44,6 +44,17 @@ def first_gap(run: CoordinatedRun, waiting: Iterable[Any]) -> str:
     return ""
 
 
+def furthest_behind(run: CoordinatedRun) -> str:
+    """Return which rank is behind the others, as far as is known; empty if none is."""
+    newest = run.state.newest_steps()
+    ranks = [rank for rank in range(len(newest)) if rank not in run.state.without_cells]
+    if not ranks or newest[ranks].min() == newest[ranks].max():
+        return ""
+    last, first = (int(choose(ranks, key=newest.__getitem__)) for choose in (min, max))
+    put = f"step {newest[last]}" if newest[last] >= 0 else "no step"
+    return f"rank {last} is behind: it has put {put}, rank {first} has put step {newest[first]}"
+
+
 def _left_out(
     run: CoordinatedRun, array: ArrayContract, chunk: int, t: int, newest: np.ndarray
 ) -> str:
@@ -55,6 +66,9 @@ def _left_out(
     lacking = [rank for rank in ranks if not put[rank] and newest[rank] > step]
     if lacking:
         return left_out(array, step, ranks, lacking, newest)
+    closed = [r for r in ranks if r in run.state.byes and not put[r] and newest[r] < step]
+    if closed and newest.max() >= step:
+        return _closed_early(closed, newest)
     # Accounts can be compared once they are final.
     if ranks and put[ranks].all() and not run.state.missing_goodbyes:
         return _array_left_out(run, array, ranks)
@@ -71,6 +85,17 @@ def left_out(
         f"step {step} of array {array.spec.name!r} was {by}, but step {newest[lacking].max()} was; "
         "put every step that the array is described with, or describe it with the steps that are "
         "put (steps = start:stop:every)"
+    )
+
+
+def _closed_early(closed: list[int], newest: np.ndarray) -> str:
+    """Return that some ranks have ended in order before others."""
+    rank, last = closed[0], int(newest.argmax())
+    others = f" and {len(closed) - 1} more" if closed[1:] else ""
+    after = f"after step {newest[rank]}" if newest[rank] >= 0 else "before its first step"
+    return (
+        f"rank {rank}{others} closed the bridge {after}, but rank {last} has put step "
+        f"{newest[last]}; every rank must put every step"
     )
 
 

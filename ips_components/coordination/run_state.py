@@ -255,7 +255,7 @@ class RunState:
 
     def ending(self, n_steps: int | None) -> str:
         """``ended at step k of n``, as the errors of the remaining tasks say it."""
-        last = self.newest_step
+        last = max((s for s in (self.newest_step, self.last_put) if s is not None), default=None)
         reached = "before its first step" if last is None else f"at step {last}"
         # A total that is exceeded is no total: programs may take their own number of steps.
         of = "" if n_steps is None or (last or 0) > n_steps else f" of {n_steps}"

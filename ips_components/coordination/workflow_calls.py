@@ -11,6 +11,7 @@ from ips_components.coordination import launches
 from ips_components.coordination.attaching import Attaching
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.ending import Ending
+from ips_components.coordination.gaps import furthest_behind
 from ips_components.coordination.live_page import LivePage
 from ips_components.coordination.messages import (
     CHECKPOINT_TOPIC,
@@ -213,7 +214,8 @@ class WorkflowCalls:
         """Fail what waits, and send the cause to the ranks."""
         if call.who == "analysis":
             run.analysis_over = True
-        self._ending.fail(run, call.who, "failed", call.cause)
+        behind = furthest_behind(run) if call.who == "simulation" else ""
+        self._ending.fail(run, call.who, "failed", "; ".join(filter(None, [call.cause, behind])))
 
     async def ended(self, run: CoordinatedRun, call: AwaitEnd) -> dict[str, Any]:
         await run.until(

@@ -13,6 +13,7 @@ from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
 _WORD = re.compile(r"\w")
 _NAMES_AN_ERROR = re.compile(r"[A-Z][\w.]*(Error|Exception)\b")
+_CLOSE = "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
 _LEDGER_OPEN = "the ledger does not close: some blocks were produced and never accounted for"
 
 
@@ -75,7 +76,7 @@ class Conclusion:
         if isinstance(error, SystemExit):
             cause = "the run was ended by a signal"
         if error is None:
-            cause = _fault_of(coordinator, len(simulations)) or None
+            cause = _fault_of(coordinator, launches, len(simulations)) or None
         contract = self.outcome.get("contract")
         record = make_record(
             self.run,
@@ -115,10 +116,32 @@ class Conclusion:
         return {"simulation": parts[0], **({"simulations": parts} if len(parts) > 1 else {})}
 
 
-def _fault_of(coordinator: Mapping[str, Any], n_simulations: int = 1) -> str:
+def say(fault: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a fault as the coordinator saw it; of a lost rank, what its program may lack.
+
+    Parameters
+    ----------
+    fault
+        With ``who``, ``what`` and ``cause``.
+    launches
+        The records `launches_of` the ports of all simulations.
+    """
+    from ips_components.report.record import last_line
+
+    said = f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
+    if fault["what"] == "lost" and all(each.get("ok") for each in launches.values()):
+        return f"{said}; its program ended well: does each rank close the bridge {_CLOSE}?"
+    return said
+
+
+def _fault_of(
+    coordinator: Mapping[str, Any],
+    launches: Mapping[str, Mapping[str, Any]],
+    n_simulations: int = 1,
+) -> str:
     """Return why a run has failed although no component raised; empty if it went well."""
     if (fatal := coordinator.get("fatal")) is not None:
-        return f"{fatal['who']} {fatal['what']}: {fatal['cause']}"
+        return say(fatal, launches)
     left_out = coordinator.get("left_out") or []
     if left_out and len(left_out) == n_simulations:
         return f"every simulation has failed: {left_out[0]['cause']}"
@@ -131,8 +154,7 @@ def _fault_of(coordinator: Mapping[str, Any], n_simulations: int = 1) -> str:
     if silent:
         who = f"rank {silent[0]}" + (f" and {len(silent) - 1} others" if silent[1:] else "")
         return (
-            f"{who} ended without closing the bridge, so that the ledger is open: close it "
-            "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
+            f"{who} ended without closing the bridge, so that the ledger is open: close it {_CLOSE}"
         )
     return _LEDGER_OPEN
 

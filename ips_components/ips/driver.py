@@ -15,7 +15,7 @@ from ips_components import ips_compat
 from ips_components.config import RunConfig
 from ips_components.deadlines import Deadline
 from ips_components.errors import RunFailed
-from ips_components.ips.conclusion import Conclusion
+from ips_components.ips.conclusion import Conclusion, say
 from ips_components.ips.coupling import (
     ABORT,
     COORDINATOR,
@@ -223,7 +223,9 @@ class Driver(Component):
             return self._failure_of(blamed)  # the others were ended because of it: echoes
         # What components reported to the coordinator is in their own exceptions, in more detail.
         if fault and fault["who"] not in ("simulation", "analysis"):
-            return f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
+            return say(
+                fault, {port: self._records.read(launches_of(port)) for port in self._simulations}
+            )
         culprit = analytics if fault.get("who") == "analysis" else ""
         if fault.get("who") == "simulation":
             culprit = fault.get("simulation") or next(iter(self._simulations), "")

@@ -134,7 +134,7 @@ class Watch:
             if still > self.config.step_time_out:
                 return (
                     f"no step was completed for {self.config.step_time_out:g} s (STEP_TIME_OUT), "
-                    f"the last one was {state.get('steps', 0)}"
+                    f"after {state.get('steps', 0)} steps that the analysis takes"
                 )
         return ""
 

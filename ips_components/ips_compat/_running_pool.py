@@ -134,7 +134,8 @@ class RunningPool:
         if pid is not None and not guard.started(pid):
             return f"the Dask scheduler (pid {pid}) ended"
         if self.workers is not None and self.workers.poll() is not None:
-            return f"all Dask workers ended, exit status {self.workers.returncode}"
+            said = f"all Dask workers ended, exit status {self.workers.returncode}"
+            return f"{said}{_outside_of_slurm(self.pool.services)}"
         return ""
 
     def log_tails(self) -> str:
@@ -266,6 +267,19 @@ class RunningPool:
             if all(each["host"] == here for each in workers):
                 return [Path(each["local_directory"]) for each in workers]
         return []
+
+
+def _outside_of_slurm(services: Any) -> str:
+    """Return what is wrong where the launcher is that of a batch system that is not there."""
+    with contextlib.suppress(Exception):  # a platform file need not have a launcher
+        launcher = services.get_config_param("MPIRUN", silent=True)
+        if launcher == "srun" and "SLURM_JOB_ID" not in os.environ:
+            return (
+                "; MPIRUN = srun has started them, but this is no job of Slurm (SLURM_JOB_ID is "
+                "not set): run ips.py in a job, by sbatch or salloc, or give MPIRUN = mpiexec in "
+                "the platform file"
+            )
+    return ""
 
 
 def _gone(pid: int, patience: float) -> bool:

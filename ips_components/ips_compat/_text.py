@@ -36,7 +36,10 @@ def describe(error: object) -> str:
         notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
         text = "; ".join([text, *(note for note in notes if note not in text)])
         if error.__cause__ is not None and str(error.__cause__) not in text:
-            text = f"{text} (from {describe(error.__cause__)})"
+            text, where = split_where(text)
+            origin, place = split_where(describe(error.__cause__))
+            at = f"; at {place or where}" if place or where else ""
+            text = f"{text} (from {origin}){at}"
     return text
 
 

@@ -275,7 +275,7 @@ def _entries(chunks: Any, spec: ArraySpec) -> list[Any]:
             else:
                 raise GeometryError(
                     f"array {spec.name!r}: chunks name dimension {key!r}, expected one of "
-                    f"{spec.dims} or a number below {spec.ndim}"
+                    f"{spec.dims} or a number below {spec.ndim} (CHUNKS of the config)"
                 )
             entries[dim] = entry
     elif isinstance(chunks, Sequence) and not isinstance(chunks, str):
@@ -285,7 +285,8 @@ def _entries(chunks: Any, spec: ArraySpec) -> list[Any]:
     if len(entries) != spec.ndim:
         raise GeometryError(
             f"array {spec.name!r} has {spec.ndim} dimensions {spec.dims}, "
-            f"but chunks {chunks!r} have {len(entries)} entries"
+            f"but chunks {chunks!r} have {len(entries)} entries: give one for each, time first "
+            "(CHUNKS of the config)"
         )
     return [None if isinstance(e, str) and e == "auto" else e for e in entries]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import nan
 from typing import Any
 
@@ -193,6 +193,25 @@ class ArraySpec:
         object.__setattr__(self, "dtype", dtype.str)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dims", dims)
+
+    def difference(self, other: ArraySpec) -> tuple[str, str]:
+        """Return in words what an array that is described twice has here and there.
+
+        Examples
+        --------
+        >>> here = ArraySpec("t", "f8", (4, 3), StepAxis(count=9))
+        >>> here.difference(ArraySpec("t", "f8", (4, 5), StepAxis(count=9)))
+        ('shape (4, 3)', 'shape (4, 5)')
+        """
+        names = [
+            name
+            for name in (each.name for each in fields(self))
+            if getattr(self, name) != getattr(other, name)
+        ]
+        here, there = (
+            ", ".join(f"{name} {getattr(each, name)}" for name in names) for each in (self, other)
+        )
+        return here, there
 
     @property
     def ndim(self) -> int:

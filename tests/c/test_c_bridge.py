@@ -315,7 +315,7 @@ def test_described_by_the_config(start, sinks, tmp_path):
     ("words", "code", "complaint"),
     [
         (["declare", "t", "f4", 2, 8, 12], CONTRACT, "another type, shape or steps"),
-        (["declare", "t", "f8", 2, 8, 11], CONTRACT, "another type, shape or steps"),
+        (["declare", "t", "f8", 2, 8, 11], CONTRACT, r"shape\[1\] = 11, but the contract"),
         (["declare", "u", "f8", 2, 8, 12], CONTRACT, "rename one of them"),
     ],
 )

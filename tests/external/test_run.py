@@ -902,6 +902,22 @@ def test_a_step_that_ranks_leave_out_is_named_with_them(cluster, coupled, skips,
     assert record["fatal"]["cause"].count(said) == 1
 
 
+def test_a_rank_that_ends_before_the_others_is_named(cluster, coupled):
+    """It closes its bridge in order, as a program does that leaves its loop or its function."""
+
+    def ranks(rank, contact):
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=offer(rank), rank=rank, size=len(RANKS)) as bridge:
+            for step in range(5 if rank == 2 else STEPS):
+                bridge.put("temperature", step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, _ = coupled("mean_and_slice", ranks)
+    said = "rank 2 closed the bridge after step 4, but rank 0 has put step 11"
+    with pytest.raises(SimulationLost, match=said):
+        future.result(30)
+    assert said in wait_for_end(cluster, name, 20)["fatal"]["cause"]
+
+
 def test_an_array_that_a_rank_leaves_out_in_a_step_is_named(cluster, coupled):
     """The rank has put the step, but not all arrays in it."""
 

@@ -1,11 +1,12 @@
 """Task pools of IPS on the installed Dask."""
 
 import ast
+import os
 import re
 import shutil
 from pathlib import Path
 
-from workflows import Workflow
+from workflows import BIN, Workflow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -38,6 +39,19 @@ def test_a_function_that_raises_fails_the_run(workflow):
     assert ended.status == 1
     assert "1 of 3 tasks failed, the first of them 'bad'" in ended.last_lines
     assert "ZeroDivisionError: the task divided by nothing" in ended.last_lines
+
+
+def test_srun_outside_of_a_job_of_slurm_is_named(workflow, tmp_path):
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    path = os.pathsep.join([str(srun.parent), str(BIN), os.environ["PATH"]])
+    platform, environment = {"MPIRUN": "srun"}, {"PATH": path}
+    flow = workflow(worker="pool_collects", platform=platform, environment=environment)
+    ended = flow.run()
+    assert ended.status == 1
+    assert "MPIRUN = srun has started them, but this is no job of Slurm" in ended.last_lines
 
 
 def test_results_and_failures_are_collected_per_task(workflow):

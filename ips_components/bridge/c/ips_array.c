@@ -1,4 +1,5 @@
 /* An array: plans of its blocks, the match with the contract, what was sent of it. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -173,7 +174,12 @@ static int compare(ips_bridge *b, const array *a, const agreement *c)
     if (!b->many_launches && !b->attached_run && a->steps >= 0) /* else the config says it */
         same = same && a->first == c->first && a->steps == c->steps;
     for (int d = first; same && d < c->ndim; d++)
-        same = shape[d - first] == c->shape[d];
+        if (shape[d - first] != c->shape[d])
+            return ipsb_fail(b, IPS_BRIDGE_CONTRACT,
+                             "array %s is declared with shape[%d] = %" PRId64 ", but the contract "
+                             "(from [[ARRAYS]] of the config) has %" PRId64 ": describe it in one "
+                             "place only",
+                             a->name, d - 1, shape[d - first], c->shape[d]);
     if (same)
         return IPS_BRIDGE_OK;
     return ipsb_fail(b, IPS_BRIDGE_CONTRACT,

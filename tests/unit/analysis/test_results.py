@@ -356,6 +356,14 @@ def test_netcdf_without_a_package_for_it_is_refused(tmp_path, monkeypatch):
         ResultStore(tmp_path / "r.nc", "netcdf").prepare()
 
 
+def test_netcdf_whose_package_is_broken_is_refused_before_step_0(tmp_path, monkeypatch):
+    (tmp_path / "broken_netcdf.py").write_text("raise ImportError('libhdf5.so.7: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_results, "_NETCDF_BACKENDS", ("no_such_package", "broken_netcdf"))
+    with pytest.raises(ConfigError, match=r"ImportError: libhdf5\.so\.7: not found"):
+        ResultStore(tmp_path / "r.nc", "netcdf").prepare()
+
+
 def test_results_larger_than_the_disk_are_refused_before_step_0(tmp_path):
     with pytest.raises(ContractError, match="are free"):
         ResultStore(tmp_path / "r.nc", "netcdf").plan({"big": da.ones(10**15, chunks=10**9)})

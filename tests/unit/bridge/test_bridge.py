@@ -293,6 +293,17 @@ def test_an_array_that_the_simulation_does_not_offer(tmp_path):
         Bridge(contact=file, arrays=[Array("u", (3,))])
 
 
+def test_an_array_that_is_described_twice_differently(tmp_path):
+    said = (
+        r"described in code with shape \(12, 9\), but the contract \(from .*\) has shape \(12, 8\):"
+    )
+    with (
+        receivers(tmp_path, agree(SPEC)) as (file, _, _sinks),
+        pytest.raises(ContractError, match=said),
+    ):
+        Bridge(contact=file, arrays=[Array("t", (12, 9), steps=SPEC.steps.count)])
+
+
 def test_an_exception_in_the_body_is_told(tmp_path):
     with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
         with pytest.raises(ZeroDivisionError), Bridge(contact=file) as bridge:
@@ -300,7 +311,9 @@ def test_an_exception_in_the_body_is_told(tmp_path):
             raise ZeroDivisionError("unstable")
         sink.wait(lambda: 0 in sink.byes)
         assert sink.byes[0].status == "aborted"
-        assert "unstable" in sink.byes[0].reason
+        reason = sink.byes[0].reason
+        assert reason.startswith(f"ZeroDivisionError: unstable; at {__file__}, line ")
+        assert reason.endswith(", in test_an_exception_in_the_body_is_told")
 
 
 def test_no_contact_file(tmp_path, monkeypatch):

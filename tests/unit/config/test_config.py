@@ -104,6 +104,13 @@ def files(tmp_path, monkeypatch):
         "def mean(arrays, *, n_components=1, solver='', weights=()):\n    return arrays\n"
         "def least(arrays, run, bound, **more):\n    return arrays\n"
         "def empty():\n    return {}\n"
+        "def forgets(arrays):\n    def inner():\n        return 1\n    arrays.mean()\n"
+        "def commits(arrays, run):\n    run.commit({})\n"
+        "def refuses(arrays):\n    raise ValueError('not yet')\n"
+    )
+    (tmp_path / "misspelt.py").write_text(
+        "import os, numpi.fft as fft\ntry:\n    import not_needed\nexcept ImportError:\n    pass\n"
+        "def mean(arrays):\n    return arrays\n"
     )
     (tmp_path / "broken.py").write_text("def mean(arrays):\n    return arrays +\n")
     (tmp_path / "other.py").write_text("def mean(arrays, **options):\n    return arrays\n")
@@ -368,6 +375,8 @@ def test_everything_is_read(files):
         ("my_analysis:mean", "my_analysis:least", "[PCA] ANALYSIS_ARGS", "needs the", "bound="),
         ("my_analysis:mean", "my_analysis:empty", "[PCA] ANALYSIS", "no positional", "arrays"),
         ("my_analysis:mean", "broken:mean", "[PCA] ANALYSIS", "broken.py, line 2: ", "correct"),
+        ("my_analysis:mean", "misspelt:mean", "[PCA] ANALYSIS", "line 1: there is no", "correct"),
+        ("my_analysis:mean", "my_analysis:forgets", "[PCA] ANALYSIS", "returns nothing", "lazy"),
         ("/bin/sh\n", "python\n", "[HEAT] ARGS", "'heat.py' is a relative path", "$PWD/heat.py"),
         ("/tmp/heat\n", "/dev/null/heat\n", "SIM_ROOT", "/dev/null is no directory", ""),
         (
@@ -470,6 +479,18 @@ def test_exported_variable_that_shadows_the_platform(files, monkeypatch):
     assert "unset PROCS_PER_NODE" in config.explain(problems)
 
 
+def test_what_may_be_missing_is_not_complained_of(files):
+    """A function that commits its results, one that raises, an import that is tried."""
+    arguments = ("ANALYSIS_ARGS = n_components=4, solver=full, weights=[1, 2.5]", "FIGURE = True")
+    for function in ("commits", "refuses"):
+        problems, _ = files(("my_analysis:mean", f"my_analysis:{function}"), arguments)
+        assert not problems, config.explain(problems)
+    problems, _ = files(("my_analysis:mean", "misspelt:mean"), arguments)
+    assert ["'numpi'" in str(each) for each in problems] == [True]
+    shifter = ("my_analysis:mean", "misspelt:mean\n    USE_SHIFTER = True")
+    assert "numpi" not in config.explain(files(shifter, arguments)[0])
+
+
 def test_arguments_may_have_spaces(files):
     problems, (run,) = files(('"one"', "'one  two' ''"))
     assert not problems, config.explain(problems)
@@ -498,6 +519,10 @@ def test_values_from_the_environment_are_not_said_to_be_the_files(files, monkeyp
     monkeypatch.setenv("INPUT_DIR", "/from/the/environment")
     problems, _ = files(("    INPUT_FILES =\n", "    INPUT_FILES = a.dat\n"))
     assert "(INPUT_DIR is exported in the environment)" in config.explain(problems)
+    problems, _ = files(("my_analysis:mean", "elsewhere:mean"))
+    assert "(/from/the/environment, which is exported in the environment)" in config.explain(
+        problems
+    )
 
 
 def test_platform_values_from_the_environment_are_warned_of(files, monkeypatch, tmp_path):

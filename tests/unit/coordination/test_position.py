@@ -1,6 +1,7 @@
 """How many steps of its own a simulation has put, as far as its ranks say it."""
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
+from ips_components.coordination.gaps import furthest_behind
 from ips_components.coordination.progress import position
 from ips_components.coordination.step_report import StepTally
 from ips_components.receiver.sink import StepInfo
@@ -31,3 +32,14 @@ def test_a_rank_that_has_ended_knows():
     run = run_at(StepEnd.NO_STEP + 18)
     run.state.bye(0, "ok", {}, 49)
     assert position(run) == 50
+
+
+def test_the_rank_behind_is_named():
+    run = run_at(7, 7)
+    run.state.without_cells = {1}
+    assert furthest_behind(run) == ""
+    run = run_at(7, 4, StepEnd.NO_STEP + 12)
+    run.state.without_cells = {2}
+    assert furthest_behind(run) == "rank 1 is behind: it has put step 4, rank 0 has put step 7"
+    run.state.without_cells = set()
+    assert furthest_behind(run).startswith("rank 2 is behind: it has put no step, ")

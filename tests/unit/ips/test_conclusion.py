@@ -32,15 +32,23 @@ def test_a_file_of_scipy_has_no_groups(tmp_path):
 
 
 def test_why_a_run_without_an_error_has_failed():
-    assert "no rank ever joined" in _fault_of({})
+    assert "no rank ever joined" in _fault_of({}, {})
     ranks = [{"rank": 0}, {"rank": 1}]
     joined = {"ranks": ranks, "ledger": {"closed": False}}
-    assert _fault_of({**joined, "byes": {"0": "ok"}}).startswith("rank 1 ended without closing")
+    assert _fault_of({**joined, "byes": {"0": "ok"}}, {}).startswith("rank 1 ended without closing")
     closed = {**joined, "ledger": {"closed": True}}
-    assert _fault_of(closed) == ""
+    assert _fault_of(closed, {}) == ""
     left_out = {**closed, "left_out": [{"simulation": "A", "cause": "no memory"}]}
-    assert _fault_of(left_out, 2) == ""
-    assert _fault_of(left_out, 1) == "every simulation has failed: no memory"
+    assert _fault_of(left_out, {}, 2) == ""
+    assert _fault_of(left_out, {}, 1) == "every simulation has failed: no memory"
+
+
+def test_a_rank_that_is_lost_while_its_program_ends_well_may_lack_a_close():
+    lost = {"fatal": {"who": "rank 0", "what": "lost", "cause": "connection broken"}}
+    assert _fault_of(lost, {"SIM": {"ok": False}}) == "rank 0 lost: connection broken"
+    said = _fault_of(lost, {"SIM": {"ok": True}})
+    assert said.startswith("rank 0 lost: connection broken; its program ended well")
+    assert "ips_bridge_close" in said
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_errors_with_what_they_came_from():
     assert ips_compat.describe(error) == "cannot start (from OSError: no space)"
 
 
+def test_the_place_of_an_error_is_said_last():
+    error = IPSComponentsError("no analysis")
+    error.__cause__ = ModuleNotFoundError("No module named 'sklaern'")
+    error.__cause__.add_note("at a.py, line 1, in <module>")
+    text = ips_compat.describe(error)
+    assert ips_compat.split_where(text) == (
+        "no analysis (from ModuleNotFoundError: No module named 'sklaern')",
+        "a.py, line 1, in <module>",
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "what"),
     [
