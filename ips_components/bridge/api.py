@@ -4,51 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
-from ips_components.bridge.arrays import Array
+from ips_components.bridge import forks
+from ips_components.bridge.arrays import Array, by_name
 from ips_components.bridge.attached import AttachedBlock, Attachments
-from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0, to_rank_0
+from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0
 from ips_components.bridge.in_place import BlockInPlace
 from ips_components.bridge.opening import announce
 from ips_components.bridge.outgoing import Cells, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.rows import Rows
-from ips_components.bridge.session import (
-    Session,
-    ask_contract,
-    location_of,
-    nothing_agreed,
-    runs_alone,
-    say_alone,
-    wait_for_contact,
-)
+from ips_components.bridge.session import Session, agree, nothing_agreed
+from ips_components.bridge.statistics import BridgeStatistics
 from ips_components.bridge.steps import Steps, whole_step
-from ips_components.errors import BridgeError, ContractError
+from ips_components.errors import BridgeError
 from ips_components.model.amr import table_name
-from ips_components.wire import contact as contacts
-from ips_components.wire import framing, values
 from ips_components.wire import messages as m
+from ips_components.wire import values
 
 _NOTHING: Any = object()
-
-
-@dataclass(frozen=True, slots=True)
-class BridgeStatistics:
-    """What a bridge did: its account per array, seconds waited, how it reaches receivers.
-
-    ``waited_per_step`` has the latest steps that waited at all.
-    """
-
-    arrays: dict[str, dict[str, dict[str, int]]]
-    waited: float
-    waited_per_step: dict[int, float] = field(default_factory=dict)
-    lanes: dict[int, str] = field(default_factory=dict)
-    lost: str | None = None
 
 
 class Bridge:
@@ -127,41 +104,16 @@ class Bridge:
             comm = Serial() if rank is None and size is None else Apart(rank or 0, size or 1)
         elif rank is not None or size is not None:
             raise BridgeError("give either a communicator or rank and size, not both")
-        if arrays:  # blocks of adaptive meshes have a table beside them
-            tables = [table for array in arrays if (table := array.table) is not None]
-            arrays = [*arrays, *tables]
-        described = {array.name: array for array in arrays or ()}
-        if len(described) < len(arrays or ()):
-            names = [array.name for array in arrays or ()]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise BridgeError(
-                f"array {twice[0]!r} is described more than once: an array has one description, "
-                "which may name several blocks"
-            )
+        described = by_name(arrays or ())
         self._comm = comm
         self.rank, self.size = comm.rank, comm.size
         self._pid = os.getpid()
         self._closed = False
         announce(self.rank, self.size)
-        locations = to_rank_0(comm, location_of(described.values()))
-
-        def ask() -> tuple[bytes, bytes]:
-            if runs_alone(contact, alone):
-                say_alone()
-                return b"", framing.pack(nothing_agreed()[1])
-            found = wait_for_contact(contact)
-            given = list(described.values())
-            agreed = ask_contract(found, self.rank, self.size, given, locations or [])
-            return found.to_bytes(), framing.pack(agreed)
-
-        found, frame = from_rank_0(comm, ask)
-        header = framing.parse_header(frame)
-        agreed = framing.parse(header, memoryview(frame)[framing.HEADER_BYTES :])
-        if not isinstance(agreed, m.ContractIs):
-            raise ContractError("rank 0 broadcast something that is not a contract")
-        self.is_alone = not found
+        known, agreed = agree(comm, described, contact, alone=alone)
+        self.is_alone = known is None
         """Whether the program runs by itself: there is no analysis, and nothing is sent."""
-        known = contacts.Contact.from_bytes(found) if found else nothing_agreed()[0]
+        known = known or nothing_agreed()[0]
         self._session = Session(known, agreed, described, self.rank, self.size, alone=self.is_alone)
         self._described = bool(described)
         self._arrays = self._session.arrays
@@ -193,7 +145,7 @@ class Bridge:
             for message in self._mailbox.attached.values():
                 self._attachments.invite(message)
         self._attachments.wait(agreed.awaited)
-        _open_bridges.add(self)
+        forks.open_objects.add(self)
 
     @property
     def first_step(self) -> int:
@@ -247,19 +199,8 @@ class Bridge:
         DeadlineExceeded, AnalyticsLost
             When the analytics do not take data any more and the policy is to end with them.
         """
-        if self._closed:
-            self._check_open()
-        out = self._arrays.get(name)
-        if out is None:
-            out = self._find(name)
+        out, step = self._begin(name, step, time)
         steps = self._steps
-        if type(step) is not int:
-            step = whole_step(step)
-        step += steps.shift
-        if not 0 <= step < out.end:
-            out.check_axis(step)
-        if time is not None and step in out.wanted:
-            steps.note_time(step, time)
         before, steps.newest = steps.newest, step
         if ids is not None and out.spec is not None and not out.by_id:
             raise BridgeError(
@@ -268,7 +209,7 @@ class Bridge:
         at = offset if offset is None else tuple(offset)
         blocks = None
         if levels is not None or places is not None or out.levels:
-            blocks = self._blocks_of(out, step, levels, places)
+            blocks = self._path.blocks_of(out, step, levels, places)
         if blocks is None:
             self._path.put(out, step, block, at, ids)
         else:
@@ -276,24 +217,6 @@ class Bridge:
             self._path.put_blocks(out, table, step, block, *blocks)
         if self._attached:
             self._attachments.put(name, step, before, block, at, ids, blocks)
-
-    def _blocks_of(
-        self, out: OutgoingArray, step: int, levels: Any, places: Any
-    ) -> tuple[Any, Any] | None:
-        """Return levels and places of blocks; None for an unknown array."""
-        if out.spec is None:
-            return None
-        if not out.levels or table_name(out.name) not in self._arrays:
-            raise BridgeError(
-                f"array {out.name!r} has no levels; describe it by Array(..., levels=...), or say "
-                "LEVELS in its section of the config"
-            )
-        if levels is None or places is None:
-            raise BridgeError(
-                f"put of array {out.name!r} at step {step} on rank {self.rank}: say level and "
-                "place of each block by put(..., levels=..., places=...)"
-            )
-        return levels, places
 
     def block(
         self,
@@ -321,21 +244,10 @@ class Bridge:
         BridgeError
             When the shape of the block is not known before it is put.
         """
-        if self._closed:
-            self._check_open()
-        out = self._arrays.get(name)
-        if out is None:
-            out = self._find(name)
+        out, step = self._begin(name, step, time)
         if out.dtype is None or out.by_id or (out.spec is not None and out.spec.ragged):
             raise BridgeError(f"array {name!r} cannot be computed in place; use put")
         steps = self._steps
-        if type(step) is not int:
-            step = whole_step(step)
-        step += steps.shift
-        if not 0 <= step < out.end:
-            out.check_axis(step)
-        if time is not None and step in out.wanted:
-            steps.note_time(step, time)
         before, steps.newest = steps.newest, step
         at = offset if offset is None else tuple(offset)
         block = BlockInPlace(self._path, out, step, at)
@@ -471,17 +383,9 @@ class Bridge:
         limit = self._session.contact.deadlines["step"] if timeout is None else timeout
 
         def of_rank_0() -> tuple[int, dict[str, Any]] | None:
-            box = self._mailbox
             if limit:
-                box.wait_for_value(name, None, limit)
-            with box.lock:  # no later version takes the place of these arrays meanwhile
-                found = box.latest(name, None)
-                if found is None or found.step <= newer_than:
-                    return None
-                names = values.decode(found)["arrays"]
-                arrays = {key: box.latest(f"{name}/{key}", found.step) for key in names}
-            whole = {k: values.decode(a) for k, a in arrays.items() if a and a.step == found.step}
-            return (found.step, whole) if len(whole) == len(names) else None
+                self._mailbox.wait_for_value(name, None, limit)
+            return self._mailbox.latest_model(name, newer_than)
 
         return from_rank_0(self._comm, of_rank_0)
 
@@ -526,7 +430,7 @@ class Bridge:
             answered = self._session.goodbye(bye)
         finally:
             self._closed = True
-            _open_bridges.discard(self)
+            forks.open_objects.discard(self)
             wait_for_attached()
             self._session.close()
         if status == "ok" and not (drained and answered):
@@ -551,24 +455,26 @@ class Bridge:
 
     def statistics(self) -> BridgeStatistics:
         """Return this rank's account so far."""
-        arrays = {}
-        for name, out in self._arrays.items():
-            counters = out.counters()
-            arrays[name] = {
-                "blocks": dict(zip(counters.NAMES, counters.blocks, strict=True)),
-                "bytes": dict(zip(counters.NAMES, counters.bytes, strict=True)),
-            }
-        mailbox = self._mailbox
-        lost = mailbox.lost or (mailbox.fault.text if mailbox.fault else None)
-        return BridgeStatistics(
-            arrays=arrays,
-            waited=self._delivery.waited_ns / 1e9,
-            waited_per_step=self._steps.waited,
-            lanes={c.ordinal: c.lane for c in self._delivery.connections.open()},
-            lost=None if self.is_alone else lost,
-        )
+        return BridgeStatistics.of(self._arrays, self._delivery, self._steps, alone=self.is_alone)
 
     # -- helpers -----------------------------------------------------------------------------------
+
+    def _begin(self, name: str, step: int, time: float | None) -> tuple[OutgoingArray, int]:
+        """Return an array and the step of the run at which a block of it is put, once checked."""
+        if self._closed:
+            self._check_open()
+        out = self._arrays.get(name)
+        if out is None:
+            out = self._find(name)
+        steps = self._steps
+        if type(step) is not int:
+            step = whole_step(step)
+        step += steps.shift
+        if not 0 <= step < out.end:
+            out.check_axis(step)
+        if time is not None and step in out.wanted:
+            steps.note_time(step, time)
+        return out, step
 
     def _find(self, name: str) -> OutgoingArray:
         """Return an array that the contract does not name."""
@@ -587,20 +493,8 @@ class Bridge:
         if self._closed:
             raise BridgeError("the bridge is closed")
 
-    def _release_in_child(self) -> None:
+    def release_in_child(self) -> None:
+        """Let go what a forked process must not keep; called by `forks`."""
         self._closed = True
         self._delivery.connections.release_in_child()
         self._attachments.release_in_child()
-
-
-_open_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    # A child that kept the sockets open would hide its parent's death from the receivers.
-    for bridge in list(_open_bridges):
-        bridge._release_in_child()
-    _open_bridges.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -265,3 +265,33 @@ def _whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:
             )
         numbers.append(number)
     return tuple(numbers)
+
+
+def margins_of(name: str, described: Array | None, spec: ArraySpec | None) -> Margins:
+    """Return what is around the blocks of an array: as described in code, else by the config."""
+    if described is not None:
+        return described.margins
+    if spec is None:
+        return Margins((), (), ())
+    attrs = spec.attrs
+    return Margins.of(name, spec.shape, attrs.get("halo", 0), attrs.get("shared"))
+
+
+def by_name(arrays: Sequence[Array]) -> dict[str, Array]:
+    """Return descriptions by name, with those of the tables beside blocks of adaptive meshes.
+
+    Raises
+    ------
+    BridgeError
+        When an array is described more than once.
+    """
+    arrays = [*arrays, *(table for array in arrays if (table := array.table) is not None)]
+    described = {array.name: array for array in arrays}
+    if len(described) < len(arrays):
+        names = [array.name for array in arrays]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise BridgeError(
+            f"array {twice[0]!r} is described more than once: an array has one description, "
+            "which may name several blocks"
+        )
+    return described

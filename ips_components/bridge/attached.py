@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from ips_components.bridge.arrays import Array
-from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray, steps_below
+from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.session import Session, ask_contract
 from ips_components.bridge.steps import Steps
+from ips_components.bridge.wanted import steps_below
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, IPSComponentsError
 from ips_components.model.amr import table_name

@@ -8,12 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 from ips_components.bridge.dialing import Dialed, Socket
+from ips_components.bridge.link import ConnectionContext, Item, LinkState
 from ips_components.bridge.outgoing import Cells
 from ips_components.bridge.slots import BorrowedMemory, Slot, Stored
 from ips_components.errors import BridgeError, ProtocolError
@@ -27,52 +27,6 @@ FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between two attempts to reconnect
 _ATTEMPT = 1.0  # seconds that one of them may take
 _AT_ONCE = 64 << 10  # bytes of cells that are sent while the caller waits
 _SMALL = 64 << 10  # below this a copy into one message is cheaper than a second call
-
-
-class LinkState(Enum):
-    """What a connection can be used for."""
-
-    NEW = auto()
-    OPEN = auto()
-    RECONNECTING = auto()
-    CLOSED = auto()
-
-
-class Item(NamedTuple):
-    """Something to send; with a number if the receiver must get it exactly once."""
-
-    message: bytes = b""
-    seq: int = 0
-    slot: Slot | BorrowedMemory | None = None
-    stored: Stored | None = None
-
-
-class ConnectionContext(NamedTuple):
-    """What a connection needs of its rank, given from above.
-
-    Attributes
-    ----------
-    lock, changed
-        The bridge's.
-    dial
-        Connects to an endpoint within seconds, by `Dialer.dial` and this rank's hello.
-    opened
-        Called with the lock held when the connection is open, with what came with the welcome.
-    closed
-        Called with the lock held with a socket that ends.
-    is_final
-        Tells, with the lock held, whether a connection that ends is needed no more.
-    give_up_after
-        Seconds for which reconnecting is tried.
-    """
-
-    lock: threading.RLock
-    changed: threading.Condition
-    dial: Callable[[Endpoint, float], Dialed]
-    opened: Callable[[Connection, Socket, Sequence[m.Message]], None]
-    closed: Callable[[Socket], None]
-    is_final: Callable[[Connection], bool]
-    give_up_after: float
 
 
 class Connection:

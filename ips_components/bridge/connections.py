@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from ips_components.bridge.connection import FIRST_RETRY, LAST_RETRY, Connection, LinkState
-from ips_components.bridge.connection import ConnectionContext as Context
+from ips_components.bridge.connection import FIRST_RETRY, LAST_RETRY, Connection
 from ips_components.bridge.dialing import Dialed, Socket
+from ips_components.bridge.link import ConnectionContext as Context
+from ips_components.bridge.link import LinkState
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.deadlines import Deadline
 from ips_components.errors import (
@@ -223,6 +224,19 @@ class Connections:
                 for connection in self.by_ordinal.values()
                 if connection.link is not LinkState.CLOSED
             )
+
+    def untaken(self) -> dict[int, tuple[int, int]]:
+        """Return, per array, blocks and bytes that were sent and not taken."""
+        slots: dict[int, set[int]] = {}
+        nbytes: dict[int, int] = {}
+        with self._mailbox.lock:
+            for connection in self.by_ordinal.values():
+                for item in (*connection.unacked, *connection.to_send):
+                    if item.stored is not None and item.slot is not None:
+                        array = item.stored.array
+                        slots.setdefault(array, set()).add(item.slot.number)
+                        nbytes[array] = nbytes.get(array, 0) + item.stored.place.cells.nbytes
+        return {array: (len(of), nbytes[array]) for array, of in slots.items()}
 
     def close(self) -> None:
         """End threads and connections at once."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 
-from ips_components.bridge.connection import Connection, LinkState
+from ips_components.bridge.connection import Connection
 from ips_components.bridge.connections import Connections
 from ips_components.bridge.dialing import Dialed
+from ips_components.bridge.link import LinkState
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
 from ips_components.bridge.slots import BorrowedMemory, ReplayMemory, Ring, Slot, Stored
@@ -480,22 +481,9 @@ class Delivery:
         )
         return self.connections.drained()
 
-    def untaken(self) -> dict[int, tuple[int, int]]:
-        """Return, per array, blocks and bytes that were sent and not taken."""
-        slots: dict[int, set[int]] = {}
-        nbytes: dict[int, int] = {}
-        with self.mailbox.lock:
-            for connection in self.connections.by_ordinal.values():
-                for item in (*connection.unacked, *connection.to_send):
-                    if item.stored is not None and item.slot is not None:
-                        array = item.stored.array
-                        slots.setdefault(array, set()).add(item.slot.number)
-                        nbytes[array] = nbytes.get(array, 0) + item.stored.place.cells.nbytes
-        return {array: (len(of), nbytes[array]) for array, of in slots.items()}
-
     def write_off(self) -> None:
         """Move what no receiver took from delivered to lost."""
-        for ordinal, (blocks, nbytes) in self.untaken().items():
+        for ordinal, (blocks, nbytes) in self.connections.untaken().items():
             out = self.arrays[ordinal]
             blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)
             out.delivered_blocks -= blocks

@@ -8,7 +8,8 @@ from math import prod
 from typing import Any
 
 from ips_components.bridge.connection import Connection
-from ips_components.bridge.outgoing import Cells, FastPlan, Offset, OutgoingArray
+from ips_components.bridge.fast_plan import FastPlan
+from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.slots import Slot, Stored
 from ips_components.errors import BridgeError

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from ips_components.deadlines import Deadline
 from ips_components.errors import AnalyticsLost, DeadlineExceeded, RunStopped
@@ -114,6 +115,20 @@ class Mailbox:
             sent = self._values.get(name, {})
             held = [at for at in sent if step is None or at <= step]
             return sent[max(held)] if held else None
+
+    def latest_model(self, name: str, newer_than: int) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest version of a model above this one, with its arrays by name.
+
+        None, too, where one of its arrays has not come yet.
+        """
+        with self.lock:  # no later version takes the place of these arrays meanwhile
+            found = self.latest(name, None)
+            if found is None or found.step <= newer_than:
+                return None
+            names = values.decode(found)["arrays"]
+            arrays = {key: self.latest(f"{name}/{key}", found.step) for key in names}
+        whole = {k: values.decode(a) for k, a in arrays.items() if a and a.step == found.step}
+        return (found.step, whole) if len(whole) == len(names) else None
 
     def wait_for_value(self, name: str, step: int | None, timeout: float) -> m.Feedback:
         """Return the value of a name for exactly this step, or the newest; None: of any step.

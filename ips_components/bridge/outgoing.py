@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ips_components.bridge.arrays import Array, whole_ids
+from ips_components.bridge.arrays import Array, margins_of, whole_ids
+from ips_components.bridge.fast_plan import FastPlan
 from ips_components.bridge.rows import Rows, as_rows, pack
 from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Ring
+from ips_components.bridge.wanted import wanted_steps
 from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.amr import LEVELS
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
-from ips_components.model.margins import Margins
 from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -32,44 +33,6 @@ Offset: TypeAlias = "tuple[int, ...] | None"
 NEVER, FOREVER = -(1 << 63), 1 << 63  # before and beyond any step
 _REMEMBERED = 4096  # chunks to which blocks that move have contributed
 _PLANS = 128  # of blocks that move
-
-
-class FastPlan:
-    """What does not change from step to step of a block that is one piece of a chunk of its own.
-
-    Parameters
-    ----------
-    out
-        The array; it gives the plan up when its chunks move.
-    plan
-        Of the block.
-    ring
-        Of the first block that is put in a step.
-    """
-
-    __slots__ = (
-        "dst",
-        "n_space",
-        "nbytes",
-        "owners",
-        "plan",
-        "ring",
-        "size",
-        "skipped",
-        "space",
-        "src",
-    )
-
-    def __init__(self, out: OutgoingArray, plan: BlockPlan, ring: Ring) -> None:
-        cut = plan.single
-        if cut is None or out.dtype is None or out.placement is None:
-            raise ValueError(f"array {out.name!r}: a step is not one piece of a chunk of its own")
-        self.plan, self.ring = plan, ring
-        self.space, self.src, self.size = cut.space, cut.src, cut.cells
-        self.dst = ((0, 1, 1), *cut.dst)
-        self.owners, self.n_space = out.placement.owners, out.n_space
-        self.nbytes = cut.cells * out.dtype.itemsize
-        self.skipped = plan.size * out.dtype.itemsize - self.nbytes
 
 
 class OutgoingArray:
@@ -119,7 +82,7 @@ class OutgoingArray:
         # With at most n steps a step that has begun is put by all ranks, stop or not.
         self.keeps_on = axis.at_most
         self.drops_when_full = contract is not None and contract.policy == "drop"
-        self.margins = _margins(name, described, spec)
+        self.margins = margins_of(name, described, spec)
         self.offset = described.offset if described is not None else None
         self.blocks = self._own_blocks(described, rank, size)
         self._by_offset = {block.offset: block for block in self.blocks or ()}
@@ -128,7 +91,7 @@ class OutgoingArray:
         self.block_announced = self.offset is None
         # A single number, which all ranks have and another one sends.
         elsewhere = spec is not None and spec.shape == () and self.blocks == []
-        self.wanted = () if elsewhere else _wanted_steps(contract)
+        self.wanted = () if elsewhere else wanted_steps(contract)
         self.segments = Segments()  # shared memory, in which the rings' slots lie
         self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
         self.fast: FastPlan | None = None  # once a block has gone the usual way
@@ -311,7 +274,8 @@ class OutgoingArray:
 
     def shorten(self, plan: BlockPlan) -> None:
         """Let the next steps go the fast way (the lock is held: the placement may change)."""
-        self.fast = FastPlan(self, plan, self.rings[0])
+        assert self.dtype is not None and self.placement is not None
+        self.fast = FastPlan(plan, self.rings[0], self.dtype, self.n_space, self.placement)
 
     def rewind(self, step: int) -> None:
         """Let the next puts begin at a step that was put."""
@@ -537,74 +501,3 @@ class OutgoingArray:
         """Return the account so far."""
         ordinal, *numbers = self.numbers()
         return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:10]), numbers[10])  # type: ignore[arg-type]
-
-
-def _margins(name: str, described: Array | None, spec: ArraySpec | None) -> Margins:
-    """Return what is around the blocks of an array: as described in code, else by the config."""
-    if described is not None:
-        return described.margins
-    if spec is None:
-        return Margins((), (), ())
-    attrs = spec.attrs
-    return Margins.of(name, spec.shape, attrs.get("halo", 0), attrs.get("shared"))
-
-
-class Scratch:
-    """Memory for blocks of steps that nobody wants.
-
-    Each block that is open has its own: what is computed must not depend on which steps the
-    analysis wants.
-    """
-
-    def __init__(self) -> None:
-        self._unused: dict[tuple[Any, ...], list[Cells]] = {}
-
-    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Cells:
-        """Return memory of an array."""
-        unused = self._unused.get((name, shape, dtype))
-        return unused.pop() if unused else np.empty(shape, dtype)
-
-    def give_back(self, name: str, cells: Cells) -> None:
-        """Keep memory for the next block of this array."""
-        self._unused.setdefault((name, cells.shape, cells.dtype), []).append(cells)
-
-
-class _Steps:
-    """Steps of several ranges."""
-
-    def __init__(self, ranges: Sequence[range]) -> None:
-        self.ranges = tuple(ranges)
-
-    def __contains__(self, step: object) -> bool:
-        return any(step in steps for steps in self.ranges)
-
-
-def steps_below(wanted: Container[int], step: int) -> list[int]:
-    """Return the wanted steps that are before a step, rising."""
-    ranges = wanted.ranges if isinstance(wanted, _Steps) else (wanted,)
-    found = {
-        each
-        for one in ranges
-        if isinstance(one, range)
-        for each in range(one.start, min(step, one.stop), one.step)
-    }
-    return sorted(found)
-
-
-def _wanted_steps(contract: ArrayContract | None) -> Container[int]:
-    """Return the simulation steps of which something is wanted of anybody.
-
-    Every put of every rank asks: mostly it is a range, which answers at once.
-    """
-    if contract is None:
-        return ()
-    axis = contract.spec.steps
-    found: list[range] = []
-    for part in contract.wanted:
-        time = part.dims[0]
-        start = axis.start + axis.every * time.start
-        stride = axis.every * time.step
-        steps = range(start, start + stride * time.count, stride)
-        if steps not in found:
-            found.append(steps)
-    return found[0] if len(found) == 1 else _Steps(found)

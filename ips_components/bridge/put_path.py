@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ips_components.bridge.connection import Connection, Item, LinkState
+from ips_components.bridge.connection import Connection
 from ips_components.bridge.delivery import Delivery, Find
-from ips_components.bridge.outgoing import Cells, FastPlan, Offset, OutgoingArray, Scratch
+from ips_components.bridge.fast_plan import FastPlan
+from ips_components.bridge.link import Item, LinkState
+from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray
 from ips_components.bridge.rows import Rows
+from ips_components.bridge.scratch import Scratch
 from ips_components.bridge.slots import (
     CACHE_LINE,
     BorrowedMemory,
@@ -25,6 +28,7 @@ from ips_components.bridge.slots import (
 )
 from ips_components.bridge.steps import Steps
 from ips_components.errors import BridgeError
+from ips_components.model.amr import table_name
 from ips_components.model.pieces import BlockPlan, Piece
 from ips_components.wire import framing
 from ips_components.wire import messages as m
@@ -159,6 +163,24 @@ class PutPath:
             return (Piece(one.chunk, one.receiver, one.src, dst, size),)
 
         self._send(out, step, t, find, cells, cells.nbytes)
+
+    def blocks_of(
+        self, out: OutgoingArray, step: int, levels: Any, places: Any
+    ) -> tuple[Any, Any] | None:
+        """Return levels and places of blocks; None for an unknown array."""
+        if out.spec is None:
+            return None
+        if not out.levels or table_name(out.name) not in self._arrays:
+            raise BridgeError(
+                f"array {out.name!r} has no levels; describe it by Array(..., levels=...), or say "
+                "LEVELS in its section of the config"
+            )
+        if levels is None or places is None:
+            raise BridgeError(
+                f"put of array {out.name!r} at step {step} on rank {self._rank}: say level and "
+                "place of each block by put(..., levels=..., places=...)"
+            )
+        return levels, places
 
     def put_blocks(
         self,

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ips_components._version import __version__
 from ips_components.bridge.arrays import Array
+from ips_components.bridge.comm import Communicator, from_rank_0, to_rank_0
 from ips_components.bridge.connections import HEARTBEAT, Connections
 from ips_components.bridge.delivery import Delivery
 from ips_components.bridge.dialing import Dialed, Dialer
@@ -30,6 +31,7 @@ from ips_components.errors import (
 from ips_components.model.contract import Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.wire import contact as contacts
+from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 
@@ -244,6 +246,36 @@ def nothing_agreed() -> tuple[Contact, m.ContractIs]:
 
 
 # -- with the contract -------------------------------------------------------------------------
+
+
+def agree(
+    comm: Communicator,
+    described: Mapping[str, Array],
+    contact: str | os.PathLike[str] | None,
+    *,
+    alone: bool,
+) -> tuple[contacts.Contact | None, m.ContractIs]:
+    """Return the contact file and the contract, which rank 0 asks for. Collective.
+
+    No contact file: the program runs by itself.
+    """
+    locations = to_rank_0(comm, location_of(described.values()))
+
+    def ask() -> tuple[bytes, bytes]:
+        if runs_alone(contact, alone):
+            say_alone()
+            return b"", framing.pack(nothing_agreed()[1])
+        found = wait_for_contact(contact)
+        given = list(described.values())
+        agreed = ask_contract(found, comm.rank, comm.size, given, locations or [])
+        return found.to_bytes(), framing.pack(agreed)
+
+    found, frame = from_rank_0(comm, ask)
+    header = framing.parse_header(frame)
+    agreed = framing.parse(header, memoryview(frame)[framing.HEADER_BYTES :])
+    if not isinstance(agreed, m.ContractIs):
+        raise ContractError("rank 0 broadcast something that is not a contract")
+    return contacts.Contact.from_bytes(found) if found else None, agreed
 
 
 class Session:

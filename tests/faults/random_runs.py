@@ -22,7 +22,7 @@ import random_cases
 from random_cases import Case, Field, poison
 
 from ips_components.bridge import Bridge
-from ips_components.bridge.api import BridgeStatistics
+from ips_components.bridge.statistics import BridgeStatistics
 from ips_components.model.contract import Contract
 from ips_components.model.placement import replace
 from ips_components.receiver.receiver import Receiver

@@ -12,7 +12,7 @@ import pytest
 from _pair import RUN, TOKEN, agree, receivers, together
 
 from ips_components.bridge import Array, Bridge, segments
-from ips_components.bridge.connection import LinkState
+from ips_components.bridge.link import LinkState
 from ips_components.errors import AnalyticsLost, BridgeError
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.placement import Placement

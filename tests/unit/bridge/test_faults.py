@@ -22,7 +22,7 @@ from _pair import (
 from hostile_peers import relay
 
 from ips_components.bridge import Array, Bridge
-from ips_components.bridge.connection import LinkState
+from ips_components.bridge.link import LinkState
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis

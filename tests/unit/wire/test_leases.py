@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ips_components.bridge.connection import Connection, Item, LinkState
+from ips_components.bridge.connection import Connection
+from ips_components.bridge.link import Item, LinkState
 from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Place, ReplayMemory, Ring, Stored
 from ips_components.model.pieces import Piece
