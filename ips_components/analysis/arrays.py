@@ -23,7 +23,8 @@ from dask.highlevelgraph import HighLevelGraph
 from ips_components.analysis.derived import SlicedFirst, with_known_values
 from ips_components.analysis.last_step import last_step, of_time
 from ips_components.analysis.time_axes import step_coordinate
-from ips_components.analysis.views import Source, View, ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.views import Source, View
 from ips_components.errors import ContractError, GeometryError, SelectionError
 from ips_components.model.amr import TABLE_OF
 from ips_components.model.layout import ChunkLayout

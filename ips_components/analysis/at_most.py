@@ -38,7 +38,8 @@ from ips_components.analysis.inlining import inline_cuts
 from ips_components.analysis.step_needs import REMEDY, Guards
 from ips_components.analysis.streaming import stream_reductions
 from ips_components.analysis.time_axes import step_coordinate
-from ips_components.analysis.views import Source, View, ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.views import Source, View
 from ips_components.errors import ContractError, IPSComponentsError
 from ips_components.external._compat import gc_paused
 from ips_components.external.packed_tasks import pack

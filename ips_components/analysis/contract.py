@@ -27,7 +27,7 @@ from ips_components.analysis.inlining import inline_cuts
 from ips_components.analysis.needed_chunks import needed_chunks
 from ips_components.analysis.selections import blank_shapes, boxes_of, whole_boxes
 from ips_components.analysis.streaming import stream_reductions
-from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
 from ips_components.errors import ContractError
 from ips_components.external._compat import gc_paused
 from ips_components.external.packed_tasks import pack

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import elemwise
 
-from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
 
 Select = Callable[[tuple[Any, ...]], Any]
 

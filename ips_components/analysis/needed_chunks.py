@@ -22,7 +22,8 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.utils import ensure_dict
 
 from ips_components.analysis.cells import CulledLayer, Region, needed_cells
-from ips_components.analysis.views import Index, Source, View, ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.views import Index, Source, View
 from ips_components.errors import ContractError
 
 Chunks = dict[Index, Region | None]

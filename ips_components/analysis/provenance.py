@@ -17,7 +17,8 @@ from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
 
 from ips_components.analysis.time_axes import TimeAxis
-from ips_components.analysis.views import View, ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.views import View
 
 logger = logging.getLogger(__name__)
 

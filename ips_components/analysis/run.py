@@ -32,7 +32,7 @@ from ips_components.analysis.published_values import check_published
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
 from ips_components.analysis.time_axes import TimesOf
-from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
 from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
 from ips_components.analysis.windows import Rolling

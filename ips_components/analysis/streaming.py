@@ -25,7 +25,7 @@ from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from ips_components.algorithms.running_state import Statistic, finish, update
-from ips_components.analysis.views import ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
 
 _SIMPLE: dict[Any, tuple[str, bool, Any]] = {
     chunk_functions.sum: ("sum", False, chunk_functions.sum),

@@ -31,7 +31,8 @@ from ips_components.analysis.cells.operations import (
 )
 from ips_components.analysis.cells.region import Region
 from ips_components.analysis.cells.tasks import narrows, operation_of, value_of
-from ips_components.analysis.views import Index, View, ViewLayer
+from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.views import Index, View
 
 logger = logging.getLogger(__name__)
 
