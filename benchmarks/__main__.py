@@ -8,7 +8,7 @@ from pathlib import Path
 
 DEFAULT = (
     "peers", "put_blocking", "attach", "contract", "scheduler", "external_tasks", "step_reports",
-    "launches", "startup", "faults", "ipca", "whole_run",
+    "launches", "startup", "faults", "ipca", "whole_run", "heat_pca",
 )  # fmt: skip
 NAMES = (*DEFAULT, "security", "scaling", "hotspots", "soak")
 #: Those that take sizes.

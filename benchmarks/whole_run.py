@@ -80,7 +80,7 @@ USE_PORTAL = False
     NAME = Simulation
     NPROC = {ranks}
     EXECUTABLE = {python}
-    ARGS = -m benchmarks._whole_run put {folder}/job.json
+    ARGS = -m {module} put {folder}/job.json
     BIN_PATH =
     INPUT_FILES =
     OUTPUT_FILES =
@@ -94,13 +94,40 @@ USE_PORTAL = False
     DASK_NODES = 1
     DASK_WORKERS_PER_NODE = 2
     DASK_PPW = 1
-    ANALYSIS = benchmarks._whole_run:analysis
+    ANALYSIS = {module}:analysis
     BIN_PATH =
     INPUT_FILES =
     OUTPUT_FILES =
     SCRIPT =
     MODULE = ips_components.analytics
 """
+
+
+def ips_command(
+    folder: Path, module: str, steps: int, ranks: int, parameters: str = ""
+) -> list[str]:
+    """Write the config of a coupled run; return the command that runs it.
+
+    Parameters
+    ----------
+    module
+        Has the ranks (``python -m MODULE put JOB``) and the function ``analysis``.
+    parameters
+        Further lines of the section of the analytics.
+    """
+    config = CONFIG.format(
+        folder=folder, module=module, steps=steps, ranks=ranks, python=sys.executable
+    )
+    (folder / "whole_run.config").write_text(f"{config}    {parameters}\n")
+    ips = str(Path(sys.executable).parent / "ips.py")
+    platform = str(ROOT / "platform" / "workstation.conf")
+    return [ips, "--config", "whole_run.config", "--platform", platform]
+
+
+def mpi_command(ranks: int, *program: str) -> list[str]:
+    """Return the command that runs a program of Python on some ranks."""
+    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+    return [mpiexec, "-n", str(ranks), sys.executable, *program]
 
 
 def turn(system: str, row: tuple[int, int, float], parameters: str = "") -> dict[str, float]:
@@ -116,21 +143,16 @@ def turn(system: str, row: tuple[int, int, float], parameters: str = "") -> dict
         folder = Path(name)
         job = {"block": block, "steps": steps, "pause": pause, "ranks": RANKS, "folder": name}
         (folder / "job.json").write_text(json.dumps(job))
-        program = [sys.executable, "-m", "benchmarks._whole_run"]
-        mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+        program = ["-m", "benchmarks._whole_run"]
         environment = {"PYTHONPATH": str(ROOT)}
         if system == "this package":
-            config = CONFIG.format(folder=folder, steps=steps, ranks=RANKS, python=sys.executable)
-            (folder / "whole_run.config").write_text(f"{config}    {parameters}\n")
-            ips = str(Path(sys.executable).parent / "ips.py")
-            platform = str(ROOT / "platform" / "workstation.conf")
-            command = [ips, "--config", "whole_run.config", "--platform", platform]
+            command = ips_command(folder, "benchmarks._whole_run", steps, RANKS, parameters)
             return measured(command, folder, environment)
         if system == "mpi":
-            command = [mpiexec, "-n", str(RANKS + 1), *program, "mpi", "job.json"]
+            command = mpi_command(RANKS + 1, *program, "mpi", "job.json")
             return measured(command, folder, environment)
-        save = [mpiexec, "-n", str(RANKS), *program, "save", "job.json"]
-        read = [*program, "read", "job.json"]
+        save = mpi_command(RANKS, *program, "save", "job.json")
+        read = [sys.executable, *program, "read", "job.json"]
         parts = [measured(command, folder, environment) for command in (save, read)]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 

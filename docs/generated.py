@@ -27,6 +27,7 @@ def write_pages(docs: Path) -> None:
         "benchmarks.md": "\n".join(benchmark_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
         "whole_run.md": "\n".join(whole_run_lines(ROOT / "benchmarks" / "results")) + "\n",
         "startup.md": "\n".join(startup_lines(ROOT / "benchmarks" / "results")) + "\n",
+        "heat_pca.md": "\n".join(heat_pca_lines(ROOT / "benchmarks" / "results", folder)) + "\n",
         **dict(measured.pages(ROOT / "benchmarks" / "results", folder)),
     }
     for name, text in pages.items():
@@ -110,6 +111,42 @@ def startup_lines(results: Path) -> Iterator[str]:
         unit = "" if "over bare" in name else " s"
         reached = "" if found <= goal else ", **not reached**"
         yield f"| {meaning} | {found:.2g}{unit} | {goal:g}{unit}{reached} |"
+
+
+def heat_pca_lines(results: Path, pictures: Path) -> Iterator[str]:
+    """The results of `benchmarks.heat_pca`: what each system costs, and the ratios with goals."""
+    document = measured.stored(results, "heat_pca")
+    if not document:
+        yield measured.missing("heat_pca")
+        return
+    costs = ("simulation", "analytics", "total")
+    systems = list(document["rows"][0]["systems"])
+    ratios = list(document["rows"][0]["ratios"])
+    yield f"| {' / '.join(costs)} | " + " | ".join([*systems, *ratios]) + " |"
+    yield "|" + "---|" * (1 + len(systems) + len(ratios))
+    for row in document["rows"]:
+        cells = [
+            " / ".join(f"{each[cost]['median']:.3g}" for cost in costs)
+            for each in row["systems"].values()
+        ]
+        cells += [
+            " / ".join(f"{each[cost]['median']:.2g}" for cost in costs)
+            for each in row["ratios"].values()
+        ]
+        ranks = "1 rank" if row["ranks"] == 1 else f"{row['ranks']} ranks"
+        yield f"| {row['kind']}, {ranks}, {row['rows']} rows | " + " | ".join(cells) + " |"
+    yield ""
+    yield (
+        "Medians, in rank-seconds of the loop (simulation) and core-seconds of everything else "
+        "beyond start and end (analytics)."
+    )
+    for picture in sorted(results.glob("heat_pca_*.svg")):
+        shutil.copy(picture, pictures / picture.name)
+        yield ""
+        yield (
+            "![How long each step holds a rank, over the steps; the band is from the least to the "
+            f"most of all ranks]({pictures.name}/{picture.name})"
+        )
 
 
 def benchmark_lines(results: Path, pictures: Path | None = None) -> Iterator[str]:

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # last: the installed package i
 from benchmarks import (
     _harness,
     external_tasks,
+    heat_pca,
     ipca,
     launches,
     peers,
@@ -128,6 +129,17 @@ def test_scaling_on_this_machine(tmp_path):
         ("weak", 1), ("strong", 1), ("weak", 2), ("strong", 2)
     ]  # fmt: skip
     assert json.loads((tmp_path / "scaling.json").read_text()) == found
+
+
+@needs_mpi
+@pytest.mark.course
+@pytest.mark.timeout(600)
+def test_heat_and_pca_have_the_same_results_in_three_ways(tmp_path):
+    found = heat_pca.run(quick=True, folder=tmp_path)
+    (row,) = found["rows"]
+    assert set(row["systems"]) == set(found["start"]) == set(heat_pca.SYSTEMS)
+    assert json.loads((tmp_path / "heat_pca.json").read_text()) == found
+    assert (tmp_path / "heat_pca_held.svg").exists()
 
 
 @pytest.mark.skipif(

@@ -245,6 +245,32 @@ def test_the_table_of_whole_runs_says_which_goals_are_not_reached(tmp_path, monk
     assert row == "| 8 MiB | 10.0 / 10.0 | 7.0 / 7.0 | 0.7 (goal 0.6, **not reached**) |"
 
 
+def test_the_table_of_heat_and_pca_has_costs_and_ratios_of_each_size(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    generated = importlib.import_module("generated")
+    results, pictures = tmp_path / "results", tmp_path / "pictures"
+    results.mkdir()
+    pictures.mkdir()
+    assert "benchmarks heat_pca" in next(generated.heat_pca_lines(results, pictures))
+
+    def costs(*values):
+        names = ("simulation", "analytics", "total")
+        return {name: {"median": value} for name, value in zip(names, values, strict=True)}
+
+    row = {
+        "kind": "weak",
+        "ranks": 1,
+        "rows": 256,
+        "systems": {"scatter": costs(7.0, 6.0, 13.0), "this package": costs(1.0, 2.0, 3.0)},
+        "ratios": {"scatter over this package": costs(7.0, 3.0, 4.333)},
+    }
+    (results / "heat_pca.json").write_text(json.dumps({"rows": [row]}))
+    (results / "heat_pca_held.svg").write_text("<svg/>")
+    lines = list(generated.heat_pca_lines(results, pictures))
+    assert "| weak, 1 rank, 256 rows | 7 / 6 / 13 | 1 / 2 / 3 | 7 / 3 / 4.3 |" in lines
+    assert (pictures / "heat_pca_held.svg").exists()
+
+
 def test_the_tables_for_users_have_medians_and_the_machine(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     measured = importlib.import_module("measured")
