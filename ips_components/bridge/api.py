@@ -209,6 +209,8 @@ class Bridge:
         at = offset if offset is None else tuple(offset)
         blocks = None
         if levels is not None or places is not None or out.levels:
+            if levels is None and places is None and getattr(block, "shape", ())[:1] == (0,):
+                levels = places = ()  # a rank without blocks has nothing to say of them
             blocks = self._path.blocks_of(out, step, levels, places)
         if blocks is None:
             self._path.put(out, step, block, at, ids)

@@ -96,6 +96,26 @@ def test_levels_that_cannot_be(start, sinks, tmp_path):
             with pytest.raises(RankError, match="levels must be 0 to 3") as refused:
                 rank("put_blocks", "rho", 0, 1, *table)
             assert refused.value.code in (USAGE, GEOMETRY)
+        for command in (("rows", "rho", 0, 2), ("put_parts", "rho", 0, 2, 0, 1)):
+            with pytest.raises(RankError, match="say level and place of each"):
+                rank(*command)
+
+
+def test_rows_without_levels_are_no_blocks(start, sinks, tmp_path):
+    """A rank that has none says nothing of them; gfortran takes an empty list for one not given."""
+    (sink,) = sinks()
+    specs = MESH.spec, MESH.table.spec
+    contract = Contract(RUN, tuple(ArrayContract.agree(spec, run=RUN) for spec in specs))
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        (rank,) = offered(start, 1)
+        join_all([rank], contact, tmp_path)
+        rank("rows", "rho", 0, 0)
+        rank("put_blocks", "rho", 1, 0)
+        rank("rows", "rho", 2, 0)
+        rank("close", 0)
+        for step in range(STEPS):
+            assert sink.chunks[0, step].shape == (1, 0, *SHAPE)
+            assert sink.chunks[1, step].shape == (1, 0, 3)
 
 
 @pytest.mark.parametrize("wanted", [(0, 1), (0,), (1,)], ids=["both", "blocks", "table"])

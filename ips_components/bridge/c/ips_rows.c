@@ -186,6 +186,12 @@ static int put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_
     return code;
 }
 
+/* Rows of an array with levels, put without any: right where there are none, else refused. */
+static int without_levels(array *a, int64_t step, int64_t rows)
+{
+    return ips_bridge_array_put_blocks(a, step, NULL, rows, NULL, NULL, NULL);
+}
+
 int ips_bridge_array_put_parts_sized(ips_bridge_array *a, int64_t step, const ips_bridge_rows *parts,
                                      int n_parts, const int64_t *ids, size_t size)
 {
@@ -195,14 +201,18 @@ int ips_bridge_array_put_parts_sized(ips_bridge_array *a, int64_t step, const ip
         return IPS_BRIDGE_USAGE;
     if (n_parts < 0 || (n_parts && !parts) || !size)
         return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE, "put of array %s: %d parts", a->name, n_parts);
+    int64_t rows = 0;
     /* Programs of another version have larger or smaller structures. */
     known = calloc((size_t)n_parts + 1, sizeof *known);
     if (!known)
         return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
-    for (int i = 0; i < n_parts; i++)
+    for (int i = 0; i < n_parts; i++) {
         memcpy(&known[i], (const char *)parts + (size_t)i * size,
                size < sizeof *known ? size : sizeof *known);
-    code = put_parts(a, step, known, (size_t)n_parts, ids, NULL);
+        rows = rows ? rows : known[i].rows;
+    }
+    code = a->table ? without_levels(a, step, rows)
+                    : put_parts(a, step, known, (size_t)n_parts, ids, NULL);
     free(known);
     return code;
 }
@@ -222,6 +232,8 @@ int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void 
 {
     if (named && named->by_id)
         return ips_bridge_array_put_ids(named, step, cells, rows, NULL, strides);
+    if (named && named->table)
+        return without_levels(named, step, rows);
     int code = put_rows(named, step, cells, rows, strides);
     if (!code) {
         ips_bridge *b = named->bridge;
