@@ -43,6 +43,7 @@ def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
     assert len(arrived) == sum(record["states"].values())
     assert sorted(key[1] for key in arrived) == sorted([*range(STEPS)] * 2)
     assert {line["state"] for line in lines} >= {"declared", "wanted", "memory", "released"}
+    assert "ERROR" not in ended.log and "Traceback" not in ended.output + ended.log
     token_free = ended.output + ended.log + json.dumps(record)
     assert "token" not in token_free.lower()
 

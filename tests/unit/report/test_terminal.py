@@ -79,6 +79,14 @@ def test_summary_tells_apart_what_the_simulation_put_and_what_the_analysis_took(
     assert "put 40 steps; none of them went to the analysis." in facts_of(record)
 
 
+def test_a_total_that_was_exceeded_is_not_said():
+    """[TIME_LOOP] has one step, say, and the program takes its own number of them."""
+    counts = {"begun": 20, "complete": 20, "analysed": 20, "put": 20}
+    record = make_record("r", status="ok", step_counts=counts, n_steps=1)
+    (steps,) = [line for line in summary_table(record).splitlines() if "  steps" in line]
+    assert steps.split() == ["steps", "20"]
+
+
 def facts_of(record):
     return " ".join(Facts.of(check_record(record)).sentences())
 
