@@ -121,6 +121,47 @@ def test_an_attached_run_gets_the_steps_from_the_next_one_on(start, sinks, tmp_p
         assert rank.account("t")[0][2] == 4
 
 
+def test_an_attached_run_begins_with_a_whole_step(start, sinks, tmp_path):
+    """It is joined in the middle of a step, of which something was put before."""
+    specs = [spec_of(name, count=4) for name in "tu"]
+    sink, *others = sinks(4)
+    with coupling(tmp_path, [sink], agree(*specs)) as (contact, (receiver,)):
+        rank = joined(start, contact, tmp_path, *specs)
+        step = 0
+
+        def both():
+            nonlocal step
+            for name in "tu":
+                rank("put", name, step, "C")
+            step += 1
+
+        for number, other in enumerate(others):
+            both()
+            rank("put", "t", step, "C")
+            further = [spec_of(name, start=step, count=3000) for name in "tu"]
+            with attached(receiver, other, *further, run=f"c-run~{number}") as (own, _):
+                for _ in range(20):  # a rank in C joins in its calls
+                    rank("progress")
+                    threading.Event().wait(0.02)
+                rank("put", "u", step, "C")
+                step += 1
+                while len(other.chunks) < 6:
+                    both()
+                    threading.Event().wait(0.002)
+                own.stop("detached")
+                while 0 not in other.byes:
+                    both()
+                    threading.Event().wait(0.002)
+                came = [{chunk for array, chunk in other.chunks if array == i} for i in (0, 1)]
+                missed = [
+                    {chunk for array, chunk, *_ in other.missed if array == i} for i in (0, 1)
+                ]
+                assert min(came[0]) == min(came[1]) > 0, (came, missed)
+                assert closes(other.byes[0])
+        rank("close", 0)
+        right(agree(*specs), sink)
+
+
 def test_two_attached_runs_at_once(start, sinks, tmp_path):
     spec = spec_of(count=4)
     sink, one, two = sinks(3)

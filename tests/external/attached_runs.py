@@ -23,6 +23,12 @@ def early(arrays):
     return {"early": arrays["t"][:EARLY].sum(axis=(1, 2))}
 
 
+def endless(arrays, run):
+    """Of an open-ended array: the sum of each window, to the end."""
+    windows = run.rolling(arrays["t"], 2).scan(lambda n, x: (n + 1, x.sum()), 0)
+    return {"sums": np.array([float(window.value) for window in windows])}
+
+
 def giving_up(arrays, run, when):
     """Raises in its own code or in a task, while the simulation goes on."""
     t = arrays["t"]
@@ -45,13 +51,20 @@ def whole(step: int, ranks: int = 2) -> np.ndarray:
 
 
 def stepping_rank(
-    pipe: Any, log: str, rank: int, ranks: int, contact: str, pace: float, steps: int
+    pipe: Any,
+    log: str,
+    rank: int,
+    ranks: int,
+    contact: str,
+    pace: float,
+    steps: int,
+    described: int | None = MANY,
 ) -> None:
-    """Put until "stop" is said; every tenth block is computed in place."""
+    """Put until "stop" is said."""
     _log_to(log)
     try:
         mine = slice(rank * COLUMNS, (rank + 1) * COLUMNS)
-        array = Array("t", (ROWS, COLUMNS * ranks), offset=(0, mine.start), steps=MANY)
+        array = Array("t", (ROWS, COLUMNS * ranks), offset=(0, mine.start), steps=described)
         with Bridge(contact=contact, arrays=[array], rank=rank, size=ranks) as bridge:
             last = steps
             for step in range(steps):
@@ -81,6 +94,7 @@ class SteppingRun(Coupled):
         steps: int = MANY,
         workers: int = 2,
         analysis: str = "early",
+        described: int | None = MANY,
         **settings: Any,
     ) -> None:
         super().__init__(directory, workers=workers, ranks=ranks)
@@ -96,6 +110,7 @@ class SteppingRun(Coupled):
                     str(self.contact),
                     pace,
                     steps,
+                    described,
                 )
             )
 
@@ -117,7 +132,8 @@ def attached_client(pipe: Any, log: str, directory: str, pauses: list[str]) -> N
     _log_to(log)
 
     def at(moment: str) -> None:
-        if moment in pauses:
+        if moment in pauses:  # once each
+            pauses.remove(moment)
             pipe.send(("at", moment))
             pipe.recv()
 

@@ -149,6 +149,90 @@ def test_a_client_that_is_killed_is_noted_and_the_run_goes_on(run):
         client.close()
 
 
+def test_an_open_ended_run(tmp_path):
+    run = SteppingRun(tmp_path, analysis="endless", described=None)
+    try:
+        with ips_components.attach(run.directory) as live:
+            (spec,) = live.specs
+            assert spec.steps.open_ended
+            newest = live.latest("t")
+            np.testing.assert_array_equal(newest, whole(int(newest["time"])))
+            found = live.compute(lambda arrays: arrays["t"].to_xarray().sum(("dim_1", "dim_2")), 5)
+            expected = [whole(int(step)).sum() for step in found["time"]]
+            np.testing.assert_array_equal(found, expected)
+            with pytest.raises(SelectionError, match="no number of steps"):
+                live.compute(lambda arrays: arrays["t"].sum())
+            for window in live.watch(lambda arrays: arrays["t"].sum(), every=2):
+                assert window.value == whole(window.steps.start).sum()
+                if window.index == 3:
+                    break
+        assert run.stop() == [("done", None)] * run.n_ranks
+        record = run.end()
+        assert record["phase"] == "ended", record["faults"]
+        run.future.result(30)
+        sums = run.dataset()["sums"]
+        steps = [whole(step).sum() for step in range(len(sums) + 1)]
+        np.testing.assert_array_equal(sums, np.add(steps[1:], steps[:-1]))
+        (client,) = run.record()["attached"]
+        assert all(each["ledger"]["closed"] for each in client["contracts"])
+    finally:
+        print(run.logs())
+        run.close()
+
+
+def test_a_figure_follows_the_run(run, tmp_path):
+    with ips_components.attach(run.directory) as live:
+        figure = live.plot("t", every=2)
+        line = live.plot("t", 0)
+        number = live.plot("t", 0, 0)
+        with pytest.raises(ContractError, match="'other' cannot be drawn"):
+            live.plot("other")
+        seen: list[int] = []
+
+        def followed():
+            seen.append(figure.step)
+            return min(seen) >= 0 and figure.step > seen[0] if seen[0] >= 0 else seen.clear()
+
+        assert poll_until(followed, Deadline(90), pause=0.05)
+        assert poll_until(lambda: min(line.step, number.step) >= 0, Deadline(90), pause=0.05)
+        figure.stop()
+        (drawn,) = figure.figure.axes[0].images
+        np.testing.assert_array_equal(drawn.get_array(), whole(figure.step))
+        assert figure.figure.axes[0].get_title() == f"step {figure.step}"
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        figure.save(tmp_path / "t.png")
+        assert (tmp_path / "t.png").stat().st_size > 1000
+        for each in (line, number):
+            each.stop()
+            assert each.watch.error is None
+    ended_well(run)
+
+
+def test_it_shows_itself(run):
+    """In a notebook; and tab completion has the public names, and those of the arrays."""
+    from IPython.core.completer import IPCompleter, provisionalcompleter
+
+    with ips_components.attach(run.directory) as live:
+        live.wait(1, timeout=30)
+        page = live._repr_html_()
+        for text in (live.id, "<td>t</td>", "running", "<td>&lt;f8</td>", f"{MANY}"):
+            assert text in page, page
+        assert "latest" in dir(live)
+        assert not [name for name in dir(live) if name.startswith("_")]
+        completer = IPCompleter(namespace={"live": live, "arrays": live.arrays})
+        completer.use_jedi = False
+
+        def completed(text):
+            with provisionalcompleter():
+                return {each.text for each in completer.completions(text, len(text))}
+
+        assert completed("live.la") == {".latest"}
+        assert completed("arrays['") == {"t"}
+        assert repr(live).startswith(f"<LiveRun {live.id}: running, step ")
+    assert "detached" in live._repr_html_()
+    ended_well(run)
+
+
 @pytest.mark.parametrize("when", ["at once", "in a task", "in its code"])
 def test_the_analysis_has_failed_and_the_simulation_goes_on(tmp_path, when):
     run = SteppingRun(tmp_path, analysis="giving_up", parameters={"when": when})

@@ -139,6 +139,25 @@ def test_worker_killed_while_a_client_watches(begin):
     assert run.stop() == [("done", None)] * run.n_ranks
 
 
+@pytest.mark.parametrize("moment", ["joined", "submitted"])
+def test_worker_killed_while_a_contract_is_being_agreed(begin, client, moment):
+    """The ranks have joined, and the client has not signed, or has only just."""
+    run, one = begin(), client([moment, "watching"])
+    one.reached(moment, 60)
+    run.workers[1].kill()
+    run.until(lambda r: r["faults"], "the worker to be missed")
+    one.go()
+    with ips_components.attach(run.directory) as live:
+        newest = live.latest("t")
+        np.testing.assert_array_equal(newest, whole(int(newest["time"])))
+    one.reached("watching", 90)
+    one.kill()
+    record = went_well(run)
+    for attached in record["attached"]:
+        for contract in attached["contracts"]:
+            assert contract["ledger"]["closed"] or contract["phase"] == "failed", contract
+
+
 def test_rank_killed_while_a_client_waits(begin):
     run = begin()
     with ips_components.attach(run.directory) as live:

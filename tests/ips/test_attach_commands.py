@@ -17,10 +17,13 @@ from ips_components.deadlines import Deadline, poll_until
 pytestmark = [pytest.mark.course, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("analysis", ["", "plate_analysis:early"])
-def test_attach_and_peek(tmp_path, leaves_nothing, capsys, monkeypatch, analysis):
+@pytest.mark.parametrize(
+    ("analysis", "network"),
+    [("", {"SECURITY": "tls", "LANES": "tcp"}), ("plate_analysis:early", {})],
+)
+def test_attach_and_peek(tmp_path, leaves_nothing, capsys, monkeypatch, analysis, network):
     """Of a run that has no analysis, and of one whose analysis has all its results."""
-    workflow = Plate.begin(tmp_path, ANALYSIS=analysis, ON_ANALYTICS_LOSS="continue")
+    workflow = Plate.begin(tmp_path, ANALYSIS=analysis, ON_ANALYTICS_LOSS="continue", **network)
     attached = None
     monkeypatch.chdir(tmp_path)
     try:

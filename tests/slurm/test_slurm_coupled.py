@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from slurm_cluster import FINAL_STATES, Job, wait_for
 from slurm_workspaces import copy_of, set_parameters
+
+import ips_components
 
 CONFIG = "configs/heat2d_ipca.config"
 RANKS = 4
@@ -91,6 +95,38 @@ def test_simulation_and_workers_on_shared_nodes(submit, workspace, sharing):
     workers, ranks = nodes_of_steps(job, 90)
     assert workers == ranks == set(job.nodes())
     assert_complete(job, workspace)
+
+
+def test_a_client_attaches_to_a_batch_job(submit, workspace):
+    """From a login node, as the same user: the command line shows it, a program looks into it."""
+    slow_down(workspace, 300, 100)
+    job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4")
+    root = workspace / "run/heat2d_ipca"
+    wait_for(lambda: list(root.glob("run_*/contact.json")), "the contact file", 90)
+    command = [Path(sys.executable).with_name("ips-components"), "attach", root]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as attached:
+        try:
+            with ips_components.attach(root) as live:
+                newest = live.latest("temperature")
+                assert newest.sizes == {"y": 64, "x": 64}
+                found = live.compute(lambda arrays: arrays["temperature"].mean(axis=(1, 2)), 5)
+                assert len(found) == 5
+                assert live.step >= int(newest["time"]) + 5
+            assert job.wait(240) == "COMPLETED", job.text()
+            said = attached.communicate(timeout=60)
+        finally:
+            attached.kill()
+    assert attached.returncode == 0, said
+    assert said[0].startswith("temperature: "), said
+    record = record_of_the_run(workspace)
+    assert f"{record['run']}: ended" in said[0], said
+    assert record["ledger"]["closed"]
+    assert len(record["attached"]) == 2
+    for client in record["attached"]:
+        assert all(each["ledger"]["closed"] for each in client["contracts"]), client
+    job.assert_nothing_left()
 
 
 def test_killed_rank_fails_the_job_and_leaves_nothing(submit, workspace):
