@@ -62,6 +62,23 @@ def _with(secret, directory):
     return {path for path in files if secret.encode() in path.read_bytes()}
 
 
+def _question(flow, process, files):
+    """What another user is to try; of some files, and of all that the run has open."""
+    (run_dir,) = flow.root.glob("run_*")
+    (scheduler,) = flow.root.glob("work/*Analytics*/.analytics_dask_shed_*.json")
+    contact = json.loads((run_dir / "contact.json").read_text())
+    known = [run_dir / "external_tasks.jsonl", run_dir / "contact.json", *files]
+    return {
+        "files": list(map(str, known)),
+        "ports": sorted(port for _, port in _listening(process)),
+        "unix": [each["unix"] for each in contact["endpoints"] if each["unix"]],
+        "scheduler": json.loads(scheduler.read_text())["address"],
+        "run": contact["run"],
+        "pids": [each.pid for each in _family(process)],
+        "uid": os.getuid(),
+    }
+
+
 def _ask(question):
     """Have another user try what it can."""
     program = [*AS_NOBODY, sys.executable, "-B", STRANGER]
@@ -120,26 +137,26 @@ def test_another_user_gets_nothing(coupled, stranger, tmp_path, parameters):
         assert not any(secret in " ".join(each.cmdline()) for each in _family(process))
     assert f'for the address, see "live_page" in {contact_file}' in flow.output()
 
-    (scheduler,) = flow.root.glob("work/*Analytics*/.analytics_dask_shed_*.json")
-    question = {
-        "files": [
-            str(run_dir / "external_tasks.jsonl"),
-            str(contact_file),
-            str(tls / "key.pem"),
-            str(tls / "certificate.pem"),
-        ],
-        "ports": sorted(port for _, port in listening),
-        "unix": [each["unix"] for each in contact["endpoints"] if each["unix"]],
-        "scheduler": json.loads(scheduler.read_text())["address"],
-        "pids": [each.pid for each in _family(process)],
-        "uid": os.getuid(),
-    }
+    question = _question(flow, process, [tls / "key.pem", tls / "certificate.pem"])
     assert question["scheduler"].startswith("tls://127.0.0.1:")
     assert stranger(question) == []
     go_on.touch()
     right(flow, STEPS)
     assert not tls.exists()
     assert not contact_file.exists()
+
+
+@pytest.mark.deaths
+def test_another_user_finds_what_is_not_protected(coupled, stranger, tmp_path):
+    """Otherwise finding nothing would mean nothing."""
+    go_on = tmp_path / "go_on"
+    flow, process = _started(coupled, go_on, SECURITY="none")
+    found = "\n".join(stranger(_question(flow, process, [])))
+    go_on.touch()
+    right(flow, STEPS)
+    assert "run code as user 0 by tcp" in found
+    for kind in ("Scheduler", "Worker", "Nanny"):
+        assert f"'type': '{kind}'" in found
 
 
 def test_without_security_the_summary_says_so(coupled):

@@ -1,19 +1,27 @@
 """What another user of the same machine gets of a run; answers JSON with JSON.
 
 Input: ``files`` to read, ``ports`` to speak HTTP to, ``unix`` addresses, ``scheduler`` address,
-``pids`` and the ``uid`` of who runs.  Output: what went wrong for the owner, as a list of texts.
+the id of the ``run``, ``pids`` and the ``uid`` of who runs.  Output: what went wrong for the owner,
+as a list of texts.
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import socket
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from ips_components.errors import ProtocolError
+from ips_components.wire import framing
+from ips_components.wire import messages as m
 
 LIMIT = 5.0
 PAGES = ("info/logs", "info/call-stack/x", "json/counts.json", "eventstream", "status", "metrics")
@@ -40,6 +48,17 @@ def main():
     for name in asked["unix"]:
         if answers(name):
             got.append(f"an answer from {name}")
+    with ThreadPoolExecutor(32) as pool:
+        taken = pool.map(lambda port: taken_in(port, asked["run"]), asked["ports"])
+        got += [
+            f"taken in as a rank on port {p}"
+            for p, t in zip(asked["ports"], taken, strict=True)
+            if t
+        ]
+    # Dask waits for some servers without an end.
+    asker = threading.Thread(target=identify, args=(asked["ports"], got), daemon=True)
+    asker.start()
+    asker.join(4 * LIMIT)
     place = asked["scheduler"].partition("://")[2]
     for protocol in ("tcp", "tls"):
         with tempfile.TemporaryDirectory() as directory:
@@ -47,6 +66,8 @@ def main():
         if who is not None:
             got.append(f"run code as user {who} by {protocol}")
     json.dump(got, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # whoever still waits
 
 
 def readable(path):
@@ -80,14 +101,62 @@ def answers(name):
             return False
 
 
-async def submitted(address, directory):
-    """The user as whom a task of ours runs, if it does; we have a certificate of our own."""
-    from distributed import Client
+def taken_in(port, run):
+    """Whether a receiver takes a rank that knows the run's name, and a token of its own."""
+    greeting = m.Greeting(bytes(32), 1)
+    hello = m.Hello(run, 0, 1, os.getpid(), 1, proof=bytes(32))
+    heard = framing.Decoder()
+    messages = []
+    try:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as sock:
+            sock.settimeout(LIMIT)
+            sock.sendall(framing.pack(greeting))
+            messages += heard.feed(sock.recv(1 << 16))
+            sock.sendall(framing.pack(hello))
+            while data := sock.recv(1 << 16):
+                messages += heard.feed(data)
+    except (OSError, ProtocolError):
+        pass
+    return any(not isinstance(each, m.Challenge | m.Refused) for each in messages)
+
+
+def identify(ports, got):
+    """Note the servers of Dask that say who they are: scheduler, workers or nannies."""
+    from distributed.core import connect
+
+    async def ask(protocol, port):
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            address = f"{protocol}://127.0.0.1:{port}"
+            comm = await connect(address, timeout=LIMIT, **arguments[protocol])
+            await comm.write({"op": "identity", "reply": True})
+            got.append(f"an answer of Dask at {address}: {await comm.read()}")
+
+    async def ask_all():
+        await asyncio.gather(*(ask(each, port) for each in arguments for port in ports))
+
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = {
+            each: own_security(each, directory).get_connection_args("client")
+            for each in ("tcp", "tls")
+        }
+        asyncio.run(ask_all())
+
+
+def own_security(address, directory):
+    """Certificates of our own, for an address with TLS."""
+    from distributed.security import Security
 
     from ips_components.ips_compat import make_credentials
 
     own = make_credentials(Path(directory, address.partition(":")[0]))
-    security = own.security() if address.startswith("tls") else None
+    return own.security() if address.startswith("tls") else Security()
+
+
+async def submitted(address, directory):
+    """The user as whom a task of ours runs, if it does; we have a certificate of our own."""
+    from distributed import Client
+
+    security = own_security(address, directory) if address.startswith("tls") else None
     try:
         async with Client(address, asynchronous=True, timeout=LIMIT, security=security) as client:
             return await asyncio.wait_for(client.submit(os.getuid), LIMIT)
