@@ -223,6 +223,12 @@ int main(int argc, char **argv)
                   static_cast<const double *>(model.arrays[0].data)[5] != 5;
         code = ips_bridge_receive_model_mpi(bridge.get(), MPI_COMM_WORLD, "net", 3, 10, &model);
         status |= code != IPS_BRIDGE_NOTHING;
+        auto net = bridge.receive_model("net", 2, 10);
+        status |= !net || net->version != 3 || net->arrays.size() != 2 ||
+                  net->arrays["weights"].shape != ips::index{2, 3} ||
+                  net->arrays["weights"].doubles[5] != 5 ||
+                  net->arrays["bias"].integers != ips::index{0, 1, 2};
+        status |= bridge.receive_model("net", 3).has_value();
         bridge.close();
     } catch (const ips::error &error) {
         std::printf("%d %s\n", error.code(), error.what());
@@ -241,7 +247,8 @@ program ranks
     implicit none
     type(bridge) :: b
     integer :: rank, ranks_, status, step, count
-    real(c_double) :: cells(0:9), gain(4)
+    real(c_double) :: cells(0:9), gain(4), weights(3, 2)
+    type(bridge_model) :: net
     logical :: stopped
     call MPI_Init()
     call MPI_Comm_rank(MPI_COMM_WORLD, rank)
@@ -268,6 +275,16 @@ program ranks
     if (status /= BRIDGE_OK .or. count /= 2 .or. nint(100*gain(2)) /= 25) error stop 3
     call bridge_should_stop_all(b, MPI_COMM_WORLD, stopped, status)
     if (status /= BRIDGE_OK .or. stopped) error stop 4
+    call bridge_receive_model_all(b, MPI_COMM_WORLD, 'net', 2, 10.0_c_double, net, status)
+    if (status /= BRIDGE_OK .or. net%version /= 3 .or. size(net%arrays) /= 2) error stop 6
+    if (net%arrays(1)%name /= 'weights' .or. net%arrays(2)%name /= 'bias') error stop 7
+    if (any(net%arrays(1)%shape /= [3, 2])) error stop 8
+    weights = reshape(net%arrays(1)%values, [3, 2])
+    if (nint(weights(1, 2)) /= 3 .or. any(nint(net%arrays(2)%values) /= [0, 1, 2])) error stop 9
+    call bridge_receive_model_all(b, MPI_COMM_WORLD, 'net', 3, 0.0_c_double, net, status)
+    if (status /= BRIDGE_NOTHING) error stop 10
+    if (rank == 0) call bridge_receive_model(b, 'net', -1, 0.0_c_double, net, status)
+    if (rank == 0 .and. (status /= BRIDGE_OK .or. net%version /= 3)) error stop 11
     call bridge_close(b, status)
     if (status /= BRIDGE_OK) error stop 5
     call bridge_free(b)

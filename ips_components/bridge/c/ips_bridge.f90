@@ -29,7 +29,8 @@ module ips_bridge
     public :: bridge_first_step, bridge_set_partial, bridge_is_alone, bridge_find
     public :: bridge_set_error_handler
     public :: bridge_step_end, bridge_step_time, bridge_progress, bridge_wait, bridge_receive
-    public :: bridge_should_stop
+    public :: bridge_should_stop, bridge_receive_model, bridge_model, bridge_model_array
+    public :: bridge_found_model, bridge_copy_model ! for the modules with MPI
     public :: bridge_statistics, bridge_waited, bridge_lanes, bridge_version, bridge_handle
     public :: bridge_close, bridge_free, bridge_error, bridge_lost
 
@@ -40,6 +41,33 @@ module ips_bridge
 
     ! Who owns points or ids that several ranks have.
     integer, parameter, public :: BRIDGE_NOBODY = 0, BRIDGE_LOW = 1, BRIDGE_HIGH = 2
+
+    ! One array of a model; reshape(values, shape), in Fortran's order, is the array that was sent.
+    type :: bridge_model_array
+        character(:), allocatable :: name
+        integer, allocatable :: shape(:)
+        real(c_double), allocatable :: values(:)
+    end type bridge_model_array
+
+    type :: bridge_model
+        integer :: version = -1
+        type(bridge_model_array), allocatable :: arrays(:)
+    end type bridge_model
+
+    ! What C has of a model: ips_bridge_model and ips_bridge_value.
+    type, bind(C) :: bridge_found_model
+        integer(c_int64_t) :: version
+        integer(c_int) :: n_arrays
+        type(c_ptr) :: names, arrays
+    end type bridge_found_model
+
+    type, bind(C) :: found_value
+        integer(c_int64_t) :: step
+        integer(c_int) :: kind, ndim
+        type(c_ptr) :: shape
+        integer(c_size_t) :: count, bytes
+        type(c_ptr) :: data
+    end type found_value
 
     abstract interface
         ! Called at every error, with its text, before the call that failed returns; it may end the
@@ -350,6 +378,17 @@ module ips_bridge
             real(c_double), intent(inout) :: values(*)
             integer(c_int64_t), intent(inout) :: count
         end function c_receive
+
+        integer(c_int) function c_receive_model(handle, name, newer_than, timeout, found, size) &
+            bind(C, name='ips_bridge_receive_model_sized')
+            import :: bridge_found_model, c_char, c_double, c_int, c_int64_t, c_ptr, c_size_t
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: name(*)
+            integer(c_int64_t), value :: newer_than
+            real(c_double), value :: timeout
+            type(bridge_found_model), intent(inout) :: found
+            integer(c_size_t), value :: size
+        end function c_receive_model
 
         integer(c_int) function c_should_stop(handle, stop) bind(C, name='ips_bridge_should_stop')
             import :: c_int, c_ptr
@@ -961,6 +1000,56 @@ contains
         count = int(n)
         values(:count) = found(:count)
     end subroutine bridge_receive
+
+    ! Rank 0: the latest version of a model that the analysis sent; BRIDGE_NOTHING where there is none
+    ! above newer_than (-1: any). timeout: seconds to wait for the first version.
+    subroutine bridge_receive_model(self, name, newer_than, timeout, model, status)
+        type(bridge), intent(in) :: self
+        character(*), intent(in) :: name
+        integer, intent(in) :: newer_than
+        real(c_double), intent(in) :: timeout
+        type(bridge_model), intent(out) :: model
+        integer, intent(out) :: status
+        type(bridge_found_model) :: found
+
+        status = c_receive_model(self%handle, c_text(name), int(newer_than, c_int64_t), timeout, &
+            found, c_sizeof(found))
+        if (status == BRIDGE_OK) call bridge_copy_model(found, model)
+    end subroutine bridge_receive_model
+
+    subroutine bridge_copy_model(found, model)
+        type(bridge_found_model), intent(in) :: found
+        type(bridge_model), intent(out) :: model
+        type(c_ptr), pointer :: names(:)
+        type(found_value), pointer :: values(:)
+        integer(c_int64_t), pointer :: extents(:), integers(:)
+        real(c_double), pointer :: reals(:)
+        integer :: i
+
+        model%version = int(found%version)
+        allocate (model%arrays(found%n_arrays))
+        if (found%n_arrays == 0) return
+        call c_f_pointer(found%names, names, [found%n_arrays])
+        call c_f_pointer(found%arrays, values, [found%n_arrays])
+        do i = 1, found%n_arrays
+            associate (one => model%arrays(i), from => values(i))
+                one%name = f_text(names(i))
+                allocate (one%shape(from%ndim), one%values(from%count))
+                if (from%ndim > 0) then
+                    call c_f_pointer(from%shape, extents, [from%ndim])
+                    one%shape = int(extents(from%ndim:1:-1))
+                end if
+                if (from%count == 0) cycle
+                if (from%kind == 0) then
+                    call c_f_pointer(from%data, reals, [from%count])
+                    one%values = reals
+                else
+                    call c_f_pointer(from%data, integers, [from%count])
+                    one%values = real(integers, c_double)
+                end if
+            end associate
+        end do
+    end subroutine bridge_copy_model
 
     subroutine bridge_should_stop(self, stop, status)
         type(bridge), intent(in) :: self

@@ -26,6 +26,7 @@
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -164,6 +165,34 @@ struct state {
 } // namespace detail
 
 using index = std::vector<std::int64_t>; // one number per dimension of space
+
+// The named arrays of one version, see bridge.receive_model; numbers are in one of the two vectors.
+struct model {
+    struct array {
+        index shape;
+        std::vector<double> doubles;
+        std::vector<std::int64_t> integers;
+    };
+
+    std::int64_t version = -1;
+    std::map<std::string, array> arrays;
+
+    explicit model(const ips_bridge_model &from) : version(from.version)
+    {
+        for (int i = 0; i < from.n_arrays; i++) {
+            const ips_bridge_value &value = from.arrays[i];
+            array &one = arrays[from.names[i]];
+            if (value.ndim > 0)
+                one.shape.assign(value.shape, value.shape + value.ndim);
+            if (value.kind == IPS_BRIDGE_DOUBLE && value.count > 0)
+                one.doubles.assign(static_cast<const double *>(value.data),
+                                   static_cast<const double *>(value.data) + value.count);
+            if (value.kind == IPS_BRIDGE_INTEGER && value.count > 0)
+                one.integers.assign(static_cast<const std::int64_t *>(value.data),
+                                    static_cast<const std::int64_t *>(value.data) + value.count);
+        }
+    }
+};
 
 // ---- Arrays ---------------------------------------------------------------------------------------
 
@@ -611,6 +640,27 @@ public:
             return std::nullopt;
         check(code);
         return numbers;
+    }
+
+    // The latest version of a model that the analysis sent, nothing where there is none above
+    // `newer_than`. seconds: to wait for the first version; < 0: the run's deadline for a step.
+    // With a communicator: collective, the same on all ranks. Else rank 0 only.
+    std::optional<model> receive_model(const std::string &name, std::int64_t newer_than = -1,
+                                       double seconds = 0)
+    {
+        ips_bridge_model found{};
+        int code;
+#ifdef MPI_VERSION
+        if (has_comm())
+            code = ips_bridge_receive_model_mpi(state_->bridge, state_->comm, name.c_str(), newer_than,
+                                                seconds, &found);
+        else
+#endif
+            code = ips_bridge_receive_model(state_->bridge, name.c_str(), newer_than, seconds, &found);
+        if (code == IPS_BRIDGE_NOTHING)
+            return std::nullopt;
+        check(code);
+        return model(found);
     }
 
     // Whether the analysis has what it wants. With a communicator: collective.

@@ -6,7 +6,7 @@ module ips_bridge_mpi
     use ips_bridge
     implicit none
 
-    private :: connect_mpi, should_stop_mpi, receive_mpi, text_of
+    private :: connect_mpi, should_stop_mpi, receive_mpi, receive_model_mpi, text_of
 
     interface
         integer(c_int) function ips_bridge_connect_mpi_f(handle, comm, contact) &
@@ -36,6 +36,17 @@ module ips_bridge_mpi
             real(c_double), intent(inout) :: values(*)
             integer(c_int64_t), intent(inout) :: count
         end function ips_bridge_receive_mpi_f
+
+        integer(c_int) function ips_bridge_receive_model_mpi_f(handle, comm, name, newer_than, timeout, &
+            found) bind(C, name='ips_bridge_receive_model_mpi_f')
+            import :: bridge_found_model, c_char, c_double, c_int, c_int64_t, c_ptr
+            type(c_ptr), value :: handle
+            integer(c_int), value :: comm
+            character(kind=c_char), intent(in) :: name(*)
+            integer(c_int64_t), value :: newer_than
+            real(c_double), value :: timeout
+            type(bridge_found_model), intent(inout) :: found
+        end function ips_bridge_receive_model_mpi_f
     end interface
 
     interface bridge_connect
@@ -48,6 +59,9 @@ module ips_bridge_mpi
     interface bridge_receive_all
         module procedure receive_mpi
     end interface bridge_receive_all
+    interface bridge_receive_model_all
+        module procedure receive_model_mpi
+    end interface bridge_receive_model_all
 
 contains
 
@@ -94,6 +108,20 @@ contains
         count = int(n)
         if (status == BRIDGE_OK) values(:count) = found(:count)
     end subroutine receive_mpi
+
+    subroutine receive_model_mpi(self, comm, name, newer_than, timeout, model, status)
+        type(bridge), intent(in) :: self
+        integer, intent(in) :: comm, newer_than
+        character(*), intent(in) :: name
+        real(c_double), intent(in) :: timeout
+        type(bridge_model), intent(out) :: model
+        integer, intent(out) :: status
+        type(bridge_found_model) :: found
+
+        status = ips_bridge_receive_model_mpi_f(bridge_handle(self), int(comm, c_int), text_of(name), &
+            int(newer_than, c_int64_t), timeout, found)
+        if (status == BRIDGE_OK) call bridge_copy_model(found, model)
+    end subroutine receive_model_mpi
 
     pure function text_of(text)
         character(*), intent(in) :: text

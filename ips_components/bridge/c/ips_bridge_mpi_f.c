@@ -15,6 +15,12 @@ int ips_bridge_should_stop_mpi_f(ips_bridge *bridge, MPI_Fint comm, int *stop)
     return ips_bridge_should_stop_mpi(bridge, MPI_Comm_f2c(comm), stop);
 }
 
+int ips_bridge_receive_model_mpi_f(ips_bridge *bridge, MPI_Fint comm, const char *name,
+                                   int64_t newer_than, double timeout, ips_bridge_model *model)
+{
+    return ips_bridge_receive_model_mpi(bridge, MPI_Comm_f2c(comm), name, newer_than, timeout, model);
+}
+
 int ips_bridge_receive_doubles_mpi_f(ips_bridge *bridge, MPI_Fint comm, const char *name,
                                      int64_t step, double timeout, double *values,
                                      int64_t capacity, int64_t *count)

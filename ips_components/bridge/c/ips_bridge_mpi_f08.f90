@@ -6,7 +6,7 @@ module ips_bridge_mpi_f08
     use ips_bridge_mpi
     implicit none
 
-    private :: c_double, MPI_Comm, connect_f08, should_stop_f08, receive_f08
+    private :: c_double, MPI_Comm, connect_f08, should_stop_f08, receive_f08, receive_model_f08
 
     interface bridge_connect
         module procedure connect_f08
@@ -17,6 +17,9 @@ module ips_bridge_mpi_f08
     interface bridge_receive_all
         module procedure receive_f08
     end interface bridge_receive_all
+    interface bridge_receive_model_all
+        module procedure receive_model_f08
+    end interface bridge_receive_model_all
 
 contains
 
@@ -49,5 +52,17 @@ contains
 
         call bridge_receive_all(self, int(comm%MPI_VAL), name, step, timeout, values, count, status)
     end subroutine receive_f08
+
+    subroutine receive_model_f08(self, comm, name, newer_than, timeout, model, status)
+        type(bridge), intent(in) :: self
+        type(MPI_Comm), intent(in) :: comm
+        character(*), intent(in) :: name
+        integer, intent(in) :: newer_than
+        real(c_double), intent(in) :: timeout
+        type(bridge_model), intent(out) :: model
+        integer, intent(out) :: status
+
+        call bridge_receive_model_all(self, int(comm%MPI_VAL), name, newer_than, timeout, model, status)
+    end subroutine receive_model_f08
 
 end module ips_bridge_mpi_f08
