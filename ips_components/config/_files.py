@@ -75,7 +75,7 @@ class Reader:
 
     def _wrong(self, parameter: Parameter, text: str, error: str) -> None:
         name, type_ = parameter.name, parameter.type
-        reason = f" ({error})" if "is no" in error else ""
+        reason = f" ({error})" if "is no" in error or "twice" in error else ""
         message = f"expected {type_.expects}, got {text!r}{reason}"
         remedy = f"for example {name} = {type_.example}" if type_.example else ""
         if name in self.exported:

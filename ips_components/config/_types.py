@@ -176,8 +176,10 @@ def _module_function(raw: Raw) -> str:
 
 def _module_functions(raw: Raw) -> str:
     functions = [_module_function(each) for each in as_list(raw)]
-    if len(set(functions)) < len(functions) or not functions:
-        raise ValueError("none, or one of them twice")
+    if not functions:
+        raise ValueError("none")
+    if twice := [each for each in functions if functions.count(each) > 1]:
+        raise ValueError(f"{twice[0]} is there twice")
     return ", ".join(functions)
 
 

@@ -179,6 +179,7 @@ def test_several_analyses_of_one_run(files):
     assert "my_analysis has no function 'spread'" in config.explain(problems)
     problems, _ = files(("my_analysis:mean", "my_analysis:mean, my_analysis:mean"))
     assert "package.module:function, or several with commas between" in config.explain(problems)
+    assert "(my_analysis:mean is there twice)" in config.explain(problems)
 
 
 def test_analyses_of_one_run_need_different_names(files):
