@@ -7,11 +7,12 @@ from a stored field (see `replay_run`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from distributed import Client
+from distributed import Client, get_client, worker_client
 
 from ips_components.coordination.messages import RPC
 from ips_components.coordination.settings import RunSettings
@@ -276,3 +277,17 @@ def open_live_page(client: Client, run: str, host: str = "127.0.0.1", port: int 
     """
     token = secrets.token_urlsafe(24)
     return str(call(client, "live_page", run, token=token, host=host, port=port))
+
+
+@contextlib.contextmanager
+def current_client() -> Iterator[Client]:
+    """The client of the surrounding task (its thread is given back to the pool), or the current."""
+    try:
+        from distributed import get_worker
+
+        get_worker()
+    except ValueError:
+        yield get_client()
+    else:
+        with worker_client() as client:
+            yield client

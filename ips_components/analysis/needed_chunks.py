@@ -209,3 +209,17 @@ class _Search:
                 for user, index in fused.get(dependency, ()):
                     found.setdefault(user, {})[index] = None
         return found
+
+
+def needs_external(result: Any, sources: Sequence[Source]) -> bool:
+    """Return whether a lazy result depends on any external array."""
+    graph = result.__dask_graph__()
+    if isinstance(graph, HighLevelGraph) and any(
+        isinstance(layer, ViewLayer) for layer in graph.layers.values()
+    ):
+        return True
+    try:
+        needed_chunks({"": result}, sources)
+    except ContractError:
+        return False
+    return True

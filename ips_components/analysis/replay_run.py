@@ -16,7 +16,8 @@ from dask._task_spec import Task
 from dask.utils import ensure_dict
 from distributed import Client
 
-from ips_components.analysis.run import Run, current_client
+from ips_components.analysis.coordinator_client import current_client
+from ips_components.analysis.run import Run
 from ips_components.analysis.stores import Box, StoredArray, stored_arrays
 from ips_components.coordination.settings import RunSettings
 from ips_components.model.contract import ArrayContract, Contract

@@ -10,29 +10,32 @@ import contextlib
 import inspect
 import logging
 import pickle
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import dask.array as da
-from dask.highlevelgraph import HighLevelGraph
-from distributed import Client, Future, as_completed, get_client, worker_client
+from distributed import Client, Future
 
-from ips_components.analysis.arrays import ExternalArray, external_arrays
+from ips_components.analysis.arrays import ExternalArray
 from ips_components.analysis.at_most import is_at_most, noted, refuse_large, submit_at_most
-from ips_components.analysis.checkpoint import load, save, take_out
+from ips_components.analysis.checkpoint import load, take_out
 from ips_components.analysis.compute_guard import ComputeGuard
 from ips_components.analysis.contract import contracts_from_graph, submit
-from ips_components.analysis.coordinator_client import Coordinator, RemoteCoordinator
+from ips_components.analysis.coordinator_client import (
+    Coordinator,
+    RemoteCoordinator,
+    current_client,
+)
 from ips_components.analysis.failures import details, message, portable
-from ips_components.analysis.needed_chunks import needed_chunks
+from ips_components.analysis.keeping import completed_by_name, incomplete, keep_results
+from ips_components.analysis.needed_chunks import needs_external
+from ips_components.analysis.offers import check_may_be_left_out, offered_arrays
 from ips_components.analysis.provenance import provenance
 from ips_components.analysis.published_values import check_published
 from ips_components.analysis.result_values import merge_returned, name_results
-from ips_components.analysis.results import GATHER_LIMIT, ResultStore, ResultsUnwritten, lazy_parts
-from ips_components.analysis.time_axes import TimesOf
-from ips_components.analysis.view_layer import ViewLayer
+from ips_components.analysis.results import GATHER_LIMIT, ResultStore, lazy_parts
+from ips_components.analysis.views import Source
 from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
 from ips_components.analysis.windows import Rolling
@@ -222,7 +225,9 @@ class Run:
         lazy = {**lazy_parts(gathered), **stored}
         self._constants = {n: v for n, v in gathered.items() if n not in lazy}
         self._stored = set(stored)
-        external = {name: each for name, each in lazy.items() if self._is_external(each)}
+        external = {
+            name: each for name, each in lazy.items() if needs_external(each, self._sources)
+        }
         if not external:
             kinds = ", ".join(f"{name!r}: {type(each).__name__}" for name, each in gathered.items())
             raise ContractError(
@@ -254,7 +259,7 @@ class Run:
         left = {future.key: future for future in self._futures.values()}
         self.awaits(left.values())
         try:
-            for names, future in self._as_completed():
+            for names, future in completed_by_name(self._futures):
                 value = future.result()
                 for name in names:
                     yield name, value
@@ -316,7 +321,7 @@ class Run:
             logger.info("Contract: %s", row)
         for run, coordinator in self._coordinators.items():
             if self._settings[run].leave_out:
-                _check_may_be_left_out(contracts[run], self._settings[run].simulation)
+                check_may_be_left_out(contracts[run], self._settings[run].simulation)
             signed = replace(contracts[run], unneeded=self._unneeded(run, contracts[run]))
             coordinator.sign(signed.to_bytes(), ahead=ahead, remarks=self._remarks())
         if self._guard is not None and self._with_windows:
@@ -379,8 +384,11 @@ class Run:
         for coordinator in self._coordinators.values():
             coordinator.wait_for_receivers(settings.n_receivers, connect)
         takes_run = any("run" in inspect.signature(each).parameters for each in analyses)
-        self.arrays = self._offers(connect, "the analysis follows the run" if takes_run else "")
-        sources = [array.source for array in self.arrays.values()]
+        notices = "the analysis follows the run" if takes_run else ""
+        self.arrays, self._chunk_reasons = offered_arrays(
+            self._settings, self._coordinators, connect, notices
+        )
+        sources = self._sources
         with ComputeGuard(sources) as self._guard, noted(sources):
             returned = merge_returned({each: self._analyse(each) for each in analyses})
             committed = self.contract is not None
@@ -431,7 +439,7 @@ class Run:
         lazy = lazy_parts(named)
         if not self._with_windows:
             for name, each in lazy.items():
-                if self._is_external(each):
+                if needs_external(each, self._sources):
                     raise ContractError(
                         f"result {name!r} needs an external array, but was returned after "
                         "run.commit, when chunks that no committed result needs are freed; pass "
@@ -440,23 +448,14 @@ class Run:
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
         self._futures.update(self._submit(lazy))
 
-    def _is_external(self, result: Any) -> bool:
-        """Return whether a lazy result depends on any external array."""
-        graph = result.__dask_graph__()
-        if isinstance(graph, HighLevelGraph) and any(
-            isinstance(layer, ViewLayer) for layer in graph.layers.values()
-        ):
-            return True
-        try:
-            needed_chunks({"": result}, [array.source for array in self.arrays.values()])
-        except ContractError:
-            return False
-        return True
+    @property
+    def _sources(self) -> list[Source]:
+        return [array.source for array in self.arrays.values()]
 
     def _submit(self, lazy: Mapping[str, Any]) -> dict[str, Any]:
         """Submit graphs to the scheduler; return a future for each result, by name."""
         streaming = self.settings.streaming_reductions
-        sources = [array.source for array in self.arrays.values()]
+        sources = self._sources
         bounded = {n: each for n, each in lazy.items() if is_at_most(each, sources)}
         plain = {n: self._own.with_sources(e) for n, e in lazy.items() if n not in bounded}
         futures = submit(self.client, plain, streaming=streaming)
@@ -464,21 +463,11 @@ class Run:
             futures |= submit_at_most(self.client, bounded, sources, streaming=streaming)
         return {name: futures[name] for name in lazy}
 
-    def _as_completed(self) -> Iterator[tuple[list[str], Any]]:
-        """Yield futures as they end, with the names of all results that have the same key."""
-        names: dict[Any, list[str]] = defaultdict(list)
-        futures = {}
-        for name, future in self._futures.items():
-            names[future.key].append(name)
-            futures[future.key] = future
-        for future in as_completed(list(futures.values()), raise_errors=False):
-            yield names[future.key], future
-
     def _finish(self) -> dict[str, Any]:
         """Collect all results, keep those that are complete, then raise what failed."""
         values: dict[str, Any] = {}
         errors: dict[str, BaseException] = {}
-        for names, future in self._as_completed():
+        for names, future in completed_by_name(self._futures):
             error = future.exception()
             if error is None:
                 values |= {name: future.result() for name in names if name not in self._stored}
@@ -491,55 +480,20 @@ class Run:
             self._send(NO_MORE)
         # In the order of the analysis, so that names of dimensions do not depend on timing.
         values = {name: values[name] for name in self._futures if name in values}
-        outcome = self._keep({**values, **self._constants}, errors)
+        kept = keep_results(
+            self._store,
+            {**values, **self._constants},
+            errors,
+            stored=self._stored,
+            coordinators=self._coordinators,
+            checkpoints=self.settings.run_dir,
+        )
+        outcome = {**kept, "contract": self._terms()}
         for coordinator in self._coordinators.values():
             coordinator.finish(None if errors else outcome)
         if errors:
-            raise self._incomplete(values, errors)
+            raise incomplete(self._store, errors, len(self._futures), {*values, *self._stored})
         return outcome
-
-    def _times(self) -> TimesOf | None:
-        """Return the function from steps to physical times; None if the coordinator is lost."""
-        try:
-            known = {run: each.times() for run, each in self._coordinators.items()}
-        except Exception as error:  # results are worth more than their coordinates
-            logger.warning("The physical times of the steps are not known: %r", error)
-            return None
-        return lambda run, steps: known[run].of(steps)
-
-    def _keep(self, values: dict[str, Any], errors: dict[str, BaseException]) -> dict[str, Any]:
-        """Write complete results, and the state of an analysis that has them all."""
-        checkpoint = save(values, self.settings.run_dir if not errors else None)
-        for name in self._stored & errors.keys():
-            self._store.discard(name)
-        try:
-            self._store.write(values, self._times())
-        except ResultsUnwritten as error:
-            errors |= dict.fromkeys(error.results, error)
-        self._store.finish()
-        variables = self._store.summary()
-        missing = {name: each["missing"] for name, each in variables.items() if each.get("missing")}
-        if missing:
-            logger.warning("Values that are not a number (NaN), by result: %s", missing)
-        return {
-            "results": str(self._store.path),
-            "checkpoint": checkpoint,
-            "variables": variables,
-            "contract": self._terms(),
-        }
-
-    def _incomplete(
-        self, values: Mapping[str, Any], errors: Mapping[str, BaseException]
-    ) -> BaseException:
-        """Return the first error, with what is missing and what was kept in a note."""
-        name, error = next(iter(errors.items()))
-        kept = ", ".join(sorted({*values, *self._stored} - errors.keys())) or "none"
-        missing = ", ".join(sorted(errors))
-        error.add_note(
-            f"{len(errors)} of {len(self._futures)} results are missing, {name!r} first "
-            f"({missing}); results kept in {self._store.path}: {kept}"
-        )
-        return error
 
     # -- one or several simulations ----------------------------------------------------
 
@@ -555,64 +509,3 @@ class Run:
             for run, settings in reversed(self._settings.items())
         }
         return opened[self.settings.run]
-
-    def _offers(self, timeout: float, notices: str = "") -> dict[str, ExternalArray]:
-        """Return the arrays that the simulations offer, by name.
-
-        `notices` says why the analysis would notice that the steps of a chunk come together.
-        """
-        arrays: dict[str, Any] = {}
-        offered_by: dict[str, str] = {}
-        for run, settings in self._settings.items():
-            specs = settings.bounded(
-                settings.array_specs()
-                or RunSettings.specs_from(self._coordinators[run].describe_arrays(timeout))
-            )
-            choices = {each.name: settings.chunk_steps(each, notices) for each in specs}
-            self._chunk_reasons |= {
-                name: "CHUNKS" if name in settings.chunks else choice.reason
-                for name, choice in choices.items()
-            }
-            chunks = settings.chunks
-            if len(self._settings) > 1:
-                chunks = {s.name: chunks[s.name] for s in specs if s.name in chunks}
-            offered = external_arrays(
-                specs,
-                run=run,
-                n_receivers=settings.n_receivers,
-                chunks=chunks,
-                steps={name: choice.steps for name, choice in choices.items()},
-            )
-            if twice := sorted(arrays.keys() & offered.keys()):
-                raise ContractError(
-                    f"{offered_by[twice[0]]} and {settings.simulation} both offer an array "
-                    f"{twice[0]!r}: rename one of them"
-                )
-            arrays.update(offered)
-            offered_by.update(dict.fromkeys(offered, settings.simulation))
-        return arrays
-
-
-def _check_may_be_left_out(contract: Contract, simulation: str) -> None:
-    """Raise unless all arrays of a contract can have NaN."""
-    for array in contract.arrays:
-        if array.dtype.kind not in "fc" and not array.spec.ragged:
-            raise ContractError(
-                f"array {array.spec.name!r} of {simulation} has dtype {array.dtype}, which has no "
-                "NaN to stand for what a simulation that is left out has not delivered; put it as "
-                "float64, or set ON_FAILURE = fail"
-            )
-
-
-@contextlib.contextmanager
-def current_client() -> Iterator[Client]:
-    """The client of the surrounding task (its thread is given back to the pool), or the current."""
-    try:
-        from distributed import get_worker
-
-        get_worker()
-    except ValueError:
-        yield get_client()
-    else:
-        with worker_client() as client:
-            yield client
