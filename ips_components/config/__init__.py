@@ -7,13 +7,13 @@ run or raises with all of it; `reference` is the reference page.
 from collections.abc import Sequence
 from pathlib import Path
 
+from ips_components.config._array import ArrayConfig
 from ips_components.config._check import check_files, check_simulation
 from ips_components.config._declare import Parameter, declared
 from ips_components.config._problems import Findings, Problem
 from ips_components.config._reference import SECTIONS, reference
 from ips_components.config._run import (
     AnalyticsConfig,
-    ArrayConfig,
     RunConfig,
     SimulationConfig,
     TimeLoop,

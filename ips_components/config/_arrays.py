@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from configobj import Section
 
+from ips_components.config._array import ArrayConfig
 from ips_components.config._components import Component
 from ips_components.config._declare import declared
 from ips_components.config._files import Reader
 from ips_components.config._problems import Problems, did_you_mean
-from ips_components.config._run import ArrayConfig, SimulationConfig
+from ips_components.config._run import SimulationConfig
 from ips_components.errors import GeometryError
 
 

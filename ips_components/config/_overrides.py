@@ -10,10 +10,11 @@ from typing import Any
 from configobj import ConfigObj, Section
 
 from ips_components.config import _types as types
+from ips_components.config._array import ArrayConfig
 from ips_components.config._components import find_components
 from ips_components.config._declare import Parameter, declared
 from ips_components.config._problems import Problems, did_you_mean
-from ips_components.config._run import AnalyticsConfig, ArrayConfig, SimulationConfig
+from ips_components.config._run import AnalyticsConfig, SimulationConfig
 from ips_components.config._sections import ComponentSection, LaunchSection, TimeSection, TopLevel
 from ips_components.errors import ConfigError
 

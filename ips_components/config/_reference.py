@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from ips_components.config._array import ArrayConfig
 from ips_components.config._declare import Parameter, declared
-from ips_components.config._run import AnalyticsConfig, ArrayConfig, SimulationConfig
+from ips_components.config._run import AnalyticsConfig, SimulationConfig
 from ips_components.config._sections import ComponentSection, Platform, TimeSection, TopLevel
 
 SECTIONS: dict[type, str] = {

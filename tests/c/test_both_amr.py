@@ -5,7 +5,7 @@ import pytest
 from c_ranks import GEOMETRY, RUN, USAGE, RankError, coupling, join_all
 
 from ips_components.bridge import Array
-from ips_components.config._run import ArrayConfig
+from ips_components.config._array import ArrayConfig
 from ips_components.coordination.settings import RunSettings
 from ips_components.model.amr import NO_END, BlockChoice
 from ips_components.model.contract import ArrayContract, Contract
