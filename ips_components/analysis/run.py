@@ -345,9 +345,10 @@ class Run:
         return remarks
 
     def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
-        """Return the arrays of a simulation's config that the analysis does not need."""
+        """Return the arrays of a simulation that are described and the analysis does not need."""
         needed = {array.spec.name for array in contract.arrays}
-        described = self._settings[run].array_specs()
+        offered = [each.spec for each in self.arrays.values() if each.source.run == run]
+        described = offered or self._settings[run].array_specs()
         return tuple(spec for spec in described if spec.name not in needed)
 
     # -- for run_analysis --------------------------------------------------------------

@@ -120,7 +120,7 @@ class Bridge:
         self._mailbox, self._delivery = self._session.mailbox, self._session.delivery
         self._steps = Steps(
             self._delivery,
-            self._session.needed,
+            self._session.accounted,
             agreed.first_step,
             agreed.launch,
             renumbered=bool(agreed.launch_flags & m.ContractIs.RENUMBER),
@@ -427,7 +427,7 @@ class Bridge:
             drained = self._delivery.drain(limit if status == "ok" else 1.0)
             if not drained:
                 self._delivery.write_off()
-            counters = tuple(out.counters() for out in self._session.needed)
+            counters = tuple(out.counters() for out in self._session.accounted)
             bye = m.Bye(self._steps.newest, int(status != "ok"), counters, reason)
             answered = self._session.goodbye(bye)
         finally:

@@ -130,6 +130,8 @@ class OutgoingArray:
                     self.fixed = self._plan_of(self._plans, self.blocks[0])
                     self.put_shape = self.margins.extent(self.blocks[0])
                     self.own_bytes = self.fixed.size * spec.itemsize
+        elif self.blocks is not None and len(self.blocks) == 1 and spec is not None:
+            self.own_bytes = self.margins.owned(self.blocks[0]).size * spec.itemsize
         self.has_fast_path = (
             self.fixed is not None
             and self.fixed.single is not None

@@ -103,7 +103,7 @@ class PutPath:
                 out.note_beyond(step)
             out.mark_step(step, offset)
             out.skipped_blocks += 1
-            own = out.own_bytes
+            own = out.own_bytes if offset is None else None
             out.skipped_bytes += out.owned_bytes(block, offset) if own is None else own
             self.steps.skipped(step)
             return

@@ -380,6 +380,12 @@ class Session:
         """Arrays of the contract, in its order."""
         return [out for out in self.arrays.values() if out.contract is not None]
 
+    @property
+    def accounted(self) -> list[OutgoingArray]:
+        """Arrays of which the run keeps an account: all that are described, needed or not."""
+        specs = self.contract.unneeded
+        return self.needed + [self.arrays[s.name] for s in specs if s.name in self.arrays]
+
     def _arrays(
         self, described: Mapping[str, Array], rank: int, size: int
     ) -> dict[str, OutgoingArray]:
@@ -401,16 +407,19 @@ class Session:
                         f"[[ARRAYS]] of the config) has {there}: describe it in one place only"
                     )
             arrays[name] = OutgoingArray(name, one, contract, ordinal, rank, size)
-        if not described:
-            for spec in self.contract.unneeded:
+        for ordinal, spec in enumerate(self.contract.unneeded, len(arrays)):
+            one = described.get(spec.name)
+            if one is not None:
+                arrays[spec.name] = OutgoingArray(spec.name, one, None, ordinal, rank, size)
+            elif not described:
                 # A description that does not fit matters to nobody.
                 with contextlib.suppress(BridgeError, GeometryError):
                     arrays[spec.name] = OutgoingArray(
-                        spec.name, None, None, len(arrays), rank, size, spec
+                        spec.name, None, None, ordinal, rank, size, spec
                     )
         for name, one in described.items():
             if name not in arrays:
-                arrays[name] = OutgoingArray(name, one, None, len(arrays), rank, size)
+                arrays[name] = OutgoingArray(name, one, None, -1, rank, size)
         return arrays
 
     def _as_agreed(self, described: ArraySpec, agreed: ArraySpec) -> ArraySpec:

@@ -131,7 +131,8 @@ class AnalysisCalls:
             )
         run.agree(contract, call.blob)
         run.remarks = call.remarks or {}
-        run.state.ledger.declare(array.spec.name for array in contract.arrays)
+        specs = *(array.spec for array in contract.arrays), *contract.unneeded
+        run.state.ledger.declare(spec.name for spec in specs)
         declared = 0
         run.ahead = call.ahead
         for array in () if call.ahead else contract.arrays:

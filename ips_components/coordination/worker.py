@@ -147,6 +147,7 @@ class WorkerSession:
         self.contract: Contract | None = None
         self.receiver: Receiver
         self._names: list[str] = []
+        self._accounted: list[str] = []  # and of arrays that nobody needs
         self._peers: list[Endpoint] = []
         self._tally = StepTally()
         self._process = psutil.Process()
@@ -240,6 +241,7 @@ class WorkerSession:
     def _set_contract(self, action: m.SetContract) -> None:
         self.contract = Contract.from_bytes(action.blob)
         self._names = [array.spec.name for array in self.contract.arrays]
+        self._accounted = self._names + [spec.name for spec in self.contract.unneeded]
         self._peers = _endpoints(action.endpoints)
         self.receiver.ordinal = action.ordinal
         if action.size is not None:
@@ -404,7 +406,7 @@ class WorkerSession:
 
     def _counters(self, counters: tuple[Counters, ...]) -> dict[str, Any]:
         return {
-            self._names[each.array]: {
+            self._accounted[each.array]: {
                 "blocks": dict(zip(Counters.NAMES, each.blocks, strict=True)),
                 "bytes": dict(zip(Counters.NAMES, each.bytes, strict=True)),
                 "beyond": each.beyond,
@@ -413,7 +415,7 @@ class WorkerSession:
         }
 
     def _flush_steps(self) -> None:
-        report = self._tally.take(self._names)
+        report = self._tally.take(self._accounted)
         if report is not None:
             self._send(m.StepsEnded(report.to_message()))
 

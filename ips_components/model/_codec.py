@@ -31,7 +31,9 @@ little-endian and every item begins at a multiple of 8 bytes::
                with flag 128, some blocks of an adaptive mesh are wanted: i64*4 first level, one
                       past the last, cells of the next level along one, n; i64*2n: first cell and
                       one past the last of the box per dimension, in cells of level 0
-    at the end, if any: string JSON list of the arrays of the config that nobody needs
+    at the end, if any: i64 number of arrays that are described and nobody needs, then a record of
+               each (i64 length, string name, string dtype, i64 bytes per cell, i64 flags, i64*2
+               start and every, i64 n, i64*n shape of space, string JSON object with "attrs")
     string     i64 length in bytes, UTF-8 without terminator, zero bytes up to a multiple of 8
 
 A chunk is needed exactly when some wanted selection has a cell in it; this is never written down.
@@ -40,7 +42,7 @@ A chunk is needed exactly when some wanted selection has a cell in it; this is n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -149,36 +151,37 @@ def _read_blocks(reader: Reader) -> BlockChoice:
     return BlockChoice((first, last), box, refinement)
 
 
-def write_unneeded(out: Writer, specs: Iterable[ArraySpec]) -> None:
-    """Append the arrays of the config that nobody needs."""
-    described = [
-        {
-            "name": spec.name,
-            "dtype": spec.dtype,
-            "shape": spec.shape,
-            "steps": (spec.steps.start, spec.steps.every),
-            "attrs": dict(spec.attrs),
-            "ragged": spec.ragged,
-            **({"ids": spec.ids} if spec.ids else {}),
-        }
-        for spec in specs
-    ]
-    out.string(json.dumps(described, sort_keys=True))
+def write_unneeded(out: Writer, specs: Collection[ArraySpec]) -> None:
+    """Append the arrays that are described and nobody needs."""
+    out.ints(len(specs))
+    for spec in specs:
+        with out.record():
+            out.string(spec.name)
+            out.string(spec.dtype)
+            out.ints(spec.itemsize, _RAGGED * spec.ragged | _IDS[spec.ids])
+            out.ints(spec.steps.start, spec.steps.every, len(spec.shape), *spec.shape)
+            out.string(json.dumps({"attrs": dict(spec.attrs)}, sort_keys=True))
 
 
 def read_unneeded(reader: Reader) -> tuple[ArraySpec, ...]:
-    """Read the arrays of the config that nobody needs."""
-    return tuple(
-        ArraySpec(
-            one["name"],
-            one["dtype"],
-            tuple(one["shape"]),
-            StepAxis(*one["steps"]),
-            attrs=one["attrs"],
-            ragged=one["ragged"],
-            ids=one.get("ids", ""),
-        )
-        for one in json.loads(reader.string())
+    """Read the arrays that are described and nobody needs."""
+    return tuple(_read_spec(reader) for _ in range(reader.length(8)))
+
+
+def _read_spec(reader: Reader) -> ArraySpec:
+    with reader.record():
+        name, dtype = reader.string(), reader.string()
+        _, flags, start, every = reader.ints(4)
+        shape = reader.ints(reader.length(8))
+        attrs = json.loads(reader.string())["attrs"]
+    return ArraySpec(
+        name,
+        dtype,
+        shape,
+        StepAxis(start, every),
+        attrs=attrs,
+        ragged=bool(flags & _RAGGED),
+        ids=_IDS_OF[flags & (16 | 32 | 64)],
     )
 
 

@@ -43,8 +43,9 @@ class Contract:
     arrays
         In a fixed order: messages name an array by its position here.
     unneeded
-        Arrays that the config describes and the analysis does not need: what ranks have to know
-        to compute blocks of them in place. No part of what was agreed: the digest is without them.
+        Arrays that are described and that the analysis does not need: what ranks have to know to
+        compute blocks of them in place, and to account for them. Messages name them by the
+        positions behind `arrays`. No part of what was agreed: the digest is without them.
 
     Examples
     --------

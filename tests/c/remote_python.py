@@ -202,7 +202,7 @@ class Rank:
         index = self.rank * 1000003 + np.arange(rows * columns)
         k = np.arange(known.itemsize)
         raw = (index[:, None] * 7 + step * 13 + k * 31).astype(np.uint8)
-        return raw.reshape(-1).view(self.described[name][0]).reshape(rows, *known.shape[1:])
+        return raw.reshape(-1).view(self.bridge_dtype(name)).reshape(rows, *known.shape[1:])
 
     def ids(self, name, owner, n, *ids):
         known = self.known[name]
@@ -217,7 +217,7 @@ class Rank:
         index = of[:, None] * columns + np.arange(columns)
         k = np.arange(known.itemsize)
         raw = (index[..., None] * 7 + (int(step) + int(shift)) * 13 + k * 31).astype(np.uint8)
-        cells = raw.reshape(-1).view(self.described[name][0])
+        cells = raw.reshape(-1).view(self.bridge_dtype(name))
         self.bridge.put(name, int(step), cells.reshape(len(of), *known.shape[1:]), ids=given)
 
     def levels(self, name, levels, refinement):

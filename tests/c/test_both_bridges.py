@@ -444,6 +444,61 @@ def test_arrays_of_the_config_that_nobody_needs_travel_with_the_contract(start, 
         right(contract, sink)
 
 
+@pytest.mark.parametrize("needed", ["tnxu", "t", "nx", ""])
+@pytest.mark.parametrize("declared", [True, False], ids=["by the program", "by the config"])
+def test_what_is_produced_does_not_depend_on_what_is_needed(
+    start, sinks, tmp_path, needed, declared
+):
+    """Blocks with halo, a number, particles and points of a mesh, two ranks, three steps."""
+    said = {} if declared else {"halo": 1, "process_grid": [2, 1]}
+    offers = {
+        "t": spec_of("t", "<f4", (8, 12), count=3, attrs=said),
+        "n": spec_of("n", "<f8", (), count=3),
+        "x": ArraySpec("x", "<f4", (-1, 3), StepAxis(count=3), ragged=True),
+        "u": ArraySpec("u", "<f8", (6, 2), StepAxis(count=3), ids="unique"),
+    }
+    (sink,) = sinks()
+    contract = changed(
+        agree(*(offers[name] for name in needed)),
+        unneeded=tuple(spec for name, spec in offers.items() if name not in needed),
+    )
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        ranks = [start(number, 2) for number in range(2)]
+        for number, rank in enumerate(ranks):
+            rank.offer(offers["t"], (4 * number, 0), (4, 12), (1, 1), declare=declared)
+            for name in "nxu":
+                spec = offers[name]
+                shape = len(spec.shape), *spec.shape
+                rank("array", name, spec.itemsize, *shape)
+                if declared:
+                    rank("declare", name, spec.dtype, *shape)
+                    rank("steps", name, 0, 1, 3)
+            if declared:
+                rank("ids", "u", "none", -1)
+        join_all(ranks, contact, tmp_path)
+        for step in range(3):
+            for number, rank in enumerate(ranks):
+                rank("put", "t", step, "C")
+                rank("put", "n", step, "C")
+                rank("rows", "x", step, 2 + step)
+                rank("put_ids", "u", step, 0, 3, *range(3 * number, 3 * number + 3))
+        for rank in ranks:
+            rank.tell("close", 0)
+        for rank in ranks:
+            rank.answer()
+        names = [*needed, *(spec.name for spec in contract.unneeded)]
+        for number in range(2):
+            counters = {names[each.array]: each for each in sink.byes[number].counters}
+            produced = {name: (each.blocks[0], each.bytes[0]) for name, each in counters.items()}
+            assert produced == {
+                "t": (3, 3 * 4 * 12 * 4),
+                "n": (3, 0 if number else 3 * 8),  # rank 0 puts it
+                "x": (3, (2 + 3 + 4) * 3 * 4),
+                "u": (3, 3 * 3 * 2 * 8),
+            }
+            assert all(each.closed for each in counters.values())
+
+
 def test_a_number_that_all_ranks_have_is_sent_once(start, sinks, tmp_path):
     spec = spec_of("energy", shape=(), count=5)
     (sink,) = sinks()

@@ -207,6 +207,31 @@ def test_only_what_the_graph_needs_is_sent(cluster, coupled):
     assert account["produced"] == FIELD.nbytes
 
 
+def test_what_is_produced_does_not_depend_on_what_is_needed(cluster, coupled):
+    """An array that the analysis does not need is counted, and skipped."""
+
+    def simulate_two(rank, contact):
+        both = [*offer(rank), replace(offer(rank)[0], name="pressure")]
+        y, x = RANKS[rank]
+        with Bridge(contact=contact, arrays=both, rank=rank, size=len(RANKS)) as bridge:
+            for step in range(STEPS):
+                for array in both:
+                    bridge.put(array.name, step, field(step)[y : y + 4, x : x + 3])
+
+    name, future, _, _ = coupled("corner_only", simulate_two)
+    future.result(30)
+    ledger = wait_for_end(cluster, name, 20)["ledger"]
+    assert ledger["closed"]
+    assert {each["bytes"]["produced"] for each in ledger["arrays"].values()} == {FIELD.nbytes}
+    assert ledger["arrays"]["pressure"]["blocks"] == {
+        "produced": STEPS * len(RANKS),
+        "skipped": STEPS * len(RANKS),
+        "delivered": 0,
+        "dropped": 0,
+        "lost": 0,
+    }
+
+
 def corner_only(arrays):
     return {"corner": arrays["temperature"][::3, 1:3, ::2].sum()}
 

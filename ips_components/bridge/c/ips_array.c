@@ -94,7 +94,7 @@ int64_t ipsb_extent(const array *a, int d, int64_t count)
 /* Points of a dimension in all; 0: not known. */
 static int64_t points(const array *a, int d)
 {
-    return a->contract ? a->contract->shape[d + 1] : a->declared ? a->shape[d] : 0;
+    return a->contract ? a->contract->shape[d + 1] : a->shape[d];
 }
 
 /* What the rank owns; the dimension along which a block has too few points, or -1. */
@@ -195,6 +195,7 @@ static int regular(ips_bridge *b, array *a, const int64_t *shape, int grid_ndim,
 {
     int ndim = a->ndim;
     int64_t grid[MAX_NDIM], offset[MAX_NDIM], count[MAX_NDIM], ranks = 1, rest = b->self.rank;
+    a->elsewhere = !ndim && b->self.rank;
     if (!ndim) /* all ranks have it, rank 0 sends it */
         ranks = b->self.size;
     else if (grid_ndim)
@@ -299,7 +300,7 @@ static int join_array(ips_bridge *b, array *a, agreement *c, uint32_t ordinal)
     }
     if (!a->has_block && !a->ndim && b->self.rank) { /* a number: that of rank 0 is sent */
         a->n_wanted = 0;
-        a->has_block = true;
+        a->has_block = a->elsewhere = true;
         return IPS_BRIDGE_OK;
     }
     if (!a->has_block && (code = regular(b, a, c->shape + 1, a->declared ? 0 : c->grid_ndim, c->grid)))
@@ -340,6 +341,46 @@ static int join_mesh(ips_bridge *b, const agreement *c)
     return IPS_BRIDGE_OK;
 }
 
+/* Whether there is a process grid of that many ranks. */
+static bool has_grid(const ips_bridge *b, const agreement *c)
+{
+    int64_t ranks = 1;
+    for (int d = 0; d < c->grid_ndim && ranks <= b->self.size; d++)
+        ranks *= c->grid[d];
+    return !c->grid_ndim || (c->grid_ndim == c->ndim - 1 && ranks == b->self.size);
+}
+
+/* Account for an array that nobody needs; the config describes it, unless the program does. */
+static int join_unneeded(ips_bridge *b, const agreement *c)
+{
+    array *a = ipsb_array(b, c->name);
+    size_t ordinal = b->n_agreed++;
+    if (b->described ? !a || !a->declared : !c->itemsize || (!c->ragged && !c->by_id && !has_grid(b, c)))
+        return IPS_BRIDGE_OK;
+    if (!a && !(a = ipsb_array_add(b, c->name)))
+        return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", c->name);
+    if (!a->declared && a->ndim >= 0 && a->ndim != c->ndim - 1)
+        return IPS_BRIDGE_OK;
+    b->agreed[ordinal] = a;
+    a->ordinal = (uint32_t)ordinal;
+    if (a->declared)
+        return IPS_BRIDGE_OK;
+    a->ndim = c->ndim - 1;
+    a->itemsize = c->itemsize;
+    a->ragged = c->ragged;
+    a->by_id = c->by_id;
+    memcpy(a->shape, c->shape + 1, sizeof *a->shape * (size_t)a->ndim);
+    if (!a->has_halo && c->halo_ndim == a->ndim) {
+        memcpy(a->halo_low, c->halo_low, sizeof a->halo_low);
+        memcpy(a->halo_high, c->halo_high, sizeof a->halo_high);
+    }
+    if (!a->has_shared && c->shared_ndim == a->ndim)
+        memcpy(a->shared, c->shared, sizeof a->shared);
+    if (a->has_block || a->ragged || a->by_id)
+        return IPS_BRIDGE_OK;
+    return regular(b, a, a->shape, c->grid_ndim, c->grid);
+}
+
 /* Find out beyond which step of the run an array has none: by the contract, and by the program. One
  * that is launched many times declares the steps of the whole run or of this launch. */
 static void set_ends(const ips_bridge *b, array *a)
@@ -359,7 +400,7 @@ static void set_ends(const ips_bridge *b, array *a)
 
 int ipsb_arrays_join(ips_bridge *b)
 {
-    b->agreed = calloc((size_t)b->contract.n_arrays + 1, sizeof *b->agreed);
+    b->agreed = calloc((size_t)(b->contract.n_arrays + b->contract.n_unneeded) + 1, sizeof *b->agreed);
     if (!b->agreed)
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for the arrays");
     for (int i = 0; i < b->contract.n_arrays; i++) {
@@ -375,10 +416,21 @@ int ipsb_arrays_join(ips_bridge *b)
             return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", c->name);
         if ((code = join_array(b, a, c, (uint32_t)i)))
             return code;
-        b->agreed[i] = a;
+        b->agreed[b->n_agreed++] = a;
+    }
+    for (int i = 0; i < b->contract.n_unneeded; i++) {
+        int code = join_unneeded(b, &b->contract.unneeded[i]);
+        if (code)
+            return code;
     }
     for (int i = 0; i < b->contract.n_arrays; i++) {
         int code = join_mesh(b, &b->contract.arrays[i]);
+        if (code)
+            return code;
+    }
+    for (int i = 0; i < b->contract.n_unneeded; i++) {
+        const agreement *c = &b->contract.unneeded[i];
+        int code = c->itemsize ? join_mesh(b, c) : IPS_BRIDGE_OK;
         if (code)
             return code;
     }

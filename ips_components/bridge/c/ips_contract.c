@@ -203,6 +203,48 @@ static int shared_attribute(const char *json, int *out)
     return n;
 }
 
+static void read_attributes(agreement *a, const char *json)
+{
+    a->grid_ndim = attribute(json, "process_grid", a->ndim - 1, 1, a->grid);
+    a->halo_ndim = halo_attribute(json, a);
+    a->shared_ndim = shared_attribute(json, a->shared);
+    (void)attribute(json, "block_levels", 1, 1, &a->levels);
+    a->is_table = ipsb_json_find(json, strlen(json), 2, "block_table_of");
+    a->block_ndim = attribute(json, "block_shape", 0, 1, a->block_shape);
+}
+
+/* An array that is described and nobody needs. What is wrong with it matters to nobody: then it has
+ * no bytes per cell. */
+static void read_unneeded(reader *r, agreement *a)
+{
+    char *json;
+    int64_t itemsize, flags, ndim;
+    a->name = string(r);
+    a->dtype = string(r);
+    itemsize = number(r);
+    flags = number(r);
+    a->first = number(r);
+    a->every = number(r);
+    a->steps = -1;
+    ndim = 1 + items_of(r, 8);
+    if (r->error || ndim > MAX_NDIM || itemsize < 1 || itemsize > 1 << 24)
+        return;
+    a->ndim = (int)ndim;
+    a->ragged = flags & RAGGED;
+    a->by_id = flags & IDS_LOW ? LOW_IDS : flags & IDS_HIGH ? HIGH_IDS : flags & IDS ? UNIQUE_IDS : BY_BLOCK;
+    for (int d = 1; d < a->ndim; d++) {
+        a->shape[d] = number(r);
+        if (a->shape[d] > MAX_LENGTH || (a->shape[d] < 1 && !(a->ragged && d == 1)))
+            return;
+    }
+    json = string(r);
+    if (json && !r->error) {
+        read_attributes(a, json);
+        a->itemsize = itemsize;
+    }
+    free(json);
+}
+
 static void read_array(reader *r, agreement *a)
 {
     char explicit_name[24], *unused, *json;
@@ -303,14 +345,8 @@ static void read_array(reader *r, agreement *a)
         refuse(r, "the contract's placement does not fit its chunks");
     free(owners);
     json = string(r);
-    if (json && !r->error) {
-        a->grid_ndim = attribute(json, "process_grid", a->ndim - 1, 1, a->grid);
-        a->halo_ndim = halo_attribute(json, a);
-        a->shared_ndim = shared_attribute(json, a->shared);
-        (void)attribute(json, "block_levels", 1, 1, &a->levels);
-        a->is_table = ipsb_json_find(json, strlen(json), 2, "block_table_of");
-        a->block_ndim = attribute(json, "block_shape", 0, 1, a->block_shape);
-    }
+    if (json && !r->error)
+        read_attributes(a, json);
     if (!r->error && flags & CHOICE) { /* of blocks of an adaptive mesh */
         a->has_choice = true;
         a->level_low = number(r);
@@ -325,6 +361,21 @@ static void read_array(reader *r, agreement *a)
                 a->box[d][side] = number(r);
     }
     free(json);
+}
+
+/* Read one record; what this reader does not know lies at its end. */
+static void read_record(reader *r, agreement *a, void (*read)(reader *, agreement *))
+{
+    size_t begin = r->at, end = r->end;
+    int64_t bytes = number(r);
+    if (bytes < 8 || bytes % 8 || (uint64_t)bytes > end - begin)
+        refuse(r, "an array of the contract does not fit its record");
+    if (r->error)
+        return;
+    r->end = begin + (size_t)bytes;
+    read(r, a);
+    r->at = r->end;
+    r->end = end;
 }
 
 const char *ipsb_contract_parse(contract *out, const uint8_t *data, size_t length)
@@ -345,21 +396,17 @@ const char *ipsb_contract_parse(contract *out, const uint8_t *data, size_t lengt
     if (!out->arrays)
         return "no memory for the contract";
     for (int64_t i = 0; i < n && !r.error; i++) {
-        size_t begin = r.at, end = r.end;
-        int64_t bytes = number(&r);
-        if (bytes < 8 || bytes % 8 || (uint64_t)bytes > end - begin)
-            refuse(&r, "an array of the contract does not fit its record");
-        if (r.error)
-            break;
-        r.end = begin + (size_t)bytes;
-        out->n_arrays++;
-        read_array(&r, &out->arrays[i]);
-        r.at = r.end; /* what this reader does not know lies at the end */
-        r.end = end;
+        read_record(&r, &out->arrays[out->n_arrays++], read_array);
         for (int64_t j = 0; j < i && !r.error; j++)
             if (!strcmp(out->arrays[i].name, out->arrays[j].name))
                 refuse(&r, "the contract names an array twice");
     }
+    n = r.error || r.at == r.end ? 0 : items_of(&r, 8);
+    out->unneeded = calloc((size_t)(n ? n : 1), sizeof *out->unneeded);
+    if (!out->unneeded)
+        return "no memory for the contract";
+    while (out->n_unneeded < n && !r.error)
+        read_record(&r, &out->unneeded[out->n_unneeded++], read_unneeded);
     return r.error;
 }
 
@@ -374,6 +421,11 @@ void ipsb_contract_free(contract *c)
         free(a->wanted);
         free(a->owners);
     }
+    for (int i = 0; i < c->n_unneeded; i++) {
+        free(c->unneeded[i].name);
+        free(c->unneeded[i].dtype);
+    }
+    free(c->unneeded);
     free(c->run);
     free(c->arrays);
     memset(c, 0, sizeof *c);

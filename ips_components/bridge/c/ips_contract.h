@@ -59,8 +59,8 @@ typedef struct agreement {
 
 typedef struct contract {
     char *run;
-    int n_arrays;
-    agreement *arrays;
+    int n_arrays, n_unneeded;
+    agreement *arrays, *unneeded; /* those that are described only have no cover, chunks, owners */
 } contract;
 
 /* Returns NULL, or why the bytes are no contract. `out` can be freed in any case. */

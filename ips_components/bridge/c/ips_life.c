@@ -77,14 +77,15 @@ void ipsb_account_untaken(ips_bridge *b)
 
 void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason)
 {
-    size_t n = (size_t)b->contract.n_arrays;
+    size_t n = 0;
     int64_t last = -1;
     bool any = false;
-    uint64_t *counters = malloc(sizeof *counters * COUNTERS * (n + 1));
+    uint64_t *counters = malloc(sizeof *counters * COUNTERS * (b->n_agreed + 1));
     if (!counters)
         return;
-    for (size_t i = 0; i < n; i++)
-        ipsb_counters(b->agreed[i], counters + COUNTERS * i);
+    for (size_t i = 0; i < b->n_agreed; i++)
+        if (b->agreed[i])
+            ipsb_counters(b->agreed[i], counters + COUNTERS * n++);
     for (size_t i = 0; i < b->n_arrays; i++) {
         const array *a = b->arrays[i];
         if (a->any_put && (!any || a->put_step > last))

@@ -347,7 +347,7 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
     step += b ? b->shift : 0;
     int code = named ? ipsb_begin_put(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
     if (code || !a) {
-        if (!code && named->ndim >= 0 && !named->ragged && !named->by_id)
+        if (!code && named->ndim >= 0 && !named->ragged && !named->by_id && !named->elsewhere)
             named->bytes[SKIPPED] += (uint64_t)ipsb_owned_bytes(named, offset, extent);
         return code;
     }

@@ -21,7 +21,7 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
     step += b->shift;
     code = ipsb_begin_put(named, step, true, &a);
     if (code || !a) {
-        if (!code && named->ragged) {
+        if (!code && (named->ragged || named->by_id)) {
             for (int d = 1; d < named->ndim; d++)
                 total *= named->contract ? named->contract->shape[d + 1] : named->shape[d];
             named->bytes[SKIPPED] += (uint64_t)(total * named->itemsize);

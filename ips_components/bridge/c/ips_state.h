@@ -45,7 +45,8 @@ struct ips_bridge {
     links links;
     array **arrays;
     size_t n_arrays;
-    array **agreed; /* by ordinal in the contract */
+    array **agreed; /* by ordinal in the contract, then those that are accounted for only */
+    size_t n_agreed;
     bool shared;
     size_t n_shared; /* slots that receivers may map */
     segment_limits segment_limits;

@@ -29,16 +29,17 @@ static int64_t coarse_now(void)
  * when the analysis has failed, for clients that attach. */
 static void send_account(ips_bridge *b, int64_t step, bool now)
 {
-    size_t n = (size_t)b->contract.n_arrays;
+    size_t n = 0;
     peer *k = ipsb_home(&b->links);
     buffer frame = {0};
     uint64_t *counters;
     if (b->links.lost[0] || (b->fault && step > NO_STEP / 2) || !k ||
-        !(counters = malloc(sizeof *counters * COUNTERS * (n + 1))))
+        !(counters = malloc(sizeof *counters * COUNTERS * (b->n_agreed + 1))))
         return;
     b->last_account = coarse_now();
-    for (size_t i = 0; i < n; i++)
-        ipsb_counters(b->agreed[i], counters + COUNTERS * i);
+    for (size_t i = 0; i < b->n_agreed; i++)
+        if (b->agreed[i])
+            ipsb_counters(b->agreed[i], counters + COUNTERS * n++);
     ipsb_pack_step_end(&frame, step, b->waited_ns, counters, (uint32_t)n);
     free(counters);
     if (ipsb_enqueue_frame(k, &frame, false) && now)
