@@ -112,6 +112,17 @@ static void put_all(ips::bridge &bridge)
     CHECK(!bridge.should_stop());
     CHECK(bridge.wait(10));
     CHECK(bridge.account("t").blocks.delivered == 4);
+    // programs of an older and of a newer version have a smaller and a larger structure
+    struct {
+        ips_bridge_account known;
+        std::uint64_t later;
+    } account;
+    std::memset(&account, 1, sizeof account);
+    const std::size_t size = sizeof account.known.blocks;
+    CHECK(!ips_bridge_statistics_sized(bridge.get(), "t", &account.known, size));
+    CHECK(account.known.blocks[2] == 4 && account.known.bytes[0] == 0x0101010101010101);
+    CHECK(!ips_bridge_statistics_sized(bridge.get(), "t", &account.known, sizeof account));
+    CHECK(account.known.bytes[2] == 4 * 96 && account.later == 0);
     CHECK(bridge.lost().empty());
     CHECK(bridge.lanes().first + bridge.lanes().second == 1);
 }
@@ -322,6 +333,19 @@ def test_ranks_of_a_communicator(built, sinks, tmp_path):
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{LIBRARY}"]
     run(mpi("mpicxx"), *flags, source, built / "libips_bridge.a", "-o", program)
     coupled_ranks(program, sinks, tmp_path)
+    # what rank 0 suffers from is an error of all ranks; none is aborted, none waits for the others
+    nowhere = {"IPS_COMPONENTS_CONTACT": str(tmp_path / "none.json")}
+    ended = subprocess.run(
+        [mpi("mpiexec"), "-n", "3", program],
+        env={**os.environ, **nowhere, "IPS_COMPONENTS_DEADLINE": "0.5"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 2
+    assert len(lines) == 3 and all("none.json" in line for line in lines), lines
 
 
 @pytest.mark.skipif(not (mpi("mpicxx") and mpi("mpiexec")), reason="needs MPI for C++")
