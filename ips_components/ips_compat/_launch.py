@@ -42,6 +42,12 @@ def guard_command(*options: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(GUARD), *options, "--"]
 
 
+def make_executable(script: Path) -> None:
+    """Let those run a script who may read it by the umask."""
+    mode = script.stat().st_mode
+    script.chmod(mode | (mode & 0o444) >> 2)
+
+
 def write_epilog(directory: Path, since: float) -> Path:
     """Write the script for the end of a task of Slurm.
 
@@ -58,7 +64,7 @@ def write_epilog(directory: Path, since: float) -> Path:
     draft = script.with_suffix(f".{os.getpid()}.draft")
     patterns = " ".join(f"/dev/shm/{name}*" for name in guard.SEGMENTS)
     draft.write_text(_EPILOG.format(patterns=patterns, sweep=shlex.join(python)))
-    draft.chmod(0o755)
+    make_executable(draft)
     draft.replace(script)
     return script
 

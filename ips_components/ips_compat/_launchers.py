@@ -15,7 +15,7 @@ from pathlib import Path
 import dask
 
 from ips_components.ips_compat import guard
-from ips_components.ips_compat._launch import DIRECTORY, guard_command
+from ips_components.ips_compat._launch import DIRECTORY, guard_command, make_executable
 
 _SCRIPT = """\
 #!/bin/sh
@@ -128,7 +128,7 @@ def _write(directory: Path, name: str, template: str, **words: str) -> Path:
             **words,
         )
     )
-    draft.chmod(0o755)
+    make_executable(draft)
     draft.replace(script)  # a pool that was submitted before may be reading it
     return script
 

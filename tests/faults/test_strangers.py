@@ -169,6 +169,20 @@ def test_without_security_the_summary_says_so(coupled):
     assert "SECURITY = none" not in json.dumps(record_of(flow)["cause"])
 
 
+def test_files_have_no_more_permissions_than_the_umask_gives(coupled):
+    """The run's directory, its logs, records and results, and what IPS makes beside them."""
+    before = os.umask(0o077)
+    try:
+        flow = coupled(steps=4)
+        ended = flow.run(110.0)
+    finally:
+        os.umask(before)
+    assert ended.status == 0, ended.output + ended.log
+    made = [path for path in flow.root.rglob("*") if not path.is_symlink()]
+    assert any(path.name == "run.json" for path in made)
+    assert [str(path) for path in made if _mode(path) & 0o077] == []
+
+
 def _hostile(run, process, seed):
     """Connections that end, say nothing, or say what they should not, to every port of a run."""
     rng = random.Random(seed)
