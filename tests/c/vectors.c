@@ -6,6 +6,8 @@
 
 #include "ips_attached.h"
 #include "ips_contact.h"
+#include "ips_dtype.h"
+#include "ips_grid.h"
 #include "ips_ids.h"
 #include "ips_life.h"
 #include "ips_memory.h"

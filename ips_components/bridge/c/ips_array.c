@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "ips_grid.h"
 #include "ips_state.h"
 
 static char *copy(const char *text)

@@ -71,9 +71,5 @@ bool ipsb_place(agreement *a, uint64_t epoch, uint32_t period, uint32_t n, const
 bool ipsb_has(progression p, int64_t value);
 int64_t ipsb_time_index(const agreement *a, int64_t step); /* -1: not a published step */
 uint32_t ipsb_owner(const agreement *a, int64_t chunk);
-/* Bring a NumPy type name to its explicit form; 0 when it is none, else bytes per cell. */
-int64_t ipsb_dtype(const char *name, char explicit_name[24]);
-/* Factor ranks into a balanced grid as MPI_Dims_create does. */
-void ipsb_dims_create(int size, int ndim, int64_t *grid);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include "ips_state.h"
 
-/* Append what a hello says of this rank, as JSON. */
-void ipsb_hello_info(const ips_bridge *b, buffer *out);
+/* Replace a text by that of a buffer, which is taken over. */
+int ipsb_take_text(ips_bridge *b, buffer *out, char **text);
 
 #endif

@@ -7,7 +7,6 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "ips_describe.h"
 #include "ips_dispatch.h"
 #include "ips_feedback.h"
 #include "ips_join.h"

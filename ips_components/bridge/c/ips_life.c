@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "ips_describe.h"
 #include "ips_dispatch.h"
 #include "ips_feedback.h"
 #include "ips_life.h"
+#include "ips_rank_info.h"
 
 /* Who this machine is, as booted now: receivers with the same identity share memory with us. */
 static void read_host_identity(ips_bridge *b)
