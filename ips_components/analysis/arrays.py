@@ -93,7 +93,7 @@ def external_arrays(
             arrays[spec.name] = ExternalArray(source.view(whole, tuple(range(layout.ndim))))
     for spec in specs:  # the table of blocks has the rows that are chosen of these
         of = spec.attrs.get(TABLE_OF)
-        if of in arrays:
+        if of is not None and of in arrays:
             arrays[spec.name].source.chosen = arrays[of].source.chosen
     return arrays
 
@@ -322,7 +322,8 @@ class OpenEndedArray:
         shape = self.source.layout.shape
         dims = [Progression(first, last - first), *(Progression(0, n) for n in shape[1:])]
         window = ExternalArray(self.source.view(Selection.of(dims), tuple(range(len(shape)))))
-        return window[(time, *space)]
+        cut: Any = window[(time, *space)]
+        return cut
 
 
 def _refused(name: str) -> Any:

@@ -201,9 +201,9 @@ class _Search:
                     fused[(source.name, *view.base_index(index))].add((view, index))
         found = Needed()
         for key, task in tasks.items():
-            view = self.views.get(_name(key))
-            if view is not None:
-                found.setdefault(view, {})[key[1:]] = None
+            read = self.views.get(_name(key))
+            if read is not None:
+                found.setdefault(read, {})[key[1:]] = None
                 continue
             for dependency in task.dependencies:
                 for user, index in fused.get(dependency, ()):

@@ -121,8 +121,7 @@ class _Tracer:
 
     def _of_layer(self, name: str) -> Provenance | None:
         layer = self.graph.layers[name]
-        if isinstance(layer, ViewLayer):
-            view = layer.view
+        if isinstance(layer, ViewLayer) and isinstance(view := layer.view, View):
             spec = view.source.spec
             units = str(spec.attrs.get("units", ""))
             return Provenance(tuple(spec.dims[dim] for dim in view.kept), units, _steps_of(view))

@@ -28,7 +28,7 @@ def storable(array: xr.DataArray) -> xr.DataArray:
 
 def _without_mask(array: xr.DataArray) -> xr.DataArray:
     """Return an array with missing values in place of a mask: NaN, or ``_FillValue``."""
-    data = array.variable._data
+    data: Any = array.variable._data
     lazy = dask.is_dask_collection(data)
     if not isinstance(data._meta if lazy else data, np.ma.MaskedArray):
         return array

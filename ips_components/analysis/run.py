@@ -337,7 +337,9 @@ class Run:
 
     def _remarks(self) -> dict[str, dict[str, Any]]:
         """Return what is said of arrays beside their contract, by name."""
-        remarks = {name: {"chunk_reason": why} for name, why in self._chunk_reasons.items()}
+        remarks: dict[str, dict[str, Any]] = {
+            name: {"chunk_reason": why} for name, why in self._chunk_reasons.items()
+        }
         for name, array in self.arrays.items():
             if (found := array.source.widened) is not None:
                 more = {"times_used": found[0], "widened_by": list(found[1])}

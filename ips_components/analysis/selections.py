@@ -24,13 +24,13 @@ def whole_boxes(view: View, indices: Iterable[Index]) -> Iterator[Selection]:
     times: dict[Index, list[int]] = defaultdict(list)
     for time, *space in indices:
         times[tuple(space)].append(time)
-    rows: dict[tuple[int, ...], list[Index]] = defaultdict(list)
-    for space, of_space in times.items():
-        rows[tuple(sorted(of_space))].append(space)
+    rows: dict[Index, list[Index]] = defaultdict(list)
+    for place, of_place in times.items():
+        rows[tuple(sorted(of_place))].append(place)
     for of_rows, spaces in rows.items():
         for run in _runs(of_rows):
-            for space in sorted(spaces):
-                yield view.box((run.start, *space), (run.stop - 1, *space))
+            for place in sorted(spaces):
+                yield view.box((run.start, *place), (run.stop - 1, *place))
 
 
 def boxes_of(needed: Mapping[View, Chunks]) -> list[Selection]:

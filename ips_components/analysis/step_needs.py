@@ -157,7 +157,7 @@ class Guards:
             self._needs[key] = _Need(most.step, low, high, run, most.reduced)
             return
         if rule is Rule.CARRY:
-            state = state_of(task)  # type: ignore[arg-type]
+            state = state_of(task)
             new = [need for k, need in below.items() if k != state]
             step = max((need.step for need in new), default=-1)
             self._note_joined(task, [k for k in below if k != state])

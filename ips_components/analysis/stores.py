@@ -101,7 +101,7 @@ def _of_zarr(path: Path) -> Iterator[StoredArray]:
     import zarr
 
     try:
-        node = zarr.open(path, mode="r")
+        node: Any = zarr.open(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise ConfigError(f"SOURCE = {path}: the folder is no Zarr store ({error})") from error
     if isinstance(node, zarr.Array):
@@ -260,8 +260,9 @@ def _read_xarray(path: str, name: str, box: Box) -> Any:
 def _read_zarr(path: str, name: str, box: Box) -> Any:
     import zarr
 
-    node = zarr.open(path, mode="r")
-    return (node[name] if name else node)[box]
+    store: Any = zarr.open(path, mode="r")
+    array = store[name] if name else store
+    return array[box]
 
 
 def _read_hdf5(path: str, name: str, box: Box) -> Any:

@@ -205,7 +205,7 @@ def _last_function(layer: Layer) -> tuple[Any, dict[str, Any]]:
     """Return the function of an aggregation, without the concatenation before it."""
     key, task = next(iter(dict(layer).items()), (None, None))
     task = convert_legacy_task(key, task, set()) if task is not None else None
-    function = getattr(task, "func", None)
+    function: Any = getattr(task, "func", None)
     options: Mapping[str, Any] = getattr(task, "kwargs", None) or {}
     if hasattr(function, "funcs"):
         inner, _ = _unwrap(function.first, {})

@@ -342,8 +342,9 @@ class Along(Operation):
             for axis in range(ndim):
                 if axis in mixed:
                     own = next(left) if self.keeps else None
-                    upto = self.prefix and own is not None
-                    dims.append(np.arange(own[-1] + 1) if upto else None)
+                    if own is not None:
+                        own = np.arange(own[-1] + 1) if self.prefix else None
+                    dims.append(own)
                 else:
                     dims.append(next(left))
             found.add(tuple(dims))

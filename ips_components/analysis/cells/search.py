@@ -26,10 +26,9 @@ from ips_components.analysis.cells.operations import (
     Elementwise,
     Operation,
     Ref,
-    Shape,
     UnknownCells,
 )
-from ips_components.analysis.cells.region import Region
+from ips_components.analysis.cells.region import Region, Shape
 from ips_components.analysis.cells.tasks import narrows, operation_of, value_of
 from ips_components.analysis.view_layer import ViewLayer
 from ips_components.analysis.views import Index, View
@@ -333,7 +332,7 @@ class _Search:
 
 def function_name(task: GraphNode) -> str:
     """Return the name of the function of a task, for messages."""
-    function = getattr(task, "func", None)
+    function: Any = getattr(task, "func", None)
     while hasattr(function, "func"):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))

@@ -262,15 +262,15 @@ def _grid(blocks: Any, ndim: int | None = None) -> Any:
 
 def _reduction(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     if name == "arg_chunk":
-        axes = tuple(args[3])
-        if len(axes) != 1:  # the whole block is laid out in one row
+        along = tuple(args[3])
+        if len(along) != 1:  # the whole block is laid out in one row
             raise _NotUnderstood
-        return Along(args[2], axes, keeps=True, size=1)
+        return Along(args[2], along, keeps=True, size=1)
     operand = args[1] if name in ("arg_agg", "_arg_combine") else args[0]
     if "axis" not in options:
         raise _NotUnderstood
-    axes = options["axis"]
-    axes = None if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+    given = options["axis"]
+    axes = None if given is None else (given,) if isinstance(given, int) else tuple(given)
     if isinstance(operand, list):  # the function joins the partial results itself
         if axes is None or not _origin(function).startswith("dask"):  # NumPy would stack them
             raise _NotUnderstood
