@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ips_components.ips_compat._text import describe, split_where
 
@@ -47,7 +47,9 @@ class Failures:
         last = self.fatal[0]
         for failure in self.all:
             if last.echoes(failure):
-                return str(failure)
+                # A driver of several simulations puts the one before that it is about.
+                is_whole = describe(last.error).endswith(describe(failure.error))
+                return str(replace(failure, error=last.error) if is_whole else failure)
         return str(last)
 
 
