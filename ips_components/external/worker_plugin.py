@@ -21,6 +21,7 @@ from ips_components.errors import DeadlineExceeded, ExternalTaskError
 from ips_components.external import _compat
 from ips_components.external._compat_versions import check
 from ips_components.external.names import Key, check_key
+from ips_components.external.packed_tasks import unpack_arrivals
 from ips_components.external.scheduler_plugin import ExternalTasksPlugin
 from ips_components.external.tasks import EXTENSION
 
@@ -296,6 +297,7 @@ class ExternalDataPlugin(WorkerPlugin):
             worker.handlers["external_provide"] = provide
             worker.stream_handlers["external-outcome"] = external.on_outcome
         external.users += 1
+        unpack_arrivals()
         for companion in self.companions:
             await companion.setup(worker, external)
             self._running.append(companion)

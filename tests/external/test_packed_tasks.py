@@ -56,6 +56,25 @@ def test_a_scheduler_imports_nothing_of_the_analysis(tmp_path):
     assert done.stderr.strip() == ""
 
 
+def test_a_worker_unpacks_tasks_as_they_arrive_and_not_in_the_threads_that_run_them():
+    code = (
+        "import pickle, sys; from dask._task_spec import Task; import dask.array.chunk as chunk; "
+        "from ips_components.external.packed_tasks import pack; "
+        "packed = pack({'x': Task('x', chunk.trim, 1)}); "
+        "sys.stdout.buffer.write(pickle.dumps(packed))"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    for setting, expected in (("", "False"), ("packed_tasks.unpack_arrivals(); ", "True")):
+        code = (
+            f"import pickle, sys; from ips_components.external import packed_tasks; {setting}"
+            "pickle.loads(sys.stdin.buffer.read()); print('dask.array.chunk' in sys.modules)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=made.stdout, capture_output=True, timeout=60
+        )
+        assert done.stdout.decode().strip() == expected, done.stderr
+
+
 def test_values_and_aliases_are_left_as_they_are():
     tasks = {"value": DataNode("value", 3), "alias": Alias("alias", "value")}
     assert pack(tasks) == tasks

@@ -106,7 +106,9 @@ def test_nothing_is_needed_of_one_of_two_simulations(tmp_path, leaves_nothing):
     assert ended.status == 0, ended.output + ended.log
     record = record_of(flow)
     np.testing.assert_allclose(results_of(record)["hot"], expected(1.0).sum(axis=1))
-    assert list(record["ledger"]["arrays"]) == ["hot"]
+    hot, cold = (record["ledger"]["arrays"][name] for name in ("hot", "cold"))
+    assert hot["bytes"]["delivered"] == hot["bytes"]["produced"] == cold["bytes"]["produced"] > 0
+    assert cold["bytes"]["delivered"] == 0
 
 
 def test_the_config_tells_who_puts_what(tmp_path, leaves_nothing):
