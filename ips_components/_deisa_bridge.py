@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ips_components import bridge
+from ips_components.bridge.rows import as_array
 from ips_components.errors import ConfigError
 from ips_components.wire.contact import ENVIRONMENT
 
@@ -77,12 +76,12 @@ class Bridge:
             raise ConfigError(
                 f"array {data_name!r} is not described; described are {', '.join(self._shapes)}"
             )
-        block = np.asarray(data)
+        block = as_array(data)
         if block.shape not in (shape, (1, *shape)):
             raise ConfigError(
                 f"array {data_name!r}: expected a block of subsizes {shape}, got {block.shape}"
             )
-        self.bridge.put(data_name, int(timestep), block.reshape(shape))
+        self.bridge.put(data_name, timestep, block.reshape(shape))
         if int(timestep) >= self._last[data_name]:
             del self._last[data_name]
             if not self._last:

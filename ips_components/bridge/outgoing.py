@@ -11,7 +11,7 @@ import numpy as np
 
 from ips_components.bridge.arrays import Array, margins_of, whole_ids
 from ips_components.bridge.fast_plan import FastPlan
-from ips_components.bridge.rows import Rows, as_rows, pack
+from ips_components.bridge.rows import Rows, as_rows, filled
 from ips_components.bridge.segments import Segments
 from ips_components.bridge.slots import Ring
 from ips_components.bridge.wanted import wanted_steps
@@ -172,15 +172,8 @@ class OutgoingArray:
             return block
         if (parts := as_rows(block)) is not None:
             return self._pack(parts, step)
-        if isinstance(block, np.ma.MaskedArray):
-            if self.fill_value is None and np.any(block.mask):
-                raise BridgeError(
-                    f"put of array {self.name!r} at step {step} on rank {self.rank}: "
-                    f"{np.count_nonzero(block.mask)} cells are masked, and a mask does not travel; "
-                    "describe the array with fill_value=..., or fill the block"
-                )
-            return np.asarray(block.filled(self.fill_value))
-        return np.asarray(block)
+        where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
+        return filled(block, self.fill_value, where)
 
     def _pack(self, parts: Sequence[Rows], step: int) -> Cells:
         where = f"put of array {self.name!r} at step {step} on rank {self.rank}"
@@ -188,7 +181,8 @@ class OutgoingArray:
             raise BridgeError(f"{where}: only arrays that are ragged or indexed by ids have rows")
         for part in parts:
             self.row_cells(part.cells, step)
-        return pack(parts)
+        packed = [filled(part.pack(), self.fill_value, where) for part in parts]
+        return packed[0] if len(packed) == 1 else np.concatenate(packed)
 
     @property
     def owned(self) -> list[Block] | None:

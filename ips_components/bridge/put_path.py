@@ -197,7 +197,8 @@ class PutPath:
             self.put(out, step, cells, None)
             self.put(table, step, np.broadcast_to(np.int64(0), (len(cells), cells.ndim)), None)
             return
-        numbers = out.block_table(out.cells(block, step), levels, places, step)
+        cells = out.cells(block, step)
+        numbers = out.block_table(cells, levels, places, step)
         for one, rows in ((out, cells), (table, numbers)):
             choice = one.contract.blocks if one.contract is not None else None
             if choice is None or step not in one.wanted:

@@ -39,7 +39,7 @@ class Rows:
     __slots__ = ("cells", "index")
 
     def __init__(self, cells: Any, index: Any = None) -> None:
-        self.cells: Array = np.asarray(cells)
+        self.cells = as_array(cells)
         self.index: Array | None = None
         if self.cells.ndim < 1:
             raise BridgeError(f"rows are an array of one dimension or more, got {self.cells!r}")
@@ -67,7 +67,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of the rows."""
-        return len(self) * (self.cells[:1].size and self.cells[0].nbytes)
+        return len(self) * self.cells[:1].nbytes
 
     def pack(self) -> Array:
         """Return the rows one behind the other."""
@@ -83,7 +83,28 @@ def as_rows(block: Any) -> Sequence[Rows] | None:
     return None
 
 
-def pack(parts: Sequence[Rows]) -> Array:
-    """Return the rows of all parts, in their order."""
-    packed = [one.pack() for one in parts]
-    return packed[0] if len(packed) == 1 else np.concatenate(packed)
+def as_array(cells: Any) -> Array:
+    """Return cells as an array; a mask stays, which the array they are put into deals with."""
+    if type(cells) is np.ndarray:  # nearly always, and then numpy.ma is not loaded
+        return cells
+    return cells if isinstance(cells, np.ma.MaskedArray) else np.asarray(cells)
+
+
+def filled(cells: Any, fill_value: Any, where: str) -> Array:
+    """Return cells as an array without a mask.
+
+    Raises
+    ------
+    BridgeError
+        When cells are masked and there is no `fill_value`.
+    """
+    array = as_array(cells)
+    if type(array) is np.ndarray:
+        return array
+    assert isinstance(array, np.ma.MaskedArray)
+    if fill_value is None and np.any(array.mask):
+        raise BridgeError(
+            f"{where}: {np.count_nonzero(array.mask)} cells are masked, and a mask does not "
+            "travel; describe the array with fill_value=..., or fill the block"
+        )
+    return np.asarray(array.filled(fill_value))
