@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from distributed.comm.addressing import get_address_host
 
 from ips_components.coordination import messages as m
 from ips_components.coordination.coordinator import RunCoordinator
@@ -167,7 +168,7 @@ class WorkerSession:
             run=self.run,
             token=self.settings.token,
             budget=int(limit * self.settings.memory_share),
-            host=self.worker.address.split("://")[-1].rsplit(":", 1)[0],
+            host=get_address_host(self.worker.address),
             lanes=self.settings.lanes,
             tls=_tls_of(self.worker.security) if self.settings.security == "tls" else None,
             silence=silence,

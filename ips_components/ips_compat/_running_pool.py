@@ -261,8 +261,10 @@ class RunningPool:
     def _scratch(self) -> list[Path]:
         """Directories of the workers, which they remove last; none if some are on other hosts."""
         with contextlib.suppress(Exception):  # a scheduler that is lost; the deadline is left
+            from distributed.comm.addressing import get_address_host
+
             workers = self.client.scheduler_info()["workers"].values()
-            here = self.client.scheduler.address.split("://")[-1].rsplit(":", 1)[0]
+            here = get_address_host(self.client.scheduler.address)
             self._n_workers = len(workers)
             if all(each["host"] == here for each in workers):
                 return [Path(each["local_directory"]) for each in workers]

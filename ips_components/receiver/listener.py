@@ -64,7 +64,10 @@ class Listener:
         with contextlib.ExitStack() as opened:
             self._sockets: list[socket.socket] = []
             if "tcp" in lanes:
-                tcp = opened.enter_context(socket.create_server((host, port), backlog=BACKLOG))
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                tcp = opened.enter_context(
+                    socket.create_server((host, port), family=family, backlog=BACKLOG)
+                )
                 self.address = tcp.getsockname()[:2]
                 self._sockets.append(tcp)
             if "shm" in lanes:

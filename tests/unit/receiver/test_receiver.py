@@ -286,6 +286,14 @@ def test_without_the_tcp_lane_no_port_is_open():
             rank.hear_until(m.Welcome)
 
 
+def test_a_receiver_listens_on_an_address_of_ipv6():
+    with receiving(SPEC, host="::1") as (receiver, sink):
+        assert receiver.endpoint.host == "::1"
+        with Rank(receiver, lane="tcp") as rank:
+            rank.put(0, ALL, np.ones(4))
+            sink.wait(lambda: sink.chunks)
+
+
 def test_frames_stay_whole_where_a_rank_reads_late():
     """Heartbeats meet a socket that has taken a part of a frame."""
     with receiving(SPEC, heartbeat=0.01) as (receiver, _), Rank(receiver, lane="shm") as rank:
