@@ -506,6 +506,7 @@ def test_an_analysis_that_gives_no_contract_is_named(coordinator):
     run(coordinator._check_liveness())
     fatal = coordinator.runs["r"].state.fatal
     assert fatal.who == "analysis"
+    assert "function has neither returned its results nor committed them 0 s (CON" in fatal.cause
     assert "CONTRACT_TIME_OUT" in fatal.cause
     coordinator._watchdog.stop()
 

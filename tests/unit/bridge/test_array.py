@@ -30,7 +30,7 @@ def test_numbers_of_any_type_are_those_of_python(kind):
     assert described.spec == expected.spec
     assert described.blocks == expected.blocks
     assert described.halo == expected.halo
-    assert json.dumps(described.to_json()) == json.dumps(described.to_json())
+    assert json.loads(json.dumps(described.to_json())) == expected.to_json()
     assert json.loads(json.dumps(described.blocks)) == [[[0, 0], [2, 6]], [[2, 0], [2, 6]]]
 
 
@@ -111,7 +111,4 @@ def test_a_program_that_exits_within_the_bridge(tmp_path, code, status):
             bridge.put("t", 0, np.ones(2))
             raise SystemExit(code)
         sink.wait(lambda: sink.byes)
-    assert {bye.status for bye in sink.byes.values()} in (
-        {status},
-        {"ok" if not status else "aborted"},
-    )
+    assert {bye.status for bye in sink.byes.values()} == {status}

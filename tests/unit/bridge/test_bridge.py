@@ -261,15 +261,15 @@ def test_arrays_described_in_code_reach_the_analysis(tmp_path):
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (np.zeros((6, 4), "f4"), "array 't' at step 2 on rank 0: expected dtype float64, got flo"),
+        (np.zeros((6, 4), "f4"), "expected dtype float64, got float32"),
         (np.zeros((6, 5)), r"expected shape \(12, 8\) \(block \(12, 8\)\), got \(6, 5\)"),
-        (np.zeros(6), r"got \(6,\)"),
+        (np.zeros(6), r"expected shape \(12, 8\) .* got \(6,\)"),
     ],
 )
 def test_a_wrong_block_is_named(tmp_path, block, message):
     with (
         receivers(tmp_path, agree(SPEC)) as (file, _, _sinks),
-        pytest.raises(BridgeError, match=message),
+        pytest.raises(BridgeError, match=f"array 't' at step 2 on rank 0: {message}"),
         Bridge(contact=file) as bridge,
     ):
         bridge.put("t", 2, block)

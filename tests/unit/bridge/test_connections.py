@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,6 +178,42 @@ def test_many_blocks_leave_the_program_its_descriptors(tmp_path, few_descriptors
         assert all(np.array_equal(sink.chunks[0, step][0], field[step]) for step in range(8))
     assert "ulimit -n" not in caplog.text
     assert segments._in_use.count == 0
+
+
+@pytest.mark.parametrize("lanes", [("tcp",), ("shm", "tcp")], ids=lambda lanes: lanes[0])
+def test_a_put_of_many_blocks_costs_no_more_for_each(tmp_path, lanes):
+    """Instructions of the interpreter are counted, since times are those of the machine."""
+    counts = []
+
+    def count(frame, event, arg):
+        if event == "call" and "ips_components" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counts[-1] += event == "opcode"
+        return count
+
+    for n in (40, 400):
+        spec = ArraySpec("t", "f8", (n, 4), StepAxis(count=2))
+        contract = Contract(RUN, (ArrayContract.agree(spec, run=RUN, chunks=(1, n, 4)),))
+        arrays = [Array("t", spec.shape, blocks=[((i, 0), (1, 4)) for i in range(n)], steps=2)]
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        with (
+            receivers(folder, contract, contact_options={"lanes": lanes}) as (file, _, _),
+            Bridge(contact=file, arrays=arrays) as bridge,
+        ):
+            for step in range(2):
+                counts.append(0)
+                sys.settrace(count)
+                try:
+                    for i in range(n):
+                        bridge.put("t", step, FIELD[step, :1, :4], offset=(i, 0))
+                finally:
+                    sys.settrace(None)
+                counts[-1] /= n
+                assert bridge.wait()
+    assert counts[2] < 2 * counts[0]  # the first step makes slots, others use them again
+    assert counts[3] < 2 * counts[1]
 
 
 def test_many_arrays_leave_the_program_half_of_its_descriptors(tmp_path, few_descriptors, caplog):

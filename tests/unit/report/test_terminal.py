@@ -111,6 +111,14 @@ def test_summary_of_a_failed_run_begins_with_the_cause():
     assert any("lost" in line and "8.00 MiB (0.7 %)" in line for line in rest)
 
 
+def test_no_share_is_said_of_a_wait_that_began_before_the_first_step():
+    """It was cut to "100 % of its time", which is that between the first put and the last."""
+    record = run_records.ok_record()
+    record["waited"]["per_rank"][0] = 2 * Facts.of(record).active
+    assert Facts.of(record).waited_share is None
+    assert "of its time" not in summary_table(record)
+
+
 @pytest.mark.parametrize("name", run_records.RECORDS)
 def test_every_record_has_a_summary_and_a_ledger(name):
     record = run_records.RECORDS[name]()
