@@ -428,7 +428,8 @@ class Bridge:
             if not drained:
                 self._delivery.write_off()
             counters = tuple(out.counters() for out in self._session.accounted)
-            bye = m.Bye(self._steps.newest, int(status != "ok"), counters, reason)
+            last = max(self._steps.ended, self._session.last_put)
+            bye = m.Bye(last, int(status != "ok"), counters, reason)
             answered = self._session.goodbye(bye)
         finally:
             self._closed = True

@@ -273,7 +273,7 @@ class AttachedRun:
                 path.delivery.write_off()
             counters = tuple(out.counters() for out in session.needed)
             session.goodbye(
-                m.Bye(path.steps.newest, int(status != "ok"), counters, reason), deadline.left
+                m.Bye(session.last_put, int(status != "ok"), counters, reason), deadline.left
             )
         except (IPSComponentsError, OSError) as error:
             mailbox.lose(str(error))

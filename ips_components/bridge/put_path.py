@@ -107,8 +107,6 @@ class PutPath:
             out.skipped_bytes += out.owned_bytes(block, offset) if own is None else own
             self.steps.skipped(step)
             return
-        if step != self.steps.current:
-            self.steps.begin(step)
         fast = out.fast
         if fast is not None and offset is None and self._put_fast(out, fast, step, block):
             out.mark_step(step, None)
@@ -124,6 +122,7 @@ class PutPath:
             return
         cells = out.cells(block, step)
         plan = out.plan(cells, offset, step)
+        self._begin(step)
         if not out.block_announced:
             self.announce_block(out, plan)
         pieces = self._send(out, step, t, plan.at, cells, plan.size * cells.itemsize)
@@ -135,6 +134,11 @@ class PutPath:
         if self._may_borrow:
             self._put_ended = time.perf_counter_ns()
             self._put_took = self._put_ended - self._put_began
+
+    def _begin(self, step: int) -> None:
+        """Begin a step, once its first block is known to be as described."""
+        if step != self.steps.current:
+            self.steps.begin(step)
 
     def shorten(self, out: OutgoingArray, plan: BlockPlan) -> None:
         """Let the next steps of an array go the fast way."""
@@ -152,6 +156,7 @@ class PutPath:
         rows = out.rows
         if rows is None:
             return
+        self._begin(step)
 
         def find(t: int) -> Sequence[Piece]:
             one = rows.at(t)
@@ -211,6 +216,7 @@ class PutPath:
     def _put_ids(self, out: OutgoingArray, step: int, t: int, cells: Cells, ids: Any) -> None:
         """Put this rank's rows of an array that is indexed by ids."""
         plan = out.id_plan(cells, ids, step)
+        self._begin(step)
         cuts: list[IdCut] = []
 
         def find(t: int) -> Sequence[Piece]:
@@ -380,8 +386,12 @@ class PutPath:
             type(block) is not np.ndarray
             or block.shape != out.put_shape
             or block.dtype is not out.dtype  # equal ones go the usual way
-            or (taken := self.take_fast(out, fast, step, in_place=False)) is None
         ):
+            return False
+        if step != self.steps.current:
+            self.steps.begin(step)
+        taken = self.take_fast(out, fast, step, in_place=False)
+        if taken is None:
             return False
         slot, connection = taken
         slot.places[0].cells[...] = block[fast.src]

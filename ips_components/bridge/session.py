@@ -386,6 +386,11 @@ class Session:
         specs = self.contract.unneeded
         return self.needed + [self.arrays[s.name] for s in specs if s.name in self.arrays]
 
+    @property
+    def last_put(self) -> int:
+        """The newest step of which a block was put, -1 before any."""
+        return max((-1, *(out.put_step for out in self.arrays.values())))
+
     def _arrays(
         self, described: Mapping[str, Array], rank: int, size: int
     ) -> dict[str, OutgoingArray]:

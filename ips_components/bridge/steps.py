@@ -57,7 +57,9 @@ class Steps:
     first, shift : int
         First step of this launch, and what is added to the program's steps.
     newest : int
-        The last step that was put or ended, -1 before any.
+        The last step that was begun or ended, -1 before any.
+    ended : int
+        The last step that was ended, -1 before any.
     current : int or None
         The step that has begun and not ended.
     """
@@ -72,7 +74,7 @@ class Steps:
         renumbered: bool,
     ) -> None:
         self.first, self.shift = first, first if renumbered else 0
-        self.newest = -1
+        self.newest = self.ended = -1
         self.current: int | None = None
         self._delivery, self._arrays, self._launch = delivery, list(arrays), launch
         self._waited: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
@@ -109,6 +111,7 @@ class Steps:
         """End the step that has begun, if any."""
         step, self.current = self.current, None
         if step is not None:
+            self.ended = step
             frame = self._frame(step, with_account=True)
             if frame is not None:
                 self._delivery.report(frame)

@@ -275,6 +275,25 @@ def test_a_wrong_block_is_named(tmp_path, block, message):
         bridge.put("t", 2, block)
 
 
+@pytest.mark.parametrize("right", [0, 3])
+@pytest.mark.parametrize("how", ["put", "rows", "block"])
+def test_a_step_whose_first_block_is_wrong_was_not_put(tmp_path, lanes, right, how):
+    rows = ArraySpec("t", "f8", (-1, 2), StepAxis(count=6), ragged=True)
+    spec = rows if how == "rows" else SPEC
+    good = np.ones((12, 2) if how == "rows" else (12, 8))
+    with receivers(tmp_path, agree(spec), lanes=lanes) as (file, _, (sink,)):
+        with pytest.raises((BridgeError, ZeroDivisionError)), Bridge(contact=file) as bridge:
+            for step in range(right):
+                bridge.put("t", step, good)
+            if how == "block":
+                with bridge.block("t", right):
+                    raise ZeroDivisionError("unstable")
+            bridge.put("t", right, good.astype("f4"))
+        sink.wait(lambda: sink.byes)
+    assert sink.byes[0].last_step == right - 1
+    assert [info.step for _, info in sink.steps] == [*range(right)]
+
+
 def test_an_array_that_was_not_described(tmp_path):
     arrays = [Array("t", (12, 8), steps=6)]
     with (
