@@ -18,6 +18,7 @@ _KINDS = {
     ("ips_components.simulation", "Simulation"): "simulation",
     ("ips_components.analytics", "Analytics"): "analytics",
 }
+_OUR_MODULES = (*(module for module, _ in _KINDS), "ips_components.ensemble")
 _OF_KIND: dict[str, tuple[type, ...]] = {
     "driver": (),
     "simulation": (SimulationConfig,),
@@ -246,6 +247,8 @@ class ComponentChecker:
             source, problem = find_source(module)
             if problem:
                 remedy = "install it, or put its directory in PYTHONPATH"
+                if meant := did_you_mean(module, _OUR_MODULES):
+                    remedy = f"{meant} Else {remedy}"
                 add(section, "MODULE", problem, remedy, fatal)
                 return
         else:

@@ -400,6 +400,8 @@ def test_everything_is_read(files):
         ("IMPLEMENTATION = PCA", "", "[PORTS][ANALYTICS] IMPLEMENTATION", "is missing", ""),
         ("[PORTS]", "[PORT]", "PORTS", "the section is missing", ""),
         ("ips_components.simulation", "ips_components.simulaton", "[HEAT] MODULE", "no module", ""),
+        ("ips_components.driver", "ips_components.drivr", "[DRIVER] MODULE", "no mod", "driver?"),
+        ("ips_components.driver", "ips_component.driver", "[DRIVER] MODULE", "no mod", "driver?"),
         ("NAME = Simulation", "NAME = Simulatoin", "[HEAT] NAME", "has no class", "Simulation?"),
         ("    MODULE = ips_components.driver\n", "", "[DRIVER] MODULE", "is missing, and", ""),
         ("    INPUT_FILES =\n", "    INPUT_FILES = a.dat\n", "[DRIVER] INPUT_FILES", "a.dat", ""),
