@@ -13,6 +13,8 @@ import measured
 from ips_components.config import reference
 
 ROOT = Path(__file__).parent.parent
+#: Core-seconds by which two starts differ: what is less than that is not told apart from it.
+LEAST = 0.1
 
 
 def write_pages(docs: Path) -> None:
@@ -125,12 +127,16 @@ def heat_pca_lines(results: Path, pictures: Path) -> Iterator[str]:
     yield f"| {' / '.join(costs)} | " + " | ".join([*systems, *ratios]) + " |"
     yield "|" + "---|" * (1 + len(systems) + len(ratios))
     for row in document["rows"]:
+        ours = list(row["systems"].values())[-1]
         cells = [
-            " / ".join(f"{each[cost]['median']:.3g}" for cost in costs)
+            " / ".join(_seconds(each[cost]["median"]) for cost in costs)
             for each in row["systems"].values()
         ]
         cells += [
-            " / ".join(f"{each[cost]['median']:.2g}" for cost in costs)
+            " / ".join(
+                f"{each[cost]['median']:.2g}" if ours[cost]["median"] >= LEAST else "-"
+                for cost in costs
+            )
             for each in row["ratios"].values()
         ]
         ranks = "1 rank" if row["ranks"] == 1 else f"{row['ranks']} ranks"
@@ -147,6 +153,10 @@ def heat_pca_lines(results: Path, pictures: Path) -> Iterator[str]:
             "![How long each step holds a rank, over the steps; the band is from the least to the "
             f"most of all ranks]({pictures.name}/{picture.name})"
         )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g}" if value >= LEAST else f"below {LEAST:g}"
 
 
 def benchmark_lines(results: Path, pictures: Path | None = None) -> Iterator[str]:
