@@ -59,7 +59,7 @@ def attach(options: argparse.Namespace) -> int:
     from ips_components.live import attach as attach_to
     from ips_components.report import Progress
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # that a run ends is no error
+    _silence_dask()
     with attach_to(options.where) as run:
         for spec in run.specs:
             print(f"{spec.name}: {spec.dtype} {spec.shape} {spec.attrs.get('units', '')}".rstrip())
@@ -70,6 +70,14 @@ def attach(options: argparse.Namespace) -> int:
             return 0
         print(f"{run.id}: {phase}")
         return int(phase != "ended")
+
+
+def _silence_dask() -> None:
+    """Have Dask log nothing: that a run ends, and its scheduler with it, is no error."""
+    import distributed  # noqa: F401  sets the levels of its loggers when it is imported
+
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _follow(run: Any, progress: Any) -> str:
