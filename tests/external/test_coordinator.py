@@ -511,6 +511,29 @@ def test_an_analysis_that_gives_no_contract_is_named(coordinator):
     coordinator._watchdog.stop()
 
 
+def test_silent_workers_of_a_run_that_is_over_are_left_alone(coordinator):
+    """The cluster may serve others by now."""
+    removed = []
+
+    async def remove_worker(worker, stimulus_id):
+        removed.append(worker)
+
+    coordinator.scheduler.remove_worker = remove_worker
+    coordinator.scheduler.workers["a"] = SimpleNamespace(last_seen=0.0)
+    open_receiver(coordinator, "a", "node1")
+    run(sign(coordinator))
+    hello(coordinator, 0, size=1, asks=True)
+    run(coordinator._check_liveness())
+    assert removed == ["a"]
+    coordinator.tasks.there = True
+    say_goodbye(coordinator, 0)
+    coordinator.event("a", "flushed", "r")
+    run(coordinator.call("results_done", "r", outcome={}))
+    assert coordinator.runs["r"].retired
+    run(coordinator._check_liveness())
+    assert removed == ["a"]
+
+
 def test_a_run_that_is_over_is_retired_and_forgotten_at_last(coordinator, monkeypatch):
     monkeypatch.setattr(coordinator_module, "MAX_RETIRED", 0)
     coordinator.scheduler.worker_plugins["plugin-r"] = b""
