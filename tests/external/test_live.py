@@ -94,6 +94,21 @@ def test_only_who_knows_the_token_sees_anything():
     asyncio.run(look())
 
 
+def test_its_token_is_in_no_log(caplog):
+    caplog.set_level("DEBUG")
+
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            assert await status_of(page.url) == 200
+            assert await status_of(f"{page.url}nothing") == 404
+            await page.close()
+
+    asyncio.run(look())
+    assert "Live page of run r1" in caplog.text
+    assert TOKEN not in caplog.text
+
+
 def test_the_page_forbids_everything_it_does_not_need():
     async def look():
         async with scheduler_with_run() as (scheduler, coordinator):

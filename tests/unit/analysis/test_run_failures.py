@@ -36,11 +36,11 @@ def run(client, tmp_path):
     """Run an analysis of this module over a stored field, in a task as live."""
     np.save(tmp_path / "t.npy", FIELD)
 
-    def start(analysis, **settings):
+    def start(analysis, more=(), **settings):
         parsed = RunSettings(
             run="r",
             token="t",
-            analysis=f"{__name__}:{analysis.__name__}",
+            analysis=", ".join(f"{__name__}:{each.__name__}" for each in (analysis, *more)),
             results=str(tmp_path / "results.zarr"),
             run_dir=str(tmp_path),
             **settings,
@@ -173,6 +173,21 @@ def test_results_that_share_a_key_are_all_written(run):
     assert found["a"]["values"] == found["b"]["values"] == pytest.approx(FIELD.mean())
     assert found["c"]["values"] == found["d"]["values"] == pytest.approx(FIELD.sum())
     assert found["f"]["shape"] == [5]
+
+
+def first_of_two(arrays):
+    return {"first": dask.delayed(float, pure=True)(arrays["t"].sum())}
+
+
+def second_of_two(arrays):
+    return {"second": dask.delayed(float, pure=True)(arrays["t"].sum())}
+
+
+def test_results_of_two_analyses_that_share_a_key_are_both_written(run):
+    found = run(first_of_two, more=[second_of_two])["variables"]
+    names = ("first_of_two_first", "second_of_two_second")
+    values = {name: each["values"] for name, each in found.items()}
+    assert values == dict.fromkeys(names, pytest.approx(FIELD.sum()))
 
 
 def plain(arrays):
