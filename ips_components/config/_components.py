@@ -87,11 +87,15 @@ def find_components(conf: ConfigObj, problems: Problems) -> list[Component]:
     for name in sections:
         if name not in names:
             meant = did_you_mean(name, [each for each in names if each not in sections])
+            remedy = f"remove [[{name}]], or add {name} to NAMES if it is to take part"
+            if not as_text(dict.get(ports[name], "IMPLEMENTATION", "")):
+                # In NAMES it would break create_sub_workflow, which looks for its component.
+                remedy = f"it may stay, or remove [[{name}]]: it has no IMPLEMENTATION"
             add(
                 "PORTS",
                 name,
                 "is defined, but not in NAMES: IPS does not make this component",
-                meant or f"remove [[{name}]], or add {name} to NAMES if it is to take part",
+                meant or remedy,
                 fatal=False,
             )
     if "DRIVER" not in names:

@@ -91,7 +91,8 @@ def test_what_stock_ips_runs_is_run_with_warnings(workflow):
     assert ended.status == 0, ended.output
     for name in ("NPROC", "SIM_ROOT", "SIMULATION_MODE", "START", "INIT", "MONITOR"):
         assert name in ended.output
-    assert "remove [[INIT]], or add INIT to NAMES if it is to take part" in ended.output
+    assert "it may stay, or remove [[INIT]]: it has no IMPLEMENTATION" in ended.output
+    assert "remove [[MONITOR]], or add MONITOR to NAMES if it is to take part" in ended.output
     assert ended.output.count("WARNING  ips_components: ") == 6
 
 
