@@ -179,6 +179,63 @@ def test_methods_of_a_data_array(name):
         compare(lambda x, a=arguments, o=options: call(x, *a, **o))
 
 
+AT_ONCE = {
+    "load",
+    "load_async",
+    "persist",
+    "plot",
+    "to_dataframe",
+    "to_dask_dataframe",
+    "to_netcdf",
+    "to_pandas",
+    "to_zarr",
+    "dropna",
+    "compute",
+}
+
+
+@pytest.mark.parametrize("name", [n for n in public(xr.Dataset) if n not in AT_ONCE])
+def test_methods_of_a_dataset(name):
+    def call(x, *arguments, **options):
+        dataset = xr.Dataset({"a": _data_array(x), "b": _data_array(x) * 2})
+        found = getattr(dataset, name)(*arguments, **options)
+        return list(found.data_vars.values()) if isinstance(found, xr.Dataset) else found
+
+    for arguments, options in [
+        ((), {}),
+        (("time",), {}),
+        ((1,), {}),
+        ((), {"y": [0, 2]}),
+        ((), {"time": 3}),
+        (({"time": 2},), {}),
+        ((0.25,), {}),
+        (("a",), {}),
+    ]:
+        compare(lambda x, a=arguments, o=options: call(x, *a, **o))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in public(xr) if inspect.isfunction(getattr(xr, n)) and "open" not in n]
+)
+def test_functions_of_xarray(name):
+    function = getattr(xr, name)
+    for arguments in [
+        lambda t: (t,),
+        lambda t: (t, t * 2),
+        lambda t: ([t, t * 2],),
+        lambda t: ([t, t * 2], "time"),
+        lambda t: (t > 0.5, t, 0),
+        lambda t: (np.negative, t),
+        lambda t: (lambda block: block * 2, t),
+    ]:
+
+        def call(x, arguments=arguments):
+            found = function(*arguments(_data_array(x)))
+            return list(found.data_vars.values()) if isinstance(found, xr.Dataset) else found
+
+        compare(call)
+
+
 def _data_array(x):
     return xr.DataArray(x, dims=("time", "y", "x"), coords={"time": np.arange(8.0)}, name="t")
 
