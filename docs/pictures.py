@@ -132,8 +132,11 @@ async def main() -> None:
             run = Run(folder)
             page = await browser.open(await run.live_page(), 1200)
             step = "parseInt(document.getElementById('steps').textContent.slice(5))"
+            await page.until("document.querySelectorAll('#array option').length > 1", LIMIT)
+            await page.evaluate("document.getElementById('array').selectedIndex = 1")
             await page.until(f"{step} > {UNDER_WAY}", LIMIT)
-            await take(page, "live-page", 1200, 1000)
+            await page.until("!document.getElementById('picture').hidden", LIMIT)
+            await take(page, "live-page", 1200, 1300)
             text = shown(run.output)
             report = await run.wait() / "report.html"
             await take(await browser.open(f"file://{report}", 1100), "report", 1100, 1500)
