@@ -29,7 +29,7 @@ def imported(path):
 
 def test_what_is_imported_is_required():
     setup = configparser.ConfigParser()
-    setup.read(ROOT.parent / "setup.cfg")
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
     lines = setup["options"]["install_requires"].split("\n")
     required = {line.split(maxsplit=1)[0].partition("[")[0].lower() for line in lines if line}
     sources = [p for p in ROOT.rglob("*.py") if "templates" not in p.parts]
