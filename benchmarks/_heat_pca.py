@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._whole_run import read_files, stacked, two_workers
+
 COLUMNS = 256
 COMPONENTS = 5
 LABELS = (["t", "y", "x"], ["x"], ["y"])
@@ -113,36 +115,12 @@ def analysis(arrays: Any) -> dict[str, Any]:
     return {"singular_values": estimator().fit(arrays["field"], *LABELS).singular_values_}
 
 
-def stacked(blocks: list[list[Any]], rows: int) -> Any:
-    """Return an array of delayed blocks by step and rank."""
-    import dask.array as da
-
-    return da.stack(
-        [
-            da.concatenate([da.from_delayed(each, (rows, COLUMNS), "f8") for each in step])
-            for step in blocks
-        ]
-    )
-
-
-def cluster() -> Any:
-    from distributed import LocalCluster
-
-    return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1")
-
-
 def read(job: dict[str, Any]) -> None:
     """Analyse the files afterwards."""
-    import dask
     from distributed import Client
 
-    folder, load = Path(job["folder"]), dask.delayed(np.load)
-    with cluster() as workers, Client(workers):
-        blocks = [
-            [load(str(folder / f"{step:05d}_{rank}.npy")) for rank in range(job["ranks"])]
-            for step in range(job["steps"])
-        ]
-        field = stacked(blocks, job["rows"] // job["ranks"])
+    with two_workers() as workers, Client(workers):
+        field = read_files(job, (job["rows"] // job["ranks"], COLUMNS))
         _keep(job, analysis({"field": field})["singular_values"].compute())
 
 
@@ -153,7 +131,8 @@ def follow(job: dict[str, Any]) -> None:
 
     from benchmarks.whole_run import mpi_command
 
-    with cluster() as workers, Client(workers) as client:
+    shape = (job["rows"] // job["ranks"], COLUMNS)
+    with two_workers() as workers, Client(workers) as client:
         job = {**job, "scheduler": workers.scheduler_address}
         place = Path(job["folder"]) / "follow.json"
         place.write_text(json.dumps(job))
@@ -164,7 +143,7 @@ def follow(job: dict[str, Any]) -> None:
             pca = estimator()
             for _ in range(job["steps"]):
                 blocks = [dask.delayed(each.get(timeout=PATIENCE)) for each in queues]
-                pca.partial_fit(stacked([blocks], job["rows"] // job["ranks"]), *LABELS)
+                pca.partial_fit(stacked([blocks], shape), *LABELS)
                 pca = type(pca).from_state(dask.persist(pca.state())[0])
             _keep(job, pca.singular_values_.compute())
             done = Queue("done", client=client)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,36 +102,44 @@ def analysis(arrays: Any) -> dict[str, Any]:
     return reductions(arrays["field"])
 
 
+def two_workers() -> Any:
+    """Start what all systems with Dask alone analyse with."""
+    from distributed import LocalCluster
+
+    return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1")
+
+
+def stacked(blocks: Sequence[Sequence[Any]], shape: tuple[int, int]) -> Any:
+    """Return an array (time, y, x) of delayed blocks of one shape, by step and rank."""
+    import dask.array as da
+
+    return da.stack(
+        [da.concatenate([da.from_delayed(b, shape, "f8") for b in step]) for step in blocks]
+    )
+
+
+def read_files(job: dict[str, Any], shape: tuple[int, int]) -> Any:
+    """Return an array of the files that `save_steps` or its like has written."""
+    import dask
+
+    folder, load = Path(job["folder"]), dask.delayed(np.load)
+    return stacked(
+        [
+            [load(str(folder / f"{step:05d}_{rank}.npy")) for rank in range(job["ranks"])]
+            for step in range(job["steps"])
+        ],
+        shape,
+    )
+
+
 def read_post_hoc(job: dict[str, Any]) -> None:
     """Read the files with Dask, a chunk for each, and write the results."""
     import dask
-    import dask.array as da
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     rows = job["block"] // (8 * COLUMNS)
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
-        ) as cluster,
-        Client(cluster),
-    ):
-        load = dask.delayed(np.load)
-        field = da.stack(
-            [
-                da.concatenate(
-                    [
-                        da.from_delayed(
-                            load(str(Path(job["folder"]) / f"{step:05d}_{rank}.npy")),
-                            (rows, COLUMNS),
-                            "f8",
-                        )
-                        for rank in range(job["ranks"])
-                    ]
-                )
-                for step in range(job["steps"])
-            ]
-        )
-        results = reductions(field)
+    with two_workers() as cluster, Client(cluster):
+        results = reductions(read_files(job, (rows, COLUMNS)))
         values = dask.compute(*results.values())
         np.savez(Path(job["folder"]) / "results.npz", **dict(zip(results, values, strict=True)))
 

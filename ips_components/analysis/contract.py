@@ -203,12 +203,12 @@ def submit(
 def _compute(client: Client, collections: Sequence[Any], **options: Any) -> Sequence[Future]:
     """Submit collections as ``client.compute`` does, optimised here and with packed tasks."""
     expression = FinalizeCompute(collections_to_expr(collections)).optimize()
-    tasks = convert_legacy_graph(expression.__dask_graph__())
     if any(expression.__dask_annotations__().values()):  # which only a compact graph carries
         found: Sequence[Future] = client.compute(collections, sync=False, **options)
         return found
+    tasks = pack(convert_legacy_graph(expression.__dask_graph__()))
     keys = list(flatten(expression.__dask_keys__()))
-    return client.get(pack(tasks), keys, sync=False, **options)
+    return client.get(tasks, keys, sync=False, **options)
 
 
 def _not_sent(names: Sequence[str], error: TypeError) -> Exception:

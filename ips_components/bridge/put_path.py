@@ -388,8 +388,7 @@ class PutPath:
             or block.dtype is not out.dtype  # equal ones go the usual way
         ):
             return False
-        if step != self.steps.current:
-            self.steps.begin(step)
+        self._begin(step)
         taken = self.take_fast(out, fast, step, in_place=False)
         if taken is None:
             return False

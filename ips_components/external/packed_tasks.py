@@ -30,14 +30,14 @@ class _Arrivals:
     unpacked = False
 
 
-def unpack_arrivals(workers: bool = True) -> None:
-    """Unpack tasks as they arrive from now on, as workers do; the scheduler passes them on.
+def unpack_arrivals() -> None:
+    """Unpack tasks as they arrive from now on: in workers; the scheduler passes them on.
 
     They arrive in the event loop, one after the other. In the threads that run them several would
     be unpickled at a time, and two threads that import dask.array and xarray, which import each
     other, get one of them half imported.
     """
-    _Arrivals.unpacked = workers
+    _Arrivals.unpacked = True
 
 
 class _Packed:

@@ -29,6 +29,15 @@ def page_of(workflow):
     return json.loads(contact.read_text())["live_page"]
 
 
+def seen_by(look, workflow):
+    """Have a person look at a run, and stop it; its record."""
+    try:
+        asyncio.run(look())
+        return workflow.stop()
+    finally:
+        workflow.close()
+
+
 def test_a_chosen_array_is_drawn_while_somebody_looks(tmp_path):
     workflow = Plate.begin(tmp_path, ANALYSIS="", LIVE_PAGE=True)
 
@@ -53,11 +62,7 @@ def test_a_chosen_array_is_drawn_while_somebody_looks(tmp_path):
             await page.screenshot(tmp_path / "picture.png")
             assert page.errors == []
 
-    try:
-        asyncio.run(look())
-        record = workflow.stop()
-    finally:
-        workflow.close()
+    record = seen_by(look, workflow)
     (client,) = record["attached"]
     assert client["name"].startswith("live page-")
     assert all(each["ledger"]["closed"] for each in client["contracts"])
@@ -73,9 +78,5 @@ def test_a_run_that_may_not_be_attached_to_has_no_picture(tmp_path):
             assert await page.evaluate("document.getElementById('array').hidden")
             assert page.errors == []
 
-    try:
-        asyncio.run(look())
-        record = workflow.stop()
-    finally:
-        workflow.close()
+    record = seen_by(look, workflow)
     assert not record.get("attached")

@@ -1,14 +1,12 @@
 """Random blocks with ghost cells and shared points, from sections with gaps: Fortran and C++."""
 
-import os
-import shutil
 from itertools import product
 
 import numpy as np
 import pytest
-from c_ranks import LIBRARY, agree, coupling
+from c_ranks import agree
 from test_both_random import cut_at, some
-from test_cpp import STRICT, run
+from written_programs import listed, need_compiler, ran
 
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -100,15 +98,9 @@ def rng(request):
     return np.random.default_rng(request.param)
 
 
-def listed(numbers):
-    return ", ".join(map(str, numbers))
-
-
 @pytest.mark.parametrize("language", ["fortran", "c++"])
 def test_sections_of_random_blocks(rng, language, built, sinks, tmp_path):
-    compile_with = "gfortran" if language == "fortran" else "g++"
-    if not shutil.which(compile_with):
-        pytest.skip(f"needs {compile_with}")
+    need_compiler(language)
     owners = [some(rng, ["NOBODY", "LOW", "HIGH"]) for _ in range(3)]
     more = [int(owner != "NOBODY") for owner in owners]
     edges = [cut_at(rng, int(rng.integers(3, 9)), 2, 1) for _ in owners]
@@ -129,23 +121,11 @@ def test_sections_of_random_blocks(rng, language, built, sinks, tmp_path):
     }
     for name, lists in (("offsets", offsets), ("counts", counts)):
         facts[name] = listed(listed(one) if flat else f"{{{listed(one)}}}" for one in lists)
-    text = FORTRAN if flat else CPP
-    for name, fact in facts.items():
-        text = text.replace(f"@{name}@", str(fact))
-    out, library = tmp_path / "ranks", built / "libips_bridge.a"
-    source = tmp_path / ("ranks.f90" if flat else "ranks.cpp")
-    source.write_text(text)
-    if flat:
-        flags = ["-std=f2008", "-fcheck=bounds,do,mem,pointer", "-J", tmp_path]
-        run("gfortran", *flags, LIBRARY / "ips_bridge.f90", source, library, "-o", out)
-    else:
-        run("g++", "-std=c++17", *STRICT, f"-I{LIBRARY}", source, library, "-o", out)
     shape = shape[::-1] if flat else shape
     contract = agree(ArraySpec("t", "<f8", tuple(shape), StepAxis(count=2)))
     (sink,) = sinks()
-    with coupling(tmp_path, [sink], contract) as (contact, _):
-        said = run(out, env={**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)})
-        assert said == ""
+    text = FORTRAN if flat else CPP
+    with ran(language, text, facts, built, tmp_path, sink, contract):
         for step in range(2):
             expected = 10000 * step + np.arange(np.prod(shape)).reshape(shape)
             assert np.array_equal(sink.chunks[0, step][0], expected)

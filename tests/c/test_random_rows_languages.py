@@ -1,13 +1,10 @@
 """Random rows by index and blocks with levels, from sections with gaps: Fortran and C++."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
-from c_ranks import LIBRARY, RUN, coupling
+from c_ranks import RUN
 from test_both_random_rows import random_choice, random_table
-from test_cpp import STRICT, run
+from written_programs import listed, need_compiler, ran
 
 from ips_components.bridge import Array
 from ips_components.model.contract import ArrayContract, Contract
@@ -82,10 +79,6 @@ def rng(request):
     return np.random.default_rng(request.param)
 
 
-def listed(numbers):
-    return ", ".join(map(str, numbers))
-
-
 def fortran(step, index, dense, table):
     """Statements that put rows and blocks at a step; places are in Fortran's order."""
     section = "wide(1:2*NX:2, :NY, ROOM:1:-1)"
@@ -116,9 +109,7 @@ def cpp(step, index, dense, table):
 @pytest.mark.parametrize("language", ["fortran", "c++"])
 def test_random_rows_and_blocks(rng, language, built, sinks, tmp_path):
     flat = language == "fortran"
-    compile_with = "gfortran" if flat else "g++"
-    if not shutil.which(compile_with):
-        pytest.skip(f"needs {compile_with}")
+    need_compiler(language)
     levels, refinement, ny, nx = (int(n) for n in rng.integers(1, 4, 4))
     index = [rng.permutation(ROOM)[: rng.integers(0, ROOM)] for _ in range(STEPS)]
     dense = [bool(rng.integers(2)) for _ in range(STEPS)]
@@ -129,17 +120,7 @@ def test_random_rows_and_blocks(rng, language, built, sinks, tmp_path):
     for step in range(STEPS):
         puts += (fortran if flat else cpp)(step, index[step], dense[step], tables[step])
     facts = {"nx": nx, "ny": ny, "room": ROOM, "steps": STEPS, "puts": "\n".join(puts)}
-    text = FORTRAN if flat else CPP
-    for name, fact in {**facts, "levels": levels, "refinement": refinement}.items():
-        text = text.replace(f"@{name}@", str(fact))
-    out, library = tmp_path / "ranks", built / "libips_bridge.a"
-    source = tmp_path / ("ranks.f90" if flat else "ranks.cpp")
-    source.write_text(text)
-    if flat:
-        flags = ["-std=f2008", "-fcheck=bounds,do,mem,pointer", "-J", tmp_path]
-        run("gfortran", *flags, LIBRARY / "ips_bridge.f90", source, library, "-o", out)
-    else:
-        run("g++", "-std=c++17", *STRICT, f"-I{LIBRARY}", source, library, "-o", out)
+    facts |= {"levels": levels, "refinement": refinement}
     options = {"ragged": True, "steps": STEPS}
     mesh = Array("rho", (-1, ny, nx), "f4", levels=levels, refinement=refinement, **options)
     choice = random_choice(rng, levels, refinement, 2)
@@ -147,9 +128,8 @@ def test_random_rows_and_blocks(rng, language, built, sinks, tmp_path):
     for spec in (mesh.spec, mesh.table.spec):
         agreements.append(ArrayContract.agree(spec, run=RUN, blocks=choice))
     (sink,) = sinks()
-    with coupling(tmp_path, [sink], Contract(RUN, tuple(agreements))) as (contact, _):
-        said = run(out, env={**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)})
-        assert said == ""
+    contract = Contract(RUN, tuple(agreements))
+    with ran(language, FORTRAN if flat else CPP, facts, built, tmp_path, sink, contract):
         for step in range(STEPS):
             whole = 1000 * step + np.arange(ROOM * ny * nx).reshape(ROOM, ny, nx)
             kept = slice(None) if choice is None else choice.accept(tables[step], (ny, nx))

@@ -148,50 +148,37 @@ def test_methods_of_dask_array(name):
         compare(lambda x, arguments=arguments: getattr(x, name)(*arguments(x)[1:]))
 
 
-@pytest.mark.parametrize("name", public(xr.DataArray))
-def test_methods_of_a_data_array(name):
-    if name in (
-        "load",
-        "to_netcdf",
-        "to_series",
-        "to_dataframe",
-        "to_pandas",
-        "plot",
-        "persist",
-        "dropna",
-        "load_async",
-    ):
-        pytest.skip("computes at once")
-
-    def call(x, *arguments, **options):
-        array = xr.DataArray(x, dims=("time", "y", "x"), name="t")
-        return getattr(array, name)(*arguments, **options)
-
-    for arguments, options in [
-        ((), {}),
-        (("time",), {}),
-        ((1,), {}),
-        ((), {"y": [0, 2]}),
-        ((), {"time": 3}),
-        (({"time": 2},), {}),
-        ((0.25,), {}),
-    ]:
-        compare(lambda x, a=arguments, o=options: call(x, *a, **o))
-
-
 AT_ONCE = {
+    "dropna",
     "load",
     "load_async",
     "persist",
     "plot",
     "to_dataframe",
-    "to_dask_dataframe",
     "to_netcdf",
     "to_pandas",
-    "to_zarr",
-    "dropna",
-    "compute",
+    "to_series",
 }
+LABELLED = [
+    ((), {}),
+    (("time",), {}),
+    ((1,), {}),
+    ((), {"y": [0, 2]}),
+    ((), {"time": 3}),
+    (({"time": 2},), {}),
+    ((0.25,), {}),
+]
+
+
+@pytest.mark.parametrize("name", [n for n in public(xr.DataArray) if n not in AT_ONCE])
+def test_methods_of_a_data_array(name):
+
+    def call(x, *arguments, **options):
+        array = xr.DataArray(x, dims=("time", "y", "x"), name="t")
+        return getattr(array, name)(*arguments, **options)
+
+    for arguments, options in LABELLED:
+        compare(lambda x, a=arguments, o=options: call(x, *a, **o))
 
 
 @pytest.mark.parametrize("name", [n for n in public(xr.Dataset) if n not in AT_ONCE])
@@ -201,16 +188,7 @@ def test_methods_of_a_dataset(name):
         found = getattr(dataset, name)(*arguments, **options)
         return list(found.data_vars.values()) if isinstance(found, xr.Dataset) else found
 
-    for arguments, options in [
-        ((), {}),
-        (("time",), {}),
-        ((1,), {}),
-        ((), {"y": [0, 2]}),
-        ((), {"time": 3}),
-        (({"time": 2},), {}),
-        ((0.25,), {}),
-        (("a",), {}),
-    ]:
+    for arguments, options in [*LABELLED, (("a",), {})]:
         compare(lambda x, a=arguments, o=options: call(x, *a, **o))
 
 
