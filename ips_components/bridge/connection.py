@@ -49,7 +49,7 @@ class Connection:
     writing side).
     """
 
-    def __init__(self, endpoint: Endpoint, context: ConnectionContext) -> None:
+    def __init__(self, endpoint: Endpoint, context: ConnectionContext[Connection]) -> None:
         self.endpoint = endpoint
         self.ordinal = endpoint.ordinal
         self.link = LinkState.NEW

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ips_components.bridge.dialing import Dialed, Socket
 from ips_components.bridge.slots import BorrowedMemory, Slot, Stored
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
+
+C = TypeVar("C")  # the connection itself, which is above this module
 
 
 class LinkState(Enum):
@@ -31,7 +33,7 @@ class Item(NamedTuple):
     stored: Stored | None = None
 
 
-class ConnectionContext(NamedTuple):
+class ConnectionContext(NamedTuple, Generic[C]):
     """What a connection needs of its rank, given from above.
 
     Attributes
@@ -54,7 +56,7 @@ class ConnectionContext(NamedTuple):
     lock: threading.RLock
     changed: threading.Condition
     dial: Callable[[Endpoint, float], Dialed]
-    opened: Callable[[Any, Socket, Sequence[m.Message]], None]
+    opened: Callable[[C, Socket, Sequence[m.Message]], None]
     closed: Callable[[Socket], None]
-    is_final: Callable[[Any], bool]
+    is_final: Callable[[C], bool]
     give_up_after: float
