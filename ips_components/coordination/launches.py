@@ -131,6 +131,18 @@ def ending(run: CoordinatedRun) -> str:
     )
 
 
+def has_closed(run: CoordinatedRun) -> bool:
+    """Whether all ranks of the newest launch have closed their bridges, or none can say so.
+
+    After a failure of the analysis alone, too: what they say last is where the next launch begins.
+    """
+    state = run.state
+    if not run.over:
+        return run.idle or not state.ranks
+    gone = state.byes.keys() | state.lost_ranks.keys()
+    return not (goes_on(run) and run.workers and state.ranks.keys() - gone)
+
+
 def next_step(run: CoordinatedRun) -> int:
     """Return the step at which the next launch goes on."""
     settings = run.settings.get("launches", {})

@@ -86,6 +86,7 @@ class Membership:
         if ordinal is None:
             return
         self._ending.ranks_left(run, worker)
+        run.notify()
         if run.over:
             return
         run.state.fault(f"worker {worker}", "lost", "left the Dask cluster")
@@ -94,7 +95,6 @@ class Membership:
         elif run.answered:
             self._placer.replan(run)
             self._ending.flushed(run, worker)
-        run.notify()
 
     # -- ranks -------------------------------------------------------------------------
 

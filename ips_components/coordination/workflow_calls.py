@@ -113,11 +113,11 @@ class WorkflowCalls:
             launches.forget(run)
             run.notify()
             return False
-        if call.ok and not run.over:
+        if call.ok:
             # Goodbyes travel through other processes than the program's exit status.
             with contextlib.suppress(DeadlineExceeded):
                 await run.until(
-                    lambda: run.idle or run.state.phase == "failed" or not run.state.ranks,
+                    lambda: launches.has_closed(run),
                     run.settings["deadlines"]["drain"],
                     "the ranks to close their bridges",
                 )

@@ -93,6 +93,44 @@ def test_a_task_of_a_pool_waits_for_its_turn_while_those_before_it_make_progress
     asyncio.run(work())
 
 
+def test_a_launch_of_a_simulation_that_goes_on_alone_ends_with_the_last_word_of_its_ranks(
+    coordinator,
+):
+    """Its exit status is quicker than the goodbyes; the next launch began with the same steps."""
+
+    async def work():
+        run = coordinator.runs["r"]
+        run.settings["on_analytics_loss"] = "continue"
+        await sign(coordinator)
+        coordinator._ending.fail(run, "analysis", "failed", "it gives up")
+        for number in range(2):
+            assert await (await begin(coordinator)) == (number, 4 * number)
+            hello(coordinator, 0, size=1, asks=True)
+            ending = asyncio.ensure_future(end(coordinator, number))
+            await asyncio.sleep(0)
+            leave(coordinator, 0, 4 * number + 3)
+            assert await ending
+
+    asyncio.run(work())
+
+
+def test_a_launch_that_goes_on_alone_does_not_wait_for_ranks_that_nobody_hears(coordinator):
+    async def work():
+        run = coordinator.runs["r"]
+        run.settings["on_analytics_loss"] = "continue"
+        await sign(coordinator)
+        coordinator._ending.fail(run, "analysis", "failed", "it gives up")
+        await (await begin(coordinator))
+        hello(coordinator, 0, size=1, asks=True)
+        ending = asyncio.ensure_future(end(coordinator, 0))
+        await asyncio.sleep(0)
+        assert not ending.done()
+        coordinator.remove_worker(coordinator.scheduler, "a", stimulus_id="test")
+        assert await asyncio.wait_for(ending, 10)
+
+    asyncio.run(work())
+
+
 def test_tasks_that_are_ranks_of_one_program_are_one_launch(coordinator):
     async def work():
         await sign(coordinator)
