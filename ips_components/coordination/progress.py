@@ -70,8 +70,8 @@ class Progress:
         }
 
     def _states(self, run: CoordinatedRun) -> dict[str, int]:
-        if not run.has_tasks:
-            return {}
+        if not run.has_tasks or (run.ahead and not run.horizon):
+            return {}  # windows declare their tasks one after another; none has begun yet
         counts: dict[str, int] = self._tasks.counts(run.state.run)
         return counts
 

@@ -76,6 +76,7 @@ class LiveFigure:
         FigureCanvasAgg(self.figure)
         self.step = -1
         self._lock = threading.Lock()
+        self._stopped = False
         self._png = b""
         self._series: list[tuple[int, float]] = []
         self._update: Callable[[], None] | None = None
@@ -93,12 +94,14 @@ class LiveFigure:
     def draw(self, window: Window) -> None:
         """Draw the newest step of a window."""
         values, label = np.asarray(window.value), f"{self.name}{self.unit and f' [{self.unit}]'}"
+        step = window.steps[-1]
         with self._lock:
-            self.step = window.steps[-1]
+            if self._stopped:
+                return
             self.figure.clear()
             axes = self.figure.add_subplot()
             if values.ndim == 0:
-                self._series.append((self.step, float(values)))
+                self._series.append((step, float(values)))
                 axes.plot(*zip(*self._series, strict=True))
                 axes.set(xlabel="step", ylabel=label)
             elif values.ndim == 1:
@@ -110,16 +113,19 @@ class LiveFigure:
                 self.figure.colorbar(image, label=label)
             else:
                 raise ContractError(f"{values.ndim} dimensions cannot be drawn")
-            axes.set_title(f"step {self.step}")
+            axes.set_title(f"step {step}")
             buffer = io.BytesIO()
             self.figure.savefig(buffer, format="png", dpi=100)
             self._png = buffer.getvalue()
+            self.step = step
         if self._update is not None:
             self._update()
 
     def stop(self) -> None:
         """Follow no longer; the last step stays."""
         self.watch.stop()
+        with self._lock:  # what is being drawn is drawn whole
+            self._stopped = True
 
     def save(self, path: Any) -> None:
         """Save what is drawn, as matplotlib's ``savefig``."""

@@ -22,6 +22,8 @@ from ips_components.coordination.live_page import (
 )
 from ips_components.errors import ConfigError
 from ips_components.external.tasks import ExternalTasks
+from ips_components.model.contract import ArrayContract, Contract
+from ips_components.model.spec import ArraySpec, StepAxis
 
 TOKEN = "0123456789-abcdef_XYZ"
 
@@ -76,6 +78,24 @@ def test_it_tells_the_state_as_json():
     assert state["tasks"] == {"done": 0, "total": 0}
     assert answer.headers["Cache-Control"] == "no-store"
     assert "Server" not in answer.headers
+
+
+def test_windows_that_have_declared_no_task_yet_are_shown_as_none():
+    """A client that attached between the contract and the first window got an error."""
+    spec = ArraySpec("t", "<f8", (4,), StepAxis())
+    agreed = ArrayContract.agree(spec, run="r1")
+
+    async def look():
+        async with scheduler_with_run() as (_, coordinator):
+            blob = Contract("r1", (agreed,)).to_bytes()
+            await coordinator.call("contract", "r1", blob=blob, ahead=True)
+            before = coordinator.progress("r1")["states"]
+            await coordinator.call("declare_ahead", "r1", array=0, first=0, stop=2)
+            return before, coordinator.progress("r1")["states"]
+
+    before, after = asyncio.run(look())
+    assert before == {}
+    assert sum(after.values()) == 2
 
 
 def test_only_who_knows_the_token_sees_anything():
