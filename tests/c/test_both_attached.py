@@ -263,14 +263,14 @@ def longer(spec):
     return changed(spec, steps=StepAxis(count=4000))
 
 
-def taken(sink, ordinal=0):
-    """Return the steps that arrived; of all others the rank has said why they do not come."""
+def taken(sink, n, ordinal=0):
+    """Return the steps that arrived; the rank has said of all others of `n` why they do not."""
     steps = {chunk for array, chunk in sink.chunks if array == ordinal}
     missed = {chunk: why for array, chunk, _, why in sink.missed if array == ordinal}
     passed = sorted(step for step, why in missed.items() if why == m.Dropped.WHY_PASSED)
     assert passed == list(range(len(passed)))
     assert not missed.keys() & steps
-    assert sorted(missed.keys() | steps) == list(range(max(steps) + 1))
+    assert sorted(missed.keys() | steps) == list(range(n))
     assert set(sink.counts.values()) == {1}
     return steps
 
@@ -289,10 +289,10 @@ def test_an_attached_run_gets_rows(start, sinks, tmp_path):
                 rank("put_parts", "x", step, len(index), *index)
 
         with attached(receiver, other, longer(spec)):
-            put_until(rank, lambda: len(other.chunks) >= 6, 0, put)
+            n = put_until(rank, lambda: len(other.chunks) >= 6, 0, put)
             rank("close", 0)
             other.wait(lambda: 0 in other.byes)
-            for step in taken(other):
+            for step in taken(other, n):
                 whole = row_cells(0, 10, 3, step)
                 rows = [whole[:0], whole[:4], whole[index]][step % 3]
                 found = np.ascontiguousarray(other.chunks[0, step][0]).view(np.uint8)
@@ -318,10 +318,10 @@ def test_an_attached_run_gets_rows_by_ids(start, sinks, tmp_path, described):
             rank("put_ids", "u", step, 0, *([-1] if described else [9, *turned]))
 
         with attached(receiver, other, longer(spec)):
-            put_until(rank, lambda: len(other.chunks) >= 5, 0, put)
+            n = put_until(rank, lambda: len(other.chunks) >= 5, 0, put)
             rank("close", 0)
             other.wait(lambda: 0 in other.byes)
-            for step in taken(other):
+            for step in taken(other, n):
                 found = np.ascontiguousarray(other.chunks[0, step]).view(np.uint8)
                 whole = cells(spec, np.arange(18).reshape(9, 2), step)
                 assert np.array_equal(found.reshape(whole.shape), whole)
@@ -343,10 +343,10 @@ def test_an_attached_run_gets_blocks_of_a_mesh(start, sinks, tmp_path, choice):
             rank("put_blocks", "rho", step, len(table), *table.ravel())
 
         with attached(receiver, other, *map(longer, mesh), blocks=choice):
-            put_until(rank, lambda: len(other.chunks) >= 8, 0, put)
+            n = put_until(rank, lambda: len(other.chunks) >= 8, 0, put)
             rank("close", 0)
             other.wait(lambda: 0 in other.byes)
-            both = taken(other) & taken(other, 1)
+            both = taken(other, n) & taken(other, n, 1)
             assert both
             for step in both:
                 table = blocks(0, step)
