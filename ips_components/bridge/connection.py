@@ -280,9 +280,15 @@ class Connection:
         self.to_send.append(Item(framing.pack(build(seq)), seq))
 
     def withdraw(self, memory: BorrowedMemory) -> None:
-        """Forget pieces of memory that its owner is about to write (the lock is held)."""
-        self.to_send = deque(item for item in self.to_send if item.slot is not memory)
-        self.unacked = deque(item for item in self.unacked if item.slot is not memory)
+        """Forget pieces of memory that its owner is about to write, one under way as well."""
+        with self._context.lock:
+            sock, began = self.sock, any(item.slot is memory for item in self.unacked)
+            self.to_send = deque(item for item in self.to_send if item.slot is not memory)
+            self.unacked = deque(item for item in self.unacked if item.slot is not memory)
+        if began and sock is not None and self.send_lock.locked():
+            self.broken(sock, "the put whose cells were being sent has failed")
+            with self.send_lock:  # until the thread that sends has noticed
+                pass
 
     def send(self) -> None:
         """Send what is queued: now, or by the background thread if that would hold up the rank."""
@@ -319,8 +325,8 @@ class Connection:
                     granted = self._grant(items)
                 try:
                     self._send(sock, items, granted)
-                except OSError as error:
-                    self.broken(sock, f"sending failed: {error}")
+                except BaseException as error:
+                    self._not_sent(sock, error)
                     return
                 if not self.to_send:  # whoever adds to it from now on sends it
                     return
@@ -334,8 +340,14 @@ class Connection:
         try:
             self._send_rest(sock)
             sock.sendall(message)
-        except OSError as error:
-            self.broken(sock, f"sending failed: {error}")
+        except BaseException as error:
+            self._not_sent(sock, error)
+
+    def _not_sent(self, sock: Socket, error: BaseException) -> None:
+        """Break the link, since nothing may follow a part of a message; raise what a signal did."""
+        self.broken(sock, f"sending failed: {error or type(error).__name__}")
+        if not isinstance(error, OSError):
+            raise error
 
     def _send_rest(self, sock: Socket) -> None:
         """Send what the socket did not take of a sign of life (``send_lock`` is held)."""

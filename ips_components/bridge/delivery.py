@@ -360,27 +360,32 @@ class Delivery:
                 connection.queue(memory, one)
             if connections and self.piggybacked:
                 self._board(self.connections.home or connections[0])
-        for connection in connections:
-            if connection.to_send:
-                connection.pump()
-        deadline = Deadline(self._deadlines["step"])
-        with mailbox.changed:
-            try:
-                while memory.uses and not mailbox.disconnected:
-                    mailbox.check()
-                    if not mailbox.wait(deadline) and not self._unreachable(
-                        ordinal for ordinal, _ in memory.uses
-                    ):
-                        raise DeadlineExceeded(
-                            f"rank {self.rank}: receivers did not take a block within "
-                            f"{deadline.seconds:g} s"
-                        )
-            finally:
-                if memory.uses:  # its owner is about to write it
-                    for connection in connections:
-                        connection.withdraw(memory)
+        try:
+            for connection in connections:
+                if connection.to_send:
+                    connection.pump()
+            self._wait_until_taken(memory)
+        finally:
+            if memory.uses:  # its owner is about to write it
+                for connection in connections:
+                    connection.withdraw(memory)
+        with mailbox.lock:
             taken = not memory.abandoned and not memory.uses
             return taken and (not self.epoch or self._current(stored, connections))
+
+    def _wait_until_taken(self, memory: BorrowedMemory) -> None:
+        mailbox = self.mailbox
+        deadline = Deadline(self._deadlines["step"])
+        with mailbox.changed:
+            while memory.uses and not mailbox.disconnected:
+                mailbox.check()
+                if not mailbox.wait(deadline) and not self._unreachable(
+                    ordinal for ordinal, _ in memory.uses
+                ):
+                    raise DeadlineExceeded(
+                        f"rank {self.rank}: receivers did not take a block within "
+                        f"{deadline.seconds:g} s"
+                    )
 
     def _current(self, stored: Sequence[Stored], connections: Sequence[Connection]) -> bool:
         """Tell whether these connections still lead to the owners (the lock is held).

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from between import Between
 from c_ranks import (
     INCOMPLETE,
+    LATE,
     LOST,
     RUN,
     RankError,
@@ -68,6 +70,33 @@ def test_connections_cut_again_and_again_lose_and_double_nothing(start, sinks, t
         assert (delivered(contract.arrays[0], sink.chunks) == expected(contract.arrays[0])).all()
         assert set(sink.counts.values()) == {1}
         assert sink.byes[0].counters[0].blocks == (30, 0, 30, 0, 0)
+
+
+def test_a_block_whose_put_failed_is_sent_as_it_was_put(start, sinks, tmp_path):
+    """The program has used its memory for something else when the receiver reads on."""
+    spec = spec_of(shape=(2048, 2048), count=3)
+    (sink,) = sinks()
+    contract = agree(spec)
+    limits = {"step": 0.5}
+    with (
+        coupling(tmp_path, [sink], contract, deadlines=limits, budget=1 << 28) as (
+            file,
+            (receiver,),
+        ),
+        Between(receiver.endpoint) as between,
+    ):
+        between.stand_in(file, receiver, contract)
+        rank = joined(start, file, tmp_path, spec, "tcp")
+        rank("put", "t", 0, "C")
+        rank("wait", 10)
+        between.passing.clear()
+        with pytest.raises(RankError, match="did not read what was sent") as late:
+            rank("put", "t", 1, "C")
+        assert late.value.code == LATE
+        between.passing.set()
+        rank("put", "t", 2, "C")
+        rank("close", 0)
+        assert (delivered(contract.arrays[0], sink.chunks) == expected(contract.arrays[0])).all()
 
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])

@@ -19,9 +19,10 @@ from _pair import (
     receivers,
     together,
 )
+from between import Between
 from hostile_peers import relay
 
-from ips_components.bridge import Array, Bridge
+from ips_components.bridge import Array, Bridge, put_path
 from ips_components.bridge.link import LinkState
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.model.placement import replace
@@ -150,6 +151,109 @@ def test_lent_blocks_survive_cuts(tmp_path):
         sink.wait(lambda: len(sink.counts) == 60)
         assert set(sink.counts.values()) == {1}
         assert np.array_equal(assembled(contract, 0, [sink]), field)
+
+
+@contextlib.contextmanager
+def lending(path, monkeypatch, spec):
+    """A bridge that has put step 0 and lends its blocks, over a connection that can be held."""
+    monkeypatch.setattr(put_path, "_WORTH_BORROWING", 0)
+    monkeypatch.setattr(put_path, "_SHORT_NS", 1 << 60)  # one put follows the other
+    contract = agree(spec)
+    options = {"lanes": ("tcp",), "replay_steps": 0}
+    with (
+        receivers(
+            path, contract, budget=1 << 28, contact_options=options, deadlines={"step": 0.5}
+        ) as (file, (r,), (sink,)),
+        Between(r.endpoint) as between,
+    ):
+        between.stand_in(file, r, contract)
+        with Bridge(contact=file) as bridge:
+            bridge.put("t", 0, np.zeros(spec.shape))
+            assert bridge.wait(10)
+            yield bridge, between, sink
+
+
+def test_lent_memory_of_a_put_that_failed_is_never_sent(tmp_path, monkeypatch):
+    """Its owner has written the next step into it when the receiver can be reached again."""
+    spec = ArraySpec("t", "f8", (4, 100), StepAxis(count=3))
+    with lending(tmp_path, monkeypatch, spec) as (bridge, between, sink):
+        between.passing.clear()
+        block = np.full(spec.shape, 1.0)
+        with pytest.raises(DeadlineExceeded, match="did not take"):
+            bridge.put("t", 1, block)
+        block[...] = 2.0
+        between.cut()
+        bridge.put("t", 2, block)
+        sink.wait(lambda: (0, 2) in sink.chunks)
+        assert (sink.chunks[0, 2] == 2.0).all()
+        assert (0, 1) not in sink.chunks
+
+
+def test_lent_memory_is_not_sent_on_when_its_put_has_failed(tmp_path, monkeypatch):
+    """A background thread is in the middle of it, after a reconnect."""
+    spec = ArraySpec("t", "f8", (1 << 22,), StepAxis(count=3))
+    with lending(tmp_path, monkeypatch, spec) as (bridge, between, sink):
+        between.most = 1 << 20
+
+        def cut():
+            between.held.wait(20)
+            between.cut()
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        block = np.full(spec.shape, 1.0)
+        with pytest.raises(DeadlineExceeded, match="did not take"):
+            bridge.put("t", 1, block)
+        cutter.join()
+        assert between.held.wait(20)
+        block[...] = 2.0
+        between.most = None
+        between.passing.set()
+        bridge.put("t", 2, block)
+        sink.wait(lambda: (0, 2) in sink.chunks)
+        assert (sink.chunks[0, 2] == 2.0).all()
+        assert (0, 1) not in sink.chunks
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupting():
+    """A signal raises in the main thread."""
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_nothing_follows_a_part_of_a_message(tmp_path, monkeypatch, interrupting):
+    """A signal's handler raises while a block is being sent."""
+    spec = ArraySpec("t", "f8", (1 << 22,), StepAxis(count=3))
+    with lending(tmp_path, monkeypatch, spec) as (bridge, between, sink):
+        between.most = 1 << 20
+
+        def interrupt():
+            between.held.wait(20)
+            interrupting()
+            between.most = None
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(Interrupted):
+            bridge.put("t", 1, np.full(spec.shape, 1.0))
+        thread.join()
+        between.passing.set()
+        for step in (1, 2):
+            bridge.put("t", step, np.full(spec.shape, step + 0.5))
+            sink.wait(lambda step=step: (0, step) in sink.chunks)
+            assert (sink.chunks[0, step] == step + 0.5).all()
+        assert not sink.losses
+        assert not sink.faults
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
