@@ -31,7 +31,7 @@ from ips_components.coordination.messages import (
     Uninvite,
 )
 from ips_components.coordination.outbox import Outbox
-from ips_components.coordination.progress import Progress, position
+from ips_components.coordination.progress import Progress
 from ips_components.errors import ContractError, SimulationLost
 from ips_components.wire.contact import Contact
 
@@ -195,7 +195,7 @@ class Attaching:
         return {
             **state,
             "phase": "alone" if state["alone"] else state["phase"],
-            "newest": position(run) - 1,
+            "newest": run.state.position_put - 1,
             "over": not run.may_put,
             "n_ranks": run.state.n_ranks,
             "detached": client.why if client.until is not None else None,

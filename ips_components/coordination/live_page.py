@@ -22,6 +22,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
+from ips_components.coordination import pace
 from ips_components.coordination.dashboard import address_of
 from ips_components.coordination.messages import PICTURE_TOPIC
 from ips_components.coordination.pictures import Pictures, drawable
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 #: Bars in the figure of the ranks' waiting; more ranks share bars.
 MAX_BARS = 256
 #: Points of the curve of the throughput, from the first step to the newest one.
-MAX_POINTS = 300
+MAX_POINTS = 120
 #: Newest launches and faults on the page.
 MAX_LAUNCHES = 100
 MAX_FAULTS = 100
@@ -146,7 +147,7 @@ def view(
         "n_ranks": state.n_ranks,
         "lost_ranks": len(state.lost_ranks),
         "position": max(progress["position"], progress["steps"]),
-        "history": _history(state.steps),
+        "throughput": _throughput(state.steps),
         "waiting": _bars(state.waited),
         "workers": [
             {
@@ -175,14 +176,16 @@ def _pick(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: values.get(name) for name in names}
 
 
-def _history(steps: Mapping[int, Any]) -> list[tuple[float, int]]:
-    """When steps were complete, and the bytes delivered by then: of at most `MAX_POINTS` steps."""
-    points = sorted(
-        (step.complete, step.delivered or 0) for step in steps.values() if step.complete is not None
+def _throughput(steps: Mapping[int, Any]) -> list[pace.Point]:
+    """Bytes delivered per second, from the first step to the newest one."""
+    return pace.curve(
+        sorted(
+            (step.complete, step.delivered or 0)
+            for step in steps.values()
+            if step.complete is not None
+        ),
+        MAX_POINTS,
     )
-    every = -(-len(points) // MAX_POINTS) or 1
-    chosen = points[::every]
-    return chosen if chosen[-1:] == points[-1:] else [*chosen, points[-1]]
 
 
 def _bars(waits: Sequence[float]) -> dict[str, Any]:

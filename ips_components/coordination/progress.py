@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ips_components.coordination import launches
@@ -35,16 +36,17 @@ class Progress:
 
     def progress(self, run: CoordinatedRun) -> dict[str, Any]:
         """Return how far a run is, for the terminal and the live page."""
+        tasks = task_counts(self._scheduler)
         return {
             **run.state.progress(),
-            "position": position(run),
+            **_rates(run, tasks),
             "joining": _are_joining(run),
             "alone": launches.is_alone(run),
             "launch": run.launches[-1].number if run.launches else None,
             "lost": dict(run.state.lost_ranks),
             "fatal": None if run.state.fatal is None else run.state.fatal.to_json(),
             "n_steps": run.settings.get("n_steps"),
-            "tasks": task_counts(self._scheduler),
+            "tasks": tasks,
             "states": self._states(run),
             "attached": sum(each.waiting for each in run.attached.values()),
         }
@@ -62,7 +64,7 @@ class Progress:
         account = run.state.record()
         return {
             **account,
-            "step_counts": {**account["step_counts"], "put": position(run)},
+            "step_counts": {**account["step_counts"], "put": run.state.position_put},
             **({"launches": launched} if launched else {}),
             **({"attached": _attached(run)} if run.attached else {}),
             "states": self._states(run),
@@ -81,15 +83,22 @@ def _attached(run: CoordinatedRun) -> list[dict[str, Any]]:
     return [client.to_json() for client in run.attached.values()]
 
 
-def position(run: CoordinatedRun) -> int:
-    """Return how many steps of its own the simulation has put, whether they are wanted or not.
-
-    Ranks say where they are at the end of each step of which something is wanted; in other steps
-    not more often than once a second.
-    """
-    state = run.state
-    known = [each + 1 for each in (state.newest_step, state.last_put) if each is not None]
-    return max([*known, state.position])
+def _rates(run: CoordinatedRun, tasks: Mapping[str, int]) -> dict[str, Any]:
+    """Return bytes and steps per second, and the seconds that are left, as far as is known."""
+    state, now = run.state, run.state.clock()
+    if state.phase not in ("running", "ended"):
+        return {"rate": None, "step_rate": None, "left": None}
+    state.tasks_done.note(now, tasks["done"])
+    sides = [state.tasks_done.left(now, tasks["total"])]
+    is_running = state.phase == "running"
+    if is_running:
+        sides.append(state.steps_put.left(now, run.settings.get("n_steps")))
+    known = [each for each in sides if each is not None]
+    return {
+        "rate": state.bytes_delivered.rate(now) if is_running else None,
+        "step_rate": state.steps_put.rate(now) if is_running else None,
+        "left": max(known) if len(known) == len(sides) else None,
+    }
 
 
 def _are_joining(run: CoordinatedRun) -> bool:

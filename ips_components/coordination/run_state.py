@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ips_components.coordination.ledger import Ledger
+from ips_components.coordination.pace import Growth
 from ips_components.coordination.step_report import StepReport
 from ips_components.coordination.steps import Steps, grown
 from ips_components.external.groups import BoundedDict
@@ -29,6 +30,8 @@ MAX_SAMPLES = 4096
 MAX_TIMES = 1 << 20
 #: Faults kept: the first half of them, and the newest.
 MAX_FAULTS = 1000
+#: Seconds between two looks at how far the ranks are, of which rates are computed.
+NOTE_EVERY = 0.05
 
 
 @dataclass(slots=True)
@@ -84,6 +87,8 @@ class RunState:
         self._waited = np.zeros(0)  # seconds by rank, in the newest launch
         self._waited_before = np.zeros(0)  # in earlier launches
         self.last_put: int | None = None  # newest step that ranks of this launch have put
+        self.bytes_delivered, self.steps_put, self.tasks_done = Growth(), Growth(), Growth()
+        self._noted = 0.0  # when the first two were
         self.samples: deque[dict[str, Any]] = deque()
         self.faults: list[Fault] = []  # the first and the last ones
         self.faults_left_out = 0
@@ -123,6 +128,7 @@ class RunState:
         """A rank has put everything of ``step``; ``waited`` is its total so far in seconds."""
         self.ledger.update(rank, counters)
         self._step_ends(step, np.array([rank]), np.array([waited]))
+        self._note_growth()
 
     def step_ends(self, report: StepReport) -> None:
         """Ranks have put everything of some steps: the same for many at once."""
@@ -131,15 +137,22 @@ class RunState:
             self.times.setdefault(step, moment)
         self.position = max(self.position, report.position)
         self.signs += bool(np.setdiff1d(report.accounted, report.ranks).size)
-        if not len(report.steps):
-            return
-        first = int(report.steps[0])
+        first = int(report.steps[0]) if len(report.steps) else 0
         if (report.steps == first).all():  # the usual case, without the detour
-            self._step_ends(first, report.ranks, report.waited)
-            return
-        for step in np.unique(report.steps).tolist():
-            mine = report.steps == step
-            self._step_ends(step, report.ranks[mine], report.waited[mine])
+            if len(report.steps):
+                self._step_ends(first, report.ranks, report.waited)
+        else:
+            for step in np.unique(report.steps).tolist():
+                mine = report.steps == step
+                self._step_ends(step, report.ranks[mine], report.waited[mine])
+        if self.clock() - self._noted >= NOTE_EVERY:
+            self._note_growth()
+
+    def _note_growth(self) -> None:
+        """Note how far the ranks are, as they say it themselves: chunks arrive when they may."""
+        self._noted = now = self.clock()
+        self.bytes_delivered.note(now, self.ledger.total("delivered"))
+        self.steps_put.note(now, self.position_put)
 
     def _step_ends(self, step: int, ranks: NDArray[np.int64], waited: NDArray[np.float64]) -> None:
         now = self.clock()
@@ -215,6 +228,16 @@ class RunState:
     # -- questions --------------------------------------------------------------------
 
     @property
+    def position_put(self) -> int:
+        """Steps of its own that the simulation has put, whether they are wanted or not.
+
+        Ranks say where they are at the end of each step of which something is wanted; in other
+        steps not more often than once a second.
+        """
+        known = [each + 1 for each in (self.newest_step, self.last_put) if each is not None]
+        return max([*known, self.position])
+
+    @property
     def simulation_over(self) -> bool:
         """All ranks have said goodbye or are lost."""
         return self.n_ranks is not None and len(self.byes) + len(self.lost_ranks) >= self.n_ranks
@@ -263,12 +286,14 @@ class RunState:
 
     def progress(self) -> dict[str, Any]:
         """A few numbers for a progress line; cheap."""
+        self._note_growth()
         return {
             "run": self.run,
             "phase": self.phase,
             "t": self.clock(),
             "started": self.started,
             "steps": self.steps_done,
+            "position": self.position_put,
             "analysed": self.steps.analysed,
             "signs": self.signs,
             "ranks": len(self.ranks),

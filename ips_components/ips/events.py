@@ -39,12 +39,9 @@ class ProgressEvents:
         interval: float = INTERVAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        from ips_components.report.progress import Rate
-
         self._services = services
         self._interval = interval
         self._clock = clock
-        self._rate = Rate()
         self._last: dict[str, Any] = {}
         self._published = float("-inf")
         self._phase: Any = None
@@ -70,8 +67,8 @@ class ProgressEvents:
 
         if self._broken:
             return
-        rate = self._rate.at(now, told["delivered"])
-        body = {**told, "t": time.time(), "rate": rate, "text": describe(state, rate)}
+        rate, text = state.get("rate"), describe(state)
+        body = {**told, "t": time.time(), "rate": rate, "text": text}
         self._last, self._published = told, now
         try:
             self._services.publish(TOPIC, EVENT, body)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ips_components.ips.coupling import CONTACT
 
-_TOTALS = ("ranks", "produced", "delivered", "skipped", "faults")
+_TOTALS = ("ranks", "produced", "delivered", "rate", "skipped", "faults")
 _PHASES = ("failed", "open", "contracted", "running", "ended")
 """The first of these that any of the runs is in is the phase of all."""
 
@@ -44,6 +44,7 @@ def together(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     known = [state for state in states if state]
     if len(known) < 2:
         return dict(known[0]) if known else {}
+    left = [state.get("left") for state in known]
     counts: dict[str, int] = {}
     for state in known:
         for name, count in (state.get("states") or {}).items():
@@ -56,6 +57,7 @@ def together(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "position": min(state.get("position") or 0 for state in known),
         "analysed": min(state.get("analysed") or 0 for state in known),
         "waited": max(state.get("waited") or 0.0 for state in known),
+        "left": None if None in left else max(left),
         "states": counts,
     }
 

@@ -7,7 +7,6 @@ every now and then, and only when something has moved.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 import time
@@ -28,10 +27,6 @@ logger = logging.getLogger(__name__)
 LINE_INTERVAL = 5.0
 #: Seconds between two questions to the scheduler.
 POLL_INTERVAL = 0.5
-#: Seconds of progress before the time that is left is estimated.
-_ESTIMATE_AFTER = 3.0
-#: Seconds over which the shown rate is averaged.
-RATE_WINDOW = 3.0
 
 #: Last phases of a run; the analysis may go on after the simulation.
 _FINAL = {"ended": "simulation ended", "failed": "failed"}
@@ -72,8 +67,6 @@ class Progress:
     ) -> None:
         self._interval = interval
         self._clock = clock
-        self._rate = Rate()
-        self._remaining = Remaining()
         self._file = ProgressFile.wanted()
         self._stream = sys.stderr if stream is None else stream
         self._view: _Lines | _Bars | None = None
@@ -106,15 +99,13 @@ class Progress:
             self.doing(words)
         if self._view is None:
             return
-        now = self._clock()
-        rate = self._rate.at(now, state.get("delivered") or 0)
-        left = self._remaining.at(now, bars(state)) if state.get("phase") == "running" else None
         if isinstance(self._view, _Bars):
-            self._view.show(state, rate, left)
+            self._view.show(state)
             return
+        now = self._clock()
         phase = state.get("phase")
         due = now - self._shown >= self._interval or (phase in _FINAL and phase != self._phase)
-        line = describe(state, rate, left)
+        line = describe(state)
         if due and line != self._last:
             self._view.show(line)
             self._shown, self._last, self._phase = now, line, phase
@@ -189,22 +180,6 @@ class Progress:
                 thread.join(timeout=10 * interval)
 
 
-class Rate:
-    """Bytes per second over the last few seconds, from totals that only grow."""
-
-    def __init__(self, window: float = RATE_WINDOW) -> None:
-        self._window = window
-        self._points: list[tuple[float, float]] = []
-
-    def at(self, now: float, total: float) -> float | None:
-        """Note a new total; the rate, or None while there is nothing to compare with."""
-        self._points.append((now, total))
-        while len(self._points) > 2 and now - self._points[1][0] >= self._window:
-            self._points.pop(0)
-        (t0, first), (t1, last) = self._points[0], self._points[-1]
-        return (last - first) / (t1 - t0) if t1 > t0 else None
-
-
 @dataclass(frozen=True, slots=True)
 class Bar:
     """How far one side of a run is.
@@ -225,11 +200,11 @@ class Bar:
     words: str
 
 
-def bars(state: Mapping[str, Any], rate: float | None = None) -> list[Bar]:
+def bars(state: Mapping[str, Any]) -> list[Bar]:
     """The bars of a state: the simulation's, and the analysis' once it has tasks."""
     steps, n_steps = _position(state), state.get("n_steps")
     total = None if n_steps is not None and steps > n_steps else n_steps
-    words = ", ".join([_of("step", steps, n_steps), *_traffic(state, rate)])
+    words = ", ".join([_of("step", steps, n_steps), *_traffic(state)])
     found = [Bar("simulation", steps, total, words)]
     tasks = state.get("tasks") or {}
     if tasks.get("total"):
@@ -259,7 +234,7 @@ def awaited(state: Mapping[str, Any]) -> str:
     return ""
 
 
-def describe(state: Mapping[str, Any], rate: float | None = None, left: float | None = None) -> str:
+def describe(state: Mapping[str, Any]) -> str:
     """One line of plain text about a state.
 
     Examples
@@ -271,9 +246,9 @@ def describe(state: Mapping[str, Any], rate: float | None = None, left: float | 
     tasks = state.get("tasks") or {}
     if tasks.get("total"):
         parts.append(f"{numbers.count(tasks['done'])} of {numbers.count(tasks['total'])} tasks")
-    parts += _traffic(state, rate)
+    parts += _traffic(state)
     parts += _cost(state)
-    parts += _left(left)
+    parts += _left(state)
     if state.get("alone"):
         parts.append(_ALONE)
     elif state.get("phase") in _FINAL:
@@ -299,40 +274,22 @@ def tunnel(address: str, host: str) -> str:
     return f"from another machine: ssh -N -L {port}:{place} {host}"
 
 
-class Remaining:
-    """Estimates how long a run still takes, from how far its sides have come."""
-
-    def __init__(self) -> None:
-        self._began: dict[str, tuple[float, int]] = {}
-
-    def at(self, now: float, found: list[Bar]) -> float | None:
-        """Note how far the sides are; the seconds left, None as long as that is a guess."""
-        left = []
-        for bar in found:
-            if not bar.total or not bar.done or bar.done >= bar.total:
-                continue
-            began, first = self._began.setdefault(bar.name, (now, bar.done))
-            passed, done = now - began, bar.done - first
-            known = passed >= _ESTIMATE_AFTER and done > 0
-            left.append(passed * (bar.total - bar.done) / done if known else math.inf)
-        longest = max(left, default=math.inf)
-        return None if math.isinf(longest) else longest
-
-
 def _of(noun: str, done: int | None, total: int | None) -> str:
     return f"{noun} {numbers.count(done or 0)} {numbers.of_total(done, total or None)}".rstrip()
 
 
-def _traffic(state: Mapping[str, Any], rate: float | None) -> list[str]:
+def _traffic(state: Mapping[str, Any]) -> list[str]:
     delivered = state.get("delivered")
     if delivered is None:
         return []
+    rate = state.get("rate")
     speed = f" ({numbers.rate(rate)})" if rate else ""
     return [f"delivered {numbers.size(delivered)}{speed}"]
 
 
-def _left(seconds: float | None) -> list[str]:
-    return [] if seconds is None else [f"about {numbers.duration(max(seconds, 1.0))} left"]
+def _left(state: Mapping[str, Any]) -> list[str]:
+    seconds = state.get("left")
+    return [f"about {numbers.duration(max(seconds, 1.0))} left"] if seconds else []
 
 
 def _cost(state: Mapping[str, Any]) -> list[str]:
@@ -404,9 +361,9 @@ class _Bars:
         self._doing = text
         self._line.plain = ", ".join([text, *self._costs])
 
-    def show(self, state: Mapping[str, Any], rate: float | None, left: float | None = None) -> None:
+    def show(self, state: Mapping[str, Any]) -> None:
         ids = {"simulation": self._simulation, "analysis": self._analysis}
-        for bar in bars(state, rate):
+        for bar in bars(state):
             self._bars.update(ids[bar.name], total=bar.total, completed=bar.done, words=bar.words)
-        self._costs = [*_left(left), *_cost(state)]
+        self._costs = [*_left(state), *_cost(state)]
         self.doing(self._doing)

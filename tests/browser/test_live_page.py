@@ -42,9 +42,9 @@ def test_the_page_follows_a_run_to_its_bad_end(width, tmp_path):
             await page.until("document.getElementById('steps').textContent == 'step 60 of 100'")
             await page.until("document.querySelectorAll('#waiting rect').length == 4")
             feed.run(10, first=60)
-            # From the first step on, however late the page is opened: rates over two steps each.
+            # From the first step on, however late the page is opened.
             points = "document.querySelector('#throughput polyline')?.getAttribute('points')"
-            await page.until(f"({points} || '').split(' ').length == 68")
+            await page.until(f"({points} || '').split(' ').length == 120")
             titles = "[...document.querySelectorAll('#waiting title')].map(t => t.textContent)"
             assert (await page.evaluate(titles))[2].startswith("rank 2: ")
             assert await page.evaluate("document.documentElement.scrollWidth") <= width

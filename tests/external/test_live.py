@@ -17,7 +17,7 @@ from ips_components.coordination.live_page import (
     MAX_BARS,
     MAX_POINTS,
     _bars,
-    _history,
+    _throughput,
     open_live_page,
 )
 from ips_components.errors import ConfigError
@@ -66,9 +66,8 @@ def test_it_tells_the_state_as_json():
     assert state["steps"] == 1
     assert state["delivered"] == 8
     assert state["position"] == 1
-    ((complete, delivered),) = state["history"]
-    assert complete > 0
-    assert delivered == 8
+    assert state["throughput"] == []
+    assert state["rate"] is state["step_rate"] is state["left"] is None
     assert state["waiting"] == {"ranks_per_bar": 1, "seconds": [0.0, 0.5]}
     assert state["workers"][0]["rss"] == 7
     assert state["workers"][0]["alive"] is False
@@ -191,13 +190,13 @@ def test_a_client_opens_the_page_and_the_scheduler_closes_it():
     asyncio.run(look())
 
 
-def test_the_history_is_bounded_and_has_both_ends():
+def test_the_throughput_is_bounded_and_has_both_ends():
     steps = {
         n: SimpleNamespace(complete=float(n), delivered=10 * n) for n in range(10 * MAX_POINTS + 7)
     }
     steps[len(steps)] = SimpleNamespace(complete=None, delivered=None)
-    found = _history(steps)
-    assert len(found) <= MAX_POINTS + 1
-    assert found[0] == (0.0, 0)
-    assert found[-1] == (float(len(steps) - 2), 10 * (len(steps) - 2))
-    assert _history({}) == []
+    found = _throughput(steps)
+    assert len(found) == MAX_POINTS
+    assert (found[0][0], found[-1][0]) == (0.0, float(len(steps) - 2))
+    assert [rate for _, rate in found] == pytest.approx([10] * MAX_POINTS)
+    assert _throughput({}) == []

@@ -2,7 +2,6 @@
 
 from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.gaps import furthest_behind
-from ips_components.coordination.progress import position
 from ips_components.coordination.step_report import StepTally
 from ips_components.receiver.sink import StepInfo
 from ips_components.wire.messages import StepEnd
@@ -20,18 +19,18 @@ def run_at(*steps):
 
 
 def test_steps_that_nobody_wants_count():
-    assert position(run_at()) == 0
-    assert position(run_at(StepEnd.NO_STEP + 17, StepEnd.NO_STEP + 18)) == 18
+    assert run_at().state.position_put == 0
+    assert run_at(StepEnd.NO_STEP + 17, StepEnd.NO_STEP + 18).state.position_put == 18
 
 
 def test_a_step_that_is_wanted_counts():
-    assert position(run_at(55, StepEnd.NO_STEP + 12)) == 56
+    assert run_at(55, StepEnd.NO_STEP + 12).state.position_put == 56
 
 
 def test_a_rank_that_has_ended_knows():
     run = run_at(StepEnd.NO_STEP + 18)
     run.state.bye(0, "ok", {}, 49)
-    assert position(run) == 50
+    assert run.state.position_put == 50
 
 
 def test_the_rank_behind_is_named():

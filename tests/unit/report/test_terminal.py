@@ -26,7 +26,7 @@ from ips_components.report import _numbers as numbers
 from ips_components.report._facts import Facts
 from ips_components.report.commands import add_subcommands
 from ips_components.report.ledger import ledger_table, print_summary
-from ips_components.report.progress import Rate, Remaining, _Bars, awaited, bars, describe
+from ips_components.report.progress import _Bars, awaited, bars, describe
 from ips_components.report.record import check_record
 
 
@@ -226,7 +226,7 @@ STATE = {
 
 
 def test_a_line_tells_everything():
-    assert describe(STATE, 60 * 2**20) == (
+    assert describe({**STATE, "rate": 60 * 2**20}) == (
         "r1: step 42 of 100, 120 of 400 tasks, delivered 300 MiB (60.0 MiB/s), waited 400 ms, "
         "worker memory up to 512 MiB"
     )
@@ -284,7 +284,7 @@ def test_a_terminal_gets_bars():
     out = Terminal()
     view = _Bars(out, Console(file=out, force_terminal=True, width=100))
     view.start()
-    view.show(STATE, 2.0**20)
+    view.show({**STATE, "rate": 2.0**20})
     view.stop()
     shown = out.getvalue()
     assert "step 42 of 100, delivered 300 MiB (1.00 MiB/s)" in shown
@@ -317,13 +317,6 @@ def test_a_scheduler_that_is_gone_ends_only_the_progress():
         assert failed.wait(5)
 
 
-def test_rate_is_over_the_last_seconds():
-    rate = Rate(window=2.0)
-    assert rate.at(0.0, 0) is None
-    assert rate.at(1.0, 10) == 10
-    assert [rate.at(float(t), 10) for t in (2, 3, 4)] == [5, 0, 0]
-
-
 # -- what a run waits for, and how long it takes --------------------------------------------------
 
 
@@ -351,19 +344,11 @@ def test_the_bar_of_the_simulation_counts_steps_that_nobody_wants():
     assert describe({"run": "r", **state}) == "r: step 28 of 50"
 
 
-def test_time_left_is_that_of_the_slower_side():
-    def state(steps, tasks):
-        return bars({"steps": steps, "n_steps": 100, "tasks": {"done": tasks, "total": 200}})
-
-    remaining = Remaining()
-    assert remaining.at(0.0, state(0, 0)) is None
-    assert remaining.at(1.0, state(10, 10)) is None  # from here on
-    assert remaining.at(2.0, state(20, 20)) is None  # too early to say
-    assert remaining.at(11.0, state(60, 60)) == pytest.approx(28.0)  # 140 tasks at 5 per second
-    assert remaining.at(12.0, state(100, 110)) == pytest.approx(9.9)
-    assert remaining.at(20.0, state(100, 200)) is None
-    line = describe({"run": "r", "steps": 60, "n_steps": 100}, None, 28.0)
-    assert line == "r: step 60 of 100, about 28.0 s left"
+def test_the_time_left_is_said_when_it_is_known():
+    state = {"run": "r", "steps": 60, "n_steps": 100}
+    assert describe({**state, "left": 28.0}) == "r: step 60 of 100, about 28.0 s left"
+    assert describe({**state, "left": 0.2}) == "r: step 60 of 100, about 1.00 s left"
+    assert describe({**state, "left": 0.0}) == describe({**state, "left": None})
 
 
 def test_words_of_another_process_are_shown_in_the_bars():
