@@ -28,7 +28,7 @@ def test_the_page_follows_a_run_to_its_bad_end(width, tmp_path):
             Chromium() as browser,
         ):
             coordinator = RunCoordinator(ExternalTasks(scheduler))
-            live = coordinator._run("heat2d_ipca")
+            live = coordinator.run("heat2d_ipca")
             live.state = feed.state
             live.settings = {"n_steps": 100}
             live.workers = {e["address"]: o for o, e in feed.state.endpoints.items()}

@@ -102,7 +102,7 @@ def test_a_launch_of_a_simulation_that_goes_on_alone_ends_with_the_last_word_of_
         run = coordinator.runs["r"]
         run.settings["on_analytics_loss"] = "continue"
         await sign(coordinator)
-        coordinator._ending.fail(run, "analysis", "failed", "it gives up")
+        coordinator.services.ending.fail(run, "analysis", "failed", "it gives up")
         for number in range(2):
             assert await (await begin(coordinator)) == (number, 4 * number)
             hello(coordinator, 0, size=1, asks=True)
@@ -119,7 +119,7 @@ def test_a_launch_that_goes_on_alone_does_not_wait_for_ranks_that_nobody_hears(c
         run = coordinator.runs["r"]
         run.settings["on_analytics_loss"] = "continue"
         await sign(coordinator)
-        coordinator._ending.fail(run, "analysis", "failed", "it gives up")
+        coordinator.services.ending.fail(run, "analysis", "failed", "it gives up")
         await (await begin(coordinator))
         hello(coordinator, 0, size=1, asks=True)
         ending = asyncio.ensure_future(end(coordinator, 0))

@@ -34,7 +34,7 @@ async def scheduler_with_run():
         host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
     ) as scheduler:
         coordinator = RunCoordinator(ExternalTasks(scheduler))
-        state = coordinator._run("r1").state
+        state = coordinator.run("r1").state
         state.endpoints[0] = {"receiver": 0, "address": "tcp://w:1", "hostname": "n1"}
         state.hello(0, {"size": 2})
         state.hello(1, {"size": 2})
