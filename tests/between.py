@@ -22,9 +22,12 @@ class Between:
     ----------
     endpoint
         Of the receiver.
+    part
+        Bytes that are passed on at a time at most.
     """
 
-    def __init__(self, endpoint):
+    def __init__(self, endpoint, part=1 << 16):
+        self._part = part
         self._to = (endpoint.host, endpoint.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = replace(endpoint, port=self._listener.getsockname()[1])
@@ -55,6 +58,8 @@ class Between:
             rank.close()
             return
         receiver = socket.create_connection(self._to)
+        for side in (rank, receiver):
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pairs.append((rank, receiver))
         back = threading.Thread(target=self._pass, args=(receiver, rank, None), daemon=True)
         back.start()
@@ -73,7 +78,7 @@ class Between:
                         gate.clear()
                         self.held.set()
                     gate.wait()
-                data = one.recv(1 << 16)
+                data = one.recv(self._part)
                 passed += len(data)
                 if not data:
                     break

@@ -8,6 +8,7 @@ than expected, the newcomer asks for what was sent elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from ips_components.coordination.coordinated_run import CoordinatedRun
 from ips_components.coordination.messages import RequestResend, SetContract, SetPlacement
 from ips_components.coordination.outbox import Outbox
 from ips_components.coordination.replay import what_replay_lacks
+from ips_components.coordination.settings import RunSettings
 from ips_components.model.block import Block
 from ips_components.model.contract import ArrayContract
 from ips_components.model.decomposition import Decomposition, dims_create
@@ -44,6 +46,8 @@ class Placer:
 
     def answer(self, run: CoordinatedRun) -> None:
         """Send the contract to the receivers, placed near the blocks where that matters."""
+        if not run.answered:
+            self._account_for_all(run)
         contract = run.agreed
         hosts = self._hostnames(run)
         if self._count_cells(run, hosts):
@@ -57,6 +61,15 @@ class Placer:
         self._note_replay(run)
         run.answered, run.answered_at = True, run.state.clock()
         self.send_contract(run)
+
+    def _account_for_all(self, run: CoordinatedRun) -> None:
+        """Have ranks account for what their program describes and nobody has asked about."""
+        contract = run.agreed
+        known = {spec.name for spec in (*(a.spec for a in contract.arrays), *contract.unneeded)}
+        described = RunSettings.specs_from(run.state.described or ())
+        if more := [spec for spec in described if spec.name not in known]:
+            run.agree(dataclasses.replace(contract, unneeded=(*contract.unneeded, *more)))
+            run.state.ledger.declare(spec.name for spec in more)
 
     def _note_replay(self, run: CoordinatedRun) -> None:
         """Say, before the first step, what could not be sent again if a worker died."""

@@ -449,6 +449,10 @@ static int obey(const char *command)
         printf("ok %s\n", why ? why : "");
         return ANSWERED;
     }
+    if (!strcmp(command, "code_text")) {
+        printf("ok %s\n", ips_bridge_code_text((int)number()));
+        return ANSWERED;
+    }
     snprintf(name, sizeof name, "%s", word());
     if (!strcmp(command, "statistics")) {
         int code = statistics(name);
@@ -562,6 +566,13 @@ static int obey(const char *command)
         numbers(a, array->ndim);
         numbers(b, array->ndim);
         return put(array, step, a, b, order);
+    }
+    if (!strcmp(command, "view")) { /* NAME STEP ITEMSIZE NDIM EXTENT... STRIDE...: cells nowhere */
+        size_t itemsize = (size_t)number();
+        int ndim = (int)number();
+        numbers(a, ndim < 0 ? 0 : ndim);
+        numbers(b, ndim < 0 ? 0 : ndim);
+        return ips_bridge_put_view(bridge, name, step, name, itemsize, ndim, a, b);
     }
     if (!strcmp(command, "put_null")) /* the declared block, cells nowhere */
         return ips_bridge_put(bridge, name, step, NULL);

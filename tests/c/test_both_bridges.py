@@ -2,17 +2,21 @@
 
 import contextlib
 import resource
+import socket
 import threading
 from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
 import pytest
+from between import Between
 from c_ranks import (
     LOST,
+    PYTHON,
     RUN,
     STOPPED,
     USAGE,
+    Rank,
     RankError,
     agree,
     coupling,
@@ -432,6 +436,31 @@ def test_many_blocks_leave_the_program_half_of_its_descriptors(start, sinks, tmp
         right(contract, sink)
 
 
+@pytest.mark.parametrize("language", ["c", "python"])
+def test_refused_shared_memory_is_said_once_and_blocks_are_sent(language, command, sinks, tmp_path):
+    """A limit on the size of files holds for memory that can be shared as well."""
+    spec = spec_of(shape=(600, 600), count=4)
+    (sink,) = sinks()
+    contract = agree(spec)
+    how = command if language == "c" else PYTHON
+    with coupling(tmp_path, [sink], contract) as (contact, _):
+        rank = Rank(["sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", *how])
+        try:
+            resource.prlimit(rank.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+            rank.offer(spec, (0, 0), (600, 600))
+            join_all([rank], contact, tmp_path)
+            for step in range(4):
+                rank("put", "t", step, "C")
+            assert rank("lanes") == "1 0"  # over the same socket
+            rank("close", 0)
+            status, said = rank.end()
+        finally:
+            rank.forget()
+        right(contract, sink)
+        assert status == 0
+        assert said.lower().count("blocks are sent instead of being read in shared memory") == 1
+
+
 def test_arrays_of_the_config_that_nobody_needs_travel_with_the_contract(start, sinks, tmp_path):
     spec = spec_of(count=3)
     (sink,) = sinks()
@@ -522,6 +551,49 @@ def test_a_number_that_all_ranks_have_is_sent_once(start, sinks, tmp_path):
             (5, 5, 0),
             (5, 5, 0),
         ]
+
+
+# -- addresses and streams -------------------------------------------------------------------------
+
+
+def over_ipv6():
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+@pytest.mark.skipif(not over_ipv6(), reason="this machine has no address ::1")
+def test_a_receiver_at_an_address_of_ipv6(start, sinks, tmp_path):
+    spec = spec_of()
+    (sink,) = sinks()
+    contract = agree(spec)
+    with coupling(tmp_path, [sink], contract, host="::1") as (contact, (receiver,)):
+        assert receiver.endpoint.host == "::1"
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        cut(receiver)
+        rank("close", 0)
+        right(contract, sink)
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_messages_and_signs_of_life_that_come_in_parts(start, sinks, tmp_path):
+    spec = spec_of(count=6)
+    (sink,) = sinks()
+    contract = agree(spec)
+    with (
+        coupling(tmp_path, [sink], contract, heartbeat=0.001) as (contact, (receiver,)),
+        Between(receiver.endpoint, part=5) as between,
+    ):
+        between.stand_in(contact, receiver, contract)
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        rank("close", 0)
+        right(contract, sink)
+        assert len(sink.hellos) == 2  # of the request, and of the data
 
 
 # -- connections that break ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from c_ranks import (
     CONTACT,
     CONTRACT,
     GEOMETRY,
+    INCOMPLETE,
     LATE,
     LOST,
     NOTHING,
@@ -327,6 +328,48 @@ def test_a_program_that_contradicts_the_contract(start, sinks, tmp_path, words, 
         with pytest.raises(RankError, match=complaint) as refused:
             rank("join", tmp_path / "blob")
         assert refused.value.code == code
+
+
+def test_every_code_has_a_text_of_its_own(start):
+    rank = start()
+    texts = [rank("code_text", code) for code in range(STOPPED, INCOMPLETE + 1)]
+    assert len(set(texts)) == len(texts)
+    assert "stopped the run" in rank("code_text", STOPPED)
+    assert {rank("code_text", code) for code in (-99, 99)} == {"unknown code"}
+
+
+def test_an_array_has_one_description(start):
+    rank = start()
+    rank("declare", "t", "f8", 2, 8, 12)
+    for again in (["f8", 2, 8, 12], ["f4", 2, 8, 12], ["f8", 1, 8]):
+        with pytest.raises(RankError, match="array t is declared twice") as refused:
+            rank("declare", "t", *again)
+        assert refused.value.code == USAGE
+
+
+VIEWS = {
+    "itemsize": ([4, 2, 8, 12, 48, 4], "cells have 4 bytes, those of type <f8 have 8"),
+    "dimensions": ([8, -1], "a view of -1 dimensions"),
+    "shape": ([8, 2, 12, 7, 56, 8], "expected a block of 96 cells"),
+    "gaps": ([8, 2, 12, 8, 80, 8], "expected a block of 96 cells"),
+    "negative": ([8, 2, -8, -12, 96, 8], "a view of -8 cells along dimension 0"),
+}
+
+
+@pytest.mark.parametrize("wrong", VIEWS)
+def test_views_that_cannot_be_of_a_block(start, sinks, tmp_path, wrong):
+    """What another library says of its memory: item size, extents and strides."""
+    words, complaint = VIEWS[wrong]
+    with coupling(tmp_path, sinks(), agree(spec_of())) as (contact, _):
+        rank = start()
+        rank.offer(spec_of(), (0, 0), (8, 12))
+        join_all([rank], contact, tmp_path)
+        named = "put of array t at step 3 on rank 0: "
+        with pytest.raises(RankError, match=named + complaint):
+            rank("view", "t", 3, *words)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        rank("close", 0)
 
 
 def test_wrong_uses_are_refused(start, sinks, tmp_path):

@@ -90,7 +90,7 @@ def coupled(cluster, tmp_path):
         parsed = RunSettings(
             run=name,
             token=secrets.token_hex(32),
-            analysis=analysis if ":" in analysis else f"{__name__}:{analysis}",
+            analysis=f"{__name__}:{analysis}" if analysis and ":" not in analysis else analysis,
             n_receivers=2,
             arrays=arrays_in_config,
             results=str(tmp_path / "results.zarr"),
@@ -207,8 +207,9 @@ def test_only_what_the_graph_needs_is_sent(cluster, coupled):
     assert account["produced"] == FIELD.nbytes
 
 
-def test_what_is_produced_does_not_depend_on_what_is_needed(cluster, coupled):
-    """An array that the analysis does not need is counted, and skipped."""
+@pytest.mark.parametrize("analysis", ["corner_only", ""])
+def test_what_is_produced_does_not_depend_on_what_is_needed(cluster, coupled, analysis):
+    """An array that the analysis does not need is counted, and skipped; without an analysis all."""
 
     def simulate_two(rank, contact):
         both = [*offer(rank), replace(offer(rank)[0], name="pressure")]
@@ -218,11 +219,12 @@ def test_what_is_produced_does_not_depend_on_what_is_needed(cluster, coupled):
                 for array in both:
                     bridge.put(array.name, step, field(step)[y : y + 4, x : x + 3])
 
-    name, future, _, _ = coupled("corner_only", simulate_two)
+    name, future, _, _ = coupled(analysis, simulate_two)
     future.result(30)
     ledger = wait_for_end(cluster, name, 20)["ledger"]
     assert ledger["closed"]
-    assert {each["bytes"]["produced"] for each in ledger["arrays"].values()} == {FIELD.nbytes}
+    produced = {name: each["bytes"]["produced"] for name, each in ledger["arrays"].items()}
+    assert produced == {"temperature": FIELD.nbytes, "pressure": FIELD.nbytes}
     assert ledger["arrays"]["pressure"]["blocks"] == {
         "produced": STEPS * len(RANKS),
         "skipped": STEPS * len(RANKS),

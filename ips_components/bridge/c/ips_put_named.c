@@ -71,9 +71,17 @@ int ips_bridge_array_put_view(ips_bridge_array *a, int64_t step, const void *cel
     if (!a)
         return IPS_BRIDGE_USAGE;
     if (ndim < 0 || ndim > IPS_BRIDGE_MAX_DIMS || (ndim && (!extents || !strides)))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: a view of %d dimensions", a->name, ndim);
-    for (int d = 0; d < ndim; d++)
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: a view of %d dimensions", a->name,
+                         (long long)step, b->self.rank, ndim);
+    for (int d = 0; d < ndim; d++) {
+        if (extents[d] < 0)
+            return ipsb_fail(b, IPS_BRIDGE_GEOMETRY,
+                             "put of array %s at step %lld on rank %d: a view of %lld cells along "
+                             "dimension %d",
+                             a->name, (long long)step, b->self.rank, (long long)extents[d], d);
         total *= extents[d];
+    }
     if (!a->contract || !ipsb_is_wanted(a, step + b->shift) || a->ragged || a->by_id)
         return ips_bridge_array_put_block(a, step, cells, offset, count, NULL);
     if (total && (int64_t)itemsize != a->itemsize)

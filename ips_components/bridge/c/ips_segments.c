@@ -3,7 +3,9 @@
  * The first segment has room for the slots of one block; when it is full there is another one, each as
  * large as all before it together. Memory that no slot has used yet takes no space. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,9 +40,11 @@ static int shared_memory(size_t size, void **memory)
     if (*memory != MAP_FAILED && (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE) == 0 ||
                                   fcntl(fd, F_ADD_SEALS, seals) == 0))
         return fd;
+    int why = errno;
     if (*memory != MAP_FAILED)
         munmap(*memory, size);
     close(fd);
+    errno = why;
     return -1;
 }
 
@@ -62,8 +66,10 @@ static segment *new_segment(segments *all, segment_limits *limits, size_t size)
 {
     void *memory = NULL;
     segment *s, **more;
+    errno = EMFILE;
     if (limits->segments >= limits->max_segments)
         return NULL;
+    errno = ENOMEM;
     more = realloc(all->items, sizeof *more * (all->n + 1));
     if (!more)
         return NULL;
@@ -122,6 +128,13 @@ segment *ipsb_segment_take(segments *all, segment_limits *limits, size_t size, u
     segment *s = new_segment(all, limits, expected > in_use ? expected : in_use);
     if (!s)
         s = new_segment(all, limits, size);
+    if (!s && !limits->warned) {
+        fprintf(stderr,
+                "ips_components: blocks are sent instead of being read in shared memory, which takes "
+                "longer: %s\n",
+                strerror(errno));
+        limits->warned = true;
+    }
     if (s && !take(s, size, offset))
         return NULL;
     return s;

@@ -10,6 +10,7 @@
 typedef struct segment_limits {
     size_t segments, max_segments; /* each has a descriptor: some must be left to the program */
     uint32_t next;                 /* number of the next one */
+    bool warned;                   /* that blocks are sent instead */
 } segment_limits;
 
 typedef struct span {
