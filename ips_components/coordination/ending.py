@@ -116,8 +116,10 @@ class Ending:
             if waiting and run.settings.get("leave_out") and not run.state.stop_reason:
                 self._leave_out(run, "simulation", "ended early", gap or ending)
                 return
+            never_came = SimulationLost(f"{gap}; {reason}" if gap else reason)
+            never, lost = set(waiting), self._lost_with_worker(run)
             remaining = self._tasks.fail_remaining(
-                run.state.run, SimulationLost(f"{gap}; {reason}" if gap else reason)
+                run.state.run, lambda key: never_came if key in never else lost(key)
             )
         if remaining and not run.state.stop_reason and not run.ahead:
             what = "left out a step" if gap else "ended early"
@@ -296,6 +298,10 @@ class Ending:
 
     def give_up(self, run: CoordinatedRun, keys: list[Any]) -> None:
         """Err chunks that were lost with their worker when no rank is left to send them again."""
+        self._tasks.fail(keys, self._lost_with_worker(run))
+
+    def _lost_with_worker(self, run: CoordinatedRun) -> Callable[[Any], SimulationLost]:
+        """Return what makes the error of a chunk that has been there."""
         arrays = {array.name: array for array in run.agreed.arrays}
         ending = run.state.ending(run.settings.get("n_steps"))
 
@@ -307,7 +313,7 @@ class Ending:
                 f"again: {ending}"
             )
 
-        self._tasks.fail(keys, failure)
+        return failure
 
     def give_up_passed(self, run: CoordinatedRun, first: int) -> None:
         """Err the chunks all steps of which are below the first one that is still to come."""

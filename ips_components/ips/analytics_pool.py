@@ -18,6 +18,8 @@ POOL = "analytics"
 TASK = "analysis"
 TLS = ".tls"
 LIVE_PAGE = "live page"
+LIBRARIES = ("ips_components.coordination.worker", "ips_components.analysis.run")
+"""What every worker of the pool needs."""
 
 
 class AnalyticsPool:
@@ -302,6 +304,7 @@ class AnalyticsPool:
 
         services.create_task_pool(POOL)
         pool = services.task_pools[POOL]
+        pool.libraries = LIBRARIES
         pool.secrets = [*self._contact_files().values()]
         pool.credentials_directory = self.run_dir / TLS
         services.add_task(POOL, TASK, 1, services.get_working_dir(), analysis)

@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import dask
@@ -78,6 +79,9 @@ MEMORY = {
 }
 
 
+_METHOD = "distributed.worker.multiprocessing-method"
+
+
 @dataclass(frozen=True, slots=True)
 class Launchers:
     """Paths of a pool's two executables, and of the logs that they write."""
@@ -113,6 +117,21 @@ def _defaults(values: Mapping[str, str]) -> str:
     return "\n".join([*lines, f"export {' '.join(values)}"])
 
 
+def _forks() -> dict[str, str]:
+    """Variables of workers that are forked; none where the user has set how Dask starts them.
+
+    Those which libraries look at when they are read have to be there before; of stock Dask, its
+    nanny sets them.
+    """
+    import_module("distributed")  # brings its part of Dask's configuration
+    if dask.config.get(_METHOD, None, config=dask.config.collect()) is not None:
+        return {}
+    nanny = dask.config.get("distributed.nanny")
+    given = {**nanny["pre-spawn-environ"], **nanny["environ"]}
+    variables = {name: str(value) for name, value in given.items() if value is not None}
+    return {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver", **variables}
+
+
 def _write(directory: Path, name: str, template: str, **words: str) -> Path:
     script = directory / name
     *guarded, _ = guard_command()
@@ -142,6 +161,7 @@ def write_launchers(
     shifter: str | None = None,
     secrets: Sequence[Path] = (),
     environment: Mapping[str, str] = types.MappingProxyType({}),
+    libraries: Sequence[str] = (),
 ) -> Launchers:
     """Write the executables of one pool.
 
@@ -161,6 +181,8 @@ def write_launchers(
         Files and directories to remove when the scheduler has ended, in whatever way.
     environment
         Variables of scheduler and workers, where they have no value yet.
+    libraries
+        Modules that workers need, read once for all workers of a node.
     """
     directory = work / DIRECTORY / "".join(c if c.isalnum() else "_" for c in pool)
     directory.mkdir(parents=True, exist_ok=True)
@@ -168,6 +190,9 @@ def write_launchers(
         log.unlink(missing_ok=True)
     # The last one of an option that is given twice holds: IPS itself says --nworkers 1.
     workers = f"--nworkers {workers_per_node} "
+    worker, forks = "distributed.cli.dask_worker", _forks()
+    if forks:
+        worker = f"ips_components.external.forked_workers {','.join(['distributed', *libraries])}"
     return Launchers(
         scheduler=_write(
             directory,
@@ -183,9 +208,9 @@ def write_launchers(
             directory,
             "dask-worker",
             _SCRIPT,
-            module="distributed.cli.dask_worker",
+            module=worker,
             memory=_memory(),
-            environment=_defaults(environment),
+            environment=_defaults({**environment, **forks}),
             secrets="",
             extra=workers + shlex.join(worker_options),
         ),

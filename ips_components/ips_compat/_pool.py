@@ -87,6 +87,7 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
         worker_options=security.options(),
         environment=security.environment(),
         shifter=type(pool).shifter,
+        libraries=pool.__dict__.get("libraries", ()),
         secrets=[*pool.__dict__.get("secrets", ()), *security.directories],
     )
     pool.dask_scheduler, pool.dask_worker = str(launchers.scheduler), str(launchers.worker)

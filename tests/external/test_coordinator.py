@@ -65,6 +65,7 @@ class Tasks:
         self.released_groups.append(group)
 
     def fail_remaining(self, group, failure) -> int:
+        self.afterwards = failure
         return len(self.waiting(group)) if self.count_waiting else 0
 
     def counts(self, group) -> dict:
@@ -428,6 +429,15 @@ def test_goodbyes_announcements_and_answers_come_in_any_order():
     for order in orders:
         state = end_in_order(RunCoordinator(Tasks()), order)
         assert (state.phase, state.fatal) == ("ended", None), order
+
+
+def test_what_is_lost_after_the_end_is_said_to_be_lost(coordinator):
+    """All had come; the run may be forgotten by the time a worker dies with a chunk."""
+    end_in_order(coordinator, ["chunks 0", "chunks 1", "bye 0", "bye 1", "a", "z"])
+    key = coordinator.runs["r"].agreed.arrays[0].key(0)
+    cause = str(coordinator.tasks.afterwards(key))
+    assert "'t'" in cause
+    assert "lost with its worker, and cannot be sent again: simulation ended at step" in cause
 
 
 def end_in_order(coordinator, order):

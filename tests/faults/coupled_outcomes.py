@@ -7,6 +7,9 @@ from contextlib import suppress
 import numpy as np
 import psutil
 import xarray as xr
+from killing import is_worker
+
+WORKER = "worker"
 
 
 def record_of(flow):
@@ -55,12 +58,13 @@ def find(process, word):
 
 
 def find_if_any(process, word):
-    """The same; there may be none, and some may be ending meanwhile."""
+    """The same, `WORKER` for Dask's; there may be none, and some may be ending meanwhile."""
     found = []
     for each in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             command = " ".join(each.cmdline())
-            if word in command and "guard.py" not in command and "mpiexec" not in command:
+            wrapped = "guard.py" in command or "mpiexec" in command
+            if is_worker(each) if word == WORKER else word in command and not wrapped:
                 found.append(each)
     return found
 

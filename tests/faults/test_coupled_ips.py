@@ -4,7 +4,7 @@ import signal
 
 import psutil
 import pytest
-from coupled_outcomes import at_step, failed, find, record_of, right
+from coupled_outcomes import WORKER, at_step, failed, find, record_of, right
 
 STEPS = 40
 SLOWLY = {"pace": 0.1, "steps": STEPS, "REPLAY_STEPS": STEPS}
@@ -23,7 +23,7 @@ def test_one_of_two_workers_is_killed(coupled, victim, step):
     flow = coupled(workers=2, **{**SLOWLY, "pace": 0.1 if step == 5 else 0.4})
     process = flow.start()
     at_step(flow, step)
-    find(process, "spawn_main")[victim].kill()
+    find(process, WORKER)[victim].kill()
     record = right(flow, STEPS)
     assert [fault["what"] for fault in record["faults"]] == ["lost"]
 
@@ -35,7 +35,7 @@ def test_a_worker_is_killed_when_all_is_put(coupled, victim):
     flow = coupled(workers=2, **SLOWLY)
     process = flow.start()
     at_step(flow, STEPS - 1)
-    find(process, "spawn_main")[victim].kill()
+    find(process, WORKER)[victim].kill()
     ended = flow.wait(process, 110)
     if ended.status == 0:
         right(flow, STEPS)
@@ -48,7 +48,7 @@ def test_one_of_two_workers_is_silent(coupled, victim):
     flow = coupled(workers=2, SILENCE_TIME_OUT=4, **SLOWLY)
     process = flow.start()
     at_step(flow, 5)
-    find(process, "spawn_main")[victim].send_signal(signal.SIGSTOP)
+    find(process, WORKER)[victim].send_signal(signal.SIGSTOP)
     record = right(flow, STEPS)
     assert [fault["what"] for fault in record["faults"]] == ["silent", "lost"]
 
@@ -58,7 +58,7 @@ def test_all_workers_are_killed(coupled):
     flow = coupled(workers=2, **SLOWLY)
     process = flow.start()
     at_step(flow, 5)
-    for worker in find(process, "spawn_main"):
+    for worker in find(process, WORKER):
         worker.kill()
     failed(flow, "the last Dask worker is gone")
 
@@ -70,7 +70,7 @@ def test_a_nanny_dies(coupled, signum):
     flow = coupled(workers=2, SILENCE_TIME_OUT=4, **SLOWLY)
     process = flow.start()
     at_step(flow, 5)
-    find(process, "dask_worker")[0].send_signal(signum)
+    find(process, "ips_components.external.forked_workers")[0].send_signal(signum)
     ended = flow.wait(process, 110)
     assert ended.status in (0, 1), ended.output
     if ended.status == 0:

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from coupled_outcomes import at_step, failed, find, record_of
+from coupled_outcomes import WORKER, at_step, failed, find, record_of
 
 MEMBERS = ("a", "b", "c")
 STEPS = 12
@@ -118,7 +118,7 @@ def test_a_worker_dies_after_a_member_was_left_out(members):
     flow = members(a="--fault 0:kill@step:2", workers=2, pace=0.3, REPLAY_STEPS=30)
     process = flow.start()
     at_step(flow, 8)
-    find(process, "spawn_main")[0].kill()
+    find(process, WORKER)[0].kill()
     results = results_without(flow, flow.wait(process, 110), ["MEMBER_A"], "")
     np.testing.assert_array_equal(results["mean"], FIELD)
 

@@ -131,7 +131,7 @@ def test_all_workers_are_killed(workflow):
     flow = workflow(worker="pool_busy")
     process = flow.start()
     flow.wait_for("at work now")
-    for each in _descendants(process, "distributed.cli.dask_worker"):
+    for each in _descendants(process, "ips_components.external.forked_workers"):
         each.kill()
     ended = flow.wait(process, 30.0)
     assert ended.status == 1

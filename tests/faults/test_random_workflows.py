@@ -14,7 +14,7 @@ import pytest
 import random_cases
 import xarray as xr
 from coupled.random_analysis import to_bytes
-from coupled_outcomes import find_if_any, record_of
+from coupled_outcomes import WORKER, find_if_any, record_of
 
 RUNS = int(os.environ.get("CAMPAIGN_RUNS", "40"))
 FIRST = int(os.environ.get("CAMPAIGN_SEED", "1000"))
@@ -76,7 +76,7 @@ def test_a_worker_of_a_random_workflow_is_killed(random_workflow, seed):
         assert process.poll() is None, flow.output() + flow.log()
         time.sleep(0.1)
     time.sleep(rng.uniform(0.0, 5.0))
-    workers = find_if_any(process, "spawn_main") if process.poll() is None else []
+    workers = find_if_any(process, WORKER) if process.poll() is None else []
     if workers:
         try:
             rng.choice(workers).kill()

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 import xarray as xr
-from coupled_outcomes import at_step, failed, find, record_of
+from coupled_outcomes import WORKER, at_step, failed, find, record_of
 
 campaign = pytest.mark.campaign
 pytestmark = pytest.mark.deaths
@@ -92,7 +92,7 @@ def test_one_of_two_workers_is_killed(coupled_two):
     flow = coupled_two(workers=2, REPLAY_STEPS=30, **SLOWLY)
     process = flow.start()
     at_step(flow, 5)
-    find(process, "spawn_main")[0].kill()
+    find(process, WORKER)[0].kill()
     assert_right(flow, flow.wait(process, 110), 30)
 
 

@@ -120,7 +120,7 @@ def test_a_launch_that_dies_fails_the_run_where_it_is_not_repeated(
 @pytest.mark.parametrize("launch", [0, pytest.param(2, marks=campaign)])
 def test_a_worker_is_killed_in_a_launch(tmp_path, leaves_nothing, launch):
     """Ranks that are there send again what was theirs; what earlier ones had sent is gone."""
-    flow = flow_of(tmp_path, f"--kill spawn_main:{launch}:2")
+    flow = flow_of(tmp_path, f"--kill worker:{launch}:2")
     ended = flow.run(220)
     if ended.status == 0:
         right(flow)
@@ -129,7 +129,7 @@ def test_a_worker_is_killed_in_a_launch(tmp_path, leaves_nothing, launch):
 
 
 BETWEEN = {
-    "worker": ("spawn_main", ["worker", "lost with its worker", "cannot be sent again"]),
+    "worker": ("worker", ["worker", "lost with its worker", "cannot be sent again"]),
     "scheduler": ("dask_scheduler", ["Dask scheduler", "scheduler"]),
     "simulation": ("component:Simulation", ["was ended by SIGKILL"]),
     "analytics": ("component:Analytics", ["was ended by SIGKILL"]),

@@ -176,7 +176,8 @@ def test_a_launch_that_dies_fails_the_run(tmp_path, leaves_nothing):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
-    ("word", "cause"), [("dask_scheduler", "Dask scheduler"), ("dask_worker", "worker")]
+    ("word", "cause"),
+    [("dask_scheduler", "Dask scheduler"), ("ips_components.external.forked_workers", "worker")],
 )
 def test_a_pool_that_dies_in_a_launch_ends_the_run_soon(tmp_path, leaves_nothing, word, cause):
     """The deadlines of the run, 120 s and more, are not waited for."""

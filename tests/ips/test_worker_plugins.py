@@ -88,7 +88,7 @@ def test_last_good_archive_survives_kill_9_of_the_worker(example, tmp_path):
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # some live only for a moment
             command = " ".join(child.cmdline())
-            if "dask_worker" in command or "spawn_main" in command:
+            if "ips_components.external.forked_workers" in command or "forkserver" in command:
                 child.send_signal(signal.SIGKILL)
     ended = flow.wait(process, 60)
     assert ended.status == 1

@@ -144,7 +144,7 @@ def test_scancel_in_mid_run_leaves_nothing(submit, workspace):
     slow_down(workspace, 1000, 20)
     job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4")
     wait_for(lambda: len(ranks_of(job)) >= RANKS, "the ranks to start", 90)
-    for task in [*ranks_of(job), *job.processes_with("dask_worker", "python")]:
+    for task in [*ranks_of(job), *job.processes_with("external.forked_workers", "python")]:
         epilog = Path(task.environ()["SLURM_TASK_EPILOG"])
         assert "--sweep" in epilog.read_text()
     job.cancel()

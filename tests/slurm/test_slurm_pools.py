@@ -65,7 +65,9 @@ def test_scancel_while_binary_tasks_run_leaves_nothing(submit, workspace):
 def test_scancel_while_dask_tasks_run_leaves_nothing(submit, workspace):
     set_parameters(workspace / CONFIG, USE_DASK=True, TASK_SECONDS=600)
     job = submit(CONFIG, "-N", "3", "--ntasks-per-node=2")
-    wait_for(lambda: len(job.processes_with("dask_worker", "python")) >= 2, "two workers", 60)
+    wait_for(
+        lambda: len(job.processes_with("external.forked_workers", "python")) >= 2, "two workers", 60
+    )
     job.cancel()
     assert job.wait(30) == "CANCELLED"
     job.assert_nothing_left()

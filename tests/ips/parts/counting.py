@@ -17,20 +17,10 @@ import time as clock
 from pathlib import Path
 
 import numpy as np
-import psutil
+from killing import kill
 from mpi4py import MPI
 
 from ips_components.bridge import Array, Bridge
-
-
-def kill(word: str) -> None:
-    """Kill the processes of this workflow in whose command a word occurs."""
-    here = str(Path.cwd()).rpartition("/work/")[0]  # others run at the same time
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if word in command and here in command:
-            process.kill()
-
 
 parser = argparse.ArgumentParser()
 parser.add_argument("name")

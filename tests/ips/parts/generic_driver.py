@@ -1,32 +1,13 @@
 """A driver like those of ips-wrappers: it knows ports and times, and nothing of coupling."""
 
 import os
-from contextlib import suppress
-from pathlib import Path
 
 from ipsframework import Component
+from killing import kill
 
 from ips_components import ips_compat
 
 ips_compat.install()
-
-
-def kill(word):
-    """Kill processes of this workflow: with a word in their command, or ``component:NAME``."""
-    import psutil
-
-    here = str(Path.cwd()).rpartition("/work/")[0]  # others run at the same time
-    kind, _, name = word.rpartition(":")
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        with suppress(psutil.Error):
-            mine = here in command or process.cwd().startswith(here)
-            if kind == "component":
-                found = "ips.py" in command and f"_{name}_" in process.cwd()
-            else:
-                found = word in command
-            if mine and found:
-                process.kill()
 
 
 class GenericDriver(Component):

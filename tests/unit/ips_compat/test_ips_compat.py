@@ -179,6 +179,17 @@ def test_launchers_run_dask_wherever_it_is(tmp_path):
     assert len(launchers.logs()) == 2
 
 
+def test_workers_are_forked_unless_dask_is_configured_otherwise(tmp_path, monkeypatch):
+    script = write_launchers(tmp_path, "pool", libraries=["a.b", "c"]).worker.read_text()
+    assert "-m ips_components.external.forked_workers distributed,a.b,c " in script
+    for line in ("MULTIPROCESSING_METHOD=forkserver", "OMP_NUM_THREADS=1"):
+        assert line in script
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "spawn")
+    script = write_launchers(tmp_path, "pool").worker.read_text()
+    assert "-m distributed.cli.dask_worker " in script
+    assert "forkserver" not in script
+
+
 def test_a_second_launcher_replaces_the_first(tmp_path):
     first = write_launchers(tmp_path, "pool")
     second = write_launchers(tmp_path, "pool", workers_per_node=2)
