@@ -57,74 +57,82 @@ def _prepare_process(component: Component) -> None:
         )
 
 
+# What ipsframework's classes do by themselves.
+_run, _terminate_component = Component.__run__, Component.terminate
+_launch_task, _launch_pool = ServicesProxy.launch_task, ServicesProxy.launch_task_pool
+_add_task = TaskPool.add_task
+_send_event, _time_loop = ServicesProxy._send_monitor_event, ServicesProxy.get_time_loop
+
+
+@wraps(_run)
+def __run__(self: Component) -> None:
+    _prepare_process(self)
+    try:
+        _run(self)
+    except SystemExit:
+        conclude = getattr(self, "conclude_terminated", None)
+        if conclude is not None and terminating.is_set():
+            with suppress(Exception):  # what is left is to end
+                conclude()
+        raise
+
+
+@wraps(_terminate_component)
+def terminate_component(self: Component, status: int) -> None:
+    _begin_to_end()
+    _terminate_component(self, status)
+
+
+@wraps(_launch_task)
+def launch_task(
+    self: ServicesProxy,
+    nproc: int,
+    working_dir: str,
+    binary: str,
+    *args: Any,
+    **keywords: Any,
+) -> int:
+    return int(_launch_task(self, nproc, working_dir, _launch.unsplit(binary), *args, **keywords))
+
+
+@wraps(_launch_pool)
+def launch_task_pool(self: ServicesProxy, *args: Any, **keywords: Any) -> Any:
+    with _launch.within_pool(self, "tasks"):
+        return _launch_pool(self, *args, **keywords)
+
+
+@wraps(_add_task)
+def add_unsplit_task(
+    self: TaskPool, task_name: str, nproc: int, working_dir: str, binary: Any, *args: Any,
+    **keywords: Any,
+) -> None:  # fmt: skip
+    _add_task(self, task_name, nproc, working_dir, _launch.unsplit(binary), *args, **keywords)
+
+
+@wraps(_send_event)
+def _send_monitor_event(
+    self: ServicesProxy, eventType: str = "", comment: str = "", **keywords: Any
+) -> None:
+    # The portal's log is read line by line: a comment of several lines ends the portal bridge.
+    _send_event(self, eventType, " ".join(comment.splitlines()), **keywords)
+
+
+@wraps(_time_loop)
+def get_time_loop(self: ServicesProxy) -> Any:
+    try:
+        return _time_loop(self)
+    except KeyError as error:
+        (missing,) = error.args
+        what = "no [TIME_LOOP]" if missing == "TIME_LOOP" else f"[TIME_LOOP] without {missing}"
+        raise ConfigError(
+            f"the config of {self.sim_conf.get('SIM_NAME')} has {what}, and its driver asks "
+            "for the times of the loop: give MODE = REGULAR with START, FINISH and NSTEP, or "
+            "MODE = EXPLICIT with VALUES"
+        ) from None
+
+
 def install() -> None:
     """Change ipsframework's classes for all components that are created from now on."""
-    run, terminate = Component.__run__, Component.terminate
-    launch, launch_pool = ServicesProxy.launch_task, ServicesProxy.launch_task_pool
-    add_task = TaskPool.add_task
-    send_event = ServicesProxy._send_monitor_event
-    time_loop = ServicesProxy.get_time_loop
-
-    @wraps(run)
-    def __run__(self: Component) -> None:
-        _prepare_process(self)
-        try:
-            run(self)
-        except SystemExit:
-            conclude = getattr(self, "conclude_terminated", None)
-            if conclude is not None and terminating.is_set():
-                with suppress(Exception):  # what is left is to end
-                    conclude()
-            raise
-
-    @wraps(terminate)
-    def terminate_component(self: Component, status: int) -> None:
-        _begin_to_end()
-        terminate(self, status)
-
-    @wraps(launch)
-    def launch_task(
-        self: ServicesProxy,
-        nproc: int,
-        working_dir: str,
-        binary: str,
-        *args: Any,
-        **keywords: Any,
-    ) -> int:
-        return int(launch(self, nproc, working_dir, _launch.unsplit(binary), *args, **keywords))
-
-    @wraps(launch_pool)
-    def launch_task_pool(self: ServicesProxy, *args: Any, **keywords: Any) -> Any:
-        with _launch.within_pool(self, "tasks"):
-            return launch_pool(self, *args, **keywords)
-
-    @wraps(add_task)
-    def add_unsplit_task(
-        self: TaskPool, task_name: str, nproc: int, working_dir: str, binary: Any, *args: Any,
-        **keywords: Any,
-    ) -> None:  # fmt: skip
-        add_task(self, task_name, nproc, working_dir, _launch.unsplit(binary), *args, **keywords)
-
-    @wraps(send_event)
-    def _send_monitor_event(
-        self: ServicesProxy, eventType: str = "", comment: str = "", **keywords: Any
-    ) -> None:
-        # The portal's log is read line by line: a comment of several lines ends the portal bridge.
-        send_event(self, eventType, " ".join(comment.splitlines()), **keywords)
-
-    @wraps(time_loop)
-    def get_time_loop(self: ServicesProxy) -> Any:
-        try:
-            return time_loop(self)
-        except KeyError as error:
-            (missing,) = error.args
-            what = "no [TIME_LOOP]" if missing == "TIME_LOOP" else f"[TIME_LOOP] without {missing}"
-            raise ConfigError(
-                f"the config of {self.sim_conf.get('SIM_NAME')} has {what}, and its driver asks "
-                "for the times of the loop: give MODE = REGULAR with START, FINISH and NSTEP, or "
-                "MODE = EXPLICIT with VALUES"
-            ) from None
-
     ServicesProxy.get_time_loop = get_time_loop
     Component.__run__ = __run__
     Component.terminate = terminate_component
