@@ -427,7 +427,7 @@ class Bridge:
             drained = self._delivery.drain(limit if status == "ok" else 1.0)
             if not drained:
                 self._delivery.write_off()
-            counters = tuple(out.counters() for out in self._session.accounted)
+            counters = tuple(out.account.counters() for out in self._session.accounted)
             last = max(self._steps.ended, self._session.last_put)
             bye = m.Bye(last, int(status != "ok"), counters, reason)
             answered = self._session.goodbye(bye)

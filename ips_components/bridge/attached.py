@@ -271,7 +271,7 @@ class AttachedRun:
             path.steps.end()
             if not path.delivery.drain(deadline.left):
                 path.delivery.write_off()
-            counters = tuple(out.counters() for out in session.needed)
+            counters = tuple(out.account.counters() for out in session.needed)
             session.goodbye(
                 m.Bye(session.last_put, int(status != "ok"), counters, reason), deadline.left
             )

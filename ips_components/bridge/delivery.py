@@ -489,12 +489,7 @@ class Delivery:
     def write_off(self) -> None:
         """Move what no receiver took from delivered to lost."""
         for ordinal, (blocks, nbytes) in self.connections.untaken().items():
-            out = self.arrays[ordinal]
-            blocks, nbytes = min(blocks, out.delivered_blocks), min(nbytes, out.delivered_bytes)
-            out.delivered_blocks -= blocks
-            out.lost_blocks += blocks
-            out.delivered_bytes -= nbytes
-            out.lost_bytes += nbytes
+            self.arrays[ordinal].account.lose(blocks, nbytes)
 
     def close(self) -> None:
         """End connections and give slots up."""

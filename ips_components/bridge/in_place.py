@@ -124,7 +124,7 @@ class BlockInPlace(AbstractContextManager[Cells]):
         admitted = path.delivery.may_still_send(self._connections) or self._admit()
         itemsize = self._cells.itemsize
         wanted = sum(piece.cells for piece in self._pieces) * itemsize
-        out.skipped_bytes += plan.size * itemsize - wanted
+        out.account.skipped_bytes += plan.size * itemsize - wanted
         if plan is not out.fixed:
             out.note(self._t, self._pieces)
         elif out.has_fast_path and out.fast is None:

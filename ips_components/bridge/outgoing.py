@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ips_components.bridge.account import Account
 from ips_components.bridge.arrays import Array, margins_of, whole_ids
 from ips_components.bridge.fast_plan import FastPlan
 from ips_components.bridge.rows import Rows, as_rows, filled
@@ -22,7 +23,6 @@ from ips_components.model.contract import ArrayContract
 from ips_components.model.pieces import BlockPlan, BlockPlans, Piece, RowPlan
 from ips_components.model.placement import Placement
 from ips_components.model.spec import ArraySpec, StepAxis
-from ips_components.wire.messages import Counters
 
 if TYPE_CHECKING:
     from ips_components.model.by_id import IdPlan
@@ -104,12 +104,9 @@ class OutgoingArray:
         self.open_blocks = 0  # that are being computed in place
         self.end = FOREVER  # first step beyond those that the program has declared
         self.axis_end = FOREVER  # and beyond those of the contract
-        self.beyond, self._furthest = 0, NEVER  # steps that were put there, and the last of them
-        # Ledger: what was skipped is counted on the quick path, hence plain attributes.
-        self.skipped_blocks = self.skipped_bytes = 0
-        self.delivered_blocks = self.delivered_bytes = 0
-        self.dropped_blocks = self.dropped_bytes = 0
-        self.lost_blocks = self.lost_bytes = 0
+        self._furthest = NEVER  # step of those that were put there
+        self.account = Account(ordinal)
+        # How blocks are cut, and what is remembered of those whose place is not known beforehand.
         self.placement = contract.placement if contract is not None else None
         self._plans: BlockPlans | None = None
         self.rows: RowPlan | None = None
@@ -119,24 +116,30 @@ class OutgoingArray:
         self.levels = int(spec.attrs.get(LEVELS, 0)) if spec is not None and spec.ragged else 0
         self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
         self.fixed: BlockPlan | None = None
-        if contract is not None and spec is not None:
-            if self.by_id:
-                pass  # planned when the first rows are put
-            elif spec.ragged:
-                self.rows = RowPlan(contract, rank, size)
-            else:
-                self._plans = BlockPlans(contract, max(_PLANS, len(self._by_offset)))
-                if self.blocks is not None and len(self.blocks) == 1 and self.offset is None:
-                    self.fixed = self._plan_of(self._plans, self.blocks[0])
-                    self.put_shape = self.margins.extent(self.blocks[0])
-                    self.own_bytes = self.fixed.size * spec.itemsize
-        elif self.blocks is not None and len(self.blocks) == 1 and spec is not None:
-            self.own_bytes = self.margins.owned(self.blocks[0]).size * spec.itemsize
+        self._plan_blocks(rank, size)
         self.has_fast_path = (
             self.fixed is not None
             and self.fixed.single is not None
             and isinstance(self.wanted, range)
         )
+
+    def _plan_blocks(self, rank: int, size: int) -> None:
+        """Plan how blocks are cut, and the block that is put in each step if there is one."""
+        contract, spec = self.contract, self.spec
+        if spec is None or (contract is not None and self.by_id):
+            return  # nothing is known, or it is planned when the first rows are put
+        only = self.blocks[0] if self.blocks is not None and len(self.blocks) == 1 else None
+        if contract is None:
+            if only is not None:
+                self.own_bytes = self.margins.owned(only).size * spec.itemsize
+        elif spec.ragged:
+            self.rows = RowPlan(contract, rank, size)
+        else:
+            self._plans = BlockPlans(contract, max(_PLANS, len(self._by_offset)))
+            if only is not None and self.offset is None:
+                self.fixed = self._plan_of(self._plans, only)
+                self.put_shape = self.margins.extent(only)
+                self.own_bytes = self.fixed.size * spec.itemsize
 
     def _own_blocks(self, described: Array | None, rank: int, size: int) -> list[Block] | None:
         """Return this rank's blocks where they are known beforehand."""
@@ -258,7 +261,8 @@ class OutgoingArray:
     def note_beyond(self, step: int) -> None:
         """Count a step beyond the last one of the contract, which is left out."""
         if step > self._furthest:
-            self.beyond, self._furthest = self.beyond + 1, step
+            self._furthest = step
+            self.account.beyond += 1
 
     def mark_step(self, step: int, offset: Offset) -> None:
         """Note that a block was put."""
@@ -477,23 +481,3 @@ class OutgoingArray:
                 f"shape {expected} and dtype {self.dtype}, got {cells.shape} and {cells.dtype}"
             )
         return cells
-
-    def numbers(self) -> list[int]:
-        """Return the account so far as a frame carries it."""
-        skipped, delivered = self.skipped_blocks, self.delivered_blocks
-        dropped, lost = self.dropped_blocks, self.lost_blocks
-        b_skipped, b_delivered = self.skipped_bytes, self.delivered_bytes
-        b_dropped, b_lost = self.dropped_bytes, self.lost_bytes
-        return [
-            self.ordinal,
-            skipped + delivered + dropped + lost,
-            *(skipped, delivered, dropped, lost),
-            b_skipped + b_delivered + b_dropped + b_lost,
-            *(b_skipped, b_delivered, b_dropped, b_lost),
-            self.beyond,
-        ]
-
-    def counters(self) -> Counters:
-        """Return the account so far."""
-        ordinal, *numbers = self.numbers()
-        return Counters(ordinal, tuple(numbers[:5]), tuple(numbers[5:10]), numbers[10])  # type: ignore[arg-type]

@@ -102,9 +102,10 @@ class PutPath:
             if step >= out.axis_end:
                 out.note_beyond(step)
             out.mark_step(step, offset)
-            out.skipped_blocks += 1
+            account = out.account
+            account.skipped_blocks += 1
             own = out.own_bytes if offset is None else None
-            out.skipped_bytes += out.owned_bytes(block, offset) if own is None else own
+            account.skipped_bytes += out.owned_bytes(block, offset) if own is None else own
             self.steps.skipped(step)
             return
         fast = out.fast
@@ -211,7 +212,7 @@ class PutPath:
                 continue
             chosen = Rows(rows, choice.accept(numbers, cells.shape[1:]))
             self.put(one, step, chosen, None)
-            one.skipped_bytes += rows.nbytes - chosen.nbytes
+            one.account.skipped_bytes += rows.nbytes - chosen.nbytes
 
     def _put_ids(self, out: OutgoingArray, step: int, t: int, cells: Cells, ids: Any) -> None:
         """Put this rank's rows of an array that is indexed by ids."""
@@ -227,7 +228,7 @@ class PutPath:
         delivery, ring = self.delivery, self.ring(out, step)
         pieces, connections, admitted = delivery.admit(out, find, t)
         wanted = sum(cut.cell_bytes for cut in cuts)
-        out.skipped_bytes += cells.nbytes - wanted
+        out.account.skipped_bytes += cells.nbytes - wanted
         room = sum(-(-cut.nbytes // CACHE_LINE) * CACHE_LINE for cut in cuts)
         slot = delivery.slot(ring, room) if admitted else None
         out.note(t, pieces)
@@ -253,8 +254,8 @@ class PutPath:
             self._put_began = time.perf_counter_ns()
         pieces, connections, admitted = delivery.admit(out, find, t)
         if not pieces:
-            out.skipped_blocks += 1
-            out.skipped_bytes += total
+            out.account.skipped_blocks += 1
+            out.account.skipped_bytes += total
             return ()
         itemsize = cells.itemsize
         wanted = room = 0
@@ -262,7 +263,7 @@ class PutPath:
             nbytes = piece.cells * itemsize
             wanted += nbytes
             room += -(-nbytes // CACHE_LINE) * CACHE_LINE
-        out.skipped_bytes += total - wanted
+        out.account.skipped_bytes += total - wanted
         if admitted and self._may_borrow and self._flat_out(wanted, connections):
             return self._send_borrowed(out, step, t, find, cells, pieces, connections, wanted)
         slot = delivery.slot(ring, room) if admitted else None
@@ -299,8 +300,8 @@ class PutPath:
                 delivery.unused(slot)
                 self.account_unsent(out, step, pieces, wanted)
                 return
-        out.delivered_blocks += 1
-        out.delivered_bytes += wanted
+        out.account.delivered_blocks += 1
+        out.account.delivered_bytes += wanted
 
     def account_unsent(
         self, out: OutgoingArray, step: int, pieces: Sequence[Piece], wanted: int
@@ -308,15 +309,15 @@ class PutPath:
         """Account for a block that nobody took."""
         out.last_step = step
         if self._mailbox.disconnected:
-            out.lost_blocks += 1
-            out.lost_bytes += wanted
+            out.account.lost_blocks += 1
+            out.account.lost_bytes += wanted
             self.steps.skipped(step)  # clients may be attached, though the analysis has failed
         elif self._mailbox.stop is not None:  # the analysis has all that it wants
-            out.skipped_blocks += 1
-            out.skipped_bytes += wanted
+            out.account.skipped_blocks += 1
+            out.account.skipped_bytes += wanted
         else:
-            out.dropped_blocks += 1
-            out.dropped_bytes += wanted
+            out.account.dropped_blocks += 1
+            out.account.dropped_bytes += wanted
             for piece in pieces:
                 self._connections.get(piece.receiver)  # connects where it is new
                 connection = self._connections.by_ordinal.get(piece.receiver)
@@ -370,8 +371,8 @@ class PutPath:
                 for piece in pieces
             ]
             if self.delivery.send_borrowed(memory, stored, connections):
-                out.delivered_blocks += 1
-                out.delivered_bytes += wanted
+                out.account.delivered_blocks += 1
+                out.account.delivered_bytes += wanted
                 out.last_step = step
                 return pieces
             pieces, connections, admitted = self.delivery.admit(out, find, t)
@@ -448,7 +449,7 @@ class PutPath:
         frame = place.frame
         stored = _new(Stored, (out.ordinal, t, piece, place))
         message = None
-        out.skipped_bytes += fast.skipped
+        out.account.skipped_bytes += fast.skipped
         out.nth = 1
         with connection.send_lock:
             with self._mailbox.lock:
@@ -481,8 +482,8 @@ class PutPath:
             return
         if piggybacked and home is not None:
             delivery.send_piggybacked(home)
-        out.delivered_blocks += 1
-        out.delivered_bytes += fast.nbytes
+        out.account.delivered_blocks += 1
+        out.account.delivered_bytes += fast.nbytes
 
     # -- going back --------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class BridgeStatistics:
         """Return what stands in the parts of a bridge now."""
         accounts = {}
         for name, out in arrays.items():
-            counters = out.counters()
+            counters = out.account.counters()
             accounts[name] = {
                 "blocks": dict(zip(counters.NAMES, counters.blocks, strict=True)),
                 "bytes": dict(zip(counters.NAMES, counters.bytes, strict=True)),

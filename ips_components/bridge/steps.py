@@ -137,7 +137,7 @@ class Steps:
 
     def _account(self) -> tuple[int, Sequence[int]]:
         """Return what was waited, and the numbers of all arrays."""
-        return self._delivery.waited_ns, [n for out in self._arrays for n in out.numbers()]
+        return self._delivery.waited_ns, [n for out in self._arrays for n in out.account.numbers()]
 
     def _frame(self, step: int, *, with_account: bool) -> bytes | None:
         waited = self._delivery.waited_ns
