@@ -91,7 +91,8 @@ class Model:
 
 def extend(model: Model, array: da.Array, roles: Roles, batches: Sequence[Batch]) -> Model:
     """Append the updates for `batches`, which are read from blocks of `array`, as one layer."""
-    token = tokenize(model.token, array.name, roles, len(batches))
+    many = None if model.at_most else len(batches)  # a graph over more steps goes on from this one
+    token = tokenize(model.token, array.name, roles, many)
     tasks: dict[Hashable, Task] = {}
     whole = len(model.shapes) == 1
     step = _append_whole if whole else _append_split

@@ -123,7 +123,7 @@ class ExternalArray(SlicedFirst):
     @property
     def spec(self) -> ArraySpec:
         """The array as the simulation offers it."""
-        return self.external_view.source.spec
+        return (self.source.unbounded or self.source).spec
 
     @property
     def source(self) -> Source:
@@ -150,6 +150,8 @@ class ExternalArray(SlicedFirst):
             place, time = of_time(items, self)
             if time == -1 and isinstance(time, int | np.integer):
                 return last_step(self, items, place)
+            if self.source.unbounded is not None:
+                self._note_asked(time)
         try:
             parts = _push_down(items, self)
         except GeometryError as error:
@@ -166,6 +168,13 @@ class ExternalArray(SlicedFirst):
         if all(map(_takes_all, rest)):
             return view
         return da.Array.__getitem__(view, rest)
+
+    def _note_asked(self, time: Any) -> None:
+        """Note which steps are asked for by their numbers: the graph must span them."""
+        numbers = [time.start, (time.stop or 0) - 1] if isinstance(time, slice) else [time]
+        mine = self.external_view.selection.dims[0]
+        last = max(mine.start + mine.step * int(number or 0) for number in numbers)
+        self.source.asked = max(self.source.asked, last + 1)
 
     def _select(self, parsed: ParsedKey) -> ExternalArray:
         """Return the array of these positions (an integer removes the dimension)."""
@@ -301,7 +310,8 @@ class OpenEndedArray:
     def _no_array(self, what: str) -> str:
         return (
             f"array {self.spec.name!r} has no number of steps (it is open-ended), so that there is "
-            f"no {what!r} of it; give a number that is never exceeded (STEPS = 0:1000 and "
+            f"no {what!r} of it where it has chunks of several steps or several simulations feed "
+            "the analysis; give a number that is never exceeded (STEPS = 0:1000 and "
             "AT_MOST = True in its section), and the analysis runs over the steps that come; or "
             "take windows of its steps, run.rolling(array, size)"
         )

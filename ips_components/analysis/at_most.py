@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -99,10 +100,64 @@ def submit_at_most(
     return dict(zip(keys, futures, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class AtMostGraph:
+    """The graph of some results over arrays of at most n steps.
+
+    Parameters
+    ----------
+    tasks
+        All tasks, by key.
+    keys
+        Key of each result, by its name.
+    views
+        Names of the views whose chunks the tasks use.
+    """
+
+    tasks: dict[Any, GraphNode]
+    keys: dict[str, Any]
+    views: set[str]
+
+    def fused(self, tasks: Mapping[Any, GraphNode], kept: Iterable[Any]) -> dict[Any, GraphNode]:
+        """Return some of the tasks as they are submitted, with the keys that are to be kept."""
+        outputs = set(kept)
+        inlined = inline_cuts(tasks, self.views, outputs)
+        fused: dict[Any, GraphNode] = fuse_linear_task_spec(inlined, keys=outputs)
+        return fused
+
+
 def graph_at_most(
     results: Mapping[str, Any], sources: Iterable[Source], *, streaming: bool = True
 ) -> tuple[dict[Any, GraphNode], dict[str, Any]]:
     """Return all tasks of some results, and the key of each result by its name.
+
+    Raises
+    ------
+    ContractError
+        See `submit_at_most`.
+    """
+    graph = build_at_most(results, sources, streaming=streaming)
+    # A result keeps the parts that it consists of, and not the chunks that they are cut out of.
+    finals = graph.keys.values()
+    blocks = {key for final in finals for key in graph.tasks[final].dependencies}
+    return graph.fused(graph.tasks, {*finals, *blocks}), graph.keys
+
+
+def build_at_most(
+    results: Mapping[str, Any],
+    sources: Iterable[Source],
+    *,
+    streaming: bool = True,
+    growing: bool = False,
+) -> AtMostGraph:
+    """Return the graph of some results.
+
+    Parameters
+    ----------
+    results, sources, streaming
+        See `submit_at_most`.
+    growing
+        Give tasks the same keys in a graph over more steps, wherever they are the same.
 
     Raises
     ------
@@ -118,7 +173,7 @@ def graph_at_most(
         if isinstance(graph, HighLevelGraph):
             _refuse_lengths(name, graph)
             if streaming and chunks is not None:
-                graph = stream_reductions(graph)
+                graph = stream_reductions(graph, growing=growing)
             graph = fuse_roots(optimize_blockwise(graph, keys=outputs), keys=outputs).cull(outputs)
         made = cull_tasks(convert_legacy_graph(ensure_dict(graph)), list(outputs))
         tasks |= {
@@ -135,11 +190,8 @@ def graph_at_most(
         last[name] = Task(task.key, _result, *task.args, around)
     views = {name for source in sources for name in source.views}
     finals = {task.key: task for task in last.values()}
-    blocks = {key for task in finals.values() for key in task.dependencies}
-    # A result keeps the parts that it consists of, and not the chunks that they are cut out of.
-    inlined = inline_cuts({**guards.tasks(), **finals}, views, blocks)
     keys = {name: task.key for name, task in last.items()}
-    return fuse_linear_task_spec(inlined, keys={*finals, *blocks}), keys
+    return AtMostGraph({**guards.tasks(), **finals}, keys, views)
 
 
 def _blocks_of(name: str, result: Any) -> tuple[Any, tuple[Any, ...] | None, Any]:
@@ -238,8 +290,40 @@ def is_at_most(result: Any, sources: Iterable[Source]) -> bool:
     return not views or any(isinstance(v.view, View) and v.view.source.name in names for v in views)
 
 
-def refuse_large(results: Mapping[str, Any], limit: int) -> None:
+def is_growing(results: Mapping[str, Any], sources: Iterable[Source]) -> bool:
+    """Whether one of some lazy results depends on an array that has no number of steps."""
+    open_ones = [source for source in sources if source.unbounded is not None]
+    return any(is_at_most(each, open_ones) for each in results.values())
+
+
+def refuse_stored(names: Iterable[str]) -> None:
+    """Refuse results that workers write, where the graph is made again as steps come."""
+    if name := min(names, default=""):
+        raise ContractError(
+            f"result {name!r} is too large for one process, which writes the results over arrays "
+            "that have no number of steps; return a part of it (a region, every tenth cell), or "
+            "give a number that is never exceeded (STEPS = 0:1000 and AT_MOST = True)"
+        )
+
+
+def has_growing_views(result: Any) -> bool:
+    """Whether views of an array that has no number of steps are in the graph of a result."""
+    layers = getattr(result.__dask_graph__(), "layers", {})
+    views = [layer.view for layer in layers.values() if isinstance(layer, ViewLayer)]
+    return any(isinstance(v, View) and v.source.unbounded is not None for v in views)
+
+
+def refuse_large(results: Mapping[str, Any], limit: int, came: int | None = None) -> None:
     """Refuse results as long as the run that would not fit into the memory of one process.
+
+    Parameters
+    ----------
+    results
+        Dask collections by name.
+    limit
+        In bytes.
+    came
+        Steps that have come, where there is no number of steps.
 
     Raises
     ------
@@ -251,10 +335,14 @@ def refuse_large(results: Mapping[str, Any], limit: int) -> None:
         if not isinstance(data, da.Array) or not np.isnan(data.nbytes):
             continue
         sizes = [sum(1 if np.isnan(size) else size for size in parts) for parts in data.chunks]
+        if came is not None:
+            unknown = [bool(np.isnan(sum(parts))) for parts in data.chunks]
+            sizes = [min(n, came) if nan else n for n, nan in zip(sizes, unknown, strict=True)]
+        steps = "all of its steps" if came is None else f"{came} steps"
         nbytes = float(np.prod(sizes)) * data.dtype.itemsize
         if nbytes > limit:
             raise ContractError(
-                f"result {name!r} has {nbytes / 2**20:.0f} MiB if all of its steps come, and is "
+                f"result {name!r} has {nbytes / 2**20:.0f} MiB if {steps} come, and is "
                 f"written at the end by one process, which takes {limit / 2**20:.0f} MiB at most; "
                 "return a part of it (a region, every tenth step), or reduce it"
             )
@@ -266,10 +354,10 @@ def noted(sources: Sequence[Source]) -> Iterator[None]:
     try:
         yield
     except (AssertionError, TypeError, ValueError, IPSComponentsError) as error:
-        bounded = [s.spec for s in sources if s.at_most]
+        bounded = [s for s in sources if s.at_most]
         if bounded and (not isinstance(error, IPSComponentsError) or "nan" in str(error)):
             error.add_note(
-                f"array {bounded[0].name!r} has at most {bounded[0].steps.count} steps: the length "
-                f"of its time is not known before the end (nan); {REMEDY}"
+                f"array {bounded[0].spec.name!r} has {bounded[0].said_steps}: the length of its "
+                f"time is not known before the end (nan); {REMEDY}"
             )
         raise

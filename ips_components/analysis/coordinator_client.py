@@ -46,8 +46,12 @@ class Coordinator(Protocol):
     ) -> None:
         """Wait until the scheduler knows the keys of all results, then let the ranks begin."""
 
-    def declare_ahead(self, array: int, first: int, stop: int) -> None:
-        """Declare the external tasks of the time indices ``first .. stop - 1``."""
+    def declare_ahead(self, array: int, first: int, stop: int) -> bool:
+        """Declare the external tasks of the time indices ``first .. stop - 1``.
+
+        Returns whether data may come for them; for windows, a run that is over raises
+        `ExternalTaskError`.
+        """
 
     def end_windows(self) -> None:
         """Need nothing of the steps beyond those that are declared."""
@@ -127,9 +131,10 @@ class RemoteCoordinator:
         """See `Coordinator`."""
         self._call("committed", keys=keys, names=names, timeout=timeout, hold=hold)
 
-    def declare_ahead(self, array: int, first: int, stop: int) -> None:
+    def declare_ahead(self, array: int, first: int, stop: int) -> bool:
         """See `Coordinator`."""
-        self._call("declare_ahead", array=array, first=first, stop=stop)
+        declared: bool = self._call("declare_ahead", array=array, first=first, stop=stop)
+        return declared
 
     def end_windows(self) -> None:
         """See `Coordinator`."""

@@ -33,7 +33,7 @@ def of_time(items: Sequence[Any], array: Any) -> tuple[int, Any]:
             return place, slice(None)
         place += 1
         item = items[place]
-    what = f"array {array.spec.name!r} has at most {array.spec.steps.count} steps"
+    what = f"array {array.spec.name!r} has {array.source.said_steps}"
     if isinstance(item, slice):
         bounds = [each for each in (item.start, item.stop, item.step) if each is not None]
         if any(each < 0 for each in bounds):

@@ -65,7 +65,8 @@ class PutOnce:
         ContractError
             When it has no known number of steps, or was added before.
         """
-        if not isinstance(array, ExternalArray) or array.spec.steps.at_most:
+        steps = array.spec.steps if isinstance(array, ExternalArray) else None
+        if steps is None or steps.at_most or steps.open_ended:
             what = getattr(getattr(array, "spec", None), "name", type(array).__name__)
             raise ContractError(
                 f"beside windows, {what!r} must be an external array with a known number of "

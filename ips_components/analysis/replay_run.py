@@ -109,11 +109,12 @@ class StoredField:
     ) -> None:
         """See `Coordinator`: no ranks wait."""
 
-    def declare_ahead(self, array: int, first: int, stop: int) -> None:
+    def declare_ahead(self, array: int, first: int, stop: int) -> bool:
         """See `Coordinator`."""
         keys = [key for key in self._keys(array, first, stop) if key not in self._ahead]
         futures = self.client.get(self._reads(keys), keys, sync=False)
         self._ahead.update(zip(keys, futures, strict=True))
+        return True
 
     def end_windows(self) -> None:
         """See `Coordinator`: no ranks wait."""

@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +17,17 @@ import dask.array as da
 from distributed import Client, Future
 
 from ips_components.analysis.arrays import ExternalArray
-from ips_components.analysis.at_most import is_at_most, noted, refuse_large, submit_at_most
-from ips_components.analysis.checkpoint import load, take_out
+from ips_components.analysis.at_most import (
+    has_growing_views,
+    is_at_most,
+    is_growing,
+    noted,
+    refuse_large,
+    refuse_stored,
+    submit_at_most,
+)
+from ips_components.analysis.calling import call_again, call_analysis, takes_run
+from ips_components.analysis.checkpoint import take_out
 from ips_components.analysis.compute_guard import ComputeGuard
 from ips_components.analysis.contract import contracts_from_graph, submit
 from ips_components.analysis.coordinator_client import (
@@ -28,9 +36,17 @@ from ips_components.analysis.coordinator_client import (
     current_client,
 )
 from ips_components.analysis.failures import details, message, portable
+from ips_components.analysis.growing import Growth
+from ips_components.analysis.growing_run import GrowingRun
 from ips_components.analysis.keeping import completed_by_name, incomplete, keep_results
 from ips_components.analysis.needed_chunks import needs_external
 from ips_components.analysis.offers import check_may_be_left_out, offered_arrays
+from ips_components.analysis.open_analysis import (
+    FIRST_BOUND,
+    OpenAnalysis,
+    bounded_arrays,
+    call_with,
+)
 from ips_components.analysis.provenance import provenance
 from ips_components.analysis.published_values import check_published
 from ips_components.analysis.result_values import merge_returned, name_results
@@ -39,7 +55,7 @@ from ips_components.analysis.views import Source
 from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
 from ips_components.analysis.windows import Rolling
-from ips_components.coordination.loading import Offered, load_analysis
+from ips_components.coordination.loading import load_analysis
 from ips_components.coordination.settings import RunSettings
 from ips_components.coordination.window_saves import NO_CHECKPOINT
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
@@ -127,6 +143,12 @@ class Run:
         self._own = self._coordinators[settings.run]
         self.checkpoints = WindowCheckpoints(client, self._own, settings)
         self._published = 0
+        self._offered: Mapping[str, Any] = {}  # as described; the graph spans some steps of these
+        self._bound = FIRST_BOUND
+        self._analyses: Sequence[Callable[..., Any]] = ()
+        self._growing: GrowingRun | None = None
+        self._awaited: list[Any] = []
+        self._order: list[str] = []
         self._guard: ComputeGuard | None = None
         self._futures: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}  # keys of results that an earlier attempt submitted
@@ -198,8 +220,13 @@ class Run:
 
     def awaits(self, futures: Iterable[Any]) -> None:
         """Report the results of which the analysis waits for the first, where steps wait for it."""
+        self._awaited = [each.key for each in futures if isinstance(each, Future)]
+        self._report_awaited()
+
+    def _report_awaited(self) -> None:
         if self.settings.launches:
-            self._own.awaits([each.key for each in futures if isinstance(each, Future)])
+            steps = [] if self._growing is None else self._growing.awaited
+            self._own.awaits([*self._awaited, *steps])
 
     def commit(self, returned: Any) -> None:
         """Derive the contract from these lazy results, sign it and submit the whole graph.
@@ -235,6 +262,12 @@ class Run:
                 "nothing of the simulation would be analysed; return lazy results, for example "
                 "{'mean': arrays['temperature'].mean()}"
             )
+        self._order = list(lazy)
+        if is_growing(external, self._sources):
+            refuse_stored(self._stored)
+            others = {n: each for n, each in lazy.items() if n not in external}
+            self._follow(external, submit(self.client, others))
+            return
         contracts = contracts_from_graph(
             external, self.arrays, runs=list(self._settings), policies=self.settings.policies
         )
@@ -248,6 +281,38 @@ class Run:
         for coordinator in self._coordinators.values():
             coordinator.commit(keys, list(self._futures), self.settings.deadlines["contract"])
 
+    def _follow(self, results: Mapping[str, Any], futures: dict[str, Any]) -> None:
+        """Submit results over arrays of any number of steps: a graph that grows with them."""
+        settings, first = self.settings, self.arrays
+
+        def call(arrays: Mapping[str, Any], bound: int) -> Mapping[str, Any]:
+            if arrays is first:
+                return results
+            found = call_again(self._analyses, arrays, self, settings, self.offered_by)
+            # About half of the steps before have come when a graph over twice as many is made.
+            refuse_large(found, GATHER_LIMIT, bound // 4 if bound > 2 * FIRST_BOUND else 1)
+            sources = [array.source for array in arrays.values()]
+            return {n: each for n, each in found.items() if needs_external(each, sources)}
+
+        policies, streaming = settings.policies, settings.streaming_reductions
+        analysis = OpenAnalysis(self._offered, call, policies, streaming, first)
+        bound = analysis.agree(self._bound)
+        contract = Contract(settings.run, tuple(analysis.contracts.values()))
+        self._sign({settings.run: contract}, ahead=True)
+        self._futures = futures
+        growth = Growth(analysis.graph, bound, analysis.open_names)
+        within = settings.deadlines["contract"]
+        self._growing = GrowingRun(
+            self.client,
+            self._own,
+            growth,
+            analysis.contracts,
+            futures,
+            within,
+            self._report_awaited,
+        )
+        self._growing.begin()
+
     def completed(self) -> Iterator[tuple[str, Any]]:
         """Results as they become known, ``(name, value)``; for feedback while the run is on.
 
@@ -259,14 +324,19 @@ class Run:
         left = {future.key: future for future in self._futures.values()}
         self.awaits(left.values())
         try:
-            for names, future in completed_by_name(self._futures):
+            for names, future in self._completed():
                 value = future.result()
                 for name in names:
                     yield name, value
-                del left[future.key]
+                left.pop(future.key, None)
                 self.awaits(left.values())
         finally:
             self.awaits([])
+
+    def _completed(self) -> Iterator[tuple[list[str], Any]]:
+        if self._growing is not None:
+            return self._growing.completed()
+        return completed_by_name(self._futures)
 
     def rolling(self, array: Any, size: int, **options: Any) -> Rolling:
         """Return windows of `size` consecutive steps of one or several arrays.
@@ -370,7 +440,7 @@ class Run:
             if failure is error:
                 raise
         finally:
-            self._windows = None  # a circle would keep the futures of the results
+            self._windows = self._growing = None  # a circle would keep the futures of the results
         raise failure  # outside of the handler, so that it has no context of an unknown class
 
     def _execute(self) -> dict[str, Any]:
@@ -382,18 +452,22 @@ class Run:
         self._store.prepare()
         if not settings.analysis:
             return self._without_analysis()
-        analyses = [load_analysis(name) for name in settings.analysis.replace(",", " ").split()]
+        names = settings.analysis.replace(",", " ").split()
+        self._analyses = [load_analysis(name) for name in names]
         connect = settings.deadlines["connect"]
         for coordinator in self._coordinators.values():
             coordinator.wait_for_receivers(settings.n_receivers, connect)
-        takes_run = any("run" in inspect.signature(each).parameters for each in analyses)
-        notices = "the analysis follows the run" if takes_run else ""
-        self.arrays, self._chunk_reasons = offered_arrays(
+        follows = any(map(takes_run, self._analyses))
+        notices = "the analysis follows the run" if follows else ""
+        self._offered, self._chunk_reasons = offered_arrays(
             self._settings, self._coordinators, connect, notices
+        )
+        self.arrays = (
+            self._offered if self._other_runs else bounded_arrays(self._offered, FIRST_BOUND)
         )
         sources = self._sources
         with ComputeGuard(sources) as self._guard, noted(sources):
-            returned = merge_returned({each: self._analyse(each) for each in analyses})
+            returned = self._analyse()
             committed = self.contract is not None
             self.checkpoints.end()
             if not committed:
@@ -421,14 +495,20 @@ class Run:
             for coordinator in self._coordinators.values():
                 coordinator.abort(cause)
 
-    def _analyse(self, function: Callable[..., Any]) -> Any:
-        """Call one analysis function with what it asks for."""
-        offered = {"run": self, "checkpoint": load(self.settings.checkpoint)}
-        wanted = inspect.signature(function).parameters
-        extras = {name: value for name, value in offered.items() if name in wanted}
-        return function(
-            Offered(self.arrays, self.offered_by), **{**self.settings.parameters, **extras}
+    def _analyse(self) -> Any:
+        """Call the analysis functions; again where they ask for steps that no array has yet."""
+
+        def call(arrays: dict[str, Any]) -> Any:
+            self.arrays = arrays
+            run = self, self.settings, self.offered_by
+            return merge_returned({f: call_analysis(f, arrays, *run) for f in self._analyses})
+
+        if self._other_runs:
+            return call(dict(self.arrays))
+        self._bound, _, returned = call_with(
+            self._offered, self._bound, call, lambda: self.contract is not None
         )
+        return returned
 
     def _add(self, results: Any, state: Mapping[str, Any]) -> None:
         """Take results beyond those of the contract: constants, and graphs over what is there.
@@ -440,16 +520,25 @@ class Run:
         """
         named = {**name_results(results), **state}
         lazy = lazy_parts(named)
-        if not self._with_windows:
-            for name, each in lazy.items():
-                if needs_external(each, self._sources):
-                    raise ContractError(
-                        f"result {name!r} needs an external array, but was returned after "
-                        "run.commit, when chunks that no committed result needs are freed; pass "
-                        "it to run.commit with the others"
-                    )
+        for name, each in lazy.items():
+            if has_growing_views(each):
+                raise ContractError(
+                    f"result {name!r} needs all steps of an array without a number of steps, but "
+                    "the run is analysed by windows; fold over them with scan, or give a number "
+                    "that is never exceeded (STEPS = 0:1000 and AT_MOST = True)"
+                )
+            if not self._with_windows and needs_external(each, self._sources):
+                raise ContractError(
+                    f"result {name!r} needs an external array, but was returned after "
+                    "run.commit, when chunks that no committed result needs are freed; pass "
+                    "it to run.commit with the others"
+                )
         self._constants.update({n: v for n, v in named.items() if n not in lazy})
         self._futures.update(self._submit(lazy))
+
+    @property
+    def _other_runs(self) -> bool:
+        return len(self._settings) > 1
 
     @property
     def _sources(self) -> list[Source]:
@@ -470,7 +559,7 @@ class Run:
         """Collect all results, keep those that are complete, then raise what failed."""
         values: dict[str, Any] = {}
         errors: dict[str, BaseException] = {}
-        for names, future in completed_by_name(self._futures):
+        for names, future in self._completed():
             error = future.exception()
             if error is None:
                 values |= {name: future.result() for name in names if name not in self._stored}
@@ -482,7 +571,8 @@ class Run:
         if not errors:
             self._send(NO_MORE)
         # In the order of the analysis, so that names of dimensions do not depend on timing.
-        values = {name: values[name] for name in self._futures if name in values}
+        order = dict.fromkeys((*self._order, *self._futures))
+        values = {name: values[name] for name in order if name in values}
         kept = keep_results(
             self._store,
             {**values, **self._constants},

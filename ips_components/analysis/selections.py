@@ -90,7 +90,9 @@ def blank_shapes(
             if region is None or region or contract is None:
                 continue
             if view.is_whole:
-                arriving = set(contract.needed_ids().tolist()) if arriving is None else arriving
+                if arriving is None:
+                    rows = view.source.layout.numblocks[0]
+                    arriving = set(contract.needed_ids(0, rows).tolist())
                 if contract.layout.ravel(index) in arriving:
                     continue
             count = view.box(index, index).count

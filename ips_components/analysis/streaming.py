@@ -44,13 +44,16 @@ _SIMPLE: dict[Any, tuple[str, bool, Any]] = {
 _SKIPNA = {"sum": chunk_functions.nansum, "numel": reductions.nannumel}
 
 
-def stream_reductions(graph: HighLevelGraph) -> HighLevelGraph:
+def stream_reductions(graph: HighLevelGraph, *, growing: bool = False) -> HighLevelGraph:
     """Return a graph in which reductions over the time of views are chains.
 
     Parameters
     ----------
     graph
         A graph with layers of views.
+    growing
+        Give the chains of graphs over more steps the same keys. Otherwise those of two graphs
+        with other outputs differ: they must not share a state, which each changes in place.
 
     Returns
     -------
@@ -71,8 +74,8 @@ def stream_reductions(graph: HighLevelGraph) -> HighLevelGraph:
         source = graph.layers[view]
         assert isinstance(source, ViewLayer)
         needs = tuple(sorted({need for _, statistic, _ in outputs for need in statistic.needs}))
-        # Two graphs with other outputs must not share a state, which each changes in place.
-        chain = f"running-{tokenize(view, needs, sorted(name for name, _, _ in outputs))}"
+        ends = sorted(repr(each[1:]) if growing else each[0] for each in outputs)
+        chain = f"running-{tokenize(view, needs, ends)}"
         layers[chain] = MaterializedLayer(_chain(chain, source, needs))
         dependencies[chain] = {view}
         last = source.numblocks[0] - 1

@@ -77,11 +77,22 @@ class Source:
     """How many times the cells that results use are sent, and for which functions' sake."""
     windowed: bool = False
     """Whether it is analysed by windows, all steps of which come."""
+    unbounded: Source | None = None
+    """The array as it is offered, where that has no number of steps: this one has as many as the
+    graph spans until now, see `growing`."""
+    asked: int = 0
+    """Time indices below which all are that were asked for by their numbers."""
 
     @property
     def at_most(self) -> bool:
         """Whether nobody knows how many of its steps come, and one graph spans all of them."""
         return self.spec.steps.at_most and not self.windowed
+
+    @property
+    def said_steps(self) -> str:
+        """How many steps there are, for messages."""
+        n = self.spec.steps.count
+        return "any number of steps" if self.unbounded is not None else f"at most {n} steps"
 
     def __post_init__(self) -> None:
         self.name = array_name(self.spec.name, self.run)
@@ -129,7 +140,10 @@ class Source:
     def view(self, selection: Selection, kept: tuple[int, ...]) -> View:
         """Return the view of a selection; the same one for the same selection."""
         whole = selection == Selection.full(self.layout.shape) and len(kept) == selection.ndim
-        text = f"{self.name} {selection.start} {selection.count} {selection.step} {kept}"
+        count: tuple[Any, ...] = selection.count
+        if self.unbounded is not None and _reaches(selection.dims[0], self.layout.shape[0]):
+            count = ("all", *count[1:])  # the same when the graph spans more steps
+        text = f"{self.name} {selection.start} {count} {selection.step} {kept}"
         digest = sha256(text.encode()).hexdigest()[:16]
         name = self.name if whole else f"cut-{self.spec.name}-{digest}"
         if name not in self.views:
@@ -144,6 +158,11 @@ class Source:
         numbers = self.layout.overlapping(dim, indices.start, indices.stop)
         hit = self.layout.counts(dim, indices, numbers.start, numbers.stop) > 0
         return numbers if hit.all() else tuple((np.flatnonzero(hit) + numbers.start).tolist())
+
+
+def _reaches(indices: Progression, length: int) -> bool:
+    """Whether there is no further index before the end of a dimension."""
+    return indices.count > 1 and indices.start + indices.count * indices.step >= length
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -261,7 +261,14 @@ def _arrays_of(array: Any) -> dict[Any, WindowArray]:
     else:
         arrays = dict(enumerate(array if isinstance(array, list | tuple) else [array]))
     for name, each in arrays.items():
-        if not isinstance(each, OpenEndedArray | ExternalArray):
+        if isinstance(each, ExternalArray) and (source := each.source.unbounded) is not None:
+            if not each.external_view.is_whole:
+                raise ContractError(
+                    f"array {each.spec.name!r} has no number of steps: give all of it to "
+                    "run.rolling, and what is needed of space as region=(slice(0, 4), ...)"
+                )
+            arrays[name] = OpenEndedArray(source)
+        elif not isinstance(each, OpenEndedArray | ExternalArray):
             raise ContractError(
                 f"rolling windows are of external arrays, got a {type(each).__name__} ({name!r})"
             )

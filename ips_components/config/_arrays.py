@@ -72,7 +72,8 @@ def check_array(
                 where,
                 "AT_MOST",
                 "is True, but there is no number of steps that would be the bound",
-                "add STEPS = 0:1000, or another number that is never exceeded",
+                "add STEPS = 0:1000, or another number that is never exceeded, or leave it out: "
+                "the graph then grows with the steps that come",
             )
             return
         steps = StepAxis(**description["steps"], at_most=array.at_most)

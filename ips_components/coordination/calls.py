@@ -121,6 +121,11 @@ class AnalysisCalls:
         contract = Contract.from_bytes(call.blob)
         if run.contract is not None:
             again = f"run {run.state.run}: the analysis was started again after its worker died"
+            if run.grows:
+                raise ContractError(
+                    f"{again}; a graph that grows with the steps cannot be resumed: give the "
+                    "arrays a number that is never exceeded (STEPS = 0:1000 and AT_MOST = True)"
+                )
             if call.ahead:
                 raise ContractError(f"{again}; one that works with windows cannot be resumed")
             if run.contract.digest() == contract.digest():
@@ -172,11 +177,15 @@ class AnalysisCalls:
             self._ending.committed(run)
         run.notify()
 
-    async def declare_ahead(self, run: CoordinatedRun, call: DeclareAhead) -> None:
+    async def declare_ahead(self, run: CoordinatedRun, call: DeclareAhead) -> bool:
+        """Declare external tasks; return whether data may come for them."""
+        if run.grows and run.over:
+            return False
         keys, last_row = _keys_between(run.agreed.arrays[call.array], call.first, call.stop)
         self._tasks.declare_keys(keys, group=run.state.run, on_event=self._observe)
         run.horizon = {**run.horizon, call.array: last_row}
         self._outbox.send(run, SetHorizon(call.array, last_row))
+        return True
 
     async def end_windows(self, run: CoordinatedRun, call: EndWindows) -> None:
         """Take what ranks put beyond the last window, and drop it: they must not wait for ever."""

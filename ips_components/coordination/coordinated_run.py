@@ -89,7 +89,7 @@ class CoordinatedRun:
         self.joined: set[int] = set()  # ranks that have the contract
         self.hosts: list[Any] = []  # by rank: host, blocks by array
         self.cells: dict[str, Any] = {}
-        self.ahead = False  # open-ended: what is declared reaches beyond the last step
+        self.ahead = False  # open-ended: tasks are declared as steps come, beyond the last one
         self.horizon: dict[int, int] = {}
         self.wanted: dict[int, int] = {}  # by array: rows from here on are dropped
         self.shared: dict[int, Placement] = {}  # by array: what new receivers have been given
@@ -147,6 +147,17 @@ class CoordinatedRun:
     def has_tasks(self) -> bool:
         """Whether the contract names anything; of one simulation of several, it may be nothing."""
         return self.contract is not None and bool(self.contract.arrays)
+
+    @property
+    def grows(self) -> bool:
+        """Whether one graph spans all steps of an array that has no number of them."""
+        arrays = () if self.contract is None else self.contract.arrays
+        return any(a.spec.steps.at_most and a.spec.steps.open_ended for a in arrays)
+
+    @property
+    def with_windows(self) -> bool:
+        """Whether steps that are declared and do not come are of windows that are left out."""
+        return self.ahead and not self.grows
 
     @property
     def graph_is_there(self) -> bool:

@@ -121,7 +121,7 @@ class Ending:
             remaining = self._tasks.fail_remaining(
                 run.state.run, lambda key: never_came if key in never else lost(key)
             )
-        if remaining and not run.state.stop_reason and not run.ahead:
+        if remaining and not run.state.stop_reason and not run.with_windows:
             what = "left out a step" if gap else "ended early"
             cause = f"{gap}; {ending}" if gap else ending
             self.fail(run, "simulation", what, f"{cause}; {remaining} chunks never came")
@@ -157,7 +157,7 @@ class Ending:
                 return True
         done = [each.last_step for each in run.launches if each.ok and each.last_step is not None]
         last = max([*done, -1 if last is None else last])
-        if last < 0 or run.ahead or not run.has_tasks:
+        if last < 0 or run.with_windows or not run.has_tasks:
             return False
         waiting = self._tasks.waiting(run.state.run)
         arrays = {array.name: array for array in run.agreed.arrays}
@@ -181,17 +181,15 @@ class Ending:
 
     def _has_come_between(self, run: CoordinatedRun, last: int, newest: int) -> bool:
         """Tell whether a chunk has come of steps that some ranks have put and others have not."""
-        if run.ahead or not run.has_tasks:
+        if run.with_windows or not run.has_tasks:
             return False
         waiting = set(self._tasks.waiting(run.state.run))
         for array in run.agreed.arrays:
             axis = array.spec.steps
-            rows = range(array.layout.numblocks[0]) if axis.at_most else ()
-            beyond = [
-                row for row in rows if last < axis.step(array.layout.bounds(0, row)[0]) <= newest
-            ]
-            if beyond:
-                needed = array.needed_ids(beyond[0], beyond[-1] + 1).tolist()
+            # Chunks of one step each, see `ChunkLayout.from_spec`.
+            first, stop = axis.index_from(last + 1), axis.index_from(newest + 1)
+            if axis.at_most and first < stop:
+                needed = array.needed_ids(first, stop).tolist()
                 if any(array.key(chunk) not in waiting for chunk in needed):
                     return True
         return False

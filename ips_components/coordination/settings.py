@@ -272,7 +272,7 @@ class RunSettings:
                     raise ConfigError(
                         f"array {spec.name!r}: AT_MOST = True needs a number of steps as the "
                         "bound, and neither the config nor the simulation gives one; set STEPS, "
-                        "or leave AT_MOST out and take windows, run.rolling"
+                        "or leave AT_MOST out: the graph then grows with the steps that come"
                     )
                 spec = replace(spec, steps=replace(spec.steps, at_most=True))
             found.append(spec)

@@ -185,7 +185,7 @@ class WorkflowCalls:
         deadline = Deadline(call.timeout)
         run.raise_if_failed()
         position = launches.position(run)
-        if run.contract is not None and not run.ahead:
+        if run.contract is not None and not run.with_windows:
             raise ContractError(NO_CHECKPOINT)
         if not run.launches:
             return {**position, "windows": False}

@@ -32,8 +32,9 @@ class StepAxis:
     count
         Number of published steps; None when it is not known before the run.
     at_most
-        Whether `count` is only a bound: the simulation may end earlier. Says how a run may end,
-        not which steps there are, so that it plays no part in comparisons.
+        Whether `count` is only a bound: the simulation may end earlier. Without a count: all steps
+        that come are analysed together, by one graph. Says how a run may end, not which steps there
+        are, so that it plays no part in comparisons.
 
     Examples
     --------
@@ -54,8 +55,6 @@ class StepAxis:
             raise GeometryError(f"steps: every must be >= 1, got {self.every}")
         if self.count is not None and self.count < 1:
             raise GeometryError(f"steps: count must be >= 1 or None, got {self.count}")
-        if self.at_most and self.count is None:
-            raise GeometryError("steps: at_most needs a number of steps as its bound, got none")
 
     @property
     def open_ended(self) -> bool:

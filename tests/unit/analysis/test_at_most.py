@@ -16,7 +16,9 @@ from ips_components.algorithms import (
 )
 from ips_components.analysis.at_most import graph_at_most
 from ips_components.analysis.contract import contract_from_graph
+from ips_components.coordination.settings import RunSettings
 from ips_components.errors import (
+    ConfigError,
     ContractError,
     ExternalTaskError,
     GeometryError,
@@ -340,8 +342,9 @@ def test_a_chunk_of_several_steps_is_refused():
 
 
 def test_a_bound_needs_a_number():
-    with pytest.raises(GeometryError, match="at_most needs a number of steps"):
-        StepAxis(at_most=True)
+    with pytest.raises(ConfigError, match="'u': AT_MOST = True needs a number of steps"):
+        of_config = RunSettings(run=RUN, token="t", analysis="a:b", at_most=("u",))
+        of_config.bounded([ArraySpec("u", "f8", (6, 5), StepAxis())])
 
 
 def test_the_bound_travels_with_the_contract():
