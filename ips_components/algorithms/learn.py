@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from dask.delayed import Delayed
 
 from ips_components.algorithms import _learner
 from ips_components.algorithms._estimator import Estimator
-from ips_components.algorithms._fold import keep, located
-from ips_components.algorithms._graph import Chain, List, Task, TaskRef, lazy_array, refs
+from ips_components.algorithms._fold import located
+from ips_components.algorithms._graph import Chain, Task, TaskRef, lazy_array
 from ips_components.algorithms._learner import Settings, State, TrainedModel
+from ips_components.algorithms._training_graph import Samples, Steps, check, places_of
 from ips_components.errors import AnalysisError
 
 __all__ = ["InTransit", "TrainedModel", "Training"]
@@ -131,69 +131,18 @@ class InTransit(Estimator):
             If a parameter or the arrays do not fit.
         """
         settings = self._settings(batch, targets is not None)
-        x, axes = located(features, samples)
-        y, y_axes = (None, axes) if targets is None else located(targets, samples)
-        _check(x, axes, y, y_axes)
-        if y is not None and str(y.chunks[y_axes[0]]) != str(x.chunks[axes[0]]):  # with nan
-            y = y.rechunk({y_axes[0]: x.chunks[axes[0]]})  # such as the next step of each
-        if self.parallel and (start is not None or not axes[1:]):
-            raise AnalysisError(
-                "parallel=True needs samples over time and space, and no checkpoint to start from; "
-                f"got samples={samples!r}, start={'given' if start is not None else None}"
-            )
-        names = [each.name for each in (x, y) if each is not None]
-        key = tokenize("learn", names, axes, y_axes, self.get_params(), settings, start)
-        places = _places(x, axes, parallel=self.parallel)
-        y_places = None if y is None else _places(y, y_axes, parallel=self.parallel)
-        if y_places is not None and len(y_places) != len(places):
-            raise AnalysisError(
-                "parallel=True needs equal chunks of the sample axes, got "
-                f"{x.chunks} and {y.chunks}"
-            )
-        parents = [each for each in (x, y, start) if hasattr(each, "__dask_graph__")]
-        tasks: dict[Hashable, Task] = {}
-        before: list[Hashable] = [None] * len(places)
-        shared: Hashable = None
-        shared_before: Hashable = None
-        chunks: list[Hashable] = []
-        at_most = bool(np.isnan(x.shape[axes[0]]))
-        if hasattr(start, "__dask_graph__"):
-            before = [start.key]
-        for step in range(x.numblocks[axes[0]]):
-            now: list[Hashable] = []
-            for i, place in enumerate(places):
-                name = (f"learn-update-{key}", step, i)
-                last: Any = _ref(before[i])
-                if last is None and start is not None:
-                    last = bytes(np.asarray(start, np.uint8))
-                tasks[name] = Task(
-                    name,
-                    _learner.advance,
-                    last,
-                    _ref(shared),
-                    self.estimator,
-                    _nested(x, axes, step, place),
-                    None if y_places is None else _nested(y, y_axes, step, y_places[i]),
-                    (axes, y_axes),
-                    settings,
-                    len(places) == 1,
-                )
-                now.append(name)
-            if len(places) > 1:
-                name = (f"learn-average-{key}", step)
-                tasks[name] = Task(name, _learner.average, refs(now), _ref(shared), settings)
-                shared = name
-            chunks.append(now[0] if len(places) == 1 else shared)
-            if at_most and step:  # a chunk that never comes leaves the state as it was
-                pairs = enumerate(zip(before, now, strict=True))
-                now = [_kept(tasks, (key, step, i), *pair) for i, pair in pairs]
-                if len(places) > 1:
-                    shared = _kept(tasks, (key, step, len(places)), shared_before, shared)
-            before, shared_before = now, shared
-        chain = Chain.build(f"learn-{key}", tasks, *parents)
-        ends = None if at_most else np.cumsum(x.chunks[axes[0]]) - 1
+        x, y = self._samples(features, targets, samples, start)
+        names = [each.array.name for each in (x, y) if each is not None]
+        y_axes = x.axes if y is None else y.axes
+        key = tokenize("learn", names, x.axes, y_axes, self.get_params(), settings, start)
+        steps = Steps(key, self.estimator, x, y, settings, start)
+        chunks = [steps.add(step) for step in range(x.array.numblocks[x.axes[0]])]
+        arrays = [each.array for each in (x, y) if each is not None]
+        parents = [each for each in (*arrays, start) if hasattr(each, "__dask_graph__")]
+        chain = Chain.build(f"learn-{key}", steps.tasks, *parents)
+        ends = None if x.at_most else np.cumsum(x.array.chunks[x.axes[0]]) - 1
         forms = ("skops", "joblib") if _is_of_sklearn(self.estimator) else ("joblib",)
-        return Training(chain, key, chunks, shared or before[0], ends, settings, forms)
+        return Training(chain, key, chunks, steps.last, ends, settings, forms)
 
     def follow(
         self, run: Any, rolling: Any, split: Callable[[Any], tuple[Any, Any]], **options: Any
@@ -227,6 +176,31 @@ class InTransit(Estimator):
             if window.value.stopped_at >= 0:
                 run.stop(f"the validation has not improved since step {window.value.stopped_at}")
                 return
+
+    def _samples(
+        self, features: Any, targets: Any, samples: Axes, start: Any
+    ) -> tuple[Samples, Samples | None]:
+        """Return features and targets, checked, with the same chunks of time."""
+        x, axes = located(features, samples)
+        y, y_axes = (None, axes) if targets is None else located(targets, samples)
+        check(x, axes, y, y_axes)
+        if y is not None and str(y.chunks[y_axes[0]]) != str(x.chunks[axes[0]]):  # with nan
+            y = y.rechunk({y_axes[0]: x.chunks[axes[0]]})  # such as the next step of each
+        if self.parallel and (start is not None or not axes[1:]):
+            raise AnalysisError(
+                "parallel=True needs samples over time and space, and no checkpoint to start from; "
+                f"got samples={samples!r}, start={'given' if start is not None else None}"
+            )
+        found = Samples(x, axes, places_of(x, axes, parallel=self.parallel))
+        if y is None:
+            return found, None
+        places = places_of(y, y_axes, parallel=self.parallel)
+        if len(places) != len(found.places):
+            raise AnalysisError(
+                "parallel=True needs equal chunks of the sample axes, got "
+                f"{x.chunks} and {y.chunks}"
+            )
+        return found, Samples(y, y_axes, places)
 
     def _settings(self, batch: int | None, with_targets: bool) -> Settings:
         if not hasattr(self.estimator, "partial_fit"):
@@ -365,62 +339,6 @@ class Training:
         task = Task(key, function, TaskRef(self._last), *arguments)
         chain = Chain.build(key, {key: task}, self._chain)
         return Delayed(key, chain.graph, layer=key)
-
-
-def _kept(
-    tasks: dict[Hashable, Task], number: tuple[str, int, int], before: Hashable, new: Hashable
-) -> Hashable:
-    """Add a task that stays at the state before a chunk of time that never comes."""
-    key = (f"learn-kept-{number[0]}", *number[1:])
-    tasks[key] = Task(key, keep, TaskRef(before), TaskRef(new))
-    return key
-
-
-def _check(x: da.Array, axes: tuple[int, ...], y: da.Array | None, y_axes: tuple[int, ...]) -> None:
-    arrays = [("features", x, axes), *([] if y is None else [("targets", y, y_axes)])]
-    for what, array, samples in arrays:
-        unknown = [axis for axis, size in enumerate(array.shape) if np.isnan(size)]
-        if {*unknown} - {samples[0]} or 0 in array.shape:
-            raise AnalysisError(
-                f"{what} need known sizes > 0 but for the time of an array of at most n steps, "
-                f"got shape {array.shape}"
-            )
-    if y is None:
-        return
-    shapes = [", ".join(str(a.shape[i]) for i in at) for a, at in ((x, axes), (y, y_axes))]
-    if shapes[0] != shapes[1]:
-        raise AnalysisError(
-            f"features have samples of shape [{shapes[0]}], targets of [{shapes[1]}]; "
-            "they must agree"
-        )
-
-
-def _places(array: da.Array, axes: tuple[int, ...], *, parallel: bool) -> list[dict[int, int]]:
-    """Return the parts of space: for each, the number of its chunk by sample axis."""
-    if not parallel:
-        return [{}]
-    grid = [range(array.numblocks[axis]) for axis in axes[1:]]
-    return [dict(zip(axes[1:], index, strict=True)) for index in itertools.product(*grid)]
-
-
-def _nested(array: da.Array, axes: tuple[int, ...], step: int, place: dict[int, int]) -> Any:
-    """Return references to the blocks of one chunk of time, nested as `numpy.block` wants them."""
-
-    def level(index: tuple[int, ...]) -> Any:
-        axis = len(index)
-        if axis == array.ndim:
-            return TaskRef((array.name, *index))
-        if axis == axes[0]:
-            choice: Any = (step,)
-        else:
-            choice = (place[axis],) if axis in place else range(array.numblocks[axis])
-        return List(*(level((*index, i)) for i in choice))
-
-    return level(())
-
-
-def _ref(key: Hashable) -> Any:
-    return None if key is None else TaskRef(key)
 
 
 def _is_of_sklearn(estimator: Any) -> bool:
