@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from ips_components.analysis.cells import Region
@@ -56,14 +57,17 @@ def _boxes(view: View, chunks: Chunks) -> Iterator[Selection]:
         region = chunks[indices[0]]
         assert region is not None
         for first, last in _spans(indices):
-            outer = view.box(first, last)
-            shape = tuple(outer.count[dim] for dim in view.kept)
-            for boxes in region.boxes(shape):
-                for box in boxes:
-                    dims = list(outer.dims)
-                    for dim, inside in zip(view.kept, box.dims, strict=True):
-                        dims[dim] = dims[dim].compose(inside)
-                    yield Selection.of(dims)
+            yield from _boxes_within(view, view.box(first, last), region)
+
+
+def _boxes_within(view: View, outer: Selection, region: Region) -> Iterator[Selection]:
+    """Yield the boxes of a region of a view's chunk, in the cells of the whole array."""
+    shape = tuple(outer.count[dim] for dim in view.kept)
+    for box in chain.from_iterable(region.boxes(shape)):
+        dims = list(outer.dims)
+        for dim, inside in zip(view.kept, box.dims, strict=True):
+            dims[dim] = dims[dim].compose(inside)
+        yield Selection.of(dims)
 
 
 def _spans(indices: list[Index]) -> Iterator[tuple[Index, Index]]:

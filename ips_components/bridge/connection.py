@@ -213,26 +213,27 @@ class Connection:
             self._thread.start()
 
     def _work(self) -> None:
-        changed = self._context.changed
-        while True:
-            with changed:
-                while self.link is not LinkState.CLOSED:
-                    if self.link is LinkState.OPEN and self.to_send:
-                        break
-                    pause = None
-                    if self.link is LinkState.RECONNECTING:
-                        pause = self.retry_at - time.monotonic()
-                        if pause <= 0:
-                            break
-                    changed.wait(pause)
-                else:
-                    self._thread = None
-                    return
-                is_open = self.link is LinkState.OPEN
-            if is_open:
+        while (link := self._wait_for_work()) is not LinkState.CLOSED:
+            if link is LinkState.OPEN:
                 self.pump()
             else:
                 self._try_again()
+
+    def _wait_for_work(self) -> LinkState:
+        """Wait for something to send, or until it is time to reconnect; return the link's state."""
+        changed = self._context.changed
+        with changed:
+            while self.link is not LinkState.CLOSED:
+                if self.link is LinkState.OPEN and self.to_send:
+                    return self.link
+                pause = None
+                if self.link is LinkState.RECONNECTING:
+                    pause = self.retry_at - time.monotonic()
+                    if pause <= 0:
+                        return self.link
+                changed.wait(pause)
+            self._thread = None
+            return LinkState.CLOSED
 
     def _try_again(self) -> None:
         try:

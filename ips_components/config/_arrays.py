@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from configobj import Section
 
@@ -12,6 +13,9 @@ from ips_components.config._files import Reader
 from ips_components.config._problems import Problems, did_you_mean
 from ips_components.config._run import SimulationConfig
 from ips_components.errors import GeometryError
+
+if TYPE_CHECKING:
+    from ips_components.model import ArraySpec
 
 
 def read_arrays(component: Component, problems: Problems) -> tuple[ArrayConfig, ...]:
@@ -50,9 +54,6 @@ def check_array(
     where: str, array: ArrayConfig, n_steps: int | None, n_receivers: int, problems: Problems
 ) -> None:
     """Check the numbers of one array by the classes that the run makes of them."""
-    from ips_components.model import ArraySpec, ChunkLayout, StepAxis
-    from ips_components.model.margins import Margins
-
     add = problems.add
     before = len(problems.found)
     _check_name_and_type(where, array, problems)
@@ -65,49 +66,68 @@ def check_array(
     description = array.description(n_steps)
     if len(problems.found) > before or description is None:
         return
+    if array.at_most and description["steps"]["count"] is None:
+        add(
+            where,
+            "AT_MOST",
+            "is True, but there is no number of steps that would be the bound",
+            "add STEPS = 0:1000, or another number that is never exceeded, or leave it out: "
+            "the graph then grows with the steps that come",
+        )
+        return
+    _check_geometry(where, array, description, n_receivers, problems)
+
+
+def _check_geometry(
+    where: str,
+    array: ArrayConfig,
+    description: Mapping[str, Any],
+    n_receivers: int,
+    problems: Problems,
+) -> None:
+    """Make of an array what the run makes of it; the parameter that fails is named."""
+    from ips_components.model import ArraySpec, ChunkLayout, StepAxis
+    from ips_components.model.margins import Margins
+
     name = "STEPS"
     try:
-        if array.at_most and description["steps"]["count"] is None:
-            add(
-                where,
-                "AT_MOST",
-                "is True, but there is no number of steps that would be the bound",
-                "add STEPS = 0:1000, or another number that is never exceeded, or leave it out: "
-                "the graph then grows with the steps that come",
-            )
-            return
         steps = StepAxis(**description["steps"], at_most=array.at_most)
         name = "DIMS" if array.dims else "SHAPE"
         spec = ArraySpec(
             array.name,
             array.dtype,
-            array.shape,
+            tuple(description["shape"]),
             steps,
             dims=array.dims,
             ragged=description["ragged"],
             ids=description.get("ids", ""),
         )
-        if array.levels and not (spec.ragged and len(array.shape) > 1):
-            message = f"is given, but the rows of the shape {list(array.shape)} are no blocks"
-            add(where, "LEVELS", message, "SHAPE = -1, 8, 8")
-        if spec.ids:
-            for other in ("decomposition", "halo", "shared"):
-                if getattr(array, other):
-                    add(where, other.upper(), "is given beside IDS: ranks have no blocks then")
+        _check_what_fits(where, array, spec, problems)
         name = "CHUNKS"
         if not steps.open_ended:
             ChunkLayout.from_spec(spec, array.chunks, n_receivers)
         name = "SHARED" if array.shared else "HALO"
-        margins = Margins.of(array.name, array.shape, array.halo, array.owner)
+        margins = Margins.of(array.name, tuple(description["shape"]), array.halo, array.owner)
         if spec.ragged and (any(map(any, margins.halo)) or any(margins.shared)):
-            add(
-                where, name, "is given, but the array is ragged: its rows have none", "leave it out"
-            )
+            why = "is given, but the array is ragged: its rows have none"
+            problems.add(where, name, why, "leave it out")
         name = "DECOMPOSITION"
         if array.decomposition is not None and not spec.ragged:
             margins.regular(array.decomposition)
     except (GeometryError, TypeError, ValueError) as error:
-        add(where, name, str(error))
+        problems.add(where, name, str(error))
+
+
+def _check_what_fits(where: str, array: ArrayConfig, spec: "ArraySpec", problems: Problems) -> None:
+    """Refuse parameters that the kind of the array has no use for."""
+    if array.levels and not (spec.ragged and len(spec.shape) > 1):
+        message = f"is given, but the rows of the shape {list(array.shape or ())} are no blocks"
+        problems.add(where, "LEVELS", message, "SHAPE = -1, 8, 8")
+    if spec.ids:
+        for other in ("decomposition", "halo", "shared"):
+            if getattr(array, other):
+                why = "is given beside IDS: ranks have no blocks then"
+                problems.add(where, other.upper(), why)
 
 
 def _check_name_and_type(where: str, array: ArrayConfig, problems: Problems) -> None:

@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from configobj import ConfigObj, Section
@@ -115,7 +117,7 @@ class CoupledChecker:
 
     def analytics(self, component: Component, common: ComponentSection) -> AnalyticsConfig:
         """Check the section of an analytics."""
-        add, section = self.problems.add, component.section
+        section = component.section
         values = Reader(section, component.values, self.problems).read(AnalyticsConfig)
         offered = values["analysis_args"]
         functions = FunctionChecker(
@@ -127,38 +129,10 @@ class CoupledChecker:
         )
         for name, arguments in (("ANALYSIS", offered), ("WORKER_PLUGINS", None)):
             functions.check(name, values[name.lower()] or "", arguments)
-        if values["use_shifter"] and shutil.which("shifter") is None:
-            add(
-                section,
-                "USE_SHIFTER",
-                "is True, but there is no command shifter in PATH",
-                "load it, put a wrapper of that name in PATH, or say USE_SHIFTER = False",
-            )
         gpus = self.platform.gpus_per_node if self.platform is not None else 0
-        if values["dask_worker_per_gpu"] and not gpus:
-            add(
-                section,
-                "DASK_WORKER_PER_GPU",
-                "is True, but the platform has no GPUS_PER_NODE",
-                "add GPUS_PER_NODE to the platform file",
-            )
         if values["source"]:
             values["source"] = str(Path(common.input_dir, values["source"]))
-            if not Path(values["source"]).exists():
-                add(
-                    section,
-                    "SOURCE",
-                    f"there is no file or folder {values['source']!r}",
-                    "correct the path, or leave SOURCE out to analyse a running simulation",
-                )
-        if values["results_format"] == "netcdf" and not any(map(_is_installed, _NETCDF)):
-            add(
-                section,
-                "RESULTS_FORMAT",
-                f"netcdf needs one of the packages {', '.join(_NETCDF)}, and none is installed",
-                "pip install netCDF4, or RESULTS_FORMAT = zarr",
-            )
-        self._check_results(section, Path(values["results"]), values["overwrite"])
+        self._check_what_is_there(section, values, gpus)
         config = AnalyticsConfig(
             port=component.port,
             section=section,
@@ -175,6 +149,39 @@ class CoupledChecker:
             where = f"{section}][ARRAYS][{array.name}"
             check_array(where, array, self.times.n_steps, config.n_receivers, self.problems)
         return config
+
+    def _check_what_is_there(self, section: str, values: Mapping[str, Any], gpus: int) -> None:
+        """Check that this machine has the commands, devices, files and packages of an analytics."""
+        add = self.problems.add
+        if values["use_shifter"] and shutil.which("shifter") is None:
+            add(
+                section,
+                "USE_SHIFTER",
+                "is True, but there is no command shifter in PATH",
+                "load it, put a wrapper of that name in PATH, or say USE_SHIFTER = False",
+            )
+        if values["dask_worker_per_gpu"] and not gpus:
+            add(
+                section,
+                "DASK_WORKER_PER_GPU",
+                "is True, but the platform has no GPUS_PER_NODE",
+                "add GPUS_PER_NODE to the platform file",
+            )
+        if values["source"] and not Path(values["source"]).exists():
+            add(
+                section,
+                "SOURCE",
+                f"there is no file or folder {values['source']!r}",
+                "correct the path, or leave SOURCE out to analyse a running simulation",
+            )
+        if values["results_format"] == "netcdf" and not any(map(_is_installed, _NETCDF)):
+            add(
+                section,
+                "RESULTS_FORMAT",
+                f"netcdf needs one of the packages {', '.join(_NETCDF)}, and none is installed",
+                "pip install netCDF4, or RESULTS_FORMAT = zarr",
+            )
+        self._check_results(section, Path(values["results"]), values["overwrite"])
 
     def _check_results(self, section: str, path: Path, overwrite: bool) -> None:
         """Check a path outside of the run's own directory, which is always new."""
@@ -272,17 +279,16 @@ def _check_steps_of_launches(
     problems: Problems,
 ) -> None:
     """Check that arrays have the steps of one launch, or of several, where these have a number."""
-    for each in analytics:
-        for array in each.arrays:
-            for simulation in simulations:
-                described = array.description(None)
-                if described is None or array.simulation not in ("", simulation.port):
-                    continue
-                try:
-                    whole_axis(described, {"many": True, "steps": simulation.steps_per_launch})
-                except ContractError as error:
-                    where = f"{each.section}][ARRAYS][{array.name}"
-                    problems.add(where, "STEPS", f"{error} ([{simulation.section}])")
+    of_all = ((each.section, array) for each in analytics for array in each.arrays)
+    for (section, array), simulation in product(of_all, simulations):
+        described = array.description(None)
+        if described is None or array.simulation not in ("", simulation.port):
+            continue
+        try:
+            whole_axis(described, {"many": True, "steps": simulation.steps_per_launch})
+        except ContractError as error:
+            where = f"{section}][ARRAYS][{array.name}"
+            problems.add(where, "STEPS", f"{error} ([{simulation.section}])")
 
 
 def _check_without_times(

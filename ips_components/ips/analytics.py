@@ -15,7 +15,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 from ips_components.config import AnalyticsConfig
-from ips_components.errors import AnalyticsLost, IPSComponentsError
+from ips_components.errors import IPSComponentsError
 from ips_components.ips import coupled_component
 from ips_components.ips.analytics_pool import AnalyticsPool
 from ips_components.ips.conclusion import Conclusion
@@ -27,16 +27,14 @@ from ips_components.ips.coupling import (
     OUTCOME,
     RUN,
     Records,
-    launches_of,
     new_run_id,
     run_directory,
 )
 from ips_components.ips.events import TOPIC as PROGRESS_TOPIC
-from ips_components.ips.events import ProgressEvents
 from ips_components.ips.loop_checkpoint import LoopState
-from ips_components.ips.multi_simulation import one_record, together
+from ips_components.ips.multi_simulation import one_record
 from ips_components.ips.published import to_dataset, write_files
-from ips_components.ips.watch import ASK, GOODBYE, Watch, end_together, wait_for_attached
+from ips_components.ips.run_monitor import RunMonitor
 
 ips_compat.install()
 
@@ -412,62 +410,19 @@ class Analytics(Component):
 
     def _follow(self, pool: AnalyticsPool) -> None:
         """Show how far the run is, and fail it when nothing more can be expected."""
-        from ips_components.report import Progress, contract_table
+        from ips_components.report import Progress
         from ips_components.report.progress import tunnel
 
-        config, running = pool.config, pool.running
-
-        def launched(port: str) -> Any:
-            return lambda: self._records.read(launches_of(port))
-
-        watches = [
-            Watch(running.client, run, launched(port), config) for port, run in pool.runs.items()
-        ]
-        events = ProgressEvents(self.services)
-        told: list[str] = []
-        with Progress(quiet=not config.progress) as progress:
+        with Progress(quiet=not pool.config.progress) as progress:
             for name, page, hint in pool.addresses():
                 host = socket.gethostname()
                 progress.note(
                     f"{name} on {host}: {hint}",
                     terminal=f"{name}: {page}\n  {tunnel(page, host)}",
                 )
-
-            def look(interval: float = ASK) -> None:
-                try:
-                    for watch in watches:
-                        watch.look(interval)
-                except AnalyticsLost:
-                    if running.loss():  # who waits for the pool says which process is gone
-                        return
-                    raise
-                if config.on_analytics_loss == "abort":
-                    end_together(dict(zip(pool.runs, watches, strict=True)))
-                terms = [watch.terms for watch in watches]
-                if not told and None not in terms:
-                    told.append(contract_table([row for rows in terms for row in rows or ()]))
-                    progress.note(told[0])
-                    self.services.info(told[0])
-                state = together(watch.state for watch in watches)
-                progress.update(state)
-                events.update(state)
-
-            running.on_poll = look
             try:
-                for error in running.wait_for_tasks().values():
-                    for watch in watches:
-                        watch.fail("analysis", ips_compat.describe(error))
-                    self._keep_coordinator_record(pool)  # the simulation may go on for long
-                # The receivers stay until all ranks have closed their bridges.
-                while not all(watch.over for watch in watches):
-                    running.check()
-                    look(GOODBYE)
-                    time.sleep(GOODBYE)
-                wait_for_attached(watches, look)
-                events.end(together(watch.state for watch in watches))
-            except BaseException:
-                events.end(together(watch.state for watch in watches), failed=True)
-                raise
+                monitor = RunMonitor(self.services, self._records, pool, progress)
+                monitor.follow(lambda: self._keep_coordinator_record(pool))
             finally:
                 self._keep_coordinator_record(pool)
                 pool.withdraw()

@@ -157,18 +157,22 @@ class Driver(Component):
                     break
                 continue
             port = waiting.pop(ended)
-            try:
-                ips_compat.answer(services, ended)
-            except Exception as error:
-                if self._is_left_out(port):  # its process was killed
-                    services.error("%s is left out: %s", port, ips_compat.describe(error))
-                    self._note_end(port, ips_compat.describe(error))
-                else:
-                    self._failures[port] = error
+            self._take_answer(port, ended)
             others = [other for other in waiting.values() if other in self._simulations]
             deadline = self._inform_others(port, port not in self._failures, others)
         if self._failures:
             raise RunFailed(self._first_cause())
+
+    def _take_answer(self, port: str, call: Any) -> None:
+        """Note why a side has failed, or left a run that goes on without it."""
+        try:
+            ips_compat.answer(self.services, call)
+        except Exception as error:
+            if self._is_left_out(port):  # its process was killed
+                self.services.error("%s is left out: %s", port, ips_compat.describe(error))
+                self._note_end(port, ips_compat.describe(error))
+            else:
+                self._failures[port] = error
 
     def _inform_others(self, port: str, went_well: bool, busy: list[str]) -> Deadline:
         """Inform the other sides that one has ended; return until when they may go on."""

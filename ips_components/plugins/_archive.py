@@ -1,6 +1,7 @@
 """Archive what tasks write on a node while they run, so that a cancelled job loses little."""
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
@@ -108,21 +109,25 @@ def _write(source: Path, without: Path, file: Any) -> dict[str, int]:
     with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar:
         for path in regular_files(source, without):
             name = str(path.relative_to(source))
-            try:
-                with path.open("rb") as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
-                    member = tar.gettarinfo(arcname=name, fileobj=original)
-                    # The size must be known before the content, and the file may shrink or grow:
-                    # what can be read now of what is there now, that is the content.
-                    left = member.size
-                    while left and (block := original.read(min(left, 1 << 20))):
-                        left -= copy.write(block)
-                    member.size = copy.tell()
-                    copy.seek(0)
-                    tar.addfile(member, copy)
-            except FileNotFoundError:
-                continue
-            sizes[name] = member.size
+            with contextlib.suppress(FileNotFoundError):
+                sizes[name] = _add(tar, path, name)
     return sizes
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> int:
+    """Add what can be read now of what is there now; return its size in bytes.
+
+    The size must be known before the content, and the file may shrink or grow.
+    """
+    with path.open("rb") as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
+        member = tar.gettarinfo(arcname=name, fileobj=original)
+        left = member.size
+        while left and (block := original.read(min(left, 1 << 20))):
+            left -= copy.write(block)
+        member.size = copy.tell()
+        copy.seek(0)
+        tar.addfile(member, copy)
+    return member.size
 
 
 def _read_back(archive: Path) -> dict[str, int]:
