@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
@@ -148,3 +149,9 @@ def _explain(name: str, directory: Path, language: Language) -> None:
         print("    make")
     print(f"    ips.py --config {name}.config --platform workstation.conf\n")
     print(f"The simulation runs by itself, too: {language.alone}")
+    compiler = shutil.which("mpicc") or ""
+    if language.built and " " in compiler and Path(sys.prefix) in Path(compiler).parents:
+        print(
+            f"\n{compiler} cannot compile: its path has a space, which it does not quote. Make the "
+            "virtual environment at another path, or take another MPI."
+        )

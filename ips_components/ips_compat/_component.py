@@ -12,12 +12,13 @@ import threading
 import time
 from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ips_components.errors import ConfigError
 from ips_components.ips_compat import _launch, _quiet, guard
-from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool
+from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool, ipsutil
 from ips_components.ips_compat._queues import PickleCheckedQueue
 
 _LONGEST_PAUSE = 0.1
@@ -62,6 +63,7 @@ _run, _terminate_component = Component.__run__, Component.terminate
 _launch_task, _launch_pool = ServicesProxy.launch_task, ServicesProxy.launch_task_pool
 _add_task = TaskPool.add_task
 _send_event, _time_loop = ServicesProxy._send_monitor_event, ServicesProxy.get_time_loop
+_copy_files = ipsutil.copyFiles
 
 
 @wraps(_run)
@@ -75,6 +77,13 @@ def __run__(self: Component) -> None:
             with suppress(Exception):  # what is left is to end
                 conclude()
         raise
+
+
+@wraps(_copy_files)
+def copy_files(source: str, names: Any, *args: Any, **keywords: Any) -> None:
+    # A list of names is cut at spaces, also the path of the platform file, which is one name.
+    is_one = isinstance(names, str) and Path(source, names).is_file()
+    _copy_files(source, [names] if is_one else names, *args, **keywords)
 
 
 @wraps(_terminate_component)
@@ -133,6 +142,7 @@ def get_time_loop(self: ServicesProxy) -> Any:
 
 def install() -> None:
     """Change ipsframework's classes for all components that are created from now on."""
+    ipsutil.copyFiles = copy_files
     ServicesProxy.get_time_loop = get_time_loop
     Component.__run__ = __run__
     Component.terminate = terminate_component

@@ -36,6 +36,7 @@ __all__ = [
     "TaskPool",
     "check_version",
     "framework_main",
+    "ipsutil",
     "resource_list",
 ]
 
@@ -53,6 +54,7 @@ BlockedMessage: Any = _home(TaskManager).BlockedMessageException
 RunningTask: Any = _home(ServicesProxy).RunningTask
 resource_list: Any = _home(ResourceManager).getResourceList
 framework_main: Any = _home(Framework).main
+ipsutil: Any = _home(ServicesProxy).ipsutil
 
 
 def check_version(version: str = ipsframework.__version__) -> None:

@@ -15,6 +15,7 @@ from ips_components.report._series import (
     end_of,
     everything_up_to,
     rates,
+    usual_gap,
 )
 from ips_components.report._svg import Axis, Canvas, frame, thin, tick
 
@@ -202,7 +203,9 @@ def _throughput(record: Mapping[str, Any], times: Times | None) -> Chart | None:
         return None
 
     def draw(width: float) -> Canvas:
-        bins = max(6, min(int(width / 12), len(steps) // 3))
+        # Reports come in bursts: a bin is wide enough for several of them.
+        bursts = (points[-1][0] - first) / usual_gap(points)
+        bins = max(6, min(int(width / 12), len(steps) // 3, int(bursts / 4)))
         edges = [first + (points[-1][0] - first) * i / bins for i in range(bins + 1)]
         values = rates(points, edges)
         divisor, unit = byte_scale(max(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 Interval = tuple[float, float]
@@ -47,6 +47,18 @@ def rates(points: Sequence[tuple[float, float]], edges: Sequence[float]) -> list
         (after - before) / (end - start)
         for before, after, start, end in zip(totals, totals[1:], edges, edges[1:], strict=False)
     ]
+
+
+def usual_gap(points: Sequence[tuple[float, float]]) -> float:
+    """The time between neighbours that only one in ten exceeds; of times that differ.
+
+    Examples
+    --------
+    >>> usual_gap([(0.0, 0.0), (0.5, 1.0), (0.5, 2.0), (1.0, 3.0), (2.0, 4.0), (2.5, 5.0)])
+    1.0
+    """
+    gaps = sorted(b - a for (a, _), (b, _) in pairwise(points) if b > a)
+    return gaps[9 * len(gaps) // 10]
 
 
 def end_of(step: Mapping[str, Any]) -> float:

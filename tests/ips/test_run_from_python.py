@@ -1,5 +1,6 @@
 """Runs of ``ips.py`` that are started from Python: their ends, their causes, and how they stop."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def test_a_run_that_succeeds_and_has_no_analytics(files):
     assert started.status == "succeeded"
     assert "worker STEP nothing" in started.output
     assert started.cause == ""
+
+
+def test_a_run_whose_files_are_in_a_folder_with_spaces(files, tmp_path):
+    """Paths are given to ips.py as a whole; IPS cut that of the platform file at its spaces."""
+    given = files()
+    folder = tmp_path / "my own runs"
+    folder.mkdir()
+    for name in ("config", "platform"):
+        given[name] = shutil.copy(given["directory"] / given[name], folder / f"my {given[name]}")
+    with pytest.raises(RecordError, match="no component of it is"):
+        ips_components.run(**given).wait(PATIENCE)
 
 
 def test_a_run_that_fails_raises_its_cause(files):

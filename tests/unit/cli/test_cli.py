@@ -36,3 +36,21 @@ def test_the_former_place_of_container_still_works():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "import ips_components.ips_compat.container" in done.stdout
+
+
+@pytest.mark.parametrize("spaces", [True, False])
+def test_new_says_when_the_compiler_of_the_environment_cannot_compile(
+    tmp_path, monkeypatch, capsys, spaces
+):
+    """mpicc of the mpich package from PyPI does not quote the path that it is at."""
+    environment = tmp_path / ("my env" if spaces else "env")
+    compiler = environment / "bin" / "mpicc"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch(0o755)
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    monkeypatch.setenv("PATH", str(compiler.parent))
+    for language in ("c", "python"):
+        where = ["--directory", str(tmp_path / language)]
+        assert main(["new", "wave", "--language", language, *where]) == 0
+        said = f"{compiler} cannot compile" in capsys.readouterr().out
+        assert said is (spaces and language == "c")
