@@ -94,6 +94,11 @@ class ResultStore:
         self._times: TimesOf | None = None
         self._order: dict[str, int] = {}
 
+    def read_libraries(self) -> None:
+        """Import what writing needs, while the results are still being computed."""
+        if self.format == "zarr":
+            import_module("zarr")
+
     # -- before step 0 -----------------------------------------------------------------
 
     def prepare(self) -> None:

@@ -559,6 +559,7 @@ class Run:
         """Collect all results, keep those that are complete, then raise what failed."""
         values: dict[str, Any] = {}
         errors: dict[str, BaseException] = {}
+        self._store.read_libraries()
         for names, future in self._completed():
             error = future.exception()
             if error is None:

@@ -35,7 +35,7 @@ from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Contact, Endpoint
 
-DEADLINE = "IPS_COMPONENTS_DEADLINE"
+DEADLINE = contacts.DEADLINE
 ALONE = "IPS_COMPONENTS_ALONE"
 _RUNS_ALONE = "this program runs alone: there is no contact file, and nothing is sent"
 LANE = "IPS_COMPONENTS_LANE"
@@ -213,7 +213,7 @@ def wait_for_contact(path: str | os.PathLike[str] | None) -> Contact:
         return None
 
     # A file system has no portable signal for a new file: look again, ever less often.
-    found = poll_until(read, Deadline(limit), pause=0.01, growth=2.0, max_pause=0.5)
+    found = poll_until(read, Deadline(limit), pause=0.01, growth=2.0, max_pause=0.05)
     if found is None:
         raise ContactError(
             f"no contact file at {path} after {limit:g} s: the analytics have not started; "

@@ -26,6 +26,7 @@ from ips_components.ips.coupling import (
     OPEN,
     OUTCOME,
     RUN,
+    STARTING,
     Records,
     new_run_id,
     run_directory,
@@ -106,7 +107,9 @@ class Analytics(Component):
             "run": run,
             "run_dir": str(run_dir),
             "pool": pool.address,
+            "contacts": pool.contacts,
         }
+        self._publish_state(STARTING)
         try:
             self._start(pool)
         except Exception as error:
@@ -116,7 +119,6 @@ class Analytics(Component):
         self._known |= {
             "pool": dict(pool.address),
             "runs": pool.runs,
-            "contacts": pool.contacts,
             "certificates": pool.certificates,
         }
         self._publish_state(OPEN)

@@ -9,7 +9,8 @@ and read as a whole, and is gone when ``ips.py`` has ended, so that none can be 
 record                     writer                  content
 ========================== ======================= ===============================================
 `RUN`                      analytics               run id, directory, contact files, scheduler,
-                                                   state (`OPEN`, `DONE`, `FAILED`) and cause
+                                                   state (`STARTING`, `OPEN`, `DONE`, `FAILED`) and
+                                                   cause
 `launches_of` a port       component at the port   its launches, and whether it is finalized
 `COORDINATOR`              analytics               what the coordinator knew at the end
 `OUTCOME`                  analytics               what the analysis returned, and the figures of it
@@ -30,6 +31,7 @@ COORDINATOR = "COORDINATOR"
 OUTCOME = "OUTCOME"
 ABORT = "ABORT"
 
+STARTING = "starting"
 OPEN = "open"
 DONE = "done"
 FAILED = "failed"

@@ -5,6 +5,7 @@ In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAM
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from ips_components.ips.coupling import (
     new_run_id,
     run_directory,
 )
+from ips_components.ips.launches import START_MARGIN
 
 ips_compat.install()
 
 _MARGIN = 60.0
+_LOOK = 0.02
 _POLL_INTERVAL = 5.0
 
 
@@ -96,26 +99,38 @@ class Driver(Component):
         self._failures: dict[str, BaseException] = {}
         self._to_blame: tuple[str, float] | None = None
         """The simulation because of which the others are ended, and since when."""
+        self._opened = False
+        """Whether the pool has started, and its run is open."""
         self._ports = {
             port: self.services.get_port(port)
             for port in (*self._simulations, self._analytics.port)
         }
 
     def _initialise(self, method: str, timestamp: float) -> None:
+        """Initialise all sides; the pool goes on starting while the ranks do."""
         services = self.services
-        analytics = self._analytics.port
+        self._opening = Deadline(self._analytics.connect_time_out + START_MARGIN)
+        self._open_call = services.call_nonblocking(
+            self._ports[self._analytics.port], method, timestamp, attended=True
+        )
         calls = {
-            services.call_nonblocking(
-                self._ports[analytics], method, timestamp, attended=True
-            ): analytics
+            services.call_nonblocking(self._ports[port], method, timestamp): port
+            for port in self._simulations
         }
-        for port in self._simulations:
-            calls[services.call_nonblocking(self._ports[port], method, timestamp)] = port
         try:
-            self._wait_all(calls, self._analytics.connect_time_out + _MARGIN)
+            self._wait_all(calls, self._opening.left)
+            self._wait_for_run()
         except BaseException as error:
             self._conclude(error)
             raise
+
+    def _wait_for_run(self) -> None:
+        """Wait until the analytics knows its run, of which its pool is no part yet."""
+        while not self._records.read(RUN):
+            if ips_compat.wait_first(self.services, [self._open_call], _LOOK) is not None:
+                ips_compat.answer(self.services, self._open_call)  # raises: it has failed
+            if self._opening.expired:
+                raise self._no_answer(self._analytics.port, self._opening)
 
     def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
         """Wait for several calls; the first failure ends it."""
@@ -124,13 +139,15 @@ class Driver(Component):
         while calls:
             ended = ips_compat.wait_first(self.services, calls, deadline.left)
             if ended is None:
-                raise RunFailed(
-                    f"{', '.join(calls.values())} did not answer within {timeout:g} s; see "
-                    f"{self._run_config.log_file}"
-                )
+                raise self._no_answer(", ".join(calls.values()), deadline)
             port = calls.pop(ended)
             answers[port] = ips_compat.answer(self.services, ended)
         return answers
+
+    def _no_answer(self, ports: str, deadline: Deadline) -> RunFailed:
+        return RunFailed(
+            f"{ports} did not answer within {deadline.seconds:g} s; see {self._run_config.log_file}"
+        )
 
     def _call(self, port: str, method: str, timestamp: float) -> Any:
         call = self.services.call_nonblocking(self._ports[port], method, timestamp)
@@ -141,24 +158,31 @@ class Driver(Component):
     def _couple(self, timestamp: float) -> None:
         """Run all sides; raise the first cause of what did not go well."""
         services = self.services
-        waiting = {}
-        for port in self._simulations:
-            call = services.call_nonblocking(self._ports[port], "step", timestamp, attended=True)
-            waiting[call] = port
         analytics = self._analytics.port
-        waiting[services.call_nonblocking(self._ports[analytics], "watch", timestamp)] = analytics
+        waiting = {
+            services.call_nonblocking(self._ports[port], "step", timestamp, attended=True): port
+            for port in self._simulations
+        }
+        waiting[self._open_call] = analytics
         deadline = Deadline(math.inf)
         while waiting:
-            ended = ips_compat.wait_first(services, waiting, min(_POLL_INTERVAL, deadline.left))
+            limit = self._opening if self._open_call in waiting else deadline
+            ended = ips_compat.wait_first(services, waiting, min(_POLL_INTERVAL, limit.left))
             if ended is None:
-                if deadline.expired:
-                    for port in waiting.values():
-                        self._failures[port] = RunFailed(f"{port} did not end in time")
+                if limit.expired:
+                    self._give_up(waiting.values(), limit)
                     break
                 continue
             port = waiting.pop(ended)
             self._take_answer(port, ended)
             others = [other for other in waiting.values() if other in self._simulations]
+            if ended == self._open_call and port not in self._failures:
+                self._opened = True
+                call = services.call_nonblocking(self._ports[analytics], "watch", timestamp)
+                waiting[call] = analytics
+                if others:
+                    continue
+                port = next(iter(self._simulations), port)  # all have ended meanwhile
             deadline = self._inform_others(port, port not in self._failures, others)
         if self._failures:
             raise RunFailed(self._first_cause())
@@ -173,6 +197,14 @@ class Driver(Component):
                 self._note_end(port, ips_compat.describe(error))
             else:
                 self._failures[port] = error
+
+    def _give_up(self, ports: Iterable[str], limit: Deadline) -> None:
+        """Note that these sides have not ended, or that the pool has not started, in time."""
+        for port in ports:
+            self._failures[port] = RunFailed(f"{port} did not end in time")
+        if not self._opened:
+            self._failures[self._analytics.port] = self._no_answer(self._analytics.port, limit)
+            self._records.write(ABORT, {"cause": "the analytics did not start"})
 
     def _inform_others(self, port: str, went_well: bool, busy: list[str]) -> Deadline:
         """Inform the other sides that one has ended; return until when they may go on."""
@@ -194,7 +226,7 @@ class Driver(Component):
         to_blame = fault.get("who", "analytics")
         if to_blame == "simulation" or to_blame.startswith("rank"):
             cause = f"{to_blame} {fault['what']}: {fault['cause']}"
-        elif config.on_analytics_loss == "continue":
+        elif config.on_analytics_loss == "continue" and self._opened:
             return Deadline(math.inf)  # the simulation has a time-out of its own
         else:
             cause = "the analytics failed, and ON_ANALYTICS_LOSS = abort"

@@ -9,11 +9,14 @@ from typing import Any
 
 from ips_components import ips_compat
 from ips_components.config import RunConfig
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import IPSComponentsError
-from ips_components.ips.coupling import OPEN, RUN, Records, launches_of
+from ips_components.ips.coupling import OPEN, RUN, STARTING, Records, launches_of
 from ips_components.ips.pool_tasks import Coupling, connect
-from ips_components.wire.contact import ENVIRONMENT
+from ips_components.wire.contact import DEADLINE, ENVIRONMENT
 
+START_MARGIN = 60.0
+"""Seconds that a pool may take beyond CONNECT_TIME_OUT; its launcher may wait for nodes."""
 _ABANDON = 60.0
 _ASIDE = 5.0
 """Seconds to wait for what only makes a message better."""
@@ -37,6 +40,8 @@ class Launch:
         Step at which the program goes on.
     run, run_dir, contact
         Of the run; empty where no analysis is coupled.
+    patience
+        Seconds for which its ranks wait for the contact file, where the pool is being started.
     facts
         What is known of its task, for the run's record.
     """
@@ -46,12 +51,16 @@ class Launch:
     run: str = ""
     run_dir: str = ""
     contact: str = ""
+    patience: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables of the task: where its ranks find the run."""
-        return {ENVIRONMENT: self.contact} if self.contact else {}
+        found = {ENVIRONMENT: self.contact} if self.contact else {}
+        if self.patience and DEADLINE not in os.environ:
+            found[DEADLINE] = f"{self.patience:g}"
+        return found
 
 
 class Launches:
@@ -109,8 +118,14 @@ class Launches:
         """Id of this component's run with the coordinator."""
         return str(self._run["runs"][self.port])
 
-    def open_run(self) -> dict[str, Any]:
+    def open_run(self, starting: bool = False) -> dict[str, Any]:
         """Return the record of the run that the tasks belong to, empty when there is none.
+
+        Parameters
+        ----------
+        starting
+            Whether a run will do whose pool is still being started: its ranks wait for the contact
+            file. Else this waits for the pool.
 
         Raises
         ------
@@ -119,15 +134,24 @@ class Launches:
         """
         if not self.coupled:
             return {}
+        config = self.config.analytics[0]
+        analytics = config.port
         run = self.records.read(RUN)
-        analytics = self.config.analytics[0].port
+        if run.get("state") == STARTING and not starting:
+            limit = config.connect_time_out
+            if not poll_until(self._has_started, Deadline(limit), pause=0.05):
+                raise CouplingError(
+                    f"{self.port}.step was called while {analytics}.init was under way, which did "
+                    f"not end within {limit:g} s (CONNECT_TIME_OUT)"
+                )
+            run = self.records.read(RUN)
         if not run:
             raise CouplingError(
                 f"{self.port}.step was called before {analytics}.init: the driver must call init "
                 f"of {analytics} before the first step of {self.port}, e.g. by looping over "
                 "[PORTS] NAMES"
             )
-        if run["state"] != OPEN:
+        if run["state"] != OPEN and not (starting and run["state"] == STARTING):
             why = f": {run['cause']}" if run.get("cause") else ""
             raise CouplingError(
                 f"{self.port}.step was called after the run of {analytics} had ended{why}; call "
@@ -135,6 +159,9 @@ class Launches:
             )
         self._run = run
         return run
+
+    def _has_started(self) -> bool:
+        return bool(self.records.read(RUN)["state"] != STARTING)
 
     @property
     def left_out(self) -> str:
@@ -155,7 +182,7 @@ class Launches:
         attended
             Whether the driver watches the run itself, and launches every program once.
         """
-        run = self.open_run()
+        run = self.open_run(starting=attended)
         restarted = self.config.mode == "RESTART"
         launch = Launch(
             number=self._record["count"],
@@ -164,6 +191,8 @@ class Launches:
         if run:
             launch.run, launch.run_dir = run["run"], run["run_dir"]
             launch.contact = run["contacts"][self.port]
+            if run["state"] == STARTING:
+                launch.patience = START_MARGIN + self.config.analytics[0].connect_time_out
             if not attended:
                 launch.number, launch.first = self._call(
                     "begin_launch", size=nproc, time=as_time(timestamp)
@@ -340,6 +369,7 @@ class Launches:
         with suppress(Exception):  # it goes with another error, which is the one to see
             if not self._run:
                 return None
+            self._run = self.records.read(RUN)  # the pool may not have been there
             self._connect(_ASIDE)
             known = self._call("record", within=_ASIDE)["ranks"]
             mine = [each for each in known if each.get("pid") == pid]

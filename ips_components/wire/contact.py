@@ -41,6 +41,8 @@ from ips_components.wire._record import Record
 FORMAT = "ips-components-contact"
 VERSION = 2
 ENVIRONMENT = "IPS_COMPONENTS_CONTACT"
+DEADLINE = "IPS_COMPONENTS_DEADLINE"
+"""Environment variable: seconds for which a rank waits for the contact file."""
 MAX_BYTES = 16 << 20
 
 DEADLINES: Mapping[str, float] = {"connect": 10.0, "contract": 60.0, "step": 300.0, "drain": 60.0}

@@ -48,6 +48,21 @@ def test_success_has_the_right_numbers_and_a_closed_ledger(coupled):
     assert "token" not in token_free.lower()
 
 
+@pytest.mark.parametrize("policy", ["abort", "continue"])
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [
+        ("ips_components.external.forked_workers", "workers"),
+        ("distributed.cli.dask_scheduler", "scheduler"),
+    ],
+)
+def test_ranks_that_wait_for_a_pool_which_dies_are_ended(coupled, word, cause, policy):
+    """They are launched while it is being started."""
+    flow = coupled(arguments=f"--kill {word}", ON_ANALYTICS_LOSS=policy)
+    failed(flow, cause)
+    assert not list(work_of(flow).glob("rank_*.done"))
+
+
 @pytest.mark.parametrize("lane", ["shm", "tcp"])
 def test_encrypted_run(coupled, lane):
     flow = coupled(SECURITY="tls", LANES=lane)

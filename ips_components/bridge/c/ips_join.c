@@ -150,7 +150,7 @@ static int wait_for_contact(ips_bridge *b, const char *path, buffer *record)
         /* A file system has no portable signal for a new file: look again, ever less often. */
         struct timespec rest = {0, (long)pause};
         nanosleep(&rest, NULL);
-        pause = 2 * pause < 500000000 ? 2 * pause : 500000000;
+        pause = 2 * pause < 50000000 ? 2 * pause : 50000000;
     }
 }
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from killing import kill
 from mpi4py import MPI
 
 from ips_components.bridge import Array, Bridge
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--fault", default="")
     parser.add_argument("--pace", type=float, default=0.0)
     parser.add_argument("--until", type=Path, help="put the second half when this file is there")
+    parser.add_argument("--kill", help="kill what has this word in its command before all else")
     parser.add_argument("--no-bridge", action="store_true")
     parser.add_argument("--end-at", type=int, default=1 << 30, help="end well before this step")
     options = parser.parse_args()
@@ -41,6 +43,8 @@ def main():
             fail(how)
 
     now("start")
+    if options.kill and comm.rank == 0:
+        kill_soon(options.kill)
     if options.no_bridge:
         return
     mine = slice(CELLS * comm.rank // comm.size, CELLS * (comm.rank + 1) // comm.size)
@@ -58,6 +62,18 @@ def main():
         now("end")
     now("closed")
     Path(f"rank_{comm.rank}.done").touch()
+
+
+def kill_soon(word):
+    """Kill processes of the workflow as soon as they are there."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            kill(word)
+            return
+        except ProcessLookupError:
+            assert time.monotonic() < deadline, f"nobody to kill: {word}"
+            time.sleep(0.02)
 
 
 def fail(how):
