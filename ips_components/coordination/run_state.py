@@ -178,8 +178,10 @@ class RunState:
                     f"rank {rank}",
                     "notes",
                     f"it put array {name!r} at steps beyond the last one of the run: {beyond} "
-                    f"step{'s were' if beyond > 1 else ' was'} left out; if they are meant, say so "
-                    "many STEPS in its section of [[ARRAYS]], or NSTEP in [TIME_LOOP]",
+                    f"step{'s were' if beyond > 1 else ' was'} left out; if they are meant, give "
+                    "that many steps where the array is described, or NSTEP in [TIME_LOOP]; a "
+                    "driver that calls step for START, too, launches once more than [TIME_LOOP] "
+                    "has intervals",
                 )
 
     def rank_lost(self, rank: int, why: str) -> bool:

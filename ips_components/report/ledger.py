@@ -209,6 +209,11 @@ def _coupled_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[str, st
         )
         for each in record["left_out"]
     ]
+    rows += [
+        ("noted", f"{each['who']}: {each['cause']}")
+        for each in record["faults"]
+        if each["what"] == "notes"
+    ][:_NAMED]
     if facts.put and not record["ledger"]["arrays"]:
         return [*rows, ("produced", "not counted: there was no contract")]
     rows.append(("produced", numbers.size(facts.bytes["produced"])))

@@ -79,6 +79,18 @@ def test_summary_tells_apart_what_the_simulation_put_and_what_the_analysis_took(
     assert "put 40 steps; none of them went to the analysis." in facts_of(record)
 
 
+def test_what_a_rank_noted_is_said_though_the_run_has_succeeded():
+    """A driver that also takes the start of [TIME_LOOP] launches once more, beyond the end."""
+    record = run_records.ok_record()
+    beyond = "it put array 'temperature' at steps beyond the last one of the run"
+    record["faults"] = [
+        {"t": run_records.START, "who": "rank 0", "what": "notes", "cause": beyond},
+        {"t": run_records.START, "who": "rank 1", "what": "reports", "cause": "it is late"},
+    ]
+    (line,) = [each for each in summary_table(record).splitlines() if "noted" in each]
+    assert line.split(maxsplit=1) == ["noted", f"rank 0: {beyond}"]
+
+
 def test_a_total_that_was_exceeded_is_not_said():
     """[TIME_LOOP] has one step, say, and the program takes its own number of them."""
     counts = {"begun": 20, "complete": 20, "analysed": 20, "put": 20}
