@@ -3,7 +3,8 @@
 A task of a pool starts when a worker has a thread for it, which the component does not see. So the
 task itself begins its launch, when it opens a bridge, and ends it when it returns. The tasks of a
 pool are launched one after another, in the order in which they open their bridges; those that say
-that they are ranks of one program (``Bridge(rank=1, size=4)``) are one launch.
+that they are ranks of one program (``Bridge(rank=1, size=4)``) are one launch. An executable, whose
+bridge is in another process, says so in its environment.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ from typing import Any
 from ips_components.bridge.opening import before_opening
 from ips_components.errors import IPSComponentsError
 from ips_components.wire.contact import ENVIRONMENT, Certificates
+
+RANKS = "IPS_COMPONENTS_RANKS"
+"""In the ``task_env`` of an executable of a pool: of how many ranks of one program it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,33 @@ class CoupledCall:
         os.environ[ENVIRONMENT] = self.coupling.contact  # the same for all tasks of the pool
         with _Launched(self.coupling) as launched:
             if isinstance(binary, str):
-                launched.begin(0, 1)
+                launched.begin(0, _ranks_of(binary, keywords))
                 result = self.function(binary, *arguments, **keywords)
                 launched.ok = result[1] == 0
                 return result
             with before_opening(launched.begin):
                 return self.function(binary, *arguments, **keywords)
+
+
+def _ranks_of(program: str, keywords: Mapping[str, Any]) -> int:
+    """Return of how many ranks an executable is one; it does not open its bridge in this process.
+
+    Raises
+    ------
+    IPSComponentsError
+        The component has given no number.
+    """
+    said = (keywords.get("task_env") or {}).get(RANKS, "1")
+    try:
+        ranks = int(said)
+    except ValueError:
+        ranks = 0
+    if ranks < 1:
+        raise IPSComponentsError(
+            f"task {program!r} of a pool: {RANKS} = {said!r} in its task_env must be the number of "
+            "tasks that are ranks of one program"
+        )
+    return ranks
 
 
 class _Launched:

@@ -68,6 +68,34 @@ def test_members_of_a_parameter_study_put_side_by_side(tmp_path, leaves_nothing)
 
 
 @pytest.mark.timeout(240)
+def test_executables_that_are_members_put_side_by_side(tmp_path, leaves_nothing):
+    """The bridges of these are in processes of their own; each waits until all are open."""
+    program = f"{BIN / 'python'} {PARTS}/study.py field {{i}} {{count}}"
+    flow = pool(
+        tmp_path, "members of programs:3", 3, dask=True, arrays="", PROGRAM=program, TASK_NPROC=1
+    )
+    ended = flow.run(200)
+    assert ended.status == 0, ended.output + ended.log
+    cells = 100.0 * np.arange(6)[:, None] + np.arange(CELLS)
+    np.testing.assert_array_equal(results(flow)["field_series"], 3 * cells)
+    launches = record_of(flow)["launches"]
+    assert [(each["first_step"], each["ranks"]) for each in launches] == [(0, 3), (2, 3), (4, 3)]
+
+
+@pytest.mark.timeout(240)
+def test_tasks_of_different_arrays_put_side_by_side(tmp_path, leaves_nothing):
+    """They are ranks of one program, and describe the arrays of the others without a block."""
+    flow = pool(tmp_path, "separate:2", 3, dask=True, arrays="", ARRAY="u+p")
+    ended = flow.run(200)
+    assert ended.status == 0, ended.output + ended.log
+    check(flow, "u", 6)
+    check(flow, "p", 6)
+    launches = record_of(flow)["launches"]
+    assert [(each["first_step"], each["ranks"]) for each in launches] == [(0, 2), (2, 2), (4, 2)]
+    assert record_of(flow)["ledger"]["closed"]
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("dask", "nproc", "program"),
     [

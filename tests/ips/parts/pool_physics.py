@@ -45,13 +45,36 @@ def studied(name, member, members):
     array = Array(name, shape=(members, CELLS), offset=(member, 0), steps=range(6))
     with Bridge(rank=member, size=members, arrays=[array]) as bridge:
         first = bridge.first_step
-        Path(f"open_{first}_{member}").touch()
-        met = lambda: len(list(Path().glob(f"open_{first}_*"))) == members  # noqa: E731
-        if not poll_until(met, Deadline(60), pause=0.02):
-            raise RuntimeError("the other members have not opened their bridges")
+        meet(first, member, members)
         for step in range(first, first + 2):
             bridge.put(name, step, 100.0 * step + np.arange(CELLS).reshape(1, CELLS))
     return member
+
+
+def separate(names, rank, size):
+    """A Python task that puts an array of its own, side by side with the tasks of other arrays."""
+    from ips_components.bridge import Array, Bridge
+
+    names, rank, size = names.split("+"), int(rank), int(size)
+    blocks = [[((0,), (CELLS,))] if i == rank else [] for i in range(size)]
+    arrays = [
+        Array(name, shape=(CELLS,), blocks=mine, steps=range(6))
+        for name, mine in zip(names, blocks, strict=True)
+    ]
+    with Bridge(rank=rank, size=size, arrays=arrays) as bridge:
+        first = bridge.first_step
+        meet(first, rank, size)
+        for step in range(first, first + 2):
+            bridge.put(names[rank], step, 100.0 * step + np.arange(CELLS), offset=(0,))
+    return rank
+
+
+def meet(first, member, members):
+    """Wait until all tasks of a pool have opened their bridges."""
+    Path(f"open_{first}_{member}").touch()
+    met = lambda: len(list(Path().glob(f"open_{first}_*"))) == members  # noqa: E731
+    if not poll_until(met, Deadline(60), pause=0.02):
+        raise RuntimeError("the other members have not opened their bridges")
 
 
 def plain(name):
@@ -73,10 +96,11 @@ class PoolPhysics(Component):
         for i in range(count):
             if kind == "members":
                 what = [1, cwd, member, name]
-            elif kind in ("ranks", "study"):
-                what = [1, cwd, part if kind == "ranks" else studied, name, i, count]
+            elif kind in ("ranks", "study", "separate"):
+                task = {"ranks": part, "study": studied, "separate": separate}[kind]
+                what = [1, cwd, task, name, i, count]
             else:
-                words = self.PROGRAM.split()
+                words = self.PROGRAM.format(i=i, count=count).split()
                 what = [int(self.TASK_NPROC), cwd, words[0], *words[1:]]
             services.add_task("pool", f"task_{i}", *what, **self.log_of(kind, i))
         if kind == "members":
@@ -87,11 +111,14 @@ class PoolPhysics(Component):
         while len(found) < count:
             found |= services.get_finished_tasks("pool")
         services.remove_task_pool("pool")
-        if kind == "programs" and any(found.values()):
+        if "programs" in kind and any(found.values()):
             raise RuntimeError(f"tasks failed: {found}")
 
     def log_of(self, kind, i):
-        return {"logfile": f"task_{i}.log"} if kind == "programs" else {}
+        if kind not in ("programs", "members of programs"):
+            return {}
+        env = {"IPS_COMPONENTS_RANKS": self.TASKS.split(":")[1]} if kind != "programs" else {}
+        return {"logfile": f"task_{i}.log", "task_env": env}
 
     def finalize(self, timestamp=0.0):
         pass
