@@ -246,34 +246,9 @@ static void read_unneeded(reader *r, agreement *a)
     free(json);
 }
 
-static void read_array(reader *r, agreement *a)
+/* The number of steps and the shape, after the steps' axis. */
+static void read_shape(reader *r, agreement *a, int64_t flags)
 {
-    char explicit_name[24], *unused, *json;
-    int64_t flags, bytes;
-    unused = NULL;
-    a->name = string(r);
-    unused = string(r); /* the Dask name */
-    free(unused);
-    a->dtype = string(r);
-    a->itemsize = number(r);
-    flags = number(r);
-    a->first = number(r);
-    a->every = number(r);
-    a->steps = number(r);
-    a->ndim = (int)items_of(r, 8);
-    if (r->error)
-        return;
-    bytes = ipsb_dtype(a->dtype, explicit_name);
-    if (bytes < 1 || bytes != a->itemsize)
-        refuse(r, "the contract names a type of cells that this library does not know");
-    a->ragged = flags & RAGGED;
-    a->drop = flags & DROP;
-    a->at_most = flags & AT_MOST;
-    if (flags & IDS)
-        a->by_id = flags & IDS_LOW ? LOW_IDS : flags & IDS_HIGH ? HIGH_IDS : UNIQUE_IDS;
-    if ((flags & (IDS_LOW | IDS_HIGH) && !a->by_id) || (flags & IDS_LOW && flags & IDS_HIGH) ||
-        (a->by_id && a->ragged))
-        refuse(r, "the contract says no rule for ids");
     if (flags & OPEN)
         a->steps = -1;
     else if (a->steps < 1 || a->steps >= OPEN_ENDED)
@@ -291,6 +266,10 @@ static void read_array(reader *r, agreement *a)
         refuse(r, "the contract has another shape than number of steps");
     if (!r->error && a->every > MAX_IDS / a->shape[0])
         refuse(r, "the contract has impossible steps");
+}
+
+static void read_chunks(reader *r, agreement *a)
+{
     a->n_space = 1;
     for (int d = 0; d < a->ndim && !r->error; d++) {
         chunk_sizes(r, a, d);
@@ -306,9 +285,10 @@ static void read_array(reader *r, agreement *a)
     if (!r->error && a->ragged &&
         (a->n_space != a->shape[1] || a->chunks[0].n_runs != 1 || a->chunks[0].runs[0].size != 1))
         refuse(r, "a ragged array must have one chunk per step and part");
-    if (r->error)
-        return;
+}
 
+static void read_wanted(reader *r, agreement *a)
+{
     selection(r, a->ndim, a->cover);
     a->n_wanted = (int)items_of(r, 24 * (size_t)a->ndim);
     if (!r->error && a->n_wanted < 1)
@@ -331,6 +311,10 @@ static void read_array(reader *r, agreement *a)
     for (int i = 0; i < a->chunks[1].n_runs && a->by_id && !r->error; i++)
         if (a->chunks[1].runs[i].size > UINT32_MAX)
             refuse(r, "a chunk by ids has too many ids");
+}
+
+static void read_placement(reader *r, agreement *a)
+{
     int64_t epoch = number(r), period = number(r), n_owners = items_of(r, 8);
     uint8_t *owners = r->error ? NULL : malloc(4 * (size_t)n_owners + 1);
     if (!r->error && !owners)
@@ -345,23 +329,63 @@ static void read_array(reader *r, agreement *a)
                       !ipsb_place(a, (uint64_t)epoch, (uint32_t)period, (uint32_t)n_owners, owners)))
         refuse(r, "the contract's placement does not fit its chunks");
     free(owners);
+}
+
+/* The choice of blocks of an adaptive mesh. */
+static void read_choice(reader *r, agreement *a)
+{
+    a->has_choice = true;
+    a->level_low = number(r);
+    a->level_high = number(r);
+    a->refinement = number(r);
+    a->box_ndim = (int)items_of(r, 16);
+    if (!r->error && (a->level_low < 0 || a->level_high <= a->level_low || a->refinement < 1 ||
+                      a->box_ndim > MAX_NDIM || !a->ragged))
+        refuse(r, "the contract has an impossible choice of blocks");
+    for (int d = 0; d < a->box_ndim && !r->error; d++)
+        for (int side = 0; side < 2; side++)
+            a->box[d][side] = number(r);
+}
+
+static void read_array(reader *r, agreement *a)
+{
+    char explicit_name[24], *json;
+    int64_t flags, bytes;
+    a->name = string(r);
+    free(string(r)); /* the Dask name */
+    a->dtype = string(r);
+    a->itemsize = number(r);
+    flags = number(r);
+    a->first = number(r);
+    a->every = number(r);
+    a->steps = number(r);
+    a->ndim = (int)items_of(r, 8);
+    if (r->error)
+        return;
+    bytes = ipsb_dtype(a->dtype, explicit_name);
+    if (bytes < 1 || bytes != a->itemsize)
+        refuse(r, "the contract names a type of cells that this library does not know");
+    a->ragged = flags & RAGGED;
+    a->drop = flags & DROP;
+    a->at_most = flags & AT_MOST;
+    if (flags & IDS)
+        a->by_id = flags & IDS_LOW ? LOW_IDS : flags & IDS_HIGH ? HIGH_IDS : UNIQUE_IDS;
+    if ((flags & (IDS_LOW | IDS_HIGH) && !a->by_id) || (flags & IDS_LOW && flags & IDS_HIGH) ||
+        (a->by_id && a->ragged))
+        refuse(r, "the contract says no rule for ids");
+    read_shape(r, a, flags);
+    read_chunks(r, a);
+    if (r->error)
+        return;
+
+    read_wanted(r, a);
+    read_placement(r, a);
     json = string(r);
     if (json && !r->error)
         read_attributes(a, json);
-    if (!r->error && flags & CHOICE) { /* of blocks of an adaptive mesh */
-        a->has_choice = true;
-        a->level_low = number(r);
-        a->level_high = number(r);
-        a->refinement = number(r);
-        a->box_ndim = (int)items_of(r, 16);
-        if (!r->error && (a->level_low < 0 || a->level_high <= a->level_low || a->refinement < 1 ||
-                          a->box_ndim > MAX_NDIM || !a->ragged))
-            refuse(r, "the contract has an impossible choice of blocks");
-        for (int d = 0; d < a->box_ndim && !r->error; d++)
-            for (int side = 0; side < 2; side++)
-                a->box[d][side] = number(r);
-    }
     free(json);
+    if (!r->error && flags & CHOICE)
+        read_choice(r, a);
 }
 
 /* Read one record; what this reader does not know lies at its end. */
