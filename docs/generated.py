@@ -49,6 +49,11 @@ def c_lines(folder: Path) -> Iterator[str]:
         ("ips_bridge_mpi.h", "c", "The broadcast, for programs with MPI"),
         ("ips_bridge.hpp", "cpp", "C++17"),
         ("ips_bridge.f90", "fortran", "Fortran"),
+        ("ips_bridge_life.inc", "fortran", "Fortran: opening, joining, closing, errors"),
+        ("ips_bridge_describe.inc", "fortran", "Fortran: describing arrays"),
+        ("ips_bridge_steps.inc", "fortran", "Fortran: steps, blocks in place, accounts"),
+        ("ips_bridge_receive.inc", "fortran", "Fortran: what the analysis sends"),
+        ("ips_bridge_put.inc", "fortran", "Fortran: putting, by rank of the array"),
         ("ips_bridge_mpi.f90", "fortran", "Fortran with MPI"),
     )
     for name, language, title in parts:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cflags": "flags for compiling",
         "--libs": "flags for linking; the library is compiled if it is not there yet",
         "--sources": "the C files, to compile them with one's own",
-        "--fortran": "the file of the Fortran module ips_bridge",
+        "--fortran": "the file of the Fortran module ips_bridge, which includes others beside it",
         "--fortran-mpi": "the files of the module ips_bridge_mpi, for programs with the module mpi",
         "--fortran-mpi-f08": "those of the module ips_bridge_mpi_f08, for programs with mpi_f08",
         "--cmakedir": "directory of the CMake package",

@@ -268,7 +268,9 @@ def test_cmake_installs_what_a_project_finds(tmp_path, shared):
     run("cmake", "-S", LIBRARY, "-B", tmp_path / "lib", f"-DBUILD_SHARED_LIBS={shared}")
     run("cmake", "--build", tmp_path / "lib")
     run("cmake", "--install", tmp_path / "lib", "--prefix", prefix)
-    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp", "ips_bridge.f90"):
+    parts = [path.name for path in LIBRARY.glob("*.inc")]
+    assert parts
+    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp", "ips_bridge.f90", *parts):
         assert (prefix / "include" / name).exists()
     project = tmp_path / "project"
     project.mkdir()
@@ -304,7 +306,8 @@ def test_make_installs_what_pkg_config_finds(tmp_path):
     text = (prefix / "lib" / "pkgconfig" / "ips_bridge.pc").read_text()
     assert f"Version: {__version__}\n" in text
     assert f"prefix={prefix}\n" in text
-    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp"):
+    parts = [path.name for path in LIBRARY.glob("*.inc")]
+    for name in ("ips_bridge.h", "ips_bridge_mpi.h", "ips_bridge.hpp", *parts):
         assert (prefix / "include" / name).exists()
     source, program = tmp_path / "simulation.c", tmp_path / "simulation"
     source.write_text(C_PROGRAM)
