@@ -10,6 +10,7 @@ from chromium import Chromium
 from distributed import Scheduler
 
 from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.live_page import open_live_page
 from ips_components.external.tasks import ExternalTasks
 
@@ -62,5 +63,43 @@ def test_the_page_follows_a_run_to_its_bad_end(width, tmp_path):
             assert all(r.startswith((page_server.url, "data:")) for r in page.requests)
             await page_server.close()
             await page.until("!document.getElementById('silent').hidden")
+
+    asyncio.run(look())
+
+
+def test_the_page_shows_a_bar_for_each_launch():
+    """With the time of the loop; the one under way is as long as it lasts, a failed one is red."""
+
+    async def look():
+        feed = run_records.Feed()
+        async with (
+            Scheduler(
+                host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
+            ) as scheduler,
+            Chromium() as browser,
+        ):
+            coordinator = RunCoordinator(ExternalTasks(scheduler))
+            live = coordinator.run("heat2d_ipca")
+            live.state = feed.state
+            server = open_live_page(scheduler, coordinator, "heat2d_ipca", TOKEN)
+            page = await browser.open(server.url, 800)
+            await page.until("document.getElementById('phase').textContent == 'open'")
+            assert await page.evaluate("document.getElementById('launch-track').hidden")
+            now = feed.state.clock()
+            for number in range(3):
+                launch = LaunchRecord(number, 4 * number, 2, now - 30 + 10 * number)
+                launch.time, launch.ended, launch.ok = number + 0.5, launch.began + 8, number != 1
+                live.launches.append(launch)
+            live.launches[-1].ended = live.launches[-1].ok = None
+            bars = "[...document.querySelectorAll('#launches rect')].map(r => r.className.baseVal)"
+            await page.until(f"{bars}.length == 3")
+            assert await page.evaluate(bars) == ["sim", "failed", "sim"]
+            await page.until("document.getElementById('launch').textContent == 'launch 2, t = 2.5'")
+            live.launches[-1].ended, live.launches[-1].ok = feed.state.clock(), True
+            await page.until(
+                "document.getElementById('launch').textContent == 'launch 2, t = 2.5, ended'"
+            )
+            assert page.errors == []
+            await server.close()
 
     asyncio.run(look())

@@ -13,8 +13,10 @@ from distributed import Scheduler
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from ips_components.coordination.coordinator import RunCoordinator
+from ips_components.coordination.launch_record import LaunchRecord
 from ips_components.coordination.live_page import (
     MAX_BARS,
+    MAX_LAUNCHES,
     MAX_POINTS,
     _bars,
     _throughput,
@@ -77,6 +79,33 @@ def test_it_tells_the_state_as_json():
     assert state["tasks"] == {"done": 0, "total": 0}
     assert answer.headers["Cache-Control"] == "no-store"
     assert "Server" not in answer.headers
+
+
+def test_it_tells_the_newest_launches_with_the_times_of_the_loop():
+    async def look():
+        async with scheduler_with_run() as (scheduler, coordinator):
+            run = coordinator.runs["r1"]
+            for number in range(MAX_LAUNCHES + 3):
+                launch = LaunchRecord(number, 4 * number, 2, 100.0 + number)
+                launch.time, launch.ended, launch.ok = float(number + 1), 100.5 + number, True
+                run.launches.append(launch)
+            run.launches[-1].ended = run.launches[-1].ok = None
+            page = open_live_page(scheduler, coordinator, "r1", TOKEN)
+            answer = await AsyncHTTPClient().fetch(page.url + "state")
+            await page.close()
+            return json.loads(answer.body)["launches"]
+
+    found = asyncio.run(look())
+    assert [each["launch"] for each in found] == list(range(3, MAX_LAUNCHES + 3))
+    assert found[0] == {
+        "launch": 3,
+        "first_step": 12,
+        "time": 4.0,
+        "began": 103.0,
+        "ended": 103.5,
+        "ok": True,
+    }
+    assert found[-1]["ended"] is found[-1]["ok"] is None
 
 
 def test_windows_that_have_declared_no_task_yet_are_shown_as_none():
