@@ -145,7 +145,8 @@ def _rows(results: xr.Dataset) -> list[Row]:
     rows += [_series(variable, signed=True, shares=shares) for variable in components]
     panels = maps + curves
     panels, others = panels[:MAX_PANELS], panels[MAX_PANELS:]
-    rows += [_panel_row(panels[i : i + PANELS]) for i in range(0, len(panels), PANELS)]
+    columns = min(PANELS, max(len(panels), 2 if any(map(_is_map, panels)) else 1))
+    rows += [_panel_row(panels[i : i + PANELS], columns) for i in range(0, len(panels), PANELS)]
     if others:
         rows.append(_text_row(f"{len(others)} more: {', '.join(map(style.words, others))}"))
     if numbers or not rows:
@@ -157,21 +158,24 @@ def _story(variable: xr.DataArray) -> tuple[object, object, tuple[int, ...]]:
     return variable.name, variable.dtype, variable.shape
 
 
-def _panel_row(variables: Sequence[xr.DataArray]) -> Row:
+def _panel_row(variables: Sequence[xr.DataArray], columns: int) -> Row:
     """Maps, curves and bars of different variables side by side."""
     panels = [(_is_map(variable), variable) for variable in variables]
     loaded = [_plane(variable) if is_map else _thinned(variable) for is_map, variable in panels]
     heights = [
-        _map_height(data, WIDTH / PANELS - 1.1) + 0.7 if is_map else 2.3
+        _map_height(data, WIDTH / columns - 1.1) + 0.7 if is_map else 2.3
         for (is_map, _), data in zip(panels, loaded, strict=True)
     ]
 
     def draw(strip: SubFigure) -> None:
-        axes = strip.subplots(1, PANELS, squeeze=False)[0]
+        axes = strip.subplots(1, columns, squeeze=False)[0]
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for ax, (is_map, variable), data in zip(axes, panels, loaded, strict=False):
-            title = textwrap.fill(style.words(variable), TITLE_LETTERS)
+            words = style.words(variable)
+            if is_map and variable.ndim == 3:
+                words += f", {variable.dims[0]} {variable.sizes[variable.dims[0]] // 2}"
+            title = textwrap.fill(words, TITLE_LETTERS)
             ax.set_title(title, fontsize=9, color=style.INK)
             if is_map:
                 image = _draw_map(ax, data, *style.colour_scale(data.values))

@@ -134,7 +134,7 @@ def test_numbers_are_written_out(results):
         (("step",), (9,), [("v", "step", "")]),
         (("step", "x"), (9, 5), [("v", "step", "x")]),
         (("x", "step"), (5, 9), [("v", "step", "x")]),
-        (("z", "y", "x"), (4, 5, 6), [("v", "x", "y")]),
+        (("z", "y", "x"), (4, 5, 6), [("v, z 2", "x", "y")]),
         (("component", "z"), (2, 9), [("v", "z", "")]),
         (("step", "z", "y", "x"), (1, 3, 4, 5), [("step 0", "x", "y")]),
     ],
@@ -314,6 +314,20 @@ def test_an_inherited_long_name_is_no_title():
 
 def test_axes_are_called_by_their_dims():
     assert panels(compose(xr.Dataset({"v": (("bin_edge",), [1.0, 2.0])})))[0][1] == "bin_edge"
+
+
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (3, 3), (4, 3)])
+def test_few_curves_share_the_width_of_the_page(n, columns):
+    """One result had a third of the page, beside white paper."""
+    data = {f"v{chr(65 + i)}": (("time",), [1.0, 2.0]) for i in range(n)}
+    axes = axes_titled(compose(xr.Dataset(data)), "vA")
+    assert axes.get_gridspec().ncols == columns
+
+
+def test_the_plane_that_a_map_shows_of_more_dimensions_is_named():
+    field = xr.DataArray(np.ones((4, 5, 6)), dims=("layer", "y", "x"))
+    figure = compose(xr.Dataset({"density": field}))
+    assert [title for title, *_ in panels(figure)][:1] == ["density, layer 2"]
 
 
 def test_panels_beyond_a_page_are_named():
