@@ -50,7 +50,7 @@ class Apart:
 def to_rank_0(comm: Communicator, mine: T) -> list[T] | None:
     """Return what all ranks hold on rank 0, None elsewhere. Collective.
 
-    A communicator without ``gather`` tells what rank 0 itself holds.
+    A communicator without ``gather`` gives what rank 0 itself holds.
     """
     gather = getattr(comm, "gather", None)
     if gather is None:

@@ -329,7 +329,7 @@ class Connection:
                 except BaseException as error:
                     self._not_sent(sock, error)
                     return
-                if not self.to_send:  # whoever adds to it from now on sends it
+                if not self.to_send:  # a thread that adds to it from now on sends it
                     return
 
     def send_packed(self, message: bytes) -> None:

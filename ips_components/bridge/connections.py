@@ -87,7 +87,7 @@ class Connections:
         self.by_ordinal = {each.ordinal: Connection(each, self._context) for each in endpoints}
         self.closed = False
         self._deaf = False  # the I/O thread has failed: no answer will be heard
-        self.needed = False  # somebody waits for receivers, or sends to them
+        self.needed = False  # the rank waits for receivers, or sends to them
         self.home: Connection | None = None  # over which this rank reports
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()

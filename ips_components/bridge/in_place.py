@@ -86,7 +86,7 @@ class BlockInPlace(AbstractContextManager[Cells]):
         return self._cells
 
     def _admit(self) -> bool:
-        """Wait until the pieces may be sent; tell whether they may."""
+        """Wait until the pieces may be sent; return whether they may."""
         found = self._path.delivery.admit(self._out, self._plan.at, self._t)
         self._pieces, self._connections, admitted = found
         return admitted

@@ -40,7 +40,7 @@ class Mailbox:
     fault : Fault or None
         The analysis has failed.
     lost : str or None
-        Why nobody is left to send to.
+        Why no receiver is left to send to.
     alone : bool
         There is no analysis, by the program's own will.
     stop : str or None
@@ -81,7 +81,7 @@ class Mailbox:
                     self.on_attach(message)
 
     def lose(self, why: str) -> None:
-        """Note that nobody is left to send to; the first reason stays."""
+        """Note that no receiver is left to send to; the first reason stays."""
         with self.changed:
             self.lost = self.lost or why
             self.changed.notify_all()
@@ -93,7 +93,7 @@ class Mailbox:
 
     @property
     def disconnected(self) -> bool:
-        """Whether there is nobody to send to, and the simulation goes on alone."""
+        """Whether there is no receiver to send to, and the simulation goes on alone."""
         return self.fault is not None or self.lost is not None
 
     def check(self) -> None:

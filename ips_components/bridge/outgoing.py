@@ -45,13 +45,13 @@ class OutgoingArray:
     described
         As described in code, or None.
     contract
-        What is agreed, None when nobody wants any of it.
+        What is agreed, None when none of it is wanted.
     ordinal
         Of the array in the contract.
     rank, size
         Of this process in the simulation.
     spec
-        Of an array that only the config describes and nobody needs.
+        Of an array that only the config describes and that is not needed.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class PutPath:
     steps
         Of this rank.
     arrays
-        By name, those that nobody needs included.
+        By name, those that are not needed included.
     replay
         Number of steps that can be sent again; with 0 none, else those of a whole chunk at least.
     shared
@@ -147,7 +147,7 @@ class PutPath:
             out.shorten(plan)
 
     def announce_block(self, out: OutgoingArray, plan: BlockPlan) -> None:
-        """Say where a block is whose extent nobody could know before it was put."""
+        """Say where a block is whose extent was not known before it was put."""
         box = (plan.block.offset, plan.block.shape)
         self.delivery.piggybacked.append(framing.pack(m.Blocks(out.ordinal, (box,))))
         out.block_announced = True
@@ -306,7 +306,7 @@ class PutPath:
     def account_unsent(
         self, out: OutgoingArray, step: int, pieces: Sequence[Piece], wanted: int
     ) -> None:
-        """Account for a block that nobody took."""
+        """Account for a block that no receiver took."""
         out.last_step = step
         if self._mailbox.disconnected:
             out.account.lost_blocks += 1

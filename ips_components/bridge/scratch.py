@@ -10,7 +10,7 @@ from ips_components.bridge.outgoing import Cells
 
 
 class Scratch:
-    """Memory for blocks of steps that nobody wants.
+    """Memory for blocks of steps that are not wanted.
 
     Each block that is open has its own: what is computed must not depend on which steps the
     analysis wants.

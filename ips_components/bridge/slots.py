@@ -45,7 +45,7 @@ class Place:
     offset
         Of its first byte in the slot.
     frame
-        What tells a receiver that maps the slot; None: the cells have to be sent.
+        Message for a receiver that maps the slot; None: the cells have to be sent.
     """
 
     __slots__ = ("cells", "frame", "offset", "src")

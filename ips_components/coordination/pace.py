@@ -41,7 +41,7 @@ class Growth:
         self._began = 0.0  # the newest burst
 
     def note(self, now: float, total: float) -> None:
-        """Take in a total; one that has not grown is no news."""
+        """Take in a total; one that has not grown changes nothing."""
         points = self._points
         if points and total <= points[-1][1]:
             return

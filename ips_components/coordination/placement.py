@@ -63,7 +63,7 @@ class Placer:
         self.send_contract(run)
 
     def _account_for_all(self, run: CoordinatedRun) -> None:
-        """Have ranks account for what their program describes and nobody has asked about."""
+        """Have ranks account for what their program describes and the contract leaves out."""
         contract = run.agreed
         known = {spec.name for spec in (*(a.spec for a in contract.arrays), *contract.unneeded)}
         described = RunSettings.specs_from(run.state.described or ())
@@ -113,7 +113,7 @@ class Placer:
         return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
 
     def _count_cells(self, run: CoordinatedRun, hosts: Mapping[int, str]) -> bool:
-        """Count the cells of each chunk by host, once; tell whether it matters who gets which."""
+        """Count the cells of each chunk by host, once; return whether it matters who gets which."""
         if len(set(hosts.values())) < 2 or not run.hosts:
             return False
         if not run.cells:

@@ -52,7 +52,7 @@ def is_quiet(scheduler: Any, awaited: list[Any]) -> bool:
     scheduler
         Of Dask.
     awaited
-        Keys of the results that the analysis waits for next; once one is there, or was let go
+        Keys of the results that the analysis waits for next; once one is there, or was released
         again, the analysis has something to do.
     """
     if scheduler.queued or any(

@@ -83,7 +83,7 @@ class RunState:
         self.times: dict[int, float] = BoundedDict(MAX_TIMES)  # physical, as ranks have said them
         self.newest_step: int | None = None
         self.position = 0  # steps behind the rank that is furthest, as ranks say it now and then
-        self.signs = 0  # reports of ranks that go on, but put what nobody wants
+        self.signs = 0  # reports of ranks that go on, but put what is not wanted
         self._waited = np.zeros(0)  # seconds by rank, in the newest launch
         self._waited_before = np.zeros(0)  # in earlier launches
         self.last_put: int | None = None  # newest step that ranks of this launch have put

@@ -1,10 +1,10 @@
-"""What ranks say at the ends of their steps, gathered on a worker and told in one message.
+"""What ranks say at the ends of their steps, gathered on a worker and sent in one message.
 
 A rank says which step it has put, how long it has waited and, now and then, its account.  What
 the scheduler has to do must not grow with the number of ranks: the message has columns instead
 of one record per rank, and what is done with it is done by NumPy for all ranks at once.  Nothing is
 added up on the way, because the ends of one rank's steps may come through several receivers: only
-figures that still belong to a rank can be told from those that were overtaken.
+figures that still belong to a rank can be told apart from those that were overtaken.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class StepReport:
         Who has put which step, and the seconds that it has waited in the whole run so far.
     accounted : array of int64, shape (m,)
         Ranks that have sent an account; each once. One that is not among `ranks` goes on, but puts
-        what nobody wants.
+        what is not wanted.
     counts : array of int64, shape (m, arrays, 2, 5)
         Their cumulative counters by array, unit (blocks, bytes) and entry of the ledger.
     names : tuple of str
         Names of the arrays.
     position : int
-        Steps that are behind a rank whose puts nobody wants; 0: unknown.
+        Steps that are behind a rank whose puts are not wanted; 0: unknown.
     timed, times : arrays of int64 and float64, shape (k,)
         Steps of which ranks have said the physical time, and that time.
 
@@ -111,7 +111,7 @@ class StepTally:
         self._position = 0
 
     def add_time(self, step: int, time: float) -> bool:
-        """Note the physical time of a step; True if it is the first news since `take`."""
+        """Note the physical time of a step; True if it is the first one since `take`."""
         with self._lock:
             first = self._is_empty()
             self._times.setdefault(step, time)

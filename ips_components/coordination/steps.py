@@ -80,7 +80,7 @@ class Steps(Mapping[int, Step]):
         self._newest_gone = NEVER  # newest number of a step that was left out
         #: Steps that were left out before their consumers were done, the oldest first.
         self._unanalysed: dict[int, None] = {}
-        #: Steps whose consumers were done before a rank told of them, as ranks do a little later.
+        #: Steps whose consumers were done before a rank reported them, as ranks do a little later.
         self._early: dict[int, None] = {}
         self.begun = self.complete = self.analysed = 0
 

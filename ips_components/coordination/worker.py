@@ -148,7 +148,7 @@ class WorkerSession:
         self.contract: Contract | None = None
         self.receiver: Receiver
         self._names: list[str] = []
-        self._accounted: list[str] = []  # and of arrays that nobody needs
+        self._accounted: list[str] = []  # and of arrays that are not needed
         self._peers: list[Endpoint] = []
         self._tally = StepTally()
         self._process = psutil.Process()

@@ -35,7 +35,7 @@ def pseudo_client(scheduler: Scheduler, name: str) -> ClientState:
 
 
 def forget_pseudo_client(scheduler: Scheduler, name: str) -> bool:
-    """Drop the pseudo-client called `name` if it holds nothing; tell whether it is gone."""
+    """Drop the pseudo-client called `name` if it holds nothing; return whether it is gone."""
     cs = scheduler.clients.get(name)
     if cs is None or not cs.wants_what:
         scheduler.clients.pop(name, None)

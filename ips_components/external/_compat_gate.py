@@ -30,7 +30,7 @@ def _never() -> None:
 class Gate:
     """The one task that no worker can run, and on which all external tasks depend.
 
-    Only the gate rests in Dask's state ``no-worker``, so that what Dask does for each
+    Only the gate stays in Dask's state ``no-worker``, so that what Dask does for each
     unrunnable task (on a join, for adaptive scaling, against a timeout) it does once.
     Dask itself releases and forgets the gate when no external task waits or exists; it is
     made again when needed.

@@ -23,11 +23,11 @@ MAX_GROUPS = 200
 
 def forget_groups(scheduler: Scheduler, limit: int = MAX_GROUPS) -> int:
     """Take groups that are gone out of histories of more than `limit`; return how many."""
-    living = scheduler.task_groups
+    current = scheduler.task_groups
     forgotten = 0
     for groups in _histories(scheduler):
         if len(groups) > limit:
-            gone = {group for group in groups if living.get(group.name) is not group}
+            gone = {group for group in groups if current.get(group.name) is not group}
             groups -= gone
             forgotten += len(gone)
     return forgotten

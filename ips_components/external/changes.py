@@ -1,4 +1,4 @@
-"""What Dask did to the external tasks, gathered per tick, then logged and told to observers."""
+"""What Dask did to the external tasks, gathered per tick, then logged and reported to observers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Changes:
         ``call_soon(function)`` of the event loop.
     log : SchedulingLog
     after : callable
-        ``after(group, kind, keys, stimulus)``, called when the observers have been told.
+        ``after(group, kind, keys, stimulus)``, called after the observers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""External tasks for scripts: a Future or an array that somebody else will provide.
+"""External tasks for scripts: a Future or an array that another process will provide.
 
 ::
 
@@ -178,7 +178,7 @@ def provide(
     Returns
     -------
     dict
-        What became of each value: ``memory``; ``replica`` (somebody else had provided it);
+        What became of each value: ``memory``; ``replica`` (another process had provided it);
         ``early`` (not declared yet; kept until it is); ``late`` (nobody wants it any more).
         Awaitable if the client is asynchronous.
 

@@ -159,7 +159,7 @@ class Registry:
         return group
 
     def get(self, name: str) -> Group:
-        """Return the group called `name`, living or buried.
+        """Return the group called `name`, present or retired.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Who holds the external tasks until the graphs that need them are registered.
 
 A task that no client wants and no other task waits for is forgotten by Dask at once.  External
-tasks are therefore wanted by a pseudo-client from their declaration on, and let go when the
+tasks are therefore wanted by a pseudo-client from their declaration on, and released when the
 graphs are there; then each chunk is freed after its last consumer.
 """
 
@@ -42,7 +42,7 @@ class Holds:
         self._scheduler = scheduler
         self._registry = registry
         self._stimulus = stimulus
-        #: Result keys whose registration a (group, client) waits for before it lets go.
+        #: Result keys whose registration a (group, client) waits for before it is released.
         self._awaited: dict[tuple[str, str | None], set[Key]] = {}
 
     def holder(self, group: Group, client: str | None) -> ClientState:

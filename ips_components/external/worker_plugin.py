@@ -130,7 +130,7 @@ class ExternalWorker:
         return dict(zip(items, outcomes, strict=True))
 
     def on_outcome(self, keys: Iterable[Key], outcomes: Iterable[str], stimulus_id: str) -> None:
-        """The scheduler answers an announcement whose outcome somebody awaits."""
+        """The scheduler answers an announcement whose outcome is awaited."""
         for key, outcome in zip(keys, outcomes, strict=True):
             waiter = self._awaited.get((key, stimulus_id))
             if waiter is not None and not waiter.done():

@@ -52,28 +52,28 @@ class ProgressEvents:
         now = self._clock()
         if not state or now - self._published < self._interval:
             return
-        told = _told(state)
-        if told != self._last:
-            self._publish(told, state, now)
+        facts = _facts(state)
+        if facts != self._last:
+            self._publish(facts, state, now)
 
     def end(self, state: Mapping[str, Any], failed: bool = False) -> None:
         """Publish the last state, whenever the one before was; not twice the same."""
-        told = _told({**state, **({"phase": "failed"} if failed else {})})
-        if told != self._last:
-            self._publish(told, {**state, "phase": told["phase"]}, self._clock())
+        facts = _facts({**state, **({"phase": "failed"} if failed else {})})
+        if facts != self._last:
+            self._publish(facts, {**state, "phase": facts["phase"]}, self._clock())
 
-    def _publish(self, told: dict[str, Any], state: Mapping[str, Any], now: float) -> None:
+    def _publish(self, facts: dict[str, Any], state: Mapping[str, Any], now: float) -> None:
         from ips_components.report.progress import describe
 
         if self._broken:
             return
         rate, text = state.get("rate"), describe(state)
-        body = {**told, "t": time.time(), "rate": rate, "text": text}
-        self._last, self._published = told, now
+        body = {**facts, "t": time.time(), "rate": rate, "text": text}
+        self._last, self._published = facts, now
         try:
             self._services.publish(TOPIC, EVENT, body)
-            if told["phase"] != self._phase:
-                self._phase = told["phase"]
+            if facts["phase"] != self._phase:
+                self._phase = facts["phase"]
                 self._services.send_portal_event(PORTAL, f"{self._phase}: {body['text']}")
         except Exception as error:
             # Events are a courtesy, and no reason why a run fails.
@@ -81,7 +81,7 @@ class ProgressEvents:
             logger.warning("No more events about the progress: %r", error)
 
 
-def _told(state: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(state: Mapping[str, Any]) -> dict[str, Any]:
     """What an event says, as plain values; nothing in it changes while nothing happens."""
     tasks = state.get("tasks") or {}
     return {

@@ -1,4 +1,4 @@
-"""Several simulations that feed one analysis: one run each with the coordinator, told as one.
+"""Several simulations that feed one analysis: one run each with the coordinator, reported as one.
 
 Each simulation has a run id, a contact file, receivers and ranks 0, 1, ... of its own, so that
 none of them needs to know of the others. People see one run: the functions here put the
@@ -148,12 +148,12 @@ def _steps(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for step in steps:
             found.setdefault(step["step"], []).append(step)
         if len(steps) < record["step_counts"]["begun"]:
-            told = {step["step"] for step in steps}
-            left_out.append((range(min(told), max(told)), told))
+            counted = {step["step"] for step in steps}
+            left_out.append((range(min(counted), max(counted)), counted))
     return [
         _one_step(found[number])
         for number in sorted(found)
-        if all(number in told or number not in within for within, told in left_out)
+        if all(number in counted or number not in within for within, counted in left_out)
     ]
 
 

@@ -31,7 +31,7 @@ little-endian and every item begins at a multiple of 8 bytes::
                with flag 128, some blocks of an adaptive mesh are wanted: i64*4 first level, one
                       past the last, cells of the next level along one, n; i64*2n: first cell and
                       one past the last of the box per dimension, in cells of level 0
-    at the end, if any: i64 number of arrays that are described and nobody needs, then a record of
+    at the end, if any: i64 number of arrays that are described and not needed, then a record of
                each (i64 length, string name, string dtype, i64 bytes per cell, i64 flags, i64*2
                start and every, i64 n, i64*n shape of space, string JSON object with "attrs")
     string     i64 length in bytes, UTF-8 without terminator, zero bytes up to a multiple of 8
@@ -152,7 +152,7 @@ def _read_blocks(reader: Reader) -> BlockChoice:
 
 
 def write_unneeded(out: Writer, specs: Collection[ArraySpec]) -> None:
-    """Append the arrays that are described and nobody needs."""
+    """Append the arrays that are described and not needed."""
     out.ints(len(specs))
     for spec in specs:
         with out.record():
@@ -164,7 +164,7 @@ def write_unneeded(out: Writer, specs: Collection[ArraySpec]) -> None:
 
 
 def read_unneeded(reader: Reader) -> tuple[ArraySpec, ...]:
-    """Read the arrays that are described and nobody needs."""
+    """Read the arrays that are described and not needed."""
     return tuple(_read_spec(reader) for _ in range(reader.length(8)))
 
 

@@ -11,7 +11,7 @@ PREFIX = "external-"
 def array_name(array: str, run: str) -> str:
     """Return the Dask name of an external array in one run.
 
-    Eight hex digits tell the run, so that a restart never meets keys of an older run, and Dask's
+    Eight hex digits name the run, so that a restart never meets keys of an older run, and Dask's
     own ``key_split`` still groups the tasks of an array under ``external-<array>``.
 
     Examples

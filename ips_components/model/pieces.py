@@ -104,7 +104,7 @@ class BlockPlan:
 
     Notes
     -----
-    `at` is quick: well under a microsecond at a time index that nobody wants, and a few
+    `at` is quick: well under a microsecond at a time index that is not wanted, and a few
     microseconds for a few pieces. Pieces come in a fixed order: by wanted time progression, then
     by wanted selection, then by chunk in C order.
 
@@ -164,7 +164,7 @@ class BlockPlan:
         )
 
     def at(self, t: int) -> tuple[Piece, ...]:
-        """Return the pieces of the block at time index ``t``; none when nobody wants them."""
+        """Return the pieces of the block at time index ``t``; none when they are not wanted."""
         wanted: tuple[Cut, ...] = ()
         for start, stop, step, cuts in self._groups:
             if start <= t < stop and not (t - start) % step:
@@ -298,7 +298,7 @@ class RowPlan:
         self._groups = tuple(groups)
 
     def at(self, t: int) -> RowPiece | None:
-        """Return what to send at time index ``t``; None when nobody wants it."""
+        """Return what to send at time index ``t``; None when it is not wanted."""
         for start, stop, step, src, row_shape in self._groups:
             if start <= t < stop and not (t - start) % step:
                 chunk = t * self._n_space + self.part

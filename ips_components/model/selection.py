@@ -1,4 +1,4 @@
-"""Strided boxes of global indices: which steps and cells of an array somebody wants.
+"""Strided boxes of global indices: which steps and cells of an array are wanted.
 
 Everything here is exact: intersections, differences and unions of strided boxes are computed by
 number theory on their dimensions, never by enumerating cells.

@@ -1,4 +1,4 @@
-"""What a run record amounts to: the few numbers that the report and the terminal both tell."""
+"""What a run record amounts to: the few numbers that the report and the terminal both show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ips_components.report.record import last_line
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Derived from a checked record; None where the record does not tell.
+    """Derived from a checked record; None where the record does not say.
 
     Attributes
     ----------

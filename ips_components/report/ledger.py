@@ -32,7 +32,7 @@ def summary_table(
     record : mapping
         A run record; fields that are missing get their defaults.
     run_dir : path-like, optional
-        Where the files of the run are. With it, the figures and the report are told by path.
+        Where the files of the run are. With it, the figures and the report are named by path.
     cause : bool
         Whether to say why a run has failed.
 
@@ -103,7 +103,7 @@ def ledger_table(record: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        Plain text; its last line tells whether the account closes.
+        Plain text; its last line says whether the account closes.
     """
     record = check_record(record)
     arrays = record["ledger"]["arrays"]

@@ -1,6 +1,6 @@
 """The run record ``run.json``: what happened in one run, for people and for programs.
 
-The record is the machine-readable twin of the report.  Every field has a default, so that a
+The record is the machine-readable counterpart of the report.  Every field has a default, so that a
 run that died before its first step has as valid a record as one that went well; fields that
 this version does not know are kept as they are.
 """

@@ -184,8 +184,8 @@ class Rows(Fixed):
 class StepEnd(Message):
     """A rank has put all that it has for a step; counters are cumulative.
 
-    A rank whose puts nobody wants sends its account now and then: with `NO_STEP` and the number of
-    steps that are behind it.
+    A rank whose puts are not wanted sends its account now and then: with `NO_STEP` and the number
+    of steps that are behind it.
     """
 
     NO_STEP: ClassVar[int] = -(1 << 63)
@@ -327,7 +327,7 @@ class Ping(Message):
 
 
 class Blocks(Message):
-    """What a rank holds of an array, told with its first put when only an offset was described."""
+    """What a rank holds of an array, sent with its first put when only an offset was described."""
 
     array: int
     blocks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()

@@ -347,7 +347,7 @@ def read(path: str | os.PathLike[str]) -> Contact:
     FileNotFoundError
         When there is none (yet).
     ContactError
-        When it belongs to somebody else, can be read by others, or is not what it should be.
+        When it belongs to another user, can be read by others, or is not what it should be.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ips_components.wire.contact import Certificates
 
 PART = 256 << 10  # encrypted and sent at a time
-_HANDSHAKE = 0x16  # the first byte of whoever speaks TLS
+_HANDSHAKE = 0x16  # the first byte of a TLS handshake
 
 
 def context_of_rank(files: Certificates) -> ssl.SSLContext:
@@ -216,7 +216,7 @@ class TlsSocket:
         self._sock.settimeout(timeout)
 
     def shutdown(self, how: int) -> None:
-        """End the connection; whoever waits for it wakes."""
+        """End the connection; threads that wait for it wake."""
         self._sock.shutdown(how)
 
     def close(self) -> None:

@@ -351,7 +351,7 @@ static bool has_grid(const ips_bridge *b, const agreement *c)
     return !c->grid_ndim || (c->grid_ndim == c->ndim - 1 && ranks == b->self.size);
 }
 
-/* Account for an array that nobody needs; the config describes it, unless the program does. */
+/* Account for an array that is not needed; the config describes it, unless the program does. */
 static int join_unneeded(ips_bridge *b, const agreement *c)
 {
     array *a = ipsb_array(b, c->name);
@@ -435,7 +435,7 @@ int ipsb_arrays_join(ips_bridge *b)
         if (code)
             return code;
     }
-    for (size_t i = 0; i < b->n_arrays; i++) { /* what nobody wants may still be put */
+    for (size_t i = 0; i < b->n_arrays; i++) { /* what is not wanted may still be put */
         array *a = b->arrays[i];
         if (!b->attached_run && !b->links.lost[0])
             set_ends(b, a);

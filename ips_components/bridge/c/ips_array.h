@@ -28,7 +28,7 @@ typedef struct ips_bridge_array {
     char *name;
     bool declared, has_block, ragged;
     bool elsewhere; /* a number that rank 0 puts */
-    bool varies;    /* its blocks are told with every put */
+    bool varies;    /* the place of its block comes with every put */
     bool fixed_put; /* the declared block was put, at least once */
     char dtype[24], block_dtype[24];
     int64_t itemsize;

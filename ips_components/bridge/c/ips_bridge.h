@@ -160,7 +160,7 @@ IPS_BRIDGE_API int ips_bridge_is_alone(const ips_bridge *bridge);
  * (blocks [i*n/p, (i+1)*n/p), ranks in C order).
  *
  * dtype   type of the cells that will be put, checked against the contract; NULL: not checked
- * offset  global index of the block's first cell; NULL: blocks move, every put tells its place
+ * offset  global index of the block's first cell; NULL: blocks move, every put gives its place
  * count   extent of the block, without halo; a rank may have none (0)
  * halo    ghost cells on both sides in what is put, never sent; NULL: none, or what
  *         ips_bridge_halo or the configuration says */

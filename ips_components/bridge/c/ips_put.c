@@ -83,7 +83,7 @@ void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes)
     a->bytes[what] += (uint64_t)bytes;
 }
 
-/* Account for a block that nobody took. */
+/* Account for a block that no receiver took. */
 int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes)
 {
     bool dropped = !code && !ipsb_is_detached(b) && !b->stop;

@@ -15,7 +15,7 @@ put_mark *ipsb_mark_of(array *a, plan *p);
 void ipsb_begin_step(ips_bridge *b, int64_t step);
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted);
-/* Begin a put, of the declared block or not. `out` is NULL when it is done: nobody wants the step. */
+/* Begin a put, of the declared block or not. `out` is NULL when it is done: the step is not wanted. */
 int ipsb_begin_put(array *a, int64_t step, bool own, array **out);
 int ipsb_fail_kind(ips_bridge *b, const array *a);
 /* Copy the wanted cells into a slot and send it; cells NULL: they lie where the request says. */

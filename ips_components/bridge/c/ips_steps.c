@@ -8,7 +8,7 @@
 
 /* ns between polls of the sockets while nothing is wanted */
 static const int64_t POLL_INTERVAL = 50000000;
-/* ns between two signs of a rank that puts only what nobody wants */
+/* ns between two signs of a rank that puts only what is not wanted */
 static const int64_t SIGN_INTERVAL = 1000000000;
 /* instead of a step: none has ended */
 static const int64_t NO_STEP = INT64_MIN;
