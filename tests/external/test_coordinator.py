@@ -564,3 +564,22 @@ def test_a_run_that_is_over_is_retired_and_forgotten_at_last(coordinator, monkey
     assert not coordinator.runs
     with pytest.raises(ContractError, match="run r is over"):
         run(coordinator.call("record", "r"))
+
+
+def test_a_graph_that_grows_is_not_resumed_and_ends_with_its_run(coordinator):
+    open_receiver(coordinator, "a", "node1")
+    steps = StepAxis(at_most=True)
+    agreed = ArrayContract.agree(ArraySpec("t", "f8", (4,), steps), run="r")
+
+    async def work():
+        await sign_with(coordinator, Contract("r", (agreed,)), ahead=True)
+        arguments = {"array": 0, "first": 0, "stop": 2}
+        assert await coordinator.call("declare_ahead", "r", **arguments) is True
+        with pytest.raises(ContractError, match=r"grows with the steps cannot be .* AT_MOST"):
+            await sign_with(coordinator, Contract("r", (agreed,)), ahead=True)
+        with pytest.raises(ContractError, match="cannot be kept half way"):
+            await coordinator.call("checkpoint", "r", timeout=1.0)
+        await coordinator.call("abort", "r", who="simulation", cause="on purpose")
+        assert await coordinator.call("declare_ahead", "r", **arguments) is False
+
+    run(work())

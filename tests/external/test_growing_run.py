@@ -202,22 +202,34 @@ def test_arrays_put_once_and_rarely_go_with_them(coupled):
         np.testing.assert_allclose(found["anomaly"], t[:, 0, 0].std(), rtol=1e-12)
 
 
-def test_results_that_are_known_early_come_early(cluster, coupled):
+def until_stopped(later=()):
+    """Return ranks that end after the same step when the analysis stops them; some one later."""
     barrier = threading.Barrier(len(RANKS), timeout=20)
     stopped = threading.Event()
 
-    def until_stopped(rank, contact):
+    def ranks(rank, contact):
+        late = []
+
         def stops(bridge, step):
+            if late:
+                return True
             if rank == 0 and bridge.should_stop():
                 stopped.set()
             barrier.wait()
             stop = stopped.is_set()
             barrier.wait()
+            if stop and rank in later:
+                late.append(step)
+                return False
             return stop
 
         return simulate(rank, contact, 10**6, until=stops)
 
-    name, future, ended, results = coupled("seen", until_stopped)
+    return ranks
+
+
+def test_results_that_are_known_early_come_early(cluster, coupled):
+    name, future, ended, results = coupled("seen", until_stopped())
     future.result(60)
     (n,) = set(ended)
     t = np.stack([field(step) for step in range(n)])
@@ -288,3 +300,11 @@ def test_what_needs_the_number_of_steps_is_refused_before_step_0(coupled):
         future.result(30)
     notes = "".join(error.value.__notes__)
     assert "'temperature' has any number of steps" in notes and "run.rolling" in notes
+
+
+def test_a_stop_that_some_ranks_see_one_step_later(cluster, coupled):
+    """What is complete of that step was analysed: the run fails, and does so soon."""
+    name, future, _, _ = coupled("seen", until_stopped(later=(2, 3)))
+    with pytest.raises(Exception, match="stopped at different steps"):
+        future.result(60)
+    assert run_record(cluster, name)["phase"] == "failed"
