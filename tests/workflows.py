@@ -108,8 +108,8 @@ class Workflow:
         }
         self.platform_file.write_text("\n".join(_lines(platform)) + "\n")
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start ``ips.py`` in a process group of its own, its output in a file."""
+    def start(self, terminal: int | None = None) -> "subprocess.Popen[bytes]":
+        """Start ``ips.py`` in a process group of its own, its output in a file or a terminal."""
         if not self.config_file.exists():
             self.write()
         path = os.pathsep.join([str(BIN), os.environ["PATH"]])
@@ -127,7 +127,7 @@ class Workflow:
                 [BIN / "ips.py", *options],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=output if terminal is None else terminal,
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 env={

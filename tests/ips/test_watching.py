@@ -1,11 +1,15 @@
 """What people and other components see of a run while it is on, under real ``ips.py``."""
 
 import json
+import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from workflows import BIN, PARTS, Workflow
@@ -90,6 +94,53 @@ def test_live_page_and_events_while_it_runs(tmp_path, leaves_nothing):
     assert events[1]["heard"] - events[1]["t"] < 2, "it came late"
     # PROGRESS = False: the terminal has the summary alone.
     assert not PROGRESS.search(ended.output)
+
+
+def test_a_terminal_has_addresses_that_answer_and_the_lines_of_their_tunnels(
+    tmp_path, leaves_nothing
+):
+    workflow = watched(tmp_path, LIVE_PAGE=True)
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as shown:
+        process = workflow.start(theirs)
+        os.close(theirs)
+        try:
+            text = ""
+            while text.count("ssh -N -L") < 2 or "waiting for" not in text:
+                text += shown.read(1 << 16).decode(errors="replace")
+            pages = re.findall(r"(live page|Dask dashboard): (http://127.0.0.1:(\d+)/\S+)", text)
+            assert [name for name, _, _ in pages] == ["live page", "Dask dashboard"]
+            for _, page, port in pages:
+                with urllib.request.urlopen(page, timeout=30) as answer:
+                    assert answer.status == 200
+                here = socket.gethostname()
+                assert f"another machine: ssh -N -L {port}:127.0.0.1:{port} {here}" in text
+            with suppress(OSError):  # the other side is closed
+                while shown.read(1 << 16):
+                    pass
+            assert process.wait(100) == 0
+        finally:
+            workflow.close()
+
+
+def test_the_cause_is_printed_once_as_the_last_thing_with_file_and_line(tmp_path, leaves_nothing):
+    workflow = watched(tmp_path, ANALYSIS="several_analysis:early", ON_ANALYTICS_LOSS="abort")
+    try:
+        ended = workflow.wait(workflow.start(), 100)
+    finally:
+        workflow.close()
+    assert ended.status == 1
+    what = "ValueError: the analysis does not like these fields"
+    where = PARTS / "several_analysis.py"
+    raised = '    raise ValueError("the analysis does not like these fields")'
+    line = where.read_text().splitlines().index(raised) + 1
+    *_, title, log, cause, place = ended.output.strip().splitlines()
+    assert title == "ips_components: the run failed"
+    assert Path(log.removeprefix("  log:   ")).read_text() == ended.log
+    assert cause.startswith("  cause: component Analytics, ")
+    assert cause.endswith(what)
+    assert place == f"  where: {where}, line {line}, in early"
+    assert ended.output.count(what) == 1
 
 
 def test_no_page_by_default_and_the_failure_is_an_event(tmp_path, leaves_nothing):
