@@ -280,6 +280,11 @@ class ExternalDataPlugin(WorkerPlugin):
         self.name = name or "-".join(["external-data", *parts])
         self._running: list[Companion] = []
 
+    @property
+    def scheduler_plugin(self) -> ExternalTasksPlugin:
+        """The scheduler's half, to register it while workers are still being started."""
+        return ExternalTasksPlugin(self.scheduler_companions)
+
     async def setup(self, worker: Worker) -> None:
         """Install the scheduler's half, then this worker's, then the companions."""
         await worker.scheduler.register_scheduler_plugin(

@@ -45,6 +45,8 @@ def _connect(coupled: CoupledPool | None = None, **options: Any) -> Any:
         def register_worker_plugin(self, plugin: Any, name: str | None = None) -> Any:
             if type(plugin).__module__.split(".")[0] == "ips_components":
                 check_versions(self)  # the other side must have this package, too
+                if half := getattr(plugin, "scheduler_plugin", None):
+                    self.register_plugin(half)
             return self.register_plugin(plugin, name=name)
 
         def scheduler_info(self, n_workers: int = -1, **keywords: Any) -> Any:

@@ -152,6 +152,9 @@ IPS_BRIDGE_API int ips_bridge_set_partial(ips_bridge *bridge, int partial);
  * environment's IPS_COMPONENTS_ALONE=1 does the same. alone: 1, or 0 (the default). */
 IPS_BRIDGE_API int ips_bridge_set_alone(ips_bridge *bridge, int alone);
 
+/* Leave the core to others for a moment: for loops over a request of MPI that is outstanding. */
+IPS_BRIDGE_API void ips_bridge_pause(double seconds);
+
 /* Return 1 if the program runs by itself (after join), else 0. */
 IPS_BRIDGE_API int ips_bridge_is_alone(const ips_bridge *bridge);
 

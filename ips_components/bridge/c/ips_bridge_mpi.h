@@ -74,6 +74,22 @@ static inline int ips_bridge_ranks_mpi(ips_bridge *bridge, MPI_Comm comm)
     return code;
 }
 
+/* Return when rank 0 has come here. Collective. MPI libraries wait by polling, at full speed: while
+ * rank 0 waits for the contract, its peers would take the cores on which Dask's workers start. */
+static inline void ips_bridge_await_root_mpi(MPI_Comm comm)
+{
+    MPI_Request request;
+    double pause = 20e-6;
+    char nothing = 0;
+    int done = 0;
+    MPI_Ibcast(&nothing, 1, MPI_CHAR, 0, comm, &request);
+    for (MPI_Test(&request, &done, MPI_STATUS_IGNORE); !done;
+         MPI_Test(&request, &done, MPI_STATUS_IGNORE)) {
+        ips_bridge_pause(pause);
+        pause = 2 * pause < 5e-3 ? 2 * pause : 5e-3;
+    }
+}
+
 /* Broadcast rank 0's request and join. Collective; returns the same code on every rank when rank 0
  * fails, else each rank's own. contact: see ips_bridge_request. */
 static inline int ips_bridge_connect_mpi(ips_bridge *bridge, MPI_Comm comm, const char *contact)
@@ -90,6 +106,7 @@ static inline int ips_bridge_connect_mpi(ips_bridge *bridge, MPI_Comm comm, cons
     if (rank == 0)
         (void)ips_bridge_request(bridge, contact, &found, &length); /* join returns the outcome */
     count = length;
+    ips_bridge_await_root_mpi(comm);
     MPI_Bcast(&count, 1, MPI_UNSIGNED_LONG_LONG, 0, comm);
     if (rank != 0) {
         blob = malloc((size_t)count + 1);

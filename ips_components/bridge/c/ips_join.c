@@ -117,12 +117,20 @@ static bool wants_to_be_alone(const ips_bridge *b)
     return b->may_be_alone || (text && *text && strcmp(text, "0") != 0);
 }
 
+void ips_bridge_pause(double seconds)
+{
+    long long ns = (long long)(seconds * 1e9);
+    struct timespec rest = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    nanosleep(&rest, NULL);
+}
+
 static int wait_for_contact(ips_bridge *b, const char *path, buffer *record)
 {
     char why[sizeof b->errors.text];
     const char *text = getenv("IPS_COMPONENTS_DEADLINE");
     double limit = 60;
-    int64_t began = ipsb_now(), pause = 10000000;
+    int64_t began = ipsb_now();
+    double pause = 0.01;
     path = contact_path(path);
     if (!*path)
         return ipsb_fail(b, IPS_BRIDGE_CONTACT,
@@ -142,15 +150,14 @@ static int wait_for_contact(ips_bridge *b, const char *path, buffer *record)
         int code = ipsb_contact_read(path, record, &missing, why, sizeof why);
         if (!missing)
             return code ? ipsb_fail(b, code, "%s", why) : code;
-        if ((double)(ipsb_now() - began + pause) / 1e9 > limit)
+        if ((double)(ipsb_now() - began) / 1e9 + pause > limit)
             return ipsb_fail(b, IPS_BRIDGE_CONTACT,
                              "no contact file at %s after %g s: the analytics have not started; "
                              "see their log, or raise IPS_COMPONENTS_DEADLINE",
                              path, limit);
         /* A file system has no portable signal for a new file: look again, ever less often. */
-        struct timespec rest = {0, (long)pause};
-        nanosleep(&rest, NULL);
-        pause = 2 * pause < 50000000 ? 2 * pause : 50000000;
+        ips_bridge_pause(pause);
+        pause = 2 * pause < 0.05 ? 2 * pause : 0.05;
     }
 }
 
