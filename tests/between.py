@@ -87,12 +87,14 @@ class Between:
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
 
-    def stand_in(self, file, receiver, contract):
-        """Have ranks that read a contact file of this receiver alone come here."""
-        receiver.set_contract(contract, [self.endpoint])
+    def stand_in(self, file, receiver, contract, others=()):
+        """Have ranks that read this contact file come here, and directly to other receivers."""
+        endpoints = (*(other.endpoint for other in others), self.endpoint)
+        for one in (receiver, *others):
+            one.set_contract(contract, endpoints)
         known = contacts.read(file)
         file.unlink()
-        contacts.write(file, replace(known, endpoints=(self.endpoint,)))
+        contacts.write(file, replace(known, endpoints=endpoints))
 
     def cut(self):
         """Break all connections, with what is held back of them; others pass."""

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ips_components.bridge import forks
-from ips_components.bridge.arrays import Array, by_name
+from ips_components.bridge.arrays import Array, by_name, whole_numbers
 from ips_components.bridge.attached import AttachedBlock, Attachments
 from ips_components.bridge.comm import Apart, Communicator, Serial, from_rank_0
 from ips_components.bridge.in_place import BlockInPlace
+from ips_components.bridge.naming import raise_naming
 from ips_components.bridge.opening import announce
 from ips_components.bridge.outgoing import Cells, OutgoingArray
 from ips_components.bridge.put_path import PutPath
@@ -199,26 +200,29 @@ class Bridge:
         DeadlineExceeded, AnalyticsLost
             When the analytics do not take data any more and the policy is to end with them.
         """
-        out, step = self._begin(name, step, time)
-        steps = self._steps
-        before, steps.newest = steps.newest, step
-        if ids is not None and out.spec is not None and not out.by_id:
-            raise BridgeError(
-                f"array {name!r} is not indexed by ids; describe it by Array(..., ids=True)"
-            )
-        at = offset if offset is None else tuple(offset)
-        blocks = None
-        if levels is not None or places is not None or out.levels:
-            if levels is None and places is None and getattr(block, "shape", ())[:1] == (0,):
-                levels = places = ()  # a rank without blocks has nothing to say of them
-            blocks = self._path.blocks_of(out, step, levels, places)
-        if blocks is None:
-            self._path.put(out, step, block, at, ids)
-        else:
-            table = self._arrays[table_name(name)]
-            self._path.put_blocks(out, table, step, block, *blocks)
-        if self._attached:
-            self._attachments.put(name, step, before, block, at, ids, blocks)
+        try:
+            out, step = self._begin(name, step, time)
+            steps = self._steps
+            before, steps.newest = steps.newest, step
+            if ids is not None and out.spec is not None and not out.by_id:
+                raise BridgeError(
+                    f"array {name!r} is not indexed by ids; describe it by Array(..., ids=True)"
+                )
+            at = None if offset is None else whole_numbers(name, "offset", offset)
+            blocks = None
+            if levels is not None or places is not None or out.levels:
+                if levels is None and places is None and getattr(block, "shape", ())[:1] == (0,):
+                    levels = places = ()  # a rank without blocks has nothing to say of them
+                blocks = self._path.blocks_of(out, step, levels, places)
+            if blocks is None:
+                self._path.put(out, step, block, at, ids)
+            else:
+                table = self._arrays[table_name(name)]
+                self._path.put_blocks(out, table, step, block, *blocks)
+            if self._attached:
+                self._attachments.put(name, step, before, block, at, ids, blocks)
+        except Exception as error:
+            raise_naming(error, name, step, self.rank)
 
     def block(
         self,
@@ -246,12 +250,15 @@ class Bridge:
         BridgeError
             When the shape of the block is not known before it is put.
         """
-        out, step = self._begin(name, step, time)
-        if out.dtype is None or out.by_id or (out.spec is not None and out.spec.ragged):
-            raise BridgeError(f"array {name!r} cannot be computed in place; use put")
+        try:
+            out, step = self._begin(name, step, time)
+            if out.dtype is None or out.by_id or (out.spec is not None and out.spec.ragged):
+                raise BridgeError(f"array {name!r} cannot be computed in place; use put")
+            at = None if offset is None else whole_numbers(name, "offset", offset)
+        except Exception as error:
+            raise_naming(error, name, step, self.rank)
         steps = self._steps
         before, steps.newest = steps.newest, step
-        at = offset if offset is None else tuple(offset)
         block = BlockInPlace(self._path, out, step, at)
         if not self._attached:
             return block

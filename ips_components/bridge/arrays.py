@@ -100,7 +100,7 @@ class Array:
 
     def __post_init__(self) -> None:
         # Numbers come as they are in the program, of NumPy or not; from here on they are Python's.
-        whole = partial(_whole_numbers, self.name)
+        whole = partial(whole_numbers, self.name)
         changes: dict[str, Any] = {"shape": whole("shape", self.shape)}
         for name in ("offset", "grid"):
             if (value := getattr(self, name)) is not None:
@@ -245,7 +245,7 @@ def _whole_halo(whole: Callable[[str, Any], tuple[int, ...]], halo: Any) -> Any:
     return whole("halo", (halo,))[0]
 
 
-def _whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:
+def whole_numbers(array: str, what: str, values: Any) -> tuple[int, ...]:
     """Return numbers as Python's integers.
 
     Raises

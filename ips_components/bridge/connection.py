@@ -73,6 +73,7 @@ class Connection:
         self.heartbeat = 2.0
         self.reconnecting_since = self.retry_at = 0.0
         self.why_closed = ""
+        self._deserted = False  # nobody listened when it was dialed last
         self._context = context
         self._state = ConnectionState.of_rank()
         self._decoder = framing.Decoder()
@@ -123,7 +124,7 @@ class Connection:
         self.to_send.extendleft(reversed(again))
         self._end_uses(except_for={item.seq for item in self.to_send})
         self._rest = b""
-        self.goodbye_sent = False
+        self.goodbye_sent = self._deserted = False
         self.link = LinkState.OPEN
 
     def broken(self, sock: Socket, why: str) -> None:
@@ -151,6 +152,11 @@ class Connection:
             self.link = LinkState.RECONNECTING
             self.reconnecting_since = self.retry_at = time.monotonic()
             self._start_thread()
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it was open before, is being repaired, and its receiver has not ended."""
+        return self.link is LinkState.RECONNECTING and self.heard > 0 and not self._deserted
 
     def restart(self) -> None:
         """Drop the socket, so that the next use connects with a new hello."""
@@ -240,16 +246,16 @@ class Connection:
             self.connect(_ATTEMPT)
             return
         except (OSError, ProtocolError, BridgeError) as error:
-            why = str(error)
+            why, deserted = str(error), isinstance(error, ConnectionRefusedError)
         with self._context.changed:
             if self.link is not LinkState.RECONNECTING:
                 return
-            self.why_closed = why
+            self.why_closed, self._deserted = why, deserted
+            self._context.changed.notify_all()
             now = time.monotonic()
             trying = now - self.reconnecting_since
             if trying > self._context.give_up_after:
                 self.link = LinkState.CLOSED
-                self._context.changed.notify_all()
             else:
                 self.retry_at = now + min(LAST_RETRY, max(FIRST_RETRY, trying))
 

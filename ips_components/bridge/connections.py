@@ -202,19 +202,31 @@ class Connections:
 
     # -- goodbye and end -----------------------------------------------------------------------
 
+    def without_goodbye(self) -> list[Connection]:
+        """Return the open connections over which the goodbye was not sent, or is to be again."""
+        return [connection for connection in self.open() if not connection.goodbye_sent]
+
     def say_goodbye(self, bye: m.Bye) -> None:
         """Send the goodbye to all receivers that have not had it."""
         with self._mailbox.changed:
-            leaving = [c for c in self.open() if not c.goodbye_sent]
+            leaving = self.without_goodbye()
             for connection in leaving:
                 connection.leave(bye)
         for connection in leaving:
             connection.pump()
 
     def goodbye_answered(self) -> bool:
-        """Return whether all connected receivers that were sent a goodbye have answered it."""
-        answered = self._mailbox.goodbyes_answered
-        return self._deaf or all(c.ordinal in answered for c in self.open() if c.goodbye_sent)
+        """Return whether all receivers that know this rank have answered its goodbye.
+
+        A broken connection is waited for, since its receiver would count the rank as lost, unless
+        the receiver has ended.
+        """
+        mailbox = self._mailbox
+        return self._deaf or not any(
+            each.link is LinkState.OPEN or (each.may_return and not mailbox.disconnected)
+            for each in self.by_ordinal.values()
+            if each.ordinal not in mailbox.goodbyes_answered
+        )
 
     def drained(self) -> bool:
         """Tell whether all that was sent was taken."""

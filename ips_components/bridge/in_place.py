@@ -9,6 +9,7 @@ from typing import Any
 
 from ips_components.bridge.connection import Connection
 from ips_components.bridge.fast_plan import FastPlan
+from ips_components.bridge.naming import raise_naming
 from ips_components.bridge.outgoing import Cells, Offset, OutgoingArray
 from ips_components.bridge.put_path import PutPath
 from ips_components.bridge.slots import Slot, Stored
@@ -55,10 +56,14 @@ class BlockInPlace(AbstractContextManager[Cells]):
         self._fast: FastPlan | None = None
 
     def __enter__(self) -> Cells:
-        if self._step <= self._out.put_step:
-            self._out.check_step(self._step, self._offset)
-        cells = self._open()
-        self._out.open_blocks += 1
+        out, step = self._out, self._step
+        try:
+            if step <= out.put_step:
+                out.check_step(step, self._offset)
+            cells = self._open()
+        except Exception as error:
+            raise_naming(error, out.name, step, out.rank)
+        out.open_blocks += 1
         return cells
 
     def _open(self) -> Cells:
@@ -92,8 +97,15 @@ class BlockInPlace(AbstractContextManager[Cells]):
         return admitted
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        path, out, slot = self._path, self._out, self._slot
+        out = self._out
         out.open_blocks -= 1
+        try:
+            self._leave(error)
+        except Exception as failure:
+            raise_naming(failure, out.name, self._step, out.rank)
+
+    def _leave(self, error: BaseException | None) -> None:
+        path, out, slot = self._path, self._out, self._slot
         if slot is None:
             if error is None:
                 path.put(out, self._step, self._cells, self._offset)

@@ -449,7 +449,7 @@ class Session:
         return end
 
     def goodbye(self, bye: m.Bye, within: float | None = None) -> bool:
-        """Send the goodbye, and stay until receivers answer; return whether one has.
+        """Send the goodbye, and stay until all receivers answer; return whether one has.
 
         They do so when all that was put has arrived: if one of them dies meanwhile, this rank is
         there to send its chunks to another one.
@@ -458,14 +458,20 @@ class Session:
         deadline = Deadline(self.contact.deadlines["connect"] if within is None else within)
         while not mailbox.disconnected or connections.open():
             connections.say_goodbye(bye)
-            if not mailbox.wait_for(connections.goodbye_answered, deadline.left):
+            heard = mailbox.wait_for(
+                lambda: bool(connections.without_goodbye()) or connections.goodbye_answered(),
+                deadline.left,
+            )
+            if not heard:
                 import logging  # 4 ms that no rank has to pay at import
 
                 log = logging.getLogger(__name__)
                 level = logging.DEBUG if self._attached else logging.WARNING
                 log.log(level, "Rank %s: receivers did not answer the goodbye", self.rank)
-            answered = mailbox.goodbyes_answered
-            if answered or mailbox.disconnected or deadline.expired:
+                break
+            if connections.without_goodbye():  # a connection that had broken
+                continue
+            if mailbox.goodbyes_answered or mailbox.disconnected:
                 break
             try:
                 connections.connect_home()  # those that heard it are gone

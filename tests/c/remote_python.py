@@ -213,6 +213,7 @@ class Rank:
         known = self.known[name]
         given = None if int(n) < 0 else np.array(ids, np.int64)
         of = known.ids if given is None else given
+        of = np.zeros(0, np.int64) if of is True else of
         columns = prod(known.shape[1:])
         index = of[:, None] * columns + np.arange(columns)
         k = np.arange(known.itemsize)

@@ -1,6 +1,7 @@
 """One behaviour suite for both bridges: ranks in Python and in C, driven by the same commands."""
 
 import contextlib
+import re
 import resource
 import socket
 import threading
@@ -553,6 +554,92 @@ def test_a_number_that_all_ranks_have_is_sent_once(start, sinks, tmp_path):
         ]
 
 
+# -- what is wrong is named ------------------------------------------------------------------------
+
+BLOCK_IN_SPACE = ["C", 4, 0, 4, 12]
+WRONG_PUTS = {
+    "falls": ["put", "t", 2, "C"],
+    "repeated": ["put", "t", 3, "C"],
+    "negative": ["put", "t", -1, "C"],
+    "beyond the declared": ["put", "t", 8, "C"],
+    "a block that falls": ["put_block", "two", 2, *BLOCK_IN_SPACE],
+    "a block of several is not said": ["put", "two", 4, "C"],
+    "outside": ["put_block", "t", 4, "C", 7, 0, 4, 12],
+    "rows of blocks": ["rows", "t", 4, 3],
+    "rows without ids": ["put_ids", "u", 4, 0, -1],
+    "ids of blocks": ["put_ids", "t", 4, 0, 2, 0, 1],
+    "an id twice": ["put_ids", "u", 4, 0, 2, 1, 1],
+    "an id that is not there": ["put_ids", "u", 4, 0, 2, 1, 6],
+    "levels of rows": ["put_blocks", "x", 4, 1, 0, 0],
+    "in place falls": ["acquire", "t", 2],
+    "in place rows": ["acquire", "x", 4],
+    "in place ids": ["acquire", "u", 4],
+    "in place one of several": ["acquire", "two", 4],
+    "not described": ["put_block", "q", 4, "C", 0, 0, 8, 12],
+    "in place not described": ["acquire", "q", 4],
+}
+
+
+def named(words):
+    """The words of an error that names array, step and rank of a put."""
+    _, name, step, *_ = words
+    return rf"^\d+: put of array '?{name}'? at step {step} on rank 0: \S"
+
+
+@pytest.mark.parametrize("lane", ["shm"])
+def test_errors_of_puts_name_array_step_and_rank(start, sinks, tmp_path, language):
+    spec, two = spec_of(count=8), spec_of("two", count=8)
+    rows = ArraySpec("x", "<f4", (-1, 3), StepAxis(count=8), ragged=True)
+    points = ArraySpec("u", "<f8", (6, 2), StepAxis(count=8), ids="unique")
+    (sink,) = sinks()
+    with coupling(tmp_path, [sink], agree(spec, two, rows, points)) as (contact, _):
+        rank = start()
+        rank.offer(spec, (0, 0), (8, 12))
+        rank.offer(two, *HALVES[0])
+        rank("block", "two", two.dtype, *numbers(HALVES[1]), 0, 0)
+        for one in (rows, points):
+            shape = len(one.shape), *one.shape
+            rank("array", one.name, one.itemsize, *shape)
+            rank("declare", one.name, one.dtype, *shape)
+            rank("steps", one.name, 0, 1, 8)
+        rank("ids", "u", "none", -1)
+        rank("array", "q", 8, 2, 8, 12)
+        join_all([rank], contact, tmp_path)
+        for step in range(4):
+            rank("put", "t", step, "C")
+            rank("put_block", "two", step, "C", *numbers(HALVES[0]))
+            rank("put_block", "two", step, "C", *numbers(HALVES[1]))
+            rank("rows", "x", step, 2)
+            rank("put_ids", "u", step, 0, 6, *range(6))
+        rows_as_blocks = [["put", "x", 4, "C"]] if language == "c" else []
+        for words in [*WRONG_PUTS.values(), *rows_as_blocks]:
+            with pytest.raises(RankError, match=named(words)):
+                rank(*words)
+        with pytest.raises(RankError, match=r"rank 0 .* step 3: step 3 of array '?t'? was sent"):
+            rank("rewind", 3)
+        rank("put", "t", 4, "C")
+        rank("close", 1)
+        for words in (["put", "t", 5, "C"], ["acquire", "t", 5]):
+            with pytest.raises(RankError, match=named(words) + ".* closed"):
+                rank(*words)
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_wait_for_credit_that_ends_names_array_step_and_rank(start, sinks, tmp_path):
+    spec = spec_of(shape=(8, 1000), count=40)
+    (sink,) = sinks()  # which keeps what comes
+    limits = {"step": 0.3}
+    coupled = coupling(tmp_path, [sink], agree(spec), deadlines=limits, budget=200_000)
+    with coupled as (contact, _):
+        rank = joined(start, contact, tmp_path, spec)
+        with pytest.raises(RankError, match="gave no credit") as late:
+            for step in range(40):
+                words = ["put", "t", step, "C"]
+                rank(*words)
+        assert re.match(named(words), str(late.value))
+        rank("close", 1)
+
+
 # -- addresses and streams -------------------------------------------------------------------------
 
 
@@ -631,6 +718,49 @@ def test_connection_cut(start, sinks, tmp_path, phase):
         rank.answer()
         right(contract, sink)
         assert rank.account("t")[0] == [12, 0, 12, 0, 0]
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_receiver_whose_connection_breaks_before_the_goodbye_gets_it(start, sinks, tmp_path):
+    """Though the other receiver has answered: it would count the rank as lost."""
+    spec = spec_of()
+    made = sinks(2)
+    contract = agree(spec, receivers=2)
+    with (
+        coupling(tmp_path, made, contract, hold_byes=True) as (contact, (first, second)),
+        Between(second.endpoint) as between,
+    ):
+        between.stand_in(contact, second, contract, [first])
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        rank("wait", 10)
+        between.accepting.clear()
+        between.cut()
+        rank.tell("close", 0)
+        made[0].wait(lambda: made[0].byes)
+        first.release_ranks()
+        second.release_ranks()
+        between.accepting.set()
+        rank.answer()
+        assert list(made[1].byes) == [0]
+        assert not made[1].losses
+        right(contract, *made)
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_receiver_that_has_ended_is_not_waited_for(start, sinks, tmp_path):
+    spec = spec_of()
+    made = sinks(2)
+    limits = {"connect": 100.0}
+    with coupling(tmp_path, made, agree(spec, receivers=2), deadlines=limits) as (contact, started):
+        rank = joined(start, contact, tmp_path, spec)
+        for step in range(6):
+            rank("put", "t", step, "C")
+        rank("wait", 10)
+        started[1].close()
+        rank("close", 0)
+        assert list(made[0].byes) == [0]
 
 
 def test_connections_cut_at_random(start, sinks, tmp_path):

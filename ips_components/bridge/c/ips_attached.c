@@ -165,7 +165,7 @@ static bool is_answered(const ips_bridge *b)
 {
     for (uint32_t i = 0; i < b->links.n; i++) {
         const peer *k = b->links.items[i];
-        if (k->state == LINK_OPEN && !(k->bye_sent && k->bye_acked))
+        if (!k->bye_acked && (k->state == LINK_OPEN || (ipsb_may_return(k) && !ipsb_is_detached(b))))
             return false;
     }
     return true;

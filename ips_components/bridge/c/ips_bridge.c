@@ -155,16 +155,18 @@ static bool wait_for_bye_acks(ips_bridge *b, bool aborted, const char *reason)
     int64_t deadline = ipsb_now() + (int64_t)(b->contact.connect * 1e9);
     ipsb_send_byes(b, aborted, reason);
     for (;;) {
-        bool waiting = false, answered = false, open = false;
+        bool waiting = false, answered = false, open = false, returned = false;
         for (uint32_t i = 0; i < b->links.n; i++) {
             const peer *k = b->links.items[i];
+            bool is_open = k->state == LINK_OPEN;
             answered |= k->bye_acked;
-            open |= k->state == LINK_OPEN;
-            waiting |= k->bye_sent && k->state == LINK_OPEN && !k->bye_acked;
+            open |= is_open;
+            returned |= is_open && !k->bye_sent; /* a link that had broken */
+            waiting |= !k->bye_acked && (is_open || (ipsb_may_return(k) && !ipsb_is_detached(b)));
         }
         if ((!waiting && answered) || (!open && ipsb_is_detached(b)) || ipsb_now() >= deadline)
             return answered;
-        if (!waiting) /* those who heard it are gone */
+        if (returned)
             ipsb_send_byes(b, aborted, reason);
         ipsb_progress(&b->links, deadline);
     }

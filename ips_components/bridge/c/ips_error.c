@@ -11,13 +11,30 @@ static errors *of(ips_bridge *b)
     return (errors *)(void *)b;
 }
 
+void ipsb_put_begins(ips_bridge *b, const char *array, int64_t step)
+{
+    of(b)->array = array;
+    of(b)->step = step;
+}
+
+int ipsb_put_ends(ips_bridge *b, int code)
+{
+    of(b)->array = NULL;
+    return code;
+}
+
 int ipsb_fail(ips_bridge *b, int code, const char *format, ...)
 {
+    static const char put[] = "put of array ";
     errors *e = of(b);
     char text[sizeof e->text];
+    size_t n = 0;
     va_list values;
+    if (e->array && code != IPS_BRIDGE_LOST && strncmp(format, put, sizeof put - 1) != 0)
+        n = (size_t)snprintf(text, sizeof text, "%s%.200s at step %lld on rank %d: ", put, e->array,
+                             (long long)e->step, e->rank);
     va_start(values, format);
-    vsnprintf(text, sizeof text, format, values);
+    vsnprintf(text + n, sizeof text - n, format, values);
     va_end(values);
     memcpy(e->text, text, sizeof text);
     if (code > 0 && e->handler)

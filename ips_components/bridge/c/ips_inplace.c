@@ -30,15 +30,13 @@ static void close_open_block(array *a, open_block *o)
     free(o);
 }
 
-int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *offset,
-                             const int64_t *extent, void **cells)
+static int acquire_block(array *a, int64_t step, const int64_t *offset, const int64_t *extent,
+                         void **cells)
 {
-    ips_bridge *b = a ? a->bridge : NULL;
+    ips_bridge *b = a->bridge;
     bool admitted, only = !offset && !extent;
     open_block *o;
     int code;
-    if (!a || !cells)
-        return IPS_BRIDGE_USAGE;
     if (!b->joined || b->closed)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: the bridge is %s",
                          a->name, b->closed ? "closed" : "not joined yet");
@@ -56,7 +54,6 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
             return ipsb_fail(b, IPS_BRIDGE_USAGE,
                              "array %s cannot be acquired: its last block is not published yet",
                              a->name);
-    step += b->shift;
     if ((code = ipsb_check_axis(b, a, step)) || (code = ipsb_check_step(b, a, NULL, step)))
         return code;
     o = calloc(1, sizeof *o);
@@ -90,6 +87,17 @@ int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *o
     }
     *cells = o->slot ? o->slot->memory : o->scratch;
     return IPS_BRIDGE_OK;
+}
+
+int ips_bridge_array_acquire(ips_bridge_array *a, int64_t step, const int64_t *offset,
+                             const int64_t *extent, void **cells)
+{
+    ips_bridge *b = a ? a->bridge : NULL;
+    if (!b || !cells)
+        return IPS_BRIDGE_USAGE;
+    step += b->shift;
+    ipsb_put_begins(b, a->name, step);
+    return ipsb_put_ends(b, acquire_block(a, step, offset, extent, cells));
 }
 
 /* Put a block that was computed in a slot. */
@@ -159,7 +167,8 @@ int ips_bridge_array_publish(ips_bridge_array *a, const void *cells)
     if (o->slot) {
         if (o->step > a->bridge->newest)
             a->bridge->newest = o->step;
-        code = publish_slot(a->bridge, a, o);
+        ipsb_put_begins(a->bridge, a->name, o->step);
+        code = ipsb_put_ends(a->bridge, publish_slot(a->bridge, a, o));
     } else
         code = ips_bridge_array_put_block(a, o->step - a->bridge->shift, o->scratch,
                                           o->only ? NULL : o->offset,
@@ -186,7 +195,7 @@ static int acquire(ips_bridge *b, const char *name, int64_t step, const int64_t 
                    const int64_t *extent, void **cells)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_acquire(a, step, offset, extent, cells);
 }
 
@@ -199,8 +208,9 @@ int ips_bridge_acquire_block(ips_bridge *b, const char *name, int64_t step, cons
                              const int64_t *extent, void **cells)
 {
     if (b && (!offset || !extent))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s cannot be acquired: say where the block is",
-                         name ? name : "NULL");
+        return ipsb_fail(b, IPS_BRIDGE_USAGE,
+                         "put of array %s at step %lld on rank %d: say where the block is",
+                         name ? name : "NULL", (long long)step, b->self.rank);
     return acquire(b, name, step, offset, extent, cells);
 }
 

@@ -38,7 +38,7 @@ ips_bridge *ipsb_make(int rank, int size)
     if (!b)
         return NULL;
     b->newest = -1;
-    b->self.rank = rank;
+    b->self.rank = b->errors.rank = rank;
     b->self.size = size;
     read_host_identity(b);
     b->links.last_progress = ipsb_now();

@@ -261,6 +261,11 @@ void ipsb_link_end(peer *k)
     k->state = LINK_CLOSED;
 }
 
+bool ipsb_may_return(const peer *k)
+{
+    return k->state != LINK_OPEN && k->state != LINK_CLOSED && k->opened_at && !k->deserted;
+}
+
 bool ipsb_link_idle(const peer *k)
 {
     return !k->queue.first && !k->bulk && k->out_at == k->out.length;

@@ -44,6 +44,7 @@ typedef struct peer {
     bool challenged; /* its challenge was answered by the hello */
     uint8_t nonce[NONCE_BYTES]; /* of this connection */
     bool needs_tls; /* it takes encrypted connections only */
+    bool deserted;  /* nobody listened when it was dialled last */
     int fd;
     uint32_t generation;
     uint32_t placed; /* epoch of the newest placement that came over this connection */
@@ -82,6 +83,8 @@ void ipsb_link_broken(peer *k, const char *format, ...)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
+/* Whether it was open before, is being repaired, and its receiver has not ended. */
+bool ipsb_may_return(const peer *k);
 bool ipsb_link_idle(const peer *k); /* nothing is left to be written */
 
 /* Append to a link's queue; false when there is no memory. Pieces, and frames that ask for it, get

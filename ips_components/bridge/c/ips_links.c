@@ -99,7 +99,7 @@ void ipsb_links_free(links *l)
 static void greet(const links *l, peer *k)
 {
     k->state = LINK_GREETING;
-    k->challenged = false;
+    k->challenged = k->deserted = false;
     k->last_received = ipsb_now();
     k->out.length = k->out_at = 0;
     if (getrandom(k->nonce, sizeof k->nonce, 0) != sizeof k->nonce) {
@@ -164,6 +164,7 @@ static bool dial_unix(links *l, peer *k)
     if (connect(k->fd, (struct sockaddr *)&address, size)) {
         int error = errno;
         if (error == EAGAIN || !(l->lanes & LANE_TCP) || l->contact->tls) {
+            k->deserted = error == ECONNREFUSED;
             ipsb_link_broken(k, "its Unix socket: %s", strerror(error));
             return true;
         }
@@ -184,6 +185,7 @@ static bool dial_unix(links *l, peer *k)
 /* Another network namespace (a container) has a loopback interface of its own. */
 static void unreachable(peer *k, int error)
 {
+    k->deserted = error == ECONNREFUSED;
     if (strncmp(k->at.host, "127.", 4) && strcmp(k->at.host, "::1"))
         ipsb_link_broken(k, "%s", strerror(error));
     else

@@ -287,6 +287,15 @@ int ipsb_find_array(ips_bridge *b, const char *name, array **out)
     return IPS_BRIDGE_OK;
 }
 
+int ipsb_find_to_put(ips_bridge *b, const char *name, int64_t step, array **out)
+{
+    *out = NULL;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    ipsb_put_begins(b, name, step + b->shift);
+    return ipsb_put_ends(b, ipsb_find_array(b, name, out));
+}
+
 int ipsb_check_axis(ips_bridge *b, const array *a, int64_t step)
 {
     int64_t first = a->contract ? a->contract->first : a->first;
@@ -343,9 +352,9 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
     int64_t own[MAX_NDIM], total;
     array *a = NULL;
     put_request o = {0};
-    ips_bridge *b = named ? named->bridge : NULL;
-    step += b ? b->shift : 0;
-    int code = named ? ipsb_begin_put(named, step, !offset && !extent, &a) : IPS_BRIDGE_USAGE;
+    ips_bridge *b = named->bridge;
+    step += b->shift;
+    int code = ipsb_begin_put(named, step, !offset && !extent, &a);
     if (code || !a) {
         if (!code && named->ndim >= 0 && !named->ragged && !named->by_id && !named->elsewhere)
             named->bytes[SKIPPED] += (uint64_t)ipsb_owned_bytes(named, offset, extent);
@@ -365,7 +374,7 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
         return code;
     total = ipsb_owned_bytes(a, offset, extent);
     if (total && !cells)
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: no cells", a->name);
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "there are no cells");
     if ((code = ipsb_take_step(b, a, ipsb_mark_of(a, o.plan), step)))
         return code;
     if (!strides) {
@@ -395,9 +404,12 @@ int ips_bridge_array_put_block(ips_bridge_array *named, int64_t step, const void
                                const int64_t *offset, const int64_t *extent,
                                const int64_t *strides)
 {
-    int code = put_block(named, step, cells, offset, extent, strides);
+    ips_bridge *b = named ? named->bridge : NULL;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    ipsb_put_begins(b, named->name, step + b->shift);
+    int code = ipsb_put_ends(b, put_block(named, step, cells, offset, extent, strides));
     if (!code) {
-        ips_bridge *b = named->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
             b->attached_calls->put_block(named, step + b->shift, before, cells, offset, extent, strides);

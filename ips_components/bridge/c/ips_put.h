@@ -6,6 +6,8 @@
 #include "ips_slots.h"
 
 int ipsb_find_array(ips_bridge *b, const char *name, array **out);
+/* The same, for a put at a step. */
+int ipsb_find_to_put(ips_bridge *b, const char *name, int64_t step, array **out);
 /* Refuse a step that does not follow those that were put; take_step notes it too. */
 int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step);
 /* A code for a step below or beyond all that there can be; others are left out on purpose. */

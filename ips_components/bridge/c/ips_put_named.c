@@ -26,7 +26,7 @@ int ips_bridge_put_block(ips_bridge *b, const char *name, int64_t step, const vo
                          const int64_t *offset, const int64_t *extent, const int64_t *strides)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_put_block(a, step, cells, offset, extent, strides);
 }
 
@@ -34,7 +34,7 @@ int ips_bridge_put_rows(ips_bridge *b, const char *name, int64_t step, const voi
                         int64_t rows, const int64_t *strides)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_put_rows(a, step, cells, rows, strides);
 }
 
@@ -107,7 +107,7 @@ int ips_bridge_put_view(ips_bridge *b, const char *name, int64_t step, const voi
                         size_t itemsize, int ndim, const int64_t *extents, const int64_t *strides)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code
                 : ips_bridge_array_put_view(a, step, cells, itemsize, ndim, extents, strides, NULL,
                                             NULL);
@@ -118,9 +118,10 @@ int ips_bridge_put_view_block(ips_bridge *b, const char *name, int64_t step, con
                               const int64_t *strides, const int64_t *offset, const int64_t *count)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     if (!code && (!offset || !count))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: say where the block is", name);
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s at step %lld on rank %d: say where the block is",
+                         name, (long long)step, b->self.rank);
     return code ? code
                 : ips_bridge_array_put_view(a, step, cells, itemsize, ndim, extents, strides, offset,
                                             count);
@@ -156,9 +157,9 @@ int ips_bridge_array_put_rows_view(ips_bridge_array *a, int64_t step, const void
     if (rows < 0 || ndim < 1 || ndim > IPS_BRIDGE_MAX_DIMS || !extents || !strides || (levels && index) ||
         (levels && ids))
         return ipsb_fail(b, IPS_BRIDGE_USAGE,
-                         "put of array %s: %lld rows of a view of %d dimensions, with levels or with "
-                         "ids and an index",
-                         a->name, (long long)rows, ndim);
+                         "put of array %s at step %lld on rank %d: %lld rows of a view of %d "
+                         "dimensions, with levels or with ids and an index",
+                         a->name, (long long)step, b->self.rank, (long long)rows, ndim);
     packed = is_packed(itemsize, ndim, extents, strides);
     part.strides = packed ? NULL : strides;
     if (rows && a->contract && ipsb_is_wanted(a, step + b->shift) && (a->ragged || a->by_id)) {

@@ -11,13 +11,10 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
     int64_t own[MAX_NDIM], total = rows;
     array *a = NULL;
     put_request o = {0};
-    ips_bridge *b = named ? named->bridge : NULL;
+    ips_bridge *b = named->bridge;
     int code;
-    if (!named)
-        return IPS_BRIDGE_USAGE;
     if (rows < 0 || rows > (int64_t)1 << 48 || (rows && !cells))
-        return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
-                         (long long)rows);
+        return ipsb_fail(b, IPS_BRIDGE_USAGE, "%lld rows, or no cells", (long long)rows);
     step += b->shift;
     code = ipsb_begin_put(named, step, true, &a);
     if (code || !a) {
@@ -125,8 +122,7 @@ int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, siz
     for (size_t i = 0; i < n_parts; i++) {
         if (parts[i].rows < 0 || parts[i].rows > (int64_t)1 << 48 ||
             (parts[i].rows && !parts[i].cells))
-            return ipsb_fail(b, IPS_BRIDGE_USAGE, "put of array %s: %lld rows", named->name,
-                             (long long)parts[i].rows);
+            return ipsb_fail(b, IPS_BRIDGE_USAGE, "%lld rows, or no cells", (long long)parts[i].rows);
         rows += parts[i].rows;
     }
     step += b->shift;
@@ -149,7 +145,7 @@ int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, siz
         int64_t all = rows;
         chosen = choose(a->contract, of, all, &rows);
         if (!chosen)
-            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+            return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory");
         ipsb_count(a, SKIPPED, 0, all ? total / all * (all - rows) : 0);
         total = all ? total / all * rows : 0;
         from.numbers = chosen;
@@ -176,9 +172,10 @@ int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, siz
 static int put_parts(array *a, int64_t step, const ips_bridge_rows *parts, size_t n_parts,
                      const int64_t *ids, const blocks *of)
 {
-    int code = ipsb_put_parts(a, step, parts, n_parts, ids, of);
+    ips_bridge *b = a->bridge;
+    ipsb_put_begins(b, a->name, step + b->shift);
+    int code = ipsb_put_ends(b, ipsb_put_parts(a, step, parts, n_parts, ids, of));
     if (!code) {
-        ips_bridge *b = a->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
             b->attached_calls->put_parts(a, step + b->shift, before, parts, (int)n_parts, ids, of);
@@ -200,12 +197,14 @@ int ips_bridge_array_put_parts_sized(ips_bridge_array *a, int64_t step, const ip
     if (!a)
         return IPS_BRIDGE_USAGE;
     if (n_parts < 0 || (n_parts && !parts) || !size)
-        return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE, "put of array %s: %d parts", a->name, n_parts);
+        return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE, "put of array %s at step %lld on rank %d: %d parts",
+                         a->name, (long long)step, a->bridge->self.rank, n_parts);
     int64_t rows = 0;
     /* Programs of another version have larger or smaller structures. */
     known = calloc((size_t)n_parts + 1, sizeof *known);
     if (!known)
-        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s at step %lld on rank %d: no memory",
+                         a->name, (long long)step, a->bridge->self.rank);
     for (int i = 0; i < n_parts; i++) {
         memcpy(&known[i], (const char *)parts + (size_t)i * size,
                size < sizeof *known ? size : sizeof *known);
@@ -230,13 +229,16 @@ int ips_bridge_array_put_ids(ips_bridge_array *a, int64_t step, const void *cell
 int ips_bridge_array_put_rows(ips_bridge_array *named, int64_t step, const void *cells,
                               int64_t rows, const int64_t *strides)
 {
-    if (named && named->by_id)
+    ips_bridge *b = named ? named->bridge : NULL;
+    if (!b)
+        return IPS_BRIDGE_USAGE;
+    if (named->by_id)
         return ips_bridge_array_put_ids(named, step, cells, rows, NULL, strides);
-    if (named && named->table)
+    if (named->table)
         return without_levels(named, step, rows);
-    int code = put_rows(named, step, cells, rows, strides);
+    ipsb_put_begins(b, named->name, step + b->shift);
+    int code = ipsb_put_ends(b, put_rows(named, step, cells, rows, strides));
     if (!code) {
-        ips_bridge *b = named->bridge;
         int64_t before = ipsb_note_newest(b, step + b->shift);
         if (b->attached)
             b->attached_calls->put_rows(named, step + b->shift, before, cells, rows, strides);
@@ -249,7 +251,7 @@ int ips_bridge_put_parts_sized(ips_bridge *b, const char *name, int64_t step,
                                size_t size)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_put_parts_sized(a, step, parts, n_parts, ids, size);
 }
 
@@ -257,7 +259,7 @@ int ips_bridge_put_ids(ips_bridge *b, const char *name, int64_t step, const void
                        const int64_t *ids, const int64_t *strides)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_put_ids(a, step, cells, rows, ids, strides);
 }
 
@@ -273,9 +275,9 @@ int ips_bridge_array_put_blocks(ips_bridge_array *a, int64_t step, const void *c
     ndim = a->ndim - 1;
     if (!a->table && (a->contract || a->declared))
         return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
-                         "array %s has no levels; describe it by ips_bridge_levels, or say LEVELS in "
-                         "its section of the config",
-                         a->name);
+                         "put of array %s at step %lld on rank %d: it has no levels; describe it by "
+                         "ips_bridge_levels, or say LEVELS in its section of the config",
+                         a->name, (long long)step, a->bridge->self.rank);
     if (n < 0 || n > (int64_t)1 << 40 || (n && (!levels || !places)))
         return ipsb_fail(a->bridge, IPS_BRIDGE_USAGE,
                          "put of array %s at step %lld on rank %d: say level and place of each of "
@@ -285,7 +287,8 @@ int ips_bridge_array_put_blocks(ips_bridge_array *a, int64_t step, const void *c
         return put_parts(a, step, &part, 1, NULL, NULL);
     table = malloc(sizeof *table * ((size_t)n * (size_t)(1 + ndim) + 1));
     if (!table)
-        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s: no memory", a->name);
+        return ipsb_fail(a->bridge, IPS_BRIDGE_MEMORY, "put of array %s at step %lld on rank %d: no memory",
+                         a->name, (long long)step, a->bridge->self.rank);
     for (int64_t i = 0; i < n && !code; i++) {
         bool fits = levels[i] >= 0 && levels[i] < a->levels;
         table[i * (1 + ndim)] = levels[i];
@@ -314,6 +317,6 @@ int ips_bridge_put_blocks(ips_bridge *b, const char *name, int64_t step, const v
                           const int64_t *levels, const int64_t *places, const int64_t *strides)
 {
     array *a;
-    int code = ipsb_find_array(b, name, &a);
+    int code = ipsb_find_to_put(b, name, step, &a);
     return code ? code : ips_bridge_array_put_blocks(a, step, cells, n, levels, places, strides);
 }

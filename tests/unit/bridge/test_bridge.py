@@ -1,5 +1,6 @@
 """Blocks of ranks become chunks, bit for bit, over both lanes."""
 
+import contextlib
 import os
 import re
 import resource
@@ -12,13 +13,14 @@ from _pair import RUN, agree, assembled, receivers, together
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ips_components.bridge import Array, Bridge
+from ips_components.bridge import Array, Bridge, Rows
 from ips_components.errors import (
     AnalyticsLost,
     BridgeError,
     ContactError,
     ContractError,
     DeadlineExceeded,
+    IPSComponentsError,
     RunStopped,
 )
 from ips_components.model.contract import ArrayContract, Contract
@@ -646,3 +648,51 @@ def test_a_step_is_a_whole_number_of_any_kind(tmp_path, way):
             bridge.put("t", kind(step), field[step])
         assert bridge.wait()
         assert [sink.chunks[0, t][0].tolist() for t in range(6)] == field.tolist()
+
+
+WRONG = {
+    "shape": {"block": np.zeros((8, 5))},
+    "dtype": {"block": np.zeros((8, 6), "f4")},
+    "objects": {"block": np.zeros((8, 6), object)},
+    "nothing": {"block": None},
+    "text": {"block": "cells"},
+    "masked": {"block": np.ma.masked_less(np.zeros((8, 6)), 1)},
+    "rows": {"block": Rows(np.zeros((8, 6)))},
+    "uneven lists": {"block": [[0.0] * 6, [0.0]]},
+    "offset is a number": {"offset": 5},
+    "offset is short": {"offset": (0,)},
+    "offset with a fraction": {"offset": (0, 0.5)},
+    "offset of texts": {"offset": ("a", "b")},
+    "outside": {"offset": (4, 0)},
+    "step with a fraction": {"step": 1.5},
+    "no step": {"step": None},
+    "step is a text": {"step": "3"},
+    "step is negative": {"step": -1},
+    "time is not finite": {"time": float("nan")},
+    "time is a text": {"time": "now"},
+    "ids": {"ids": [1, 2]},
+    "levels": {"levels": [0], "places": [[0, 0]]},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
+def test_whatever_is_wrong_with_a_put_names_array_step_and_rank(tmp_path, wrong, wanted):
+    """Or is taken where nothing of the step is wanted, so that nobody looks."""
+    spec = ArraySpec("t", "f8", (8, 6), StepAxis(count=4))
+    selections = None if wanted else [Selection.from_key(np.s_[:2], spec.index_shape)]
+    contract = agree(spec, selections=selections)
+    call = {"block": np.zeros((8, 6)), "step": 3, **WRONG[wrong]}
+    step = call.pop("step")
+    where = re.escape(f"put of array 't' at step {step} on rank 0: ")
+    with receivers(tmp_path, contract) as (file, _, _):
+        bridge = Bridge(contact=file)
+        try:
+            with (
+                contextlib.nullcontext() if not wanted else pytest.raises(BridgeError, match=where)
+            ):
+                bridge.put("t", step, **call)
+        except IPSComponentsError as error:
+            assert re.match(where, str(error))
+        finally:
+            bridge.close("aborted")
