@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -229,40 +229,30 @@ class AnalyticsPool:
             whole_axis(each, launches) for array in mine for each in array.descriptions(n_steps)
         )
         suffix = ".nc" if config.results_format == "netcdf" else ".zarr"
-        return RunSettings(
-            run=name,
-            token=new_token(),
-            analysis=config.analysis,
-            n_receivers=config.n_receivers,
-            parameters=config.analysis_args,
-            arrays=arrays or None,
-            decompositions={a.name: a.decomposition for a in config.arrays if a.decomposition},
-            halos={a.name: a.halo for a in config.arrays if a.halo},
-            shared={a.name: a.owner for a in config.arrays if a.owner},
-            chunks={a.name: a.chunks for a in config.arrays if a.chunks},
-            steps={a.name: dict(a.steps) for a in config.arrays if a.steps and a.shape is None},
-            at_most=tuple(a.name for a in config.arrays if a.at_most),
-            policies={name: a.policy for a in config.arrays for name in a.names},
-            results=str(self.run_dir / (config.results or f"results{suffix}")),
-            results_format=config.results_format,
-            overwrite=config.overwrite,
-            streaming_reductions=config.streaming_reductions,
-            chunk_bytes=config.chunk_bytes,
-            latency=config.latency,
-            step_seconds=config.step_seconds,
-            run_dir=str(self.run_dir),
-            task_log=str(self.run_dir / task_log_file(name)) if config.task_log else "",
-            deadlines=config.deadlines,
-            on_analytics_loss=config.on_analytics_loss,
-            attach=config.attach,
-            replay_steps=config.replay_steps,
-            replay_bytes=config.replay_bytes,
-            lanes=config.lanes,
-            security=config.security,
-            checkpoint=self._state,
-            windows=self._windows,
-            **{"memory_share": config.memory_share, "n_steps": n_steps, **changes},
-        )
+        # A parameter with the name of a setting travels as it is.
+        names = [each.name for each in fields(RunSettings) if hasattr(config, each.name)]
+        settings: dict[str, Any] = {
+            **{name: getattr(config, name) for name in names},
+            "run": name,
+            "token": new_token(),
+            "parameters": config.analysis_args,
+            "arrays": arrays or None,
+            "decompositions": {a.name: a.decomposition for a in config.arrays if a.decomposition},
+            "halos": {a.name: a.halo for a in config.arrays if a.halo},
+            "shared": {a.name: a.owner for a in config.arrays if a.owner},
+            "chunks": {a.name: a.chunks for a in config.arrays if a.chunks},
+            "steps": {a.name: dict(a.steps) for a in config.arrays if a.steps and a.shape is None},
+            "at_most": tuple(a.name for a in config.arrays if a.at_most),
+            "policies": {name: a.policy for a in config.arrays for name in a.names},
+            "results": str(self.run_dir / (config.results or f"results{suffix}")),
+            "run_dir": str(self.run_dir),
+            "task_log": str(self.run_dir / task_log_file(name)) if config.task_log else "",
+            "checkpoint": self._state,
+            "windows": self._windows,
+            "n_steps": n_steps,
+            **changes,
+        }
+        return RunSettings(**settings)
 
     def _launched(self, number: int) -> dict[str, Any]:
         """Settings of one simulation: its steps, its ranks, whether it is launched many times."""
