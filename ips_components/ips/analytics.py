@@ -107,20 +107,13 @@ class Analytics(Component):
             "run": run,
             "run_dir": str(run_dir),
             "pool": pool.address,
-            "contacts": pool.contacts,
         }
-        self._publish_state(STARTING)
         try:
             self._start(pool)
         except Exception as error:
             self._publish_state(OPEN)
             self._fail(error)
             raise
-        self._known |= {
-            "pool": dict(pool.address),
-            "runs": pool.runs,
-            "certificates": pool.certificates,
-        }
         self._publish_state(OPEN)
         return self._known
 
@@ -350,6 +343,14 @@ class Analytics(Component):
         with Progress(quiet=not config.progress) as progress:
             progress.doing(f"starting {workers}", run=pool.run, run_dir=str(pool.run_dir))
             pool.start()
+            self._known |= {
+                "pool": dict(pool.address),
+                "runs": pool.runs,
+                "contacts": pool.contacts,
+                "certificates": pool.certificates,
+            }
+            self._publish_state(STARTING)
+            pool.open()
             progress.doing(
                 "waiting for the simulation to connect",
                 live_page=next(iter(pool.pages.values()), ""),

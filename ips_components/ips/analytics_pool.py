@@ -64,22 +64,31 @@ class AnalyticsPool:
         """Where the scheduler is, and what it is to compute."""
         self._state = state
         self._windows = windows
+        self._settings: Any = None
 
     def start(self) -> None:
-        """Start scheduler and workers, submit the analysis, and publish the contact files."""
-        from ips_components import analysis
+        """Start the scheduler, begin to start workers, and submit the analysis."""
         from ips_components.coordination.dashboard import open_dashboard
 
-        config = self.config
-        settings = self._settings()
+        self._settings = self._settings_of_all()
         self._prepare_environment()
-        self._submit(settings)
+        self._submit()
         pool = self.running
         try:
-            pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
-            if config.dashboard:
+            if self.config.dashboard:
                 self.dashboard = open_dashboard(pool.client)
             self.address = self._scheduler()
+        except BaseException:
+            pool.close()
+            raise
+
+    def open(self) -> None:
+        """Wait for the workers and their receivers, and publish the contact files."""
+        from ips_components import analysis
+
+        config, settings, pool = self.config, self._settings, self.running
+        try:
+            pool.wait_for_workers(settings.n_receivers, config.connect_time_out)
             if config.source:
                 return
             endpoints = {
@@ -202,7 +211,7 @@ class AnalyticsPool:
         own = str(credentials.certificate)
         return contact.Certificates(authority=own, certificate=own, key=str(credentials.key))
 
-    def _settings(self) -> Any:
+    def _settings_of_all(self) -> Any:
         """Settings of the run; those of further simulations are its partners."""
         config = self.config
         if len(self.runs) < 2:
@@ -277,10 +286,10 @@ class AnalyticsPool:
         # A worker that dies must not take the others with it, whatever the site's default is.
         os.environ["SLURM_KILL_BAD_EXIT"] = "0"
 
-    def _submit(self, settings: Any) -> None:
+    def _submit(self) -> None:
         from ips_components.coordination import run_plugin
 
-        services, config = self.services, self.config
+        services, config, settings = self.services, self.config, self._settings
         plain, source = settings.to_dict(), config.source
 
         def analysis() -> dict[str, Any]:

@@ -125,8 +125,11 @@ class Driver(Component):
             raise
 
     def _wait_for_run(self) -> None:
-        """Wait until the analytics knows its run, of which its pool is no part yet."""
-        while not self._records.read(RUN):
+        """Wait until the pool's scheduler is there; its workers may still be starting.
+
+        Before, the ranks would take the cores from it.
+        """
+        while "contacts" not in self._records.read(RUN):
             if ips_compat.wait_first(self.services, [self._open_call], _LOOK) is not None:
                 ips_compat.answer(self.services, self._open_call)  # raises: it has failed
             if self._opening.expired:

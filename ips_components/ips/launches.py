@@ -369,7 +369,6 @@ class Launches:
         with suppress(Exception):  # it goes with another error, which is the one to see
             if not self._run:
                 return None
-            self._run = self.records.read(RUN)  # the pool may not have been there
             self._connect(_ASIDE)
             known = self._call("record", within=_ASIDE)["ranks"]
             mine = [each for each in known if each.get("pid") == pid]

@@ -9,6 +9,7 @@ the end of the process.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -256,6 +257,8 @@ class Supervisor:
                 self.close()
         succeeded = succeeded and not self.failures.fatal
         self.close()
+        if self.exits:
+            gc.freeze()  # else the interpreter's end is spent on collecting what all libraries hold
         if succeeded or not self.exits:
             return succeeded
         self._report(self.failures.cause())
