@@ -277,7 +277,7 @@ def guard(
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     die_with_parent(_PARENT_DIED)
     if os.getppid() != parent:  # it died before the kernel was asked to tell
-        return 0
+        return signal.SIGTERM  # as a command that was ended for that reason
     with contextlib.suppress(OSError):  # refused to a group leader, which is apart already
         os.setsid()
     _adopt_orphans()

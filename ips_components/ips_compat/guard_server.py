@@ -67,6 +67,7 @@ class Server:
     def __init__(self, connection: socket.socket, parent: int) -> None:
         self.connection = connection
         self.parent = parent
+        self.pid = os.getpid()
         self.guards: set[int] = set()
 
     def serve(self) -> None:
@@ -138,7 +139,7 @@ class Server:
                     resource.setrlimit(limit, (values[0], values[1]))
             os.chdir(request["directory"])
             status = guard.guard(
-                request["command"], os.getppid(), request["grace"], request["environment"]
+                request["command"], self.pid, request["grace"], request["environment"]
             )
         except OSError as problem:
             os.write(2, f"cannot run {request['command'][0]}: {problem}\n".encode())

@@ -328,6 +328,11 @@ def test_an_attached_run_gets_rows_by_ids(start, sinks, tmp_path, described):
             assert closes(other.byes[0])
 
 
+def in_both(chunks):
+    """Return the steps of which both arrays have come; a client that is busy misses parts."""
+    return {step for array, step in list(chunks) if array == 0 and (1, step) in chunks}
+
+
 @pytest.mark.parametrize("choice", [None, BlockChoice((3, 4), (), 3)], ids=["all", "finest"])
 def test_an_attached_run_gets_blocks_of_a_mesh(start, sinks, tmp_path, choice):
     mesh = MESH.spec, MESH.table.spec
@@ -343,7 +348,7 @@ def test_an_attached_run_gets_blocks_of_a_mesh(start, sinks, tmp_path, choice):
             rank("put_blocks", "rho", step, len(table), *table.ravel())
 
         with attached(receiver, other, *map(longer, mesh), blocks=choice):
-            n = put_until(rank, lambda: len(other.chunks) >= 8, 0, put)
+            n = put_until(rank, lambda: len(in_both(other.chunks)) >= 4, 0, put)
             rank("close", 0)
             other.wait(lambda: 0 in other.byes)
             both = taken(other, n) & taken(other, n, 1)

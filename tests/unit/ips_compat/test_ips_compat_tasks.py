@@ -142,6 +142,40 @@ def test_a_server_that_dies_is_replaced_and_its_tasks_end(launch):
     assert launch("/bin/true")[0].wait(20) == 0
 
 
+LATE = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(guard.__file__).parent)!r})
+import guard_server
+become, server = guard_server.Server._become_guard, os.getpid()
+
+def late(self, *arguments):
+    while os.getppid() == server:
+        time.sleep(0.01)
+    become(self, *arguments)
+
+guard_server.Server._become_guard = late
+guard_server.main()
+"""
+
+
+def test_a_task_whose_server_dies_before_it_begins_is_ended(tmp_path, monkeypatch):
+    """Its guard finds another parent than the one that forked it, and runs nothing."""
+    script = tmp_path / "server.py"
+    script.write_text(LATE)
+    monkeypatch.setattr(_tasks, "_SERVER", script)
+    server = _tasks.GuardServer()
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        process = server.launch(
+            ["/bin/sh", "-c", "echo ran"], tmp_path, os.environ, file.fileno(), file.fileno()
+        )
+    server._process.kill()
+    server._process.wait()
+    assert process.wait(20) == -signal.SIGTERM
+    assert output.read_text() == ""
+    server.close()
+
+
 def test_a_server_that_does_not_answer_is_an_error(monkeypatch):
     server = _tasks.GuardServer()
     os.kill(server._process.pid, signal.SIGSTOP)
