@@ -40,7 +40,7 @@ from ips_components.analysis.growing import Growth
 from ips_components.analysis.growing_run import GrowingRun
 from ips_components.analysis.keeping import completed_by_name, incomplete, keep_results
 from ips_components.analysis.needed_chunks import needs_external
-from ips_components.analysis.offers import check_may_be_left_out, offered_arrays
+from ips_components.analysis.offers import offered_arrays
 from ips_components.analysis.open_analysis import (
     FIRST_BOUND,
     OpenAnalysis,
@@ -51,6 +51,7 @@ from ips_components.analysis.provenance import provenance
 from ips_components.analysis.published_values import check_published
 from ips_components.analysis.result_values import merge_returned, name_results
 from ips_components.analysis.results import GATHER_LIMIT, ResultStore, lazy_parts
+from ips_components.analysis.signing import SignedContract
 from ips_components.analysis.views import Source
 from ips_components.analysis.window_checkpoints import WindowCheckpoints
 from ips_components.analysis.window_group import WindowGroup
@@ -61,7 +62,6 @@ from ips_components.coordination.window_saves import NO_CHECKPOINT
 from ips_components.errors import ContractError, ExternalTaskError, SimulationLost
 from ips_components.external._compat import make_future
 from ips_components.model.contract import Contract
-from ips_components.model.spec import ArraySpec
 from ips_components.wire.messages import Feedback
 from ips_components.wire.values import NO_MORE, encode, encode_model
 
@@ -118,8 +118,6 @@ class Run:
     arrays : mapping of str to ExternalArray
         What the simulation offers.
     settings : RunSettings
-    contract : Contract or None
-        None until :meth:`commit`; all arrays, of all simulations.
     """
 
     def __init__(
@@ -132,8 +130,6 @@ class Run:
         self.client = client
         self.settings = settings
         self.arrays: Mapping[str, ExternalArray] = {}
-        self.contract: Contract | None = None
-        self._chunk_reasons: dict[str, str] = {}
         self.offered_by = offered_by
         partners = [RunSettings.from_dict(each) for each in settings.partners]
         self._settings = {each.run: each for each in (settings, *partners)}
@@ -141,6 +137,7 @@ class Run:
             run: RemoteCoordinator(client, run) for run in self._settings
         }
         self._own = self._coordinators[settings.run]
+        self._signed = SignedContract(self._settings, self._coordinators)
         self.checkpoints = WindowCheckpoints(client, self._own, settings)
         self._published = 0
         self._offered: Mapping[str, Any] = {}  # as described; the graph spans some steps of these
@@ -160,6 +157,11 @@ class Run:
         self._store = ResultStore(
             settings.results, settings.results_format, {"run": settings.run}, settings.overwrite
         )
+
+    @property
+    def contract(self) -> Contract | None:
+        """All arrays, of all simulations; None until `commit`."""
+        return self._signed.contract
 
     # -- for analysis functions --------------------------------------------------------
 
@@ -383,45 +385,11 @@ class Run:
         self._own.raise_if_failed()
 
     def _sign(self, contracts: Mapping[str, Contract], *, ahead: bool = False) -> None:
-        if self.contract is not None:
-            raise ContractError("the contract of a run is signed once; it was signed before")
-        arrays = tuple(array for each in contracts.values() for array in each.arrays)
-        self.contract = Contract(self.settings.run, arrays)
-        for row in self._terms():
-            logger.info("Contract: %s", row)
-        for run, coordinator in self._coordinators.items():
-            if self._settings[run].leave_out:
-                check_may_be_left_out(contracts[run], self._settings[run].simulation)
-            signed = replace(contracts[run], unneeded=self._unneeded(run, contracts[run]))
-            coordinator.sign(signed.to_bytes(), ahead=ahead, remarks=self._remarks())
+        self._signed.sign(contracts, self.arrays, ahead=ahead)
         if self._guard is not None and self._with_windows:
             self._guard.lift()
         elif self._guard is not None:
             self._guard.committed = True
-
-    def _terms(self) -> list[dict[str, Any]]:
-        """Return the table of the contract, with what makes it and its chunks that large."""
-        rows = [] if self.contract is None else self.contract.table()
-        remarks = self._remarks()
-        return [{**row, **remarks.get(row["name"], {})} for row in rows]
-
-    def _remarks(self) -> dict[str, dict[str, Any]]:
-        """Return what is said of arrays beside their contract, by name."""
-        remarks: dict[str, dict[str, Any]] = {
-            name: {"chunk_reason": why} for name, why in self._chunk_reasons.items()
-        }
-        for name, array in self.arrays.items():
-            if (found := array.source.widened) is not None:
-                more = {"times_used": found[0], "widened_by": list(found[1])}
-                remarks[name] = {**remarks.get(name, {}), **more}
-        return remarks
-
-    def _unneeded(self, run: str, contract: Contract) -> tuple[ArraySpec, ...]:
-        """Return the arrays of a simulation that are described and the analysis does not need."""
-        needed = {array.spec.name for array in contract.arrays}
-        offered = [each.spec for each in self.arrays.values() if each.source.run == run]
-        described = offered or self._settings[run].array_specs()
-        return tuple(spec for spec in described if spec.name not in needed)
 
     # -- for run_analysis --------------------------------------------------------------
 
@@ -459,7 +427,7 @@ class Run:
             coordinator.wait_for_receivers(settings.n_receivers, connect)
         follows = any(map(takes_run, self._analyses))
         notices = "the analysis follows the run" if follows else ""
-        self._offered, self._chunk_reasons = offered_arrays(
+        self._offered, self._signed.chunk_reasons = offered_arrays(
             self._settings, self._coordinators, connect, notices
         )
         self.arrays = (
@@ -479,9 +447,7 @@ class Run:
     def _without_analysis(self) -> dict[str, Any]:
         """Let the simulation run, with nothing wanted of it but what attached clients ask for."""
         for run in self._settings:
-            nothing = Contract(run, ())
-            signed = replace(nothing, unneeded=self._unneeded(run, nothing))
-            self._coordinators[run].sign(signed.to_bytes(), ahead=False)
+            self._signed.sign_one(run, Contract(run, ()))
             self._coordinators[run].commit([], [], self.settings.deadlines["contract"])
         outcome = {"results": "", "checkpoint": "", "variables": {}, "contract": []}
         for coordinator in self._coordinators.values():
@@ -582,7 +548,7 @@ class Run:
             coordinators=self._coordinators,
             checkpoints=self.settings.run_dir,
         )
-        outcome = {**kept, "contract": self._terms()}
+        outcome = {**kept, "contract": self._signed.terms()}
         for coordinator in self._coordinators.values():
             coordinator.finish(None if errors else outcome)
         if errors:

@@ -466,16 +466,18 @@ class Delivery:
             if out is not None:
                 out.place(Placement(owners.epoch, owners.period, owners.owners))
         gone = {connection.ordinal for connection in self.connections.follow(message.endpoints)}
+        new_owners: set[int] = set()
         for out in self.arrays.values():
             for ring in out.rings:
                 if ring.keeper in gone:
                     ring.keeper = None
-                # Those who now own what the slots hold will ask for it: be there.
-                for slot in ring.slots:
-                    for stored in slot.stored:
-                        owner = self.connections.by_ordinal.get(out.owner(stored.piece.chunk))
-                        if owner is not None and owner.link is LinkState.NEW:
-                            owner.reconnect()
+                held = {stored.piece.chunk for slot in ring.slots for stored in slot.stored}
+                new_owners.update(map(out.owner, held))
+        # Those who now own what the slots hold will ask for it: be there.
+        for ordinal in new_owners:
+            owner = self.connections.by_ordinal.get(ordinal)
+            if owner is not None and owner.link is LinkState.NEW:
+                owner.reconnect()
 
     # -- the end -----------------------------------------------------------------------------------
 
