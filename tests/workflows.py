@@ -114,9 +114,7 @@ class Workflow:
             self.write()
         path = os.pathsep.join([str(BIN), os.environ["PATH"]])
         given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        python_path = os.pathsep.join(
-            [str(PARTS), str(self.directory), str(Path(__file__).parent), *filter(None, given)]
-        )
+        python_path = os.pathsep.join([str(PARTS), str(self.directory), *filter(None, given)])
         self.close()
         for each in self.beside:
             each.write()

@@ -1,6 +1,7 @@
 """The same workflows as in ``tests/ips``, and a coupled run of a known field."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ workflow = _module.workflow
 
 HERE = Path(__file__).parent / "coupled"
 PARTS = Path(__file__).parents[1] / "ips" / "parts"
+sys.path.append(str(PARTS))  # `killing` is for tests and for their programs
 
 
 def _simulation(words, **parameters):
