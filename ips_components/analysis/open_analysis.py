@@ -36,7 +36,7 @@ __all__ = [
 
 #: Steps that the first graph spans.
 FIRST_BOUND = 64
-#: Steps that a graph spans at most; making it takes a minute or so.
+#: Steps that a graph spans at most; the scheduler holds a few tasks for each of them and result.
 MAX_BOUND = 1 << 18
 
 BEYOND = (
