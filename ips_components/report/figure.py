@@ -91,7 +91,9 @@ def run_figure(results: Results, path: str | Path, title: str | None = None) -> 
     figure = compose(results, title)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        FigureCanvasAgg(figure).print_figure(partial, format="png", dpi=150, facecolor="white")
+        figure.set(dpi=150, facecolor="white")
+        # `savefig` would draw it once more beforehand, in vain, for its layout.
+        FigureCanvasAgg(figure).print_png(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

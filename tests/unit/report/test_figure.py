@@ -218,7 +218,7 @@ def test_failure_leaves_no_file_behind(results, tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("ips_components.report.figure.FigureCanvasAgg.print_figure", broken)
+    monkeypatch.setattr("ips_components.report.figure.FigureCanvasAgg.print_png", broken)
     with pytest.raises(OSError, match="disk full"):
         run_figure(results, tmp_path / "figure.png")
     assert list(tmp_path.iterdir()) == []
