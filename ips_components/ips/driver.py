@@ -5,7 +5,7 @@ In the config: port ``DRIVER`` with ``MODULE = ips_components.driver`` and ``NAM
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Driver(Component):
             for port in self._simulations
         }
         try:
-            self._wait_all(calls, self._opening.left)
+            self._wait_all(calls, self._opening)
             self._wait_for_run()
         except BaseException as error:
             self._conclude(error)
@@ -135,10 +135,9 @@ class Driver(Component):
             if self._opening.expired:
                 raise self._no_answer(self._analytics.port, self._opening)
 
-    def _wait_all(self, calls: dict[int, str], timeout: float) -> dict[str, Any]:
+    def _wait_all(self, calls: dict[int, str], deadline: Deadline) -> dict[str, Any]:
         """Wait for several calls; the first failure ends it."""
         answers = {}
-        deadline = Deadline(timeout)
         while calls:
             ended = ips_compat.wait_first(self.services, calls, deadline.left)
             if ended is None:
@@ -154,7 +153,7 @@ class Driver(Component):
 
     def _call(self, port: str, method: str, timestamp: float) -> Any:
         call = self.services.call_nonblocking(self._ports[port], method, timestamp)
-        return self._wait_all({call: port}, _MARGIN)[port]
+        return self._wait_all({call: port}, Deadline(_MARGIN))[port]
 
     # --- the coupled step -----------------------------------------------------------------------
 
@@ -173,19 +172,17 @@ class Driver(Component):
             ended = ips_compat.wait_first(services, waiting, min(_POLL_INTERVAL, limit.left))
             if ended is None:
                 if limit.expired:
-                    self._give_up(waiting.values(), limit)
+                    self._give_up(waiting)
                     break
                 continue
             port = waiting.pop(ended)
             self._take_answer(port, ended)
-            others = [other for other in waiting.values() if other in self._simulations]
             if ended == self._open_call and port not in self._failures:
                 self._opened = True
                 call = services.call_nonblocking(self._ports[analytics], "watch", timestamp)
                 waiting[call] = analytics
-                if others:
-                    continue
-                port = next(iter(self._simulations), port)  # all have ended meanwhile
+                continue
+            others = [other for other in waiting.values() if other in self._simulations]
             deadline = self._inform_others(port, port not in self._failures, others)
         if self._failures:
             raise RunFailed(self._first_cause())
@@ -201,13 +198,13 @@ class Driver(Component):
             else:
                 self._failures[port] = error
 
-    def _give_up(self, ports: Iterable[str], limit: Deadline) -> None:
+    def _give_up(self, waiting: Mapping[int, str]) -> None:
         """Note that these sides have not ended, or that the pool has not started, in time."""
-        for port in ports:
+        for call, port in waiting.items():
             self._failures[port] = RunFailed(f"{port} did not end in time")
-        if not self._opened:
-            self._failures[self._analytics.port] = self._no_answer(self._analytics.port, limit)
-            self._records.write(ABORT, {"cause": "the analytics did not start"})
+            if call == self._open_call:
+                self._failures[port] = self._no_answer(port, self._opening)
+                self._records.write(ABORT, {"cause": "the analytics did not start"})
 
     def _inform_others(self, port: str, went_well: bool, busy: list[str]) -> Deadline:
         """Inform the other sides that one has ended; return until when they may go on."""
