@@ -118,9 +118,16 @@ class AtMostGraph:
     keys: dict[str, Any]
     views: set[str]
 
-    def fused(self, tasks: Mapping[Any, GraphNode], kept: Iterable[Any]) -> dict[Any, GraphNode]:
-        """Return some of the tasks as they are submitted, with the keys that are to be kept."""
-        outputs = set(kept)
+    def fused(
+        self, tasks: Mapping[Any, GraphNode], kept: Iterable[Any] = ()
+    ) -> dict[Any, GraphNode]:
+        """Return some of the tasks as they are submitted.
+
+        Results keep their keys and those of the parts that they consist of, not the chunks that
+        these are cut out of; further keys that are to be kept are given.
+        """
+        results = {key for key in self.keys.values() if key in tasks}
+        outputs = results.union(kept, *(tasks[key].dependencies for key in results))
         inlined = inline_cuts(tasks, self.views, outputs)
         fused: dict[Any, GraphNode] = fuse_linear_task_spec(inlined, keys=outputs)
         return fused
@@ -137,10 +144,7 @@ def graph_at_most(
         See `submit_at_most`.
     """
     graph = build_at_most(results, sources, streaming=streaming)
-    # A result keeps the parts that it consists of, and not the chunks that they are cut out of.
-    finals = graph.keys.values()
-    blocks = {key for final in finals for key in graph.tasks[final].dependencies}
-    return graph.fused(graph.tasks, {*finals, *blocks}), graph.keys
+    return graph.fused(graph.tasks), graph.keys
 
 
 def build_at_most(

@@ -51,9 +51,12 @@ class Growth:
         self._done: set[Any] = set()
         self.kept: set[Any] = set()
         """Tasks that were submitted, on which others will depend."""
-        self.held: set[Any] = set()
+        self._held: set[Any] | None = None  # None before the first part
+
+    @property
+    def held(self) -> set[Any]:
         """External chunks on which tasks will depend that are not submitted yet."""
-        self._had: set[Any] | None = None
+        return self._held or set()
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -91,18 +94,16 @@ class Growth:
         before = self.kept | steady
         self.kept, held = self._needed()
         lost = self.kept - before
-        if self._had is not None:
-            lost |= {key for key in held - self._had if not self._is_new(key)}
+        if self._held is not None:
+            lost |= {key for key in held - self._held if not self._is_new(key)}
         if lost:
             raise ContractError(
                 f"the analysis needs {sorted(map(str, lost))[0]} again, which nothing needed in "
                 f"its graph over {self.bound // 2} steps; {SAME_GRAPH}"
             )
-        self.held = self._had = held
-        results = {key for key in self.keys.values() if key in steady}
-        blocks = {d for key in results for d in fresh[key].dependencies}
+        self._held = held
         tasks = {key: task for key, task in fresh.items() if key in steady}
-        return self._graph.fused(tasks, (self.kept & steady) | results | (blocks & steady))
+        return self._graph.fused(tasks, self.kept)
 
     def _needed(self) -> tuple[set[Any], set[Any]]:
         """Return the tasks that are submitted and the chunks that all other tasks depend on."""
@@ -141,10 +142,8 @@ class Growth:
     def rest(self) -> dict[Any, GraphNode]:
         """Return all tasks that are left of the graph: the simulation has ended."""
         left = {k: task for k, task in self._graph.tasks.items() if k not in self._done}
-        results = {key for key in self.keys.values() if key in left}
-        blocks = {d for key in results for d in left[key].dependencies} & left.keys()
         self._done |= left.keys()
-        return self._graph.fused(left, results | blocks)
+        return self._graph.fused(left)
 
     def rows_held(self, name: str) -> set[int]:
         """Return the time chunks of an external array on which tasks will depend."""

@@ -7,10 +7,11 @@ over several.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
+
+from ips_components.model.totals import total_at
 
 #: Seconds over which rates are averaged that people see.
 RATE_WINDOW = 5.0
@@ -116,15 +117,6 @@ def longest_gap(points: Sequence[Point]) -> float:
     2.5
     """
     return max(after[0] - before[0] for before, after in pairwise(points[-_NEWEST:]))
-
-
-def total_at(points: Sequence[Point], t: float) -> float:
-    """Return a total at some time, linear between the times at which it is known."""
-    i = bisect_right(points, t, key=lambda point: point[0])
-    if i in (0, len(points)):
-        return points[min(i, len(points) - 1)][1]
-    (t0, v0), (t1, v1) = points[i - 1], points[i]
-    return v0 + (v1 - v0) * (t - t0) / (t1 - t0)
 
 
 def curve(points: Sequence[Point], n: int) -> list[Point]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,14 +137,8 @@ class RunState:
             self.times.setdefault(step, moment)
         self.position = max(self.position, report.position)
         self.signs += bool(np.setdiff1d(report.accounted, report.ranks).size)
-        first = int(report.steps[0]) if len(report.steps) else 0
-        if (report.steps == first).all():  # the usual case, without the detour
-            if len(report.steps):
-                self._step_ends(first, report.ranks, report.waited)
-        else:
-            for step in np.unique(report.steps).tolist():
-                mine = report.steps == step
-                self._step_ends(step, report.ranks[mine], report.waited[mine])
+        for step, mine in _by_step(report.steps):
+            self._step_ends(step, report.ranks[mine], report.waited[mine])
         if self.clock() - self._noted >= NOTE_EVERY:
             self._note_growth()
 
@@ -339,3 +333,12 @@ class RunState:
             "left_out": [] if self.left_out is None else [self.left_out.to_json()],
             "stop_reason": self.stop_reason,
         }
+
+
+def _by_step(steps: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    """Yield each step, and which entries are of it; nearly always they all are of one."""
+    if len(steps) and (steps == steps[0]).all():
+        yield int(steps[0]), slice(None)
+        return
+    for step in np.unique(steps).tolist():
+        yield step, steps == step

@@ -19,6 +19,10 @@ import sys
 import tempfile
 from multiprocessing import forkserver, util
 
+METHOD = "distributed.worker.multiprocessing-method"
+METHOD_VARIABLE = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
+"""Dask's setting of how workers are started, and the variable that gives it."""
+
 HASH_SEED = "6640"
 """As Dask's nanny sets it: workers find keys by their hashes, which must be the same in all."""
 
@@ -55,7 +59,7 @@ def start_forking(libraries: str) -> bool:
 def main() -> None:
     """Be ``dask worker``."""
     if not start_forking(sys.argv.pop(1)):
-        os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "spawn"
+        os.environ[METHOD_VARIABLE] = "spawn"
     from distributed.cli.dask_worker import main as dask_worker
 
     from ips_components.external._compat_nanny import keep_forkserver

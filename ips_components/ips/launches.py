@@ -139,12 +139,12 @@ class Launches:
         run = self.records.read(RUN)
         if run.get("state") == STARTING and not starting:
             limit = config.connect_time_out
-            if not poll_until(self._has_started, Deadline(limit), pause=0.05):
+            run = poll_until(self._started_run, Deadline(limit), pause=0.05)
+            if not run:
                 raise CouplingError(
                     f"{self.port}.step was called while {analytics}.init was under way, which did "
                     f"not end within {limit:g} s (CONNECT_TIME_OUT)"
                 )
-            run = self.records.read(RUN)
         if not run:
             raise CouplingError(
                 f"{self.port}.step was called before {analytics}.init: the driver must call init "
@@ -160,8 +160,9 @@ class Launches:
         self._run = run
         return run
 
-    def _has_started(self) -> bool:
-        return bool(self.records.read(RUN)["state"] != STARTING)
+    def _started_run(self) -> dict[str, Any]:
+        run = self.records.read(RUN)
+        return run if run["state"] != STARTING else {}
 
     @property
     def left_out(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dask
 
+from ips_components.external import forked_workers
 from ips_components.ips_compat import guard
 from ips_components.ips_compat._launch import DIRECTORY, guard_command, make_executable
 
@@ -79,9 +80,6 @@ MEMORY = {
 }
 
 
-_METHOD = "distributed.worker.multiprocessing-method"
-
-
 @dataclass(frozen=True, slots=True)
 class Launchers:
     """Paths of a pool's two executables, and of the logs that they write."""
@@ -124,12 +122,12 @@ def _forks() -> dict[str, str]:
     nanny sets them.
     """
     import_module("distributed")  # brings its part of Dask's configuration
-    if dask.config.get(_METHOD, None, config=dask.config.collect()) is not None:
+    if dask.config.get(forked_workers.METHOD, None, config=dask.config.collect()) is not None:
         return {}
     nanny = dask.config.get("distributed.nanny")
     given = {**nanny["pre-spawn-environ"], **nanny["environ"]}
     variables = {name: str(value) for name, value in given.items() if value is not None}
-    return {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver", **variables}
+    return {forked_workers.METHOD_VARIABLE: "forkserver", **variables}
 
 
 def _write(directory: Path, name: str, template: str, **words: str) -> Path:
@@ -192,7 +190,7 @@ def write_launchers(
     workers = f"--nworkers {workers_per_node} "
     worker, forks = "distributed.cli.dask_worker", _forks()
     if forks:
-        worker = f"ips_components.external.forked_workers {','.join(['distributed', *libraries])}"
+        worker = f"{forked_workers.__name__} {','.join(['distributed', *libraries])}"
     return Launchers(
         scheduler=_write(
             directory,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
+
+from ips_components.model.totals import total_at
 
 Interval = tuple[float, float]
 
@@ -42,7 +43,7 @@ def rates(points: Sequence[tuple[float, float]], edges: Sequence[float]) -> list
     >>> rates([(0.0, 0.0), (2.0, 8.0)], [0.0, 1.0, 2.0, 3.0])
     [4.0, 4.0, 0.0]
     """
-    totals = [_interpolated(points, edge) for edge in edges]
+    totals = [total_at(points, edge) for edge in edges]
     return [
         (after - before) / (end - start)
         for before, after, start, end in zip(totals, totals[1:], edges, edges[1:], strict=False)
@@ -91,13 +92,3 @@ def _union(intervals: Iterable[Interval]) -> list[Interval]:
         else:
             merged.append((start, stop))
     return merged
-
-
-def _interpolated(points: Sequence[tuple[float, float]], t: float) -> float:
-    i = bisect_right(points, t, key=lambda point: point[0])
-    if i == 0:
-        return points[0][1]
-    if i == len(points):
-        return points[-1][1]
-    (t0, v0), (t1, v1) = points[i - 1], points[i]
-    return v0 + (v1 - v0) * (t - t0) / (t1 - t0)
