@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 import run_records
@@ -18,22 +19,26 @@ pytestmark = pytest.mark.browser
 TOKEN = "a-token-of-this-test-0123"
 
 
+@contextlib.asynccontextmanager
+async def served(feed):
+    """A run, the server of its live page, and a browser."""
+    async with (
+        Scheduler(host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False) as scheduler,
+        Chromium() as browser,
+    ):
+        coordinator = RunCoordinator(ExternalTasks(scheduler))
+        live = coordinator.run("heat2d_ipca")
+        live.state = feed.state
+        yield live, open_live_page(scheduler, coordinator, "heat2d_ipca", TOKEN), browser
+
+
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_follows_a_run_to_its_bad_end(width, tmp_path):
     async def look():
         feed = run_records.Feed()
-        async with (
-            Scheduler(
-                host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
-            ) as scheduler,
-            Chromium() as browser,
-        ):
-            coordinator = RunCoordinator(ExternalTasks(scheduler))
-            live = coordinator.run("heat2d_ipca")
-            live.state = feed.state
+        async with served(feed) as (live, page_server, browser):
             live.settings = {"n_steps": 100}
             live.workers = {e["address"]: o for o, e in feed.state.endpoints.items()}
-            page_server = open_live_page(scheduler, coordinator, "heat2d_ipca", TOKEN)
             page = await browser.open(page_server.url, width)
             await page.until("document.getElementById('phase').textContent == 'open'")
             feed.begin()
@@ -72,16 +77,7 @@ def test_the_page_shows_a_bar_for_each_launch():
 
     async def look():
         feed = run_records.Feed()
-        async with (
-            Scheduler(
-                host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False
-            ) as scheduler,
-            Chromium() as browser,
-        ):
-            coordinator = RunCoordinator(ExternalTasks(scheduler))
-            live = coordinator.run("heat2d_ipca")
-            live.state = feed.state
-            server = open_live_page(scheduler, coordinator, "heat2d_ipca", TOKEN)
+        async with served(feed) as (live, server, browser):
             page = await browser.open(server.url, 800)
             await page.until("document.getElementById('phase').textContent == 'open'")
             assert await page.evaluate("document.getElementById('launch-track').hidden")

@@ -14,14 +14,13 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from opened_runs import DEADLINES, open_run, settings_of
 
-from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
+from ips_components.analysis import run_analysis, run_record, wait_for_end
 from ips_components.analysis.coordinator_client import call
 from ips_components.analysis.window_checkpoints import FILE
 from ips_components.bridge import Array, Bridge
-from ips_components.coordination import RunSettings, run_plugin
 from ips_components.errors import ContractError
-from ips_components.wire.contact import Contact, Endpoint, write
 
 RANKS, CELLS, EVERY = 2, 6, 5
 MINE = CELLS // RANKS
@@ -124,23 +123,12 @@ def start_run(cluster, directory, analysis, **changes):
     name = "r" + secrets.token_hex(4)
     directory = directory / name
     directory.mkdir()
-    settings = RunSettings(
-        run=name,
-        token=secrets.token_hex(32),
-        analysis=f"{__name__}:{analysis}",
-        n_receivers=2,
-        results=str(directory / "results.zarr"),
-        run_dir=str(directory),
-        deadlines={"connect": 20.0, "contract": 20.0, "step": 60.0, "drain": 20.0},
-        **changes,
+    deadlines = {**DEADLINES, "step": 60.0}
+    settings = settings_of(
+        f"{__name__}:{analysis}", directory, run=name, deadlines=deadlines, **changes
     )
-    cluster.register_plugin(run_plugin(settings))
-    endpoints = wait_for_receivers(cluster, name, 2, 20)
-    known = Endpoint.__dataclass_fields__
-    there = tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints)
-    terms = {"lanes": settings.lanes, "on_analytics_loss": settings.on_analytics_loss}
     contact = directory / "contact.json"
-    write(contact, Contact(name, settings.token, there, settings.deadlines, terms))
+    open_run(cluster, settings, contact)
     return settings, contact, cluster.submit(run_analysis, settings.to_dict(), pure=False)
 
 

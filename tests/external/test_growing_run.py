@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +11,13 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from opened_runs import open_run, settings_of
 
-from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
+from ips_components.analysis import run_analysis, run_record, wait_for_end
 from ips_components.bridge import Array, Bridge
-from ips_components.coordination import RunSettings, run_plugin
 from ips_components.errors import ContractError
 from ips_components.model import StepAxis
 from ips_components.model.keys import array_name
-from ips_components.wire.contact import Contact, Endpoint, write
 
 NY, NX = 8, 6
 RANKS = ((0, 0), (0, 3), (4, 0), (4, 3))
@@ -88,30 +86,14 @@ uneven.calls = 0
 @pytest.fixture
 def coupled(cluster, tmp_path):
     def start(analysis: str, ranks, **settings):
-        name = "r" + secrets.token_hex(4)
-        parsed = RunSettings(
-            run=name,
-            token=secrets.token_hex(32),
-            analysis=analysis if ":" in analysis else f"{__name__}:{analysis}",
-            n_receivers=2,
-            arrays=None,
-            results=str(tmp_path / "results.zarr"),
-            run_dir=str(tmp_path),
-            n_steps=None,
-            deadlines={"connect": 20.0, "contract": 20.0, "step": 20.0, "drain": 20.0},
-            **settings,
-        )
-        cluster.register_plugin(run_plugin(parsed))
-        endpoints = wait_for_receivers(cluster, name, 2, 20)
-        known = Endpoint.__dataclass_fields__
+        analysis = analysis if ":" in analysis else f"{__name__}:{analysis}"
+        parsed = settings_of(analysis, tmp_path, arrays=None, n_steps=None, **settings)
         contact = tmp_path / "contact.json"
-        found = tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints)
-        options = {"lanes": parsed.lanes, "on_analytics_loss": parsed.on_analytics_loss}
-        write(contact, Contact(name, parsed.token, found, parsed.deadlines, options))
+        open_run(cluster, parsed, contact)
         future = cluster.submit(run_analysis, parsed.to_dict(), pure=False)
         with ThreadPoolExecutor(len(RANKS)) as pool:
             outcomes = list(pool.map(lambda rank: ranks(rank, contact), range(len(RANKS))))
-        return name, future, outcomes, tmp_path / "results.zarr"
+        return parsed.run, future, outcomes, tmp_path / "results.zarr"
 
     return start
 

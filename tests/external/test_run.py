@@ -17,12 +17,13 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from opened_runs import open_run, settings_of
 
 from ips_components.algorithms import InTransit
-from ips_components.analysis import run_analysis, run_record, wait_for_end, wait_for_receivers
+from ips_components.analysis import run_analysis, run_record, wait_for_end
 from ips_components.analysis.coordinator_client import call
 from ips_components.bridge import Array, Bridge
-from ips_components.coordination import RunSettings, run_plugin, stalls
+from ips_components.coordination import stalls
 from ips_components.errors import (
     AnalysisFailed,
     AnalyticsLost,
@@ -32,7 +33,6 @@ from ips_components.errors import (
     SimulationLost,
 )
 from ips_components.model.keys import array_name
-from ips_components.wire.contact import Contact, Endpoint, write
 
 STEPS, NY, NX = 12, 8, 6
 RANKS = ((0, 0), (0, 3), (4, 0), (4, 3))
@@ -86,37 +86,15 @@ def coupled(cluster, tmp_path):
     """Start a run; the analysis goes to the pool, ranks are threads of this process."""
 
     def start(analysis: str, ranks, arrays_in_config=None, **settings):
-        name = "r" + secrets.token_hex(4)
-        parsed = RunSettings(
-            run=name,
-            token=secrets.token_hex(32),
-            analysis=f"{__name__}:{analysis}" if analysis and ":" not in analysis else analysis,
-            n_receivers=2,
-            arrays=arrays_in_config,
-            results=str(tmp_path / "results.zarr"),
-            run_dir=str(tmp_path),
-            n_steps=STEPS,
-            deadlines={"connect": 20.0, "contract": 20.0, "step": 20.0, "drain": 20.0},
-            **settings,
-        )
-        cluster.register_plugin(run_plugin(parsed))
-        endpoints = wait_for_receivers(cluster, name, 2, 20)
-        known = Endpoint.__dataclass_fields__
+        analysis = f"{__name__}:{analysis}" if analysis and ":" not in analysis else analysis
+        settings = {"arrays": arrays_in_config, "n_steps": STEPS, **settings}
+        parsed = settings_of(analysis, tmp_path, **settings)
         contact = tmp_path / "contact.json"
-        write(
-            contact,
-            Contact(
-                name,
-                parsed.token,
-                tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints),
-                parsed.deadlines,
-                {"lanes": parsed.lanes, "on_analytics_loss": parsed.on_analytics_loss},
-            ),
-        )
+        open_run(cluster, parsed, contact)
         future = cluster.submit(run_analysis, parsed.to_dict(), pure=False)
         with ThreadPoolExecutor(len(RANKS)) as pool:
             outcomes = list(pool.map(lambda rank: ranks(rank, contact), range(len(RANKS))))
-        return name, future, outcomes, tmp_path / "results.zarr"
+        return parsed.run, future, outcomes, tmp_path / "results.zarr"
 
     yield start
 

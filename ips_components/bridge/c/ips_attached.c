@@ -164,8 +164,7 @@ static bool drained(const ips_bridge *b)
 static bool is_answered(const ips_bridge *b)
 {
     for (uint32_t i = 0; i < b->links.n; i++) {
-        const peer *k = b->links.items[i];
-        if (!k->bye_acked && (k->state == LINK_OPEN || (ipsb_may_return(k) && !ipsb_is_detached(b))))
+        if (ipsb_owes_bye(b, b->links.items[i]))
             return false;
     }
     return true;

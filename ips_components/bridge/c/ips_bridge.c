@@ -162,7 +162,7 @@ static bool wait_for_bye_acks(ips_bridge *b, bool aborted, const char *reason)
             answered |= k->bye_acked;
             open |= is_open;
             returned |= is_open && !k->bye_sent; /* a link that had broken */
-            waiting |= !k->bye_acked && (is_open || (ipsb_may_return(k) && !ipsb_is_detached(b)));
+            waiting |= ipsb_owes_bye(b, k);
         }
         if ((!waiting && answered) || (!open && ipsb_is_detached(b)) || ipsb_now() >= deadline)
             return answered;

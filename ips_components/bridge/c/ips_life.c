@@ -75,6 +75,12 @@ void ipsb_account_untaken(ips_bridge *b)
     }
 }
 
+bool ipsb_owes_bye(const ips_bridge *b, const peer *k)
+{
+    return !k->bye_acked &&
+           (k->state == LINK_OPEN || (ipsb_may_return(k) && !ipsb_is_detached(b)));
+}
+
 void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason)
 {
     size_t n = 0;
