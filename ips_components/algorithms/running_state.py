@@ -120,7 +120,8 @@ class RunningState:
             elif kind in ("sum", "prod"):
                 operation = np.add if kind == "sum" else np.multiply
                 where: Any = True if left_out is None else left_out
-                operation(into, values, out=into, where=where, casting="unsafe")
+                # Values are cast one by one, and never by way of a third type.
+                operation(into, values, out=into, where=where, dtype=into.dtype, casting="unsafe")
             elif kind in ("min", "max"):
                 strict = {"min": np.minimum, "max": np.maximum}
                 lenient = {"min": np.fmin, "max": np.fmax}
@@ -148,11 +149,11 @@ class RunningState:
             count = step - self.missing[tile]
             deviation = count * values.astype(np.float64) - total
             deviation *= deviation
-            deviation /= count * (count - 1.0)
-            used = (count > 1) if valid is None else valid & (count > 1)
+            # The first value adds 0, or NaN if it is infinite.
+            deviation /= np.maximum(count * (count - 1.0), 1.0)
             if step == 1:
                 into[...] = 0
-            np.add(into, deviation, out=into, where=used)
+            np.add(into, deviation, out=into, where=True if valid is None else valid)
             return
         if step == 1:
             into[...] = values * 0.0  # NaN and infinity stay

@@ -39,7 +39,7 @@ REDUCTIONS = {
     "nanmax": lambda x: da.nanmax(x, axis=0),
     "mean in single precision": lambda x: x.mean(axis=0, dtype="f4"),
     "xarray mean": lambda x: xr.DataArray(x, dims=("t", "y", "x")).mean("t").data,
-    "xarray std": lambda x: xr.DataArray(x, dims=("t", "y", "x")).std("t", ddof=1).data,
+    "xarray std": lambda x: xr.DataArray(x, dims=list("tyx")[: x.ndim]).std("t", ddof=1).data,
     "xarray max": lambda x: xr.DataArray(x, dims=("t", "y", "x")).max("t").data,
     "split": lambda x: x.mean(axis=0, split_every=2),
     "running moments": lambda x: running_moments(x).variance,
@@ -144,6 +144,29 @@ def test_infinity_as_dask_has_it():
     values = field("f8", (6, 3, 2), 0)
     values[2, 1, 0], values[3, 2, 1] = np.inf, -np.inf
     check(values, ["sum", "mean", "var", "min", "max", "nanmean", "nanmax"], (2, 3, 2))
+
+
+@pytest.mark.parametrize("before", [[], [np.nan], [np.nan, np.nan, 1.0], [2.0]])
+@pytest.mark.parametrize("after", [[], [np.nan], [3.0, np.nan], [np.inf], [-np.inf, 1.0]])
+def test_the_variance_with_an_infinite_value_is_nan(before, after):
+    values = np.array([*before, np.inf, *after])[:, None] * np.array([1.0, -1.0])
+    for chunks in (1, 2, len(values)):
+        check(values, ["var", "nanvar", "nanstd of a sample", "xarray std"], (chunks, 2))
+
+
+@pytest.mark.parametrize("kind", ["sum", "nansum", "prod", "nanprod"])
+@pytest.mark.parametrize("to", ["u8", "i8", "u1", "?"])
+@pytest.mark.parametrize("dtype", ["i1", "i8", "u8", "f8"])
+def test_sums_of_integers_cast_each_value_as_numpy_does(kind, to, dtype):
+    small = np.array([[1.5, -1.5], [-1.5, -1.5], [1.5, 1.5], [-3.5, 2.5]])
+    values = small.astype(dtype) + np.array(2**60 if dtype in ("i8", "u8") else 0, dtype)
+    arrays = offer(ArraySpec("t", values.dtype.str, (2,), StepAxis(count=4)), chunks=(2, 2))
+    result = getattr(da, kind)(arrays["t"], axis=0, dtype=to)
+    contract = contract_from_graph(result, arrays, run=RUN)
+    value, tasks = compute(result, deliver(contract["t"], values), optimize)
+    assert is_streamed(tasks)
+    plain = getattr(da, kind)(da.from_array(values, chunks=(2, 2)), axis=0, dtype=to)
+    np.testing.assert_array_equal(value, plain.compute(scheduler="sync"), strict=True)
 
 
 @pytest.mark.parametrize(
