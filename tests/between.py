@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from dataclasses import replace
 
 from ips_components.wire import contact as contacts
@@ -24,12 +25,16 @@ class Between:
         Of the receiver.
     part
         Bytes that are passed on at a time at most.
+    pause
+        Seconds between two parts from a rank: a slow network, with little room on the way.
     """
 
-    def __init__(self, endpoint, part=1 << 16):
-        self._part = part
+    def __init__(self, endpoint, part=1 << 16, pause=0.0):
+        self._part, self._pause = part, pause
         self._to = (endpoint.host, endpoint.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if pause:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         self.endpoint = replace(endpoint, port=self._listener.getsockname()[1])
         self.passing, self.accepting = threading.Event(), threading.Event()
         self.passing.set()
@@ -78,6 +83,7 @@ class Between:
                         gate.clear()
                         self.held.set()
                     gate.wait()
+                    time.sleep(self._pause)
                 data = one.recv(self._part)
                 passed += len(data)
                 if not data:

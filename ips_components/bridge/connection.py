@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,8 @@ from ips_components.bridge.dialing import Dialed, Socket
 from ips_components.bridge.link import ConnectionContext, Item, LinkState
 from ips_components.bridge.outgoing import Cells
 from ips_components.bridge.slots import BorrowedMemory, Slot, Stored
-from ips_components.errors import BridgeError, ProtocolError
+from ips_components.bridge.sockets import RankSocket
+from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError
 from ips_components.wire import framing
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
@@ -73,6 +75,7 @@ class Connection:
         self.heartbeat = 2.0
         self.reconnecting_since = self.retry_at = 0.0
         self.why_closed = ""
+        self.not_read = ""  # the link broke since the receiver read nothing for a step's time
         self._deserted = False  # nobody listened when it was dialed last
         self._context = context
         self._state = ConnectionState.of_rank()
@@ -124,6 +127,7 @@ class Connection:
         self.to_send.extendleft(reversed(again))
         self._end_uses(except_for={item.seq for item in self.to_send})
         self._rest = b""
+        self.not_read = ""
         self.goodbye_sent = self._deserted = False
         self.link = LinkState.OPEN
 
@@ -221,7 +225,8 @@ class Connection:
     def _work(self) -> None:
         while (link := self._wait_for_work()) is not LinkState.CLOSED:
             if link is LinkState.OPEN:
-                self.pump()
+                with suppress(DeadlineExceeded):  # the link is broken, and is made anew
+                    self.pump()
             else:
                 self._try_again()
 
@@ -318,7 +323,13 @@ class Connection:
         return sum(each.nbytes for each in cells) > _AT_ONCE
 
     def pump(self) -> None:
-        """Send what is queued, from this thread; a failure breaks the link, and nothing is lost."""
+        """Send what is queued, from this thread; a failure breaks the link, and nothing is lost.
+
+        Raises
+        ------
+        DeadlineExceeded
+            When the receiver has read nothing for the time of a step.
+        """
         lock = self._context.lock
         with self.send_lock:
             while True:
@@ -352,7 +363,11 @@ class Connection:
 
     def _not_sent(self, sock: Socket, error: BaseException) -> None:
         """Break the link, since nothing may follow a part of a message; raise what a signal did."""
+        if isinstance(error, DeadlineExceeded):
+            self.not_read = f"{self.endpoint} {error}"
         self.broken(sock, f"sending failed: {error or type(error).__name__}")
+        if isinstance(error, DeadlineExceeded):
+            raise DeadlineExceeded(self.not_read) from None
         if not isinstance(error, OSError):
             raise error
 
@@ -427,7 +442,7 @@ class Connection:
         message = m.Slot(slot.number, ring.number, slot.size, ring.length, spare, *where)
         head = framing.pack(message)
         fds = array.array("i", [segment.fd])
-        cast(socket.socket, sock).sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        cast(RankSocket, sock).sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
     def ping(self, now: float) -> None:
         """Give a sign of life, unless a thread is sending anyway."""

@@ -213,7 +213,8 @@ class Connections:
             for connection in leaving:
                 connection.leave(bye)
         for connection in leaving:
-            connection.pump()
+            with contextlib.suppress(DeadlineExceeded):  # no longer open, and not waited for
+                connection.pump()
 
     def goodbye_answered(self) -> bool:
         """Return whether all receivers that know this rank have answered its goodbye.

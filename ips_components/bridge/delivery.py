@@ -218,9 +218,9 @@ class Delivery:
                 home = self.connections.home
                 if home is not None:  # what is waited for may depend on the steps of this rank
                     self._board(home)
-            connection.pump()
+            connection.send()
             if home is not None and home is not connection:
-                home.pump()
+                home.send()
 
     def _wait_for_credit(
         self, connection: Connection, out: OutgoingArray, row: int, deadline: Deadline
@@ -290,6 +290,9 @@ class Delivery:
         return False
 
     def _lose_unreachable(self, ordinal: int, where: str = "") -> None:
+        connection = self.connections.by_ordinal.get(ordinal)
+        if connection is not None and connection.not_read:  # it was there, and slow
+            raise DeadlineExceeded(connection.not_read)
         self.mailbox.lose(
             f"{where}rank {self.rank}: receiver {ordinal} could not be reached within "
             f"{self._deadlines['step']:g} s"
@@ -382,9 +385,10 @@ class Delivery:
                 if not mailbox.wait(deadline) and not self._unreachable(
                     ordinal for ordinal, _ in memory.uses
                 ):
+                    late = {self.connections.by_ordinal[ordinal] for ordinal, _ in memory.uses}
                     raise DeadlineExceeded(
-                        f"rank {self.rank}: receivers did not take a block within "
-                        f"{deadline.seconds:g} s"
+                        f"{', '.join(str(each.endpoint) for each in late)} did not take a block "
+                        f"within {deadline.seconds:g} s"
                     )
 
     def _current(self, stored: Sequence[Stored], connections: Sequence[Connection]) -> bool:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ips_components.bridge.sockets import RankSocket
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, DeadlineExceeded, ProtocolError, TlsError
 from ips_components.wire import framing, proof
@@ -19,7 +20,7 @@ from ips_components.wire.protocol import Connection as ConnectionState
 if TYPE_CHECKING:
     from ips_components.wire.tls import TlsSocket
 
-Socket: TypeAlias = "socket.socket | TlsSocket"
+Socket: TypeAlias = "RankSocket | TlsSocket"
 _UCRED = struct.Struct("3i")
 _LOOPBACK = ("127.", "::1")
 _LOOPBACK_ONLY = (
@@ -34,7 +35,7 @@ class Dialed(NamedTuple):
     Attributes
     ----------
     sock, lane
-        Blocking, and ``"shm"`` or ``"tcp"``.
+        Blocking with a limit for sends that make no progress, and ``"shm"`` or ``"tcp"``.
     state, decoder
         Of what comes after the welcome.
     welcome, early
@@ -55,7 +56,7 @@ class Dialer:
     Parameters
     ----------
     contact
-        With the TLS files, where connections over TCP are encrypted.
+        With the TLS files, where connections over TCP are encrypted, and the deadline ``step``.
     lanes
         That may be used.
     rank
@@ -64,7 +65,7 @@ class Dialer:
 
     def __init__(self, contact: Contact, lanes: Sequence[str], rank: int) -> None:
         self._tls, self._lanes, self._rank = contact.tls, tuple(lanes), rank
-        self._token = contact.secret
+        self._token, self._progress_within = contact.secret, contact.deadlines["step"]
 
     def dial(self, endpoint: Endpoint, hello: m.Hello, timeout: float) -> Dialed:
         """Connect, send the hello, and wait for the welcome.
@@ -92,7 +93,9 @@ class Dialer:
     def _connect(self, endpoint: Endpoint, timeout: float) -> tuple[Socket, str]:
         if endpoint.unix and endpoint.local and "shm" in self._lanes:
             try:
-                return _connect_locally(endpoint, timeout), "shm"
+                sock = _connect_locally(endpoint, timeout)
+                sock.limit_sends(self._progress_within)
+                return sock, "shm"
             except OSError:
                 # Another network namespace (a container): TCP may still reach it.
                 if "tcp" not in self._lanes:
@@ -104,12 +107,13 @@ class Dialer:
         sock = _connect_over_tcp(endpoint, timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.limit_sends(self._progress_within)
             return self._encrypt(sock), "tcp"
         except BaseException:
             sock.close()
             raise
 
-    def _encrypt(self, sock: socket.socket) -> Socket:
+    def _encrypt(self, sock: RankSocket) -> Socket:
         """Encrypt a connection over TCP where the contact file says so."""
         if self._tls is None:
             return sock
@@ -152,7 +156,7 @@ class Dialer:
         )
 
 
-def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> socket.socket:
+def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> RankSocket:
     """Connect to the port of a receiver.
 
     Raises
@@ -161,7 +165,7 @@ def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> socket.socket:
         When the receiver listens on the loopback interface of another machine, or container.
     """
     try:
-        return socket.create_connection((endpoint.host, endpoint.port), timeout)
+        return RankSocket.of(socket.create_connection((endpoint.host, endpoint.port), timeout))
     except OSError as error:
         if not endpoint.host.startswith(_LOOPBACK):
             raise
@@ -175,9 +179,9 @@ def _connect_over_tcp(endpoint: Endpoint, timeout: float) -> socket.socket:
         ) from error
 
 
-def _connect_locally(endpoint: Endpoint, timeout: float) -> socket.socket:
+def _connect_locally(endpoint: Endpoint, timeout: float) -> RankSocket:
     """Connect to the Unix socket of a receiver of the same user."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = RankSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
         path = endpoint.unix or ""

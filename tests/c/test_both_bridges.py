@@ -640,6 +640,48 @@ def test_a_wait_for_credit_that_ends_names_array_step_and_rank(start, sinks, tmp
         rank("close", 1)
 
 
+LARGE = {"shape": (1024, 1024), "count": 12}  # more than the kernel takes on the way
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_receiver_that_answers_and_reads_nothing_ends_the_wait(start, sinks, tmp_path):
+    spec = spec_of(**LARGE)
+    (sink,) = sinks()
+    contract, limits = agree(spec), {"step": 0.5}
+    with (
+        coupling(tmp_path, [sink], contract, deadlines=limits, budget=1 << 28) as (contact, (r,)),
+        Between(r.endpoint) as between,
+    ):
+        between.stand_in(contact, r, contract)
+        rank = joined(start, contact, tmp_path, spec)
+        between.most = 1 << 20
+        with pytest.raises(RankError) as late:
+            for step in range(12):
+                words = ["put", "t", step, "C"]
+                rank(*words)
+        assert re.match(named(words), str(late.value))
+        assert between.held.is_set()
+        assert (0, step) not in sink.chunks
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_block_over_a_slow_network_takes_its_time(start, sinks, tmp_path):
+    """More than the deadline, which counts from the last byte that moved."""
+    spec = spec_of(**LARGE)
+    (sink,) = sinks()
+    contract, limits = agree(spec), {"step": 2.0}
+    with (
+        coupling(tmp_path, [sink], contract, deadlines=limits, budget=1 << 28) as (contact, (r,)),
+        Between(r.endpoint, pause=0.03) as between,
+    ):
+        between.stand_in(contact, r, contract)
+        rank = joined(start, contact, tmp_path, spec)
+        rank("put", "t", 0, "C")
+        rank("wait", 20)
+        assert (0, 0) in sink.chunks
+        rank("close", 1)
+
+
 # -- addresses and streams -------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ typedef struct peer {
     int fd;
     uint32_t generation;
     uint32_t placed; /* epoch of the newest placement that came over this connection */
-    int64_t last_received, opened_at, attempt_until, broken_since, retry_at; /* ns */
+    int64_t last_received, last_sent, opened_at, attempt_until, broken_since, retry_at; /* ns */
     int64_t pause, silence;
     char why[240];
     buffer in, out;

@@ -174,6 +174,8 @@ void ipsb_flush(peer *k)
             return;
         }
         k->out_fd = -1;
+        if (sent > 0)
+            k->last_sent = ipsb_now();
         size_t head = k->out.length - k->out_at, n = (size_t)sent;
         k->out_at += n < head ? n : head;
         if (n > head) {

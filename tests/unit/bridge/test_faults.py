@@ -154,7 +154,7 @@ def test_lent_blocks_survive_cuts(tmp_path):
 
 
 @contextlib.contextmanager
-def lending(path, monkeypatch, spec):
+def lending(path, monkeypatch, spec, limit=0.5, pause=0.0):
     """A bridge that has put step 0 and lends its blocks, over a connection that can be held."""
     monkeypatch.setattr(put_path, "_WORTH_BORROWING", 0)
     monkeypatch.setattr(put_path, "_SHORT_NS", 1 << 60)  # one put follows the other
@@ -162,9 +162,9 @@ def lending(path, monkeypatch, spec):
     options = {"lanes": ("tcp",), "replay_steps": 0}
     with (
         receivers(
-            path, contract, budget=1 << 28, contact_options=options, deadlines={"step": 0.5}
+            path, contract, budget=1 << 28, contact_options=options, deadlines={"step": limit}
         ) as (file, (r,), (sink,)),
-        Between(r.endpoint) as between,
+        Between(r.endpoint, pause=pause) as between,
     ):
         between.stand_in(file, r, contract)
         with Bridge(contact=file) as bridge:
@@ -213,6 +213,26 @@ def test_lent_memory_is_not_sent_on_when_its_put_has_failed(tmp_path, monkeypatc
         sink.wait(lambda: (0, 2) in sink.chunks)
         assert (sink.chunks[0, 2] == 2.0).all()
         assert (0, 1) not in sink.chunks
+
+
+def test_a_receiver_that_answers_and_reads_nothing_ends_a_lent_put(tmp_path, monkeypatch):
+    spec = ArraySpec("t", "f8", (1 << 22,), StepAxis(count=3))
+    with lending(tmp_path, monkeypatch, spec) as (bridge, between, sink):
+        between.most = 1 << 20
+        where = "^put of array 't' at step 1 on rank 0: receiver 0 at "
+        with pytest.raises(DeadlineExceeded, match=where + ".* did not read .* 0.5 s"):
+            bridge.put("t", 1, np.full(spec.shape, 1.0))
+        assert (0, 1) not in sink.chunks
+        between.most = None
+        between.cut()
+
+
+def test_a_lent_put_over_a_slow_network_takes_its_time(tmp_path, monkeypatch):
+    """More than the deadline, which counts from the last byte that moved."""
+    spec = ArraySpec("t", "f8", (1 << 21,), StepAxis(count=2))
+    with lending(tmp_path, monkeypatch, spec, limit=2.0, pause=0.01) as (bridge, _, sink):
+        bridge.put("t", 1, np.full(spec.shape, 1.0))
+        assert (sink.chunks[0, 1] == 1.0).all()
 
 
 class Interrupted(Exception):
