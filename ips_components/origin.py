@@ -21,7 +21,7 @@ def where_raised(error: BaseException) -> str:
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         filename = file_of(frame)
-        if filename and not _is_library(filename):
+        if filename and not is_library(filename):
             where = f"{filename}, line {line}, in {frame.f_code.co_name}"
     return where
 
@@ -38,7 +38,8 @@ def file_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__file__", "")) if filename.startswith("<") else filename
 
 
-def _is_library(filename: str) -> bool:
+def is_library(filename: str) -> bool:
+    """Whether a file is of a library or of this package; its examples count as a person's own."""
     if filename.startswith(_EXAMPLES):
         return False
     return filename.startswith((_PACKAGE, "<", *_LIBRARIES))

@@ -17,6 +17,7 @@ static void check(int code)
     if (code) {
         fprintf(stderr, "plucked: %s\n", ips_bridge_error(bridge));
         MPI_Abort(MPI_COMM_WORLD, 1);
+        exit(1); /* MPI_Abort of MPICH 5 returns */
     }
 }
 

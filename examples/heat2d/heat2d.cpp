@@ -147,6 +147,7 @@ int main(int argc, char **argv)
     } catch (const std::exception &error) {
         std::cerr << "heat2d: " << error.what() << std::endl;
         MPI_Abort(MPI_COMM_WORLD, 1); // the other ranks may wait for this one
+        return 1;                     // MPI_Abort of MPICH 5 returns
     }
     MPI_Finalize();
     return 0;

@@ -1,5 +1,6 @@
 /* C half of mpi_f08_lite.f90: MPI from Fortran where the MPI library has no Fortran modules. */
 #include <mpi.h>
+#include <stdlib.h>
 #include <stddef.h>
 
 int lite_comm_world, lite_proc_null = MPI_PROC_NULL;
@@ -69,6 +70,7 @@ void lite_barrier(int comm)
 void lite_abort(int comm, int code)
 {
     MPI_Abort(MPI_Comm_f2c(comm), code);
+    exit(code); /* MPI_Abort of MPICH 5 returns */
 }
 
 void lite_bcast(void *buffer, int count, int type, int root, int comm)

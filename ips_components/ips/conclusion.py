@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from ips_components import ips_compat
 from ips_components.config import RunConfig, SimulationConfig
 from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
+_RANK = re.compile(r"\brank \d+")
 _WORD = re.compile(r"\w")
 _NAMES_AN_ERROR = re.compile(r"[A-Z][\w.]*(Error|Exception)\b")
 _CLOSE = "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
@@ -116,22 +117,40 @@ class Conclusion:
         return {"simulation": parts[0], **({"simulations": parts} if len(parts) > 1 else {})}
 
 
-def say(fault: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]) -> str:
+def say(
+    fault: Mapping[str, Any],
+    launches: Mapping[str, Mapping[str, Any]],
+    faults: Iterable[Mapping[str, Any]] = (),
+) -> str:
     """Return a fault as the coordinator saw it; of a lost rank, what its program may lack.
 
     Parameters
     ----------
     fault
         With ``who``, ``what`` and ``cause``.
+    faults
+        All of the run: how many other ranks failed with the same cause.
     launches
         The records `launches_of` the ports of all simulations.
     """
     from ips_components.report.record import last_line
 
     said = f"{fault['who']} {fault['what']}: {last_line(fault['cause'])}"
+    others = {each["who"] for each in faults if _same_on_ranks(fault, each)} - {fault["who"]}
+    if others:
+        said, where = ips_compat.split_where(said)
+        also = f"the same on {len(others)} other rank{'s' * (len(others) > 1)}"
+        said = f"{said} ({also})" + (f"; at {where}" if where else "")
     if fault["what"] == "lost" and all(each.get("ok") for each in launches.values()):
         return f"{said}; its program ended well: does each rank close the bridge {_CLOSE}?"
     return said
+
+
+def _same_on_ranks(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two ranks have failed alike: their messages differ in the rank at most."""
+    causes = [_RANK.sub("rank", each["cause"]) for each in (one, other)]
+    by_ranks = all(_RANK.match(each["who"]) for each in (one, other))
+    return by_ranks and one["what"] == other["what"] and causes[0] == causes[1]
 
 
 def _fault_of(
@@ -141,7 +160,7 @@ def _fault_of(
 ) -> str:
     """Return why a run has failed although no component raised; empty if it went well."""
     if (fatal := coordinator.get("fatal")) is not None:
-        return say(fatal, launches)
+        return say(fatal, launches, coordinator.get("faults") or ())
     left_out = coordinator.get("left_out") or []
     if left_out and len(left_out) == n_simulations:
         return f"every simulation has failed: {left_out[0]['cause']}"

@@ -259,9 +259,8 @@ class Driver(Component):
             return self._failure_of(blamed)  # the others were ended because of it: echoes
         # What components reported to the coordinator is in their own exceptions, in more detail.
         if fault and fault["who"] not in ("simulation", "analysis"):
-            return say(
-                fault, {port: self._records.read(launches_of(port)) for port in self._simulations}
-            )
+            launches = {port: self._records.read(launches_of(port)) for port in self._simulations}
+            return say(fault, launches, self._records.read(COORDINATOR).get("faults", ()))
         culprit = analytics if fault.get("who") == "analysis" else ""
         if fault.get("who") == "simulation":
             culprit = fault.get("simulation") or next(iter(self._simulations), "")

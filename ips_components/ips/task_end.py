@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ips_components import ips_compat
+from ips_components.origin import is_library
 
 #: Lines of the log that are searched, and those that are shown.
 _SEARCHED, _SHOWN = 200, 8
@@ -36,6 +37,13 @@ _OF_LAUNCHERS = re.compile(
     r"|  Process name: \[.*|  Exit code: .*"
     r"|srun: .*|slurmstepd: .*)$"
 )
+#: Those of `MPI_Abort`: of use only where the program has written nothing before.
+_ABORT = re.compile(
+    r"^(Abort\(\d+\) on node \d+ .*|MPI_ABORT was invoked on rank .*|with errorcode \d+\.)$"
+)
+_RANK = re.compile(r"\brank \d+", re.IGNORECASE)
+_TRACEBACK = "Traceback (most recent call last):"
+_FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .+$')
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,49 @@ def find_death(text: str) -> Death | None:
     return min(deaths, key=lambda death: death.signum in _CONSEQUENCES, default=None)
 
 
-def own_lines(text: str) -> str:
-    """Return the last lines that are of the program and not of its launcher."""
+def own_lines(text: str) -> list[str]:
+    """Return the lines that are of the program and not of its launcher."""
     lines = [line for line in text.splitlines() if line.strip() and not _OF_LAUNCHERS.match(line)]
-    return "\n".join(lines[-_SHOWN:])
+    return [line for line in lines if not _ABORT.match(line)] or lines
+
+
+def lines_once(lines: Sequence[str]) -> list[str]:
+    """Return each line once, where it was written last; ranks that fail alike write the same lines.
+
+    Examples
+    --------
+    >>> lines_once(["rank 0: no input", "rank 2: no input", "rank 1: no input"])
+    ['rank 1: no input  (the same on 2 other ranks)']
+    """
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        same = _RANK.sub("rank", line)
+        groups[same] = [*groups.pop(same, []), line]
+    once = list(groups.values())
+    # Of lines written equally often, such as those of a traceback, the last one has the count.
+    following = [*(_times(group) for group in once[1:]), ""]
+    return [
+        group[-1] + (said if said != after else "")
+        for group, said, after in zip(once, map(_times, once), following, strict=True)
+    ]
+
+
+def _times(group: Sequence[str]) -> str:
+    """How often a line was written, in words; empty for one that was written once."""
+    others = len(set(group)) - 1
+    if others:
+        return f"  (the same on {others} other rank{'s' * (others > 1)})"
+    return f"  ({len(group)} times)" if len(group) > 1 else ""
+
+
+def where_in(lines: Sequence[str]) -> str:
+    """Return ``file, line n, in function`` of the traceback that ends these lines, else ""."""
+    if _TRACEBACK not in lines:
+        return ""
+    start = len(lines) - 1 - list(reversed(lines)).index(_TRACEBACK)
+    frames = [found for line in lines[start:] if (found := _FRAME.match(line))]
+    own = [found[0] for found in frames if not is_library(found[1])]
+    return own[-1].strip().removeprefix("File ").replace('"', "") if own else ""
 
 
 def last_lines(log: Path) -> str:
@@ -102,7 +149,9 @@ def last_lines(log: Path) -> str:
     lines = own_lines(ips_compat.tail(log, _SEARCHED))
     if not lines:
         return f"; it has written nothing to {log}"
-    return f"; the last lines of {log}:\n{lines}"
+    where = where_in(lines)
+    said = "\n".join(lines_once(lines)[-_SHOWN:]) + (f"; at {where}" if where else "")
+    return f"; the last lines of {log}:\n{said}"
 
 
 def describe_end(

@@ -1,8 +1,11 @@
 """How a task died, by what MPICH, Open MPI and Slurm have written."""
 
+import sysconfig
+
 import pytest
 
-from ips_components.ips.task_end import describe_end, find_death, last_lines
+from ips_components import ips_compat
+from ips_components.ips.task_end import describe_end, find_death, last_lines, lines_once
 
 HYDRA = """
 ===================================================================================
@@ -79,3 +82,50 @@ def test_lines_of_a_program_that_look_like_rules_are_no_words(tmp_path):
     log = tmp_path / "simulation.log"
     log.write_text("-" * 40 + "\n t  energy\n" + "-" * 40 + "\n")
     assert last_lines(log).endswith("\n t  energy")
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/home/me/wave.py", line 12, in advance
+    check(rho)
+  File "{library}/numpy/checks.py", line 3, in check
+    raise ValueError("negative density")
+ValueError: negative density
+"""
+
+
+def test_a_traceback_of_each_rank_is_shown_once_with_its_count_and_its_place(tmp_path):
+    log = tmp_path / "simulation.log"
+    traceback = TRACEBACK.format(library=sysconfig.get_path("purelib"))
+    log.write_text("step 2\n" + 4 * traceback)
+    text = describe_end("the simulation", 1, log, lambda pid, host: None)
+    _, *quoted = text.splitlines()
+    assert quoted == [
+        "step 2",
+        *traceback.splitlines()[:-1],
+        "ValueError: negative density  (4 times); at /home/me/wave.py, line 12, in advance",
+    ]
+    assert ips_compat.split_where(text)[1] == "/home/me/wave.py, line 12, in advance"
+
+
+def test_tracebacks_that_ranks_wrote_at_the_same_time_are_shown_once(tmp_path):
+    log = tmp_path / "simulation.log"
+    lines = TRACEBACK.splitlines()
+    log.write_text("\n".join(line for line in lines for _ in range(3)))
+    assert last_lines(log).splitlines()[1:-1] == lines[:-1]
+
+
+def test_what_ranks_wrote_is_above_what_mpi_abort_wrote(tmp_path):
+    log = tmp_path / "simulation.log"
+    abort = "Abort(1) on node 2 (rank 2 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 1)"
+    log.write_text(f"dt = nan on rank 2\n{abort}\ndt = nan on rank 0\n{abort}\n")
+    assert last_lines(log).endswith("\ndt = nan on rank 0  (the same on 1 other rank)")
+    log.write_text(f"{abort}\n")
+    assert last_lines(log).endswith(f"\n{abort}")
+
+
+def test_the_last_lines_are_those_written_last():
+    assert lines_once(["no convergence", "step 1", "no convergence", "giving up"]) == [
+        "step 1",
+        "no convergence  (2 times)",
+        "giving up",
+    ]

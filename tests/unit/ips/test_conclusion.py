@@ -51,6 +51,24 @@ def test_a_rank_that_is_lost_while_its_program_ends_well_may_lack_a_close():
     assert "ips_bridge_close" in said
 
 
+def test_ranks_that_failed_with_the_same_cause_are_counted():
+    causes = [
+        f"put of array 'T' on rank {rank}: no such array; at a.py, line 3, in f" for rank in "012"
+    ]
+    causes.append("out of memory")
+    faults = [
+        {"who": f"rank {rank}", "what": "ended with an error", "cause": cause}
+        for rank, cause in enumerate(causes)
+    ]
+    said = _fault_of({"fatal": faults[0], "faults": [*faults, faults[1]]}, {})
+    assert said == (
+        "rank 0 ended with an error: put of array 'T' on rank 0: no such array "
+        "(the same on 2 other ranks); at a.py, line 3, in f"
+    )
+    alone = _fault_of({"fatal": faults[3], "faults": faults}, {})
+    assert alone == "rank 3 ended with an error: out of memory"
+
+
 @pytest.mark.parametrize(
     ("text", "short"),
     [

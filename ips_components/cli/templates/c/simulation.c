@@ -16,6 +16,7 @@ static void check(ips_bridge *bridge, int code)
         return;
     fprintf(stderr, "simulation: %s\n", ips_bridge_error(bridge));
     MPI_Abort(MPI_COMM_WORLD, 1);
+    exit(1); /* MPI_Abort of MPICH 5 returns */
 }
 
 int main(int argc, char **argv)

@@ -1,5 +1,6 @@
 /* The calls of MPI that simulation.f90 makes, for an MPI without Fortran modules. */
 #include <mpi.h>
+#include <stdlib.h>
 
 void start_mpi(int *rank, int *size, int *comm)
 {
@@ -11,7 +12,9 @@ void start_mpi(int *rank, int *size, int *comm)
 
 void end_mpi(int code)
 {
-    if (code)
+    if (code) {
         MPI_Abort(MPI_COMM_WORLD, code);
+        exit(code); /* MPI_Abort of MPICH 5 returns */
+    }
     MPI_Finalize();
 }
