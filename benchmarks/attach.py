@@ -28,7 +28,7 @@ from ips_components.wire import contact as contacts
 RUN, ATTACHED = "benchmark", "benchmark~1"
 CELLS = (64, 64)
 STEPS, UNWANTED, PACE = 300, 20_000, 0.001
-NAMES = ("before", "nobody attached", "one client attached")
+NAMES = ("before", "no client attached", "one client attached")
 
 
 class Sink:

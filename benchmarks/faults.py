@@ -33,7 +33,7 @@ def run(
     """
     load = Load()
     replays = replays or ([1, 4, STEPS] if quick else [1, 2, 4, 8, 16, STEPS])
-    names = ["nobody killed", *(f"{k} steps of replay" for k in replays)]
+    names = ["no worker killed", *(f"{k} steps of replay" for k in replays)]
 
     def once(name: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:

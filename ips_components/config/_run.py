@@ -172,7 +172,7 @@ class AnalyticsConfig:
     )
     memory_share: float = parameter(
         types.SHARE,
-        "Part of a worker's memory for data that nobody has consumed yet; beyond it ranks wait.",
+        "Part of a worker's memory for data that no task has consumed yet; beyond it ranks wait.",
         0.3,
     )
     replay_steps: int = parameter(
