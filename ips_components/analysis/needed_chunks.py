@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 import dask
+import numpy as np
 from dask._task_spec import convert_legacy_graph
 from dask._task_spec import cull as cull_tasks
 from dask.blockwise import Blockwise
@@ -183,7 +184,7 @@ class _Search:
         if not early:
             search = needed_cells(layers, outputs, self.views)
             for view, cells in search.needed.items():
-                found[view].update(cells)
+                found[view].update(_arriving(view, cells))
             found.used, found.widened_by = search.used, dict(search.widened_by)
         return found
 
@@ -209,6 +210,17 @@ class _Search:
                 for user, index in fused.get(dependency, ()):
                     found.setdefault(user, {})[index] = None
         return found
+
+
+def _arriving(view: View, cells: Mapping[Index, Region]) -> Mapping[Index, Region]:
+    """Return the cells that are needed, with one of each chunk that says whether its step came.
+
+    A chunk of which no cell is needed is made where it is used, also of a step that may not come.
+    """
+    if not view.source.at_most:
+        return cells
+    first = tuple(np.zeros(1, np.int64) if dim else None for dim in view.kept)
+    return {index: region or Region([first]) for index, region in cells.items()}
 
 
 def needs_external(result: Any, sources: Sequence[Source]) -> bool:

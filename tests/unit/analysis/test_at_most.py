@@ -89,7 +89,22 @@ def training_of(field, **options):
     return fit, lambda u: np.asarray(fit(da.from_array(u, chunks=(1, 3, 5))))
 
 
+LAND = np.arange(6)[:, None] < 3  # all cells of some chunks in space
+
 RESULTS = {
+    "sea": (lambda u: da.where(LAND, 1.0, u), lambda u: np.where(LAND, 1.0, u)),
+    "sum of the sea": (
+        lambda u: da.where(LAND, 1.0, u).sum(axis=0),
+        lambda u: np.where(LAND, 1.0, u).sum(axis=0),
+    ),
+    "sum of the sea and of all": (
+        lambda u: da.where(LAND, 1.0, u * 2).sum() + u.sum(),
+        lambda u: np.where(LAND, 1.0, u * 2).sum() + u.sum(),
+    ),
+    "sum of land": (
+        lambda u: da.where(LAND, 1.0, u)[:, :3].sum(axis=0),
+        lambda u: np.where(LAND, 1.0, u)[:, :3].sum(axis=0),
+    ),
     "trained model": training_of("coef_"),
     "learning curve": training_of("loss"),
     "model trained in parts": training_of("coef_", parallel=True),
