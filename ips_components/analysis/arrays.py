@@ -170,10 +170,16 @@ class ExternalArray(SlicedFirst):
         return da.Array.__getitem__(view, rest)
 
     def _note_asked(self, time: Any) -> None:
-        """Note which steps are asked for by their numbers: the graph must span them."""
-        numbers = [time.start, (time.stop or 0) - 1] if isinstance(time, slice) else [time]
+        """Note which steps the graph must span: those that are asked for by their numbers.
+
+        Of a slice without an end these are two, so that the graph shows how it goes on.
+        """
+        numbers = [time]
+        if isinstance(time, slice):
+            first = time.start or 0
+            numbers = [first, first + (time.step or 1) if time.stop is None else time.stop - 1]
         mine = self.external_view.selection.dims[0]
-        last = max(mine.start + mine.step * int(number or 0) for number in numbers)
+        last = max(mine.start + mine.step * int(number) for number in numbers)
         self.source.asked = max(self.source.asked, last + 1)
 
     def _select(self, parsed: ParsedKey) -> ExternalArray:

@@ -233,10 +233,32 @@ def test_what_cannot_be_had_is_refused_before_step_0(name):
 def test_the_contract_is_what_is_needed_of_all_steps(key, said):
     opened = OpenAnalysis(offer(spec()), lambda arrays, bound: {"r": arrays["u"][key].sum()})
     bound = opened.agree(64)
-    assert bound == (128 if key == np.s_[100] else 64)
+    assert bound == (128 if key in (np.s_[100], np.s_[40::50]) else 64)
     contract = opened.contracts["u"]
     assert str(contract.cover) == said and len(contract.wanted) == 1
     assert contract.spec.steps == StepAxis() and contract.spec.steps.at_most
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda u: u[::4],
+        lambda u: u[3::8],
+        lambda u: u[::2][::2],
+        lambda u: u[::3][1::5],
+        lambda u: u[::16, 2],
+        lambda u: (u * 2)[::7],
+        lambda u: u[:20:9],
+    ],
+)
+@pytest.mark.parametrize("reduced", [True, False])
+def test_strides_longer_than_the_first_graphs(cut, reduced):
+    def analysis(u):
+        return cut(u).sum(axis=0) if reduced else cut(u)
+
+    value = run(lambda arrays: {"r": analysis(arrays["u"])}, 40, first=2)["r"]
+    expected = analysis(field_of(bounded_spec(count=MOST))[:40])
+    np.testing.assert_allclose(value, expected, strict=True)
 
 
 def test_steps_that_are_needed_in_no_clear_order_come_all():
