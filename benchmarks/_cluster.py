@@ -82,7 +82,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Address of the scheduler, once it has told it."""
+        """Address of the scheduler, once it is known."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):

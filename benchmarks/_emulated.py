@@ -70,7 +70,7 @@ class Rank:
         return [list(self.block.offset), list(self.block.shape)]
 
     def hear(self) -> bool:
-        """Take what the receiver has said; tell whether it may say more."""
+        """Take what the receiver has sent; return whether it may send more."""
         said = self.sock.recv(1 << 16)
         if not said:
             raise ConnectionResetError(f"rank {self.rank}: the receiver has closed the connection")

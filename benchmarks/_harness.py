@@ -23,7 +23,7 @@ PACKAGES = ("dask", "distributed", "numpy", "zarr", "mpi4py", "mpich", "adios2",
 
 
 def machine() -> dict[str, Any]:
-    """Facts without which a figure means nothing; the load is that of everybody on the machine."""
+    """Facts without which a figure means nothing; the load is that of the whole machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = {}
     for name in PACKAGES:
@@ -66,9 +66,9 @@ def interleave(
     """Let every name have its turn, `repeat` times over, in an order that is reversed each time.
 
     A noisy neighbour then disturbs all alike, and none always runs in the wake of the same other.
-    A turn that fails is told and left out; it does not end the others.  Who ran out of time once
-    has no further turn.  What has been measured so far is given to `keep` after each turn, so that
-    nothing is lost when the rest does not come.
+    A turn that fails is reported and left out; it does not end the others. A method that ran out of
+    time once has no further turn. `keep` gets what has been measured so far after each turn, so
+    that nothing is lost when the rest does not come.
     """
     names, late = list(names), set()
     results: dict[str, list[Any]] = {name: [] for name in names}

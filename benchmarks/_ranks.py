@@ -128,7 +128,7 @@ class Scatter(Sender):
         self.queue.put(self.client.scatter(block, direct=True, hash=False))
 
     def drain(self):
-        # Whoever closes its client before the futures are taken loses the data.
+        # A rank that closes its client before the futures are taken loses the data.
         deadline = time.monotonic() + 60
         while self.queue.qsize() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -119,7 +119,7 @@ def peer(job: dict[str, Any], cluster: Cluster, client: Any, folder: Path) -> di
             consumer.wait(15)
     spent = _spent(before, cluster.cpu())
     if method in ("mpi", "adios2 sst"):
-        spent = {"scheduler": 0.0, "workers": 0.0}  # nobody asked Dask
+        spent = {"scheduler": 0.0, "workers": 0.0}  # Dask was not used
     elif method != "deisa-dask":
         cpu = time.process_time() - own
     return figures(job, ranks, stamps, end, {**spent, "consumer": cpu})

@@ -1,4 +1,4 @@
-"""What a put costs when clients may attach, nobody is attached, and one client is attached.
+"""What a put costs when clients may attach, with none and with one client attached.
 
 ``before`` is the same put without the lines for attached runs; the methods take turns. Blocks have
 32 KiB and go over shared memory to a receiver in another process; one that is not wanted is put at
@@ -116,7 +116,7 @@ def run(quick: bool = False, repeat: int = 5, folder: Path | None = None) -> dic
         {
             "method": name,
             "us per put": spread([wanted for wanted, _ in each], 3),
-            "us per put that nobody wants": spread([other for _, other in each], 3),
+            "us per put that is not wanted": spread([other for _, other in each], 3),
         }
         for name, each in turns.items()
     ]

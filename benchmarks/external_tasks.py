@@ -136,7 +136,7 @@ def cpu_of(messages: list[Any], handle: Callable[[Any], Any]) -> float:
 def handle_finished(name: str, n: int, batch: int, dask_scheduler: Any) -> float:
     """The same for tasks of plain Dask that a worker has finished; the worker knows none of them.
 
-    A client wants them, so that they stay; nobody depends on them.
+    A client wants them, so that they stay; no task depends on them.
     """
     from dask._task_spec import Task
     from distributed.protocol import dumps, pickle
@@ -276,7 +276,7 @@ def in_memory(client: Client, name: str, n: int) -> None:
 
 
 def measure_declare(client: Client, n: int) -> dict[str, float]:
-    """Declare, and let go again."""
+    """Declare, and release again."""
     name = f"external-declared{n}-00000000"
     with Meter(client, n) as meter:
         seconds = client.run_on_scheduler(declare, name, n)
@@ -308,7 +308,7 @@ def send(client: Client, name: str, n: int) -> None:
 
 
 def measure_arrive(client: Client, n: int) -> dict[str, float]:
-    """Deliver chunks that nobody consumes yet: the bare cost of an arrival."""
+    """Deliver chunks that no task consumes yet: the bare cost of an arrival."""
     name = f"external-arrived{n}-00000000"
     client.run_on_scheduler(declare, name, n)
     with Meter(client, n) as meter:

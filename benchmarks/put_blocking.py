@@ -9,7 +9,7 @@ copy
     ``np.copyto`` between two warm arrays: the price of one copy.
 copies
     The same into four targets by turns, as a ring of slots is: the price of a copy that is kept for
-    replay and read by somebody else, without anything beside it.
+    replay and read by another process, without anything beside it.
 in place
     ``with bridge.block(...)``, the time of entering and leaving (the computation is the body).
 shm
@@ -23,7 +23,7 @@ C in place, C shm, C tcp
     The same of a rank in C (`put_blocking.c`; needs make and a C compiler).
 wake
     ``socket.send`` of 64 bytes over a Unix socket to a thread that sleeps in ``recv``: what it
-    costs to tell anybody anything, whatever the size.
+    costs to send any message, whatever the size.
 least
     What remains of a block in place when there is nothing to find out: Python looks the array up,
     takes the next buffer under a lock, packs the frame of a piece, and sends it. No library in
@@ -32,12 +32,12 @@ raw
     ``socket.sendall`` over loopback to a consumer that receives into one warm buffer.
 raw answered
     The same, but each block waits until the consumer has answered the one before with a byte: the
-    limit of whoever must know that a block has arrived before its memory is written again.
+    limit where a sender must know that a block has arrived before its memory is written again.
 mpi
     ``comm.Send`` to a consumer rank that receives into one warm buffer (needs mpiexec). On one
     machine MPI uses shared memory.
 mpi tcp
-    The same by Open MPI, told to use TCP (needs mpirun.openmpi). MPICH did not end within minutes
+    The same by Open MPI, set to use TCP (needs mpirun.openmpi). MPICH did not end within minutes
     when it was kept from shared memory.
 
 The times are those of all steps of all ranks of all turns.
@@ -98,7 +98,7 @@ SPAWN = mp.get_context("spawn")
 
 
 class Discard(Sink):
-    """A consumer that looks at nothing and lets go at once."""
+    """A consumer that looks at nothing and releases it at once."""
 
 
 def steps_of(size: int, paced: bool, repeat: int) -> int:

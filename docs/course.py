@@ -1,8 +1,8 @@
 """Pages of the course, made from the examples: their words, then their files.
 
 An example's README is written for readers of the repository.  Here its links to other examples and
-to documentation become links between pages, and its files are shown below its words, so that nobody
-has to have the repository at hand.
+to documentation become links between pages, and its files are shown below its text, so that no
+reader needs the repository.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import measured
 from ips_components.config import reference
 
 ROOT = Path(__file__).parent.parent
-#: Core-seconds by which two starts differ: what is less than that is not told apart from it.
+#: Core-seconds by which two starts differ: smaller differences are not shown.
 LEAST = 0.1
 
 

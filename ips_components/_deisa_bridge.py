@@ -26,8 +26,8 @@ class Bridge:
     ----------
     client
         None, or the path of the contact file or of the scheduler file beside it. Anything else
-        (DEISA passes a Dask client) is ignored: the environment variable
-        ``IPS_COMPONENTS_CONTACT`` tells the way, else ``deisa_contact.json`` in this directory.
+        (DEISA passes a Dask client) is ignored: the path is in the environment variable
+        ``IPS_COMPONENTS_CONTACT``, else ``deisa_contact.json`` in this directory.
     Ssize, rank : int
         Number of ranks, and this one.
     arrays : mapping

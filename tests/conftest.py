@@ -79,7 +79,7 @@ def _marked(mark: str) -> dict[int, str]:
 
 
 def _files_below(directory: Path) -> list[str]:
-    """What is in a directory, from which somebody may be removing things meanwhile."""
+    """What is in a directory, from which a process may be removing files meanwhile."""
     return sorted(
         str(Path(folder, name).relative_to(directory))
         for folder, folders, files in os.walk(directory)
@@ -103,7 +103,7 @@ class _Onlooker:
             self.segments |= mapped(_marked(self.mark))
 
     def left(self) -> list[str]:
-        """What they have used that is still there, and what is new and of no use to anybody."""
+        """What they have used that is still there, and what is new and of no use."""
         used = {segment for segment in self.segments if Path(segment).exists()}
         return sorted(used | waste(self.before))
 

@@ -1,7 +1,7 @@
 """What processes leave in /dev/shm: segments of MPI libraries, semaphores of multiprocessing.
 
 Other programs may run on this machine at the same time, so that a mere list before and after would
-blame the innocent: what is new is waste when nobody maps it.
+blame the innocent: what is new is waste when no process maps it.
 """
 
 import os

@@ -118,8 +118,8 @@ def locality(n):
         made = client.submit(random_matrix, n, 5, workers=first)
         trace = client.submit(np.trace, made)
         expected = float(np.trace(random_matrix(n, 5)))
-        check(math.isclose(trace.result(), expected), "the trace of a matrix nobody has fetched")
-        check(addresses(made) == [first], "a task runs where it is told to")
+        check(math.isclose(trace.result(), expected), "the trace of a matrix that was not fetched")
+        check(addresses(made) == [first], "a task runs where it is asked to")
 
         # scatter gives a key to data that exist here, so that calls need not carry them. From a
         # task they go nowhere: they stay on the task's own worker, until others ask for them.
@@ -129,8 +129,8 @@ def locality(n):
         half, whole, double = client.gather(scaled)
         check(math.isclose(4 * half, double) and math.isclose(2 * whole, double), "three products")
 
-        # A copy for everybody. Dask's memory manager removes copies that it thinks useless, so it
-        # rests meanwhile.
+        # A copy for every worker. Dask's memory manager removes copies that it thinks useless, so
+        # it is paused meanwhile.
         client.amm.stop()
         try:
             copies = client.scatter(random_matrix(n, 7), broadcast=True)
@@ -138,7 +138,10 @@ def locality(n):
             low = client.submit(np.min, copies, workers=first)
             high = client.submit(np.max, copies, workers=last)
             check(low.result() < 0 < high.result(), "extremes of normal numbers")
-            check(addresses(low) == [first] and addresses(high) == [last], "each where it was told")
+            check(
+                addresses(low) == [first] and addresses(high) == [last],
+                "each where it was asked to",
+            )
         finally:
             client.amm.start()
 
@@ -205,7 +208,7 @@ def local_client(count):
         Client(cluster, set_as_default=False) as client,
     ):
         workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-        # Here the client is outside of the workers, so scatter sends data to where it is told.
+        # Here the client is outside of the workers, so scatter sends data to the named workers.
         numbers = client.scatter(range(count), workers=workers[-1:])
         where = client.who_has(numbers)
         check(all(list(found) == workers[-1:] for found in where.values()), "data on one worker")

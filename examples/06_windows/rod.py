@@ -1,6 +1,6 @@
 """A cold rod is held at 1 K at its left end and at 0 K at its right one, until it is in balance.
 
-Nobody knows beforehand after how many steps that is: the array has no number of steps. Explicit
+It is not known beforehand after how many steps that is: the array has no number of steps. Explicit
 finite differences; each rank holds a part of the rod.
 
     mpiexec -n 2 python rod.py --at-most 5000

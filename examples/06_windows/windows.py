@@ -1,4 +1,4 @@
-"""Windows over a run whose length nobody knows."""
+"""Windows over a run of unknown length."""
 
 import numpy as np
 import xarray as xr

@@ -29,7 +29,7 @@ program plucked
     call check()
     call bridge_block(to_analysis, 'displacement', 'f8', [first], [count], status)
     call check()
-    ! Rank 0 asks for the contract, all ranks get what it was told, even if that is an error.
+    ! Rank 0 asks for the contract, all ranks get the answer, even if that is an error.
     length = 0
     if (rank == 0) then
         call bridge_request(to_analysis, blob, status)

@@ -294,7 +294,7 @@ static void read_state(double *T)
             fread(&AT(T, j + 1, 1), sizeof *T, me.w, npy) != (size_t)me.w)
             end_all("cannot read all of --state");
     fclose(npy);
-    MPI_Barrier(MPI_COMM_WORLD); /* nobody writes the file anew while another rank reads it */
+    MPI_Barrier(MPI_COMM_WORLD); /* no rank writes the file anew while another reads it */
 }
 
 /* ---- Command line ------------------------------------------------------------------------- */

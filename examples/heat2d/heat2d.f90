@@ -113,7 +113,7 @@ contains
             call check(status)
             call bridge_block(coupled, 'temperature', 'f8', [x0, y0], [w, h], status, halo=[1, 1])
             call check(status)
-            ! rank 0's blob goes to all, its error included: the join tells it
+            ! rank 0's blob goes to all, its error included: the join reports it
             if (rank == 0) then
                 call bridge_request(coupled, blob, status)
                 length = size(blob)
@@ -329,7 +329,7 @@ contains
             call MPI_Abort(MPI_COMM_WORLD, 1)
         end if
         close (npy)
-        call MPI_Barrier(MPI_COMM_WORLD)  ! nobody writes it anew while another rank reads it
+        call MPI_Barrier(MPI_COMM_WORLD)  ! no rank writes it anew while another reads it
     end subroutine read_state
 
     ! ---- Command line and decomposition ------------------------------------------------------

@@ -12,7 +12,7 @@ from ipsframework import Component
 
 from ips_components import ips_compat
 
-ips_compat.install()  # task pools on current Dask, and an exit status that tells the truth
+ips_compat.install()  # task pools on current Dask, and a reliable exit status
 
 
 class PoolDriver(Component):

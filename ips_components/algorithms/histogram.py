@@ -115,7 +115,7 @@ def _update(
     kept = block.shape[: block.ndim - len(axes)]
     values = block.reshape(int(np.prod(kept)), -1)
     size = len(edges) - 1
-    # Slots are: below, the bins, above. NaN sorts behind all edges, so it has to be told apart.
+    # Slots are: below, the bins, above. NaN sorts behind all edges, so it is treated separately.
     slots = np.searchsorted(edges, values, side="right")
     slots[values == edges[-1]] = size
     slots[np.isnan(values)] = size + 2

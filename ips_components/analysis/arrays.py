@@ -227,7 +227,7 @@ class ExternalArray(SlicedFirst):
 
         In results the steps become physical times, where these are known.
 
-        An array of at most n steps has no steps as coordinates, since nobody knows how many come.
+        An array of at most n steps has no steps as coordinates, since their number is not known.
         """
         import xarray as xr
 

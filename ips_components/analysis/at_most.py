@@ -223,7 +223,7 @@ def _blocks_of(name: str, result: Any) -> tuple[Any, tuple[Any, ...] | None, Any
 
 
 def _refuse_lengths(name: str, graph: HighLevelGraph) -> None:
-    """Refuse arithmetic with a length that nobody knows: all of it would be nan."""
+    """Refuse arithmetic with an unknown length: all of it would be nan."""
     for layer in graph.layers.values():
         if not isinstance(layer, Blockwise):
             continue

@@ -100,7 +100,7 @@ class Guards:
             )
             raise ContractError(
                 f"result {name!r}: {self._blame.get(key) or 'its last task'} needs all of the "
-                f"steps {low} to {high} together, of which nobody knows how many come; {REMEDY}"
+                f"steps {low} to {high} together, whose number is not known; {REMEDY}"
             )
         if step > low:
             logger.warning(
@@ -141,8 +141,8 @@ class Guards:
         runs = {need.run for need in below.values()}
         if len(runs) > 1:
             raise ContractError(
-                f"{_label(task)} relates arrays of two simulations, and nobody knows how many "
-                "steps either has; give the arrays of one of them a known number of steps"
+                f"{_label(task)} relates arrays of two simulations, and the number of steps "
+                "of neither is known; give the arrays of one of them a known number of steps"
             )
         low, high = min(n.low for n in below.values()), max(n.high for n in below.values())
         run = runs.pop()

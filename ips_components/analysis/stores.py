@@ -89,7 +89,7 @@ def _finder(path: Path) -> Callable[[Path], Iterator[StoredArray]]:
         if path.suffix in suffixes:
             return finder
     raise ConfigError(
-        f"SOURCE = {path}: cannot tell its format; expected the folder of a Zarr store, or a file "
+        f"SOURCE = {path}: unknown format; expected the folder of a Zarr store, or a file "
         "that ends in .nc, .h5 or .npy"
     )
 

@@ -42,7 +42,7 @@ class ViewLayer(Layer):
         """Indices of the chunks in this layer; None for all.
 
         Once there is a contract, a chunk that is not in it is not in the layer either, even where
-        nobody has culled: nothing will ever ask for it.
+        was not culled: nothing will ever ask for it.
         """
         if self.chosen is None and isinstance(self.view, View):
             return self.view.source.needed.get(self.name)

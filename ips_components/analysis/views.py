@@ -58,7 +58,7 @@ class Source:
     n_receivers: int
     contract: ArrayContract | None = None
     signed: bool = False
-    """Whether the contract was made; without `contract` nobody needed this array."""
+    """Whether the contract was made; without `contract` this array was not needed."""
     name: str = field(init=False)
     """Dask name of the external array."""
     views: dict[str, View] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Source:
 
     @property
     def at_most(self) -> bool:
-        """Whether nobody knows how many of its steps come, and one graph spans all of them."""
+        """Whether it is not known how many of its steps come, and one graph spans all of them."""
         return self.spec.steps.at_most and not self.windowed
 
     @property

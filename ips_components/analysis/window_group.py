@@ -220,7 +220,7 @@ class WindowGroup:
             self._declared[source.name] = target
 
     def used(self, windows: Windows, first_needed: int) -> None:
-        """Leave the steps before a time index to the graphs that need them, if nobody else does."""
+        """Leave the steps before a time index to the graphs that need them, if no others do."""
         self._used[id(windows)] = first_needed
         self._release()
 

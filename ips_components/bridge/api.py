@@ -270,7 +270,7 @@ class Bridge:
         """Go back: the next puts of all arrays may begin at this step again.
 
         For a solver that has rejected steps. What was sent cannot be taken back, since the
-        analysis may have used it; steps that were put and that nobody wanted can be put anew.
+        analysis may have used it; steps that were put and that were not wanted can be put again.
 
         Parameters
         ----------
@@ -346,7 +346,7 @@ class Bridge:
             At once, when the analysis has stopped the run, or has returned, without having sent
             the value.
         AnalyticsLost
-            As soon as it is known that nobody is left to send it.
+            As soon as it is known that no receiver is left that could send it.
         DeadlineExceeded
             When it did not come in time.
 
@@ -399,7 +399,7 @@ class Bridge:
         return from_rank_0(self._comm, of_rank_0)
 
     def should_stop(self) -> bool:
-        """Tell whether the analysis has what it wants; the same on every rank. Collective."""
+        """Return whether the analysis has what it wants; the same on every rank. Collective."""
         self._check_open()
         return bool(from_rank_0(self._comm, lambda: self._mailbox.stop is not None))
 
@@ -492,7 +492,7 @@ class Bridge:
             raise BridgeError(
                 f"array {name!r} was not described; described are {sorted(self._arrays)}"
             )
-        # The config may offer arrays that nobody wants.
+        # The config may offer arrays that are not wanted.
         out = OutgoingArray(name, None, None, len(self._arrays), self.rank, self.size)
         self._arrays[name] = out
         return out
@@ -504,7 +504,7 @@ class Bridge:
             raise BridgeError("the bridge is closed")
 
     def release_in_child(self) -> None:
-        """Let go what a forked process must not keep; called by `forks`."""
+        """Release what a forked process must not keep; called by `forks`."""
         self._closed = True
         self._delivery.connections.release_in_child()
         self._attachments.release_in_child()

@@ -88,7 +88,7 @@ def wait_without_spinning(comm: Communicator) -> None:
     """Return when rank 0 has come here, with the core left to others. Collective.
 
     MPI libraries wait by polling, at full speed. While rank 0 waits for the contract its peers
-    would take the cores on which Dask's workers start. Rank 0 itself waits for nobody. A
+    would take the cores on which Dask's workers start. Rank 0 itself does not wait. A
     communicator without ``Ibcast`` is left as it is.
     """
     begin = getattr(comm, "Ibcast", None)

@@ -76,7 +76,7 @@ class Connection:
         self.reconnecting_since = self.retry_at = 0.0
         self.why_closed = ""
         self.not_read = ""  # the link broke since the receiver read nothing for a step's time
-        self._deserted = False  # nobody listened when it was dialed last
+        self._deserted = False  # no receiver listened when it was dialed last
         self._context = context
         self._state = ConnectionState.of_rank()
         self._decoder = framing.Decoder()
@@ -310,7 +310,7 @@ class Connection:
             self.pump()
 
     def takes_long(self) -> bool:
-        """Tell whether sending what is queued has to wait, for cells or for another thread.
+        """Return whether sending what is queued has to wait, for cells or for another thread.
 
         Over shared memory no cells are sent.
         """

@@ -57,8 +57,8 @@ class Connections:
     Notes
     -----
     The I/O thread only reads, pings and looks for silence, and waits for nothing else: whatever
-    takes time is done by the background threads of connections. If it fails for a reason that
-    nobody foresaw, the analytics count as lost.
+    takes time is done by the background threads of connections. If it fails for an
+    unforeseen reason, the analytics count as lost.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Connections:
         return None
 
     def is_closed(self, ordinal: int) -> bool:
-        """Tell whether a receiver cannot be reached any more."""
+        """Return whether a receiver cannot be reached any more."""
         connection = self.by_ordinal.get(ordinal)
         return connection is None or connection.link is LinkState.CLOSED
 
     def is_open(self, ordinal: int) -> bool:
-        """Tell whether a receiver is connected."""
+        """Return whether a receiver is connected."""
         connection = self.by_ordinal.get(ordinal)
         return connection is not None and connection.link is LinkState.OPEN
 
@@ -230,7 +230,7 @@ class Connections:
         )
 
     def drained(self) -> bool:
-        """Tell whether all that was sent was taken."""
+        """Return whether all that was sent was taken."""
         with self._mailbox.lock:
             return all(
                 not connection.to_send and not connection.unacked

@@ -239,7 +239,7 @@ class Delivery:
         )
 
     def may_still_send(self, connections: Sequence[Connection]) -> bool:
-        """Tell whether what was admitted may be sent as it was found."""
+        """Return whether what was admitted may be sent as it was found."""
         if self.mailbox.fault is not None or self.mailbox.lost is not None:
             return False
         for connection in connections:  # noqa: SIM110 - of every block that is computed in place
@@ -279,7 +279,7 @@ class Delivery:
         return slot
 
     def _unreachable(self, ordinals: Iterable[int]) -> bool:
-        """Tell whether one of these receivers is not connected, and note that it is lost.
+        """Return whether one of these receivers is not connected, and note that it is lost.
 
         A receiver that cannot be reached is not slow: what follows is ``on_analytics_loss``.
         """
@@ -392,9 +392,9 @@ class Delivery:
                     )
 
     def _current(self, stored: Sequence[Stored], connections: Sequence[Connection]) -> bool:
-        """Tell whether these connections still lead to the owners (the lock is held).
+        """Return whether these connections still lead to the owners (the lock is held).
 
-        Whoever owns a chunk by now may have asked for it while it was nowhere, and asks but once.
+        The present owner of a chunk may have asked for it while it was nowhere, and asks only once.
         """
         return all(
             self.connections.by_ordinal.get(connection.ordinal) is connection
@@ -486,7 +486,7 @@ class Delivery:
     # -- the end -----------------------------------------------------------------------------------
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all was taken, or nobody is there to take it; return whether it was."""
+        """Wait until all was taken, or no receiver is left; return whether it was."""
         self.mailbox.wait_for(
             lambda: self.mailbox.disconnected or self.connections.drained(), timeout
         )

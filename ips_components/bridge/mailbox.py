@@ -4,7 +4,7 @@ Threads
 -------
 `Mailbox.lock` guards the state of the whole bridge: the mailbox, all connections but their
 sockets' writing side, the slots, and the placement of the arrays. The caller's thread, the I/O
-thread and the background threads of connections take it; nobody sends, connects or waits for
+thread and the background threads of connections take it; no thread sends, connects or waits for
 anything else while holding it. ``fault``, ``lost`` and ``stop`` go from None to a value once, and
 may be read without it.
 """
@@ -138,7 +138,7 @@ class Mailbox:
         RunStopped
             At once when the analysis has stopped the run, or has returned, without the value.
         AnalyticsLost
-            At once when nobody is left to send it.
+            At once when no receiver is left that could send it.
         DeadlineExceeded
             When it does not come in time.
         """

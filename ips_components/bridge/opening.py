@@ -1,7 +1,7 @@
 """What a program that starts other people's code has to do before that code opens a bridge.
 
-A task of a pool may open a bridge or not, as one of many ranks or alone; whoever has started it
-learns that here. The calls hold in the thread in which they are set.
+A task of a pool may open a bridge or not, as one of many ranks or alone; the task's runner
+reads that here. The calls hold in the thread in which they are set.
 """
 
 from __future__ import annotations

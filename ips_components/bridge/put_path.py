@@ -339,7 +339,7 @@ class PutPath:
     # -- from the caller's memory ------------------------------------------------------------------
 
     def _flat_out(self, nbytes: int, connections: Sequence[Connection]) -> bool:
-        """Tell whether waiting for TCP costs less than a copy that nothing hides.
+        """Return whether waiting for TCP costs less than a copy that nothing hides.
 
         A copy and a thread pay when the rank computes while it is sent. When one put follows the
         other they only take the memory's bandwidth.

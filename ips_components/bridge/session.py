@@ -98,7 +98,7 @@ def allowed_lanes(contact: Contact) -> tuple[str, ...]:
 
 
 def aborts_on_loss(contact: Contact) -> bool:
-    """Tell whether the simulation ends when the analytics are lost."""
+    """Return whether the simulation ends when the analytics are lost."""
     return bool(contact.options["on_analytics_loss"] == "abort")
 
 
@@ -369,7 +369,7 @@ class Session:
                 self.mailbox.go_alone(_RUNS_ALONE)
             elif agreed.endpoints:
                 self.delivery.connections.connect_home()
-            else:  # nobody wants anything, for nobody is there
+            else:  # nothing is wanted: no receiver is left
                 self.mailbox.lose("the receivers went away before there was a contract")
         except BaseException:
             self.delivery.close()
@@ -417,7 +417,7 @@ class Session:
             if one is not None:
                 arrays[spec.name] = OutgoingArray(spec.name, one, None, ordinal, rank, size)
             elif not described:
-                # A description that does not fit matters to nobody.
+                # A description that does not fit does not matter.
                 with contextlib.suppress(BridgeError, GeometryError):
                     arrays[spec.name] = OutgoingArray(
                         spec.name, None, None, ordinal, rank, size, spec

@@ -214,7 +214,7 @@ class ReplayMemory:
         self.taken = 0  # by all rings
 
     def allows(self, ring: Ring, nbytes: int) -> bool:
-        """Tell whether a ring may have one more slot."""
+        """Return whether a ring may have one more slot."""
         sizes = [*(slot.size for slot in ring.slots), slot_size(nbytes)]
         return self.taken - ring.for_replay + _for_replay(sizes) <= self.limit
 

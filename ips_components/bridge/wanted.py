@@ -30,7 +30,7 @@ def steps_below(wanted: Container[int], step: int) -> list[int]:
 
 
 def wanted_steps(contract: ArrayContract | None) -> Container[int]:
-    """Return the simulation steps of which something is wanted of anybody.
+    """Return the simulation steps of which something is wanted of any rank.
 
     Every put of every rank asks: mostly it is a range, which answers at once.
     """

@@ -21,7 +21,7 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
     """Add ``version``."""
     parser = subparsers.add_parser(
         "version",
-        help="tell all versions, for the report of a problem",
+        help="print all versions, for the report of a problem",
         description="Print the versions of everything that takes part in a run.",
     )
     parser.set_defaults(function=version)

@@ -27,7 +27,7 @@ def read_arrays(component: Component, problems: Problems) -> tuple[ArrayConfig, 
             add(
                 component.section,
                 name,
-                "is a sub-section that nobody reads",
+                "is a sub-section that no component reads",
                 did_you_mean(name, ["ARRAYS"]) or "arrays are described below [[ARRAYS]]",
             )
     if not isinstance(sections, Mapping):

@@ -240,7 +240,7 @@ class ComponentChecker:
         """Check that the module or script exists and has the class, without importing it."""
         section, add = component.section, self.problems.add
         name, module, script = common.name, common.module, common.script
-        # Where a component that is made earlier changes the path, nobody knows what is found.
+        # Where a component that is made earlier changes the path, it is not known what is found.
         fatal = component.ours or not self._path_changes
         if script:
             source: Path | None = Path(script)

@@ -369,7 +369,7 @@ class RunConfig:
 
     @property
     def n_steps(self) -> int | None:
-        """Steps that the simulation puts; None where nobody knows."""
+        """Steps that the simulation puts; None where it is not known."""
         if self.attended:
             return self.times.n_steps
         totals = {self.steps_of(each) for each in self.coupled_ports}
@@ -384,7 +384,7 @@ class RunConfig:
         return None if left is None else self.goes_on["first_launch"] + left
 
     def steps_of(self, simulation: SimulationConfig) -> int | None:
-        """Steps of a simulation in the whole run; None where nobody knows."""
+        """Steps of a simulation in the whole run; None where it is not known."""
         if self.attended:
             return self.times.n_steps
         per_launch, launches = simulation.steps_per_launch, self.launches

@@ -134,5 +134,5 @@ class Platform:
     mpirun_version: str = parameter(types.TEXT, "Flavour of mpirun.", "OpenMPI-generic")
     use_accurate_nodes: str = parameter(types.TEXT, "Whether to name nodes to mpirun.", "ON")
     oversubscribe: bool = parameter(
-        types.BOOL, "Tell Open MPI that more processes than cores are meant.", False
+        types.BOOL, "Allow Open MPI to start more processes than there are cores.", False
     )

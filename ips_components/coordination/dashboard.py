@@ -1,8 +1,8 @@
 """Dask's dashboard under an address that holds a secret, on the loopback interface.
 
-Dask's own server for it asks nobody for a name, and any user of the node could connect to it. It is
+Dask's own server for it has no authentication, and any user of the node could connect to it. It is
 therefore off, and the dashboard has a server of its own here, in the scheduler's process. It costs
-nothing until somebody looks: only then bokeh is imported, in a thread beside the event loop.
+nothing until it is opened: only then bokeh is imported, in a thread beside the event loop.
 """
 
 from __future__ import annotations

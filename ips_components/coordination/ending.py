@@ -180,7 +180,7 @@ class Ending:
                 self._outbox.send(run, ResolveAbsent(number, mine, missing))
 
     def _has_come_between(self, run: CoordinatedRun, last: int, newest: int) -> bool:
-        """Tell whether a chunk has come of steps that some ranks have put and others have not."""
+        """Return whether a chunk has come of steps that some ranks have put and others have not."""
         if run.with_windows or not run.has_tasks:
             return False
         waiting = set(self._tasks.waiting(run.state.run))

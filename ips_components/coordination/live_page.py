@@ -1,10 +1,10 @@
 """A live page about one run, served by the scheduler process while the run is on.
 
-Dask's own HTTP server listens on every interface of the scheduler's node and asks nobody for a
-name. This page therefore has a server of its own, on the loopback interface unless told
+Dask's own HTTP server listens on every interface of the scheduler's node and does not authenticate
+its clients. This page therefore has a server of its own, on the loopback interface unless set
 otherwise, and answers only requests with the token in their address. It uses the event loop and the
-HTTP library (Tornado) that the scheduler runs on already, costs nothing while nobody looks, and is
-off unless somebody opens it.
+HTTP library (Tornado) that the scheduler runs on already, costs nothing while no browser is
+connected, and is off until it is opened.
 """
 
 from __future__ import annotations

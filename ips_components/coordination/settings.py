@@ -93,7 +93,7 @@ class RunSettings:
     replay_bytes
         Memory that a rank may take for that.
     memory_share
-        Part of a worker's memory limit that may hold data which nobody has consumed yet.
+        Part of a worker's memory limit that may hold data which no task has consumed yet.
     lanes
         Ways that data may take: ``"shm"`` (same node), ``"tcp"``.
     security
@@ -109,7 +109,7 @@ class RunSettings:
         Empty: the simulation is launched once. Else its launches put into the same arrays one
         after the other: ``steps`` (of each, None when they differ), ``renumber`` (ranks count from
         0 at every launch), ``retry`` (one that fails is launched again), ``count`` (how many there
-        will be, None when nobody knows), ``checkpoint`` (whether the workflow takes checkpoints).
+        will be, None when not known), ``checkpoint`` (whether the workflow takes checkpoints).
         A run that goes on from one also has ``first_step``, ``first_launch`` and ``published``
         (how often something was published that the workflow has taken). ``begin`` is the physical
         time at which the first launch begins, None where it is not known.

@@ -4,7 +4,7 @@ A rank says which step it has put, how long it has waited and, now and then, its
 the scheduler has to do must not grow with the number of ranks: the message has columns instead
 of one record per rank, and what is done with it is done by NumPy for all ranks at once.  Nothing is
 added up on the way, because the ends of one rank's steps may come through several receivers: only
-figures that still belong to a rank can be told apart from those that were overtaken.
+figures that still belong to a rank can be distinguished from those that were overtaken.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The steps of a run, as many as are worth remembering.
 
-A run may have millions of steps, and nobody says beforehand how many. What is counted is counted
-exactly; the times of single steps, of which the report draws its curves, are kept of the newest
+A run may have millions of steps, and their number need not be known beforehand. Counts are
+exact; the times of single steps, of which the report draws its curves, are kept of the newest
 ones and of every second, fourth, eighth, ... of those before.
 """
 

@@ -160,7 +160,7 @@ class WorkerSession:
         self._last: dict[str, Any] = {}
 
     def open(self) -> None:
-        """Start listening and tell the coordinator where."""
+        """Start listening and send the coordinator the address."""
         limit = self.worker.memory_manager.memory_limit or psutil.virtual_memory().total
         silence = self.settings.deadlines["silence"]
         self.receiver = Receiver(
@@ -476,7 +476,7 @@ def _tls_of(security: Any) -> ssl.SSLContext | None:
             "the Dask cluster requires encryption, but its workers have no certificate of their "
             "own: give them --tls-ca-file, --tls-cert and --tls-key"
         )
-    context.num_tickets = 0  # nobody resumes a session
+    context.num_tickets = 0  # sessions are not resumed
     return context
 
 

@@ -150,7 +150,7 @@ def rest_gc_in_update_graph(scheduler: Scheduler) -> Callable[[], None]:
 def forget_dead_peers(server: Worker) -> Callable[[], None]:
     """Have the client of a worker's tasks give up, at once, a worker that has left the cluster.
 
-    Stock distributed tells the worker, but not the client in it: a task that gathers a result
+    Stock distributed informs the worker, but not the client in it: a task that gathers a result
     from a peer that has just died would try to connect to it for the whole connect timeout.
     Returns the call that undoes it.
     """
@@ -200,7 +200,7 @@ def add_replica(scheduler: Scheduler, worker: str, keys: Collection[Any]) -> Non
 
 
 def drop_replica(scheduler: Scheduler, worker: str, keys: list[Any], stimulus_id: str) -> None:
-    """Tell `worker` to drop data that nobody wants."""
+    """Have `worker` drop data that is not wanted."""
     scheduler.worker_send(
         worker, {"op": "remove-replicas", "keys": keys, "stimulus_id": stimulus_id}
     )
@@ -280,7 +280,7 @@ def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
 
 
 def make_future(client: Client, key: Any) -> Future:
-    """Return a Future of `key` and tell the scheduler that this client wants it."""
+    """Return a Future of `key`, and register with the scheduler that this client wants it."""
     from distributed import Future
 
     future = Future(key, client)

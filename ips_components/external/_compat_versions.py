@@ -132,7 +132,7 @@ def missing_names() -> list[str]:
 
 @functools.cache
 def check(version: str | None = None) -> None:
-    """Refuse an unsupported distributed; warn about one that nobody has tried.
+    """Refuse an unsupported distributed; warn about an untested one.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def check(version: str | None = None) -> None:
 
 
 def required(table: Mapping[str, Any], name: str) -> Any:
-    """Return what a scheduler or worker has under `name`, which only an instance can tell."""
+    """Return what a scheduler or worker has under `name`, which only an instance has."""
     if name not in table:
         raise UnsupportedVersion(
             f"a server of distributed {distributed.__version__} has no {name!r}; "

@@ -99,7 +99,7 @@ class Arrivals:
         if spec is not None and key not in spec:
             batch.drop(key, f"refused: external array {spec.name!r} has no task for this chunk")
         elif spec is not None or (group is None and self._table.registry.was_declared(key)):
-            # Dask has dropped the task: nobody wants it any more.
+            # Dask has dropped the task: no task wants it any more.
             batch.drop(key, "late")
             self._log("", "late", worker, item, stimulus)
         elif key in self._scheduler.tasks:
@@ -123,7 +123,7 @@ class Arrivals:
 
     def _carry_out(self, batch: _Batch, worker: str, stimulus: str) -> None:
         if batch.ready:
-            # Before Dask acts: it may release what nobody wants in the same breath.
+            # Before Dask acts: it may release at once what no task wants.
             for group, keys, nbytes in batch.noted.values():
                 self._table.changes.add(
                     Change(group, "in_memory", State.MEMORY, keys, worker, stimulus, nbytes)

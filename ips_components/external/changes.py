@@ -66,7 +66,7 @@ class Changes:
             self._call_soon(self.flush)
 
     def flush(self) -> None:
-        """Log the changes noted so far and tell the observers."""
+        """Log the changes noted so far and inform the observers."""
         changes, self._changes = self._changes, []
         batches: dict[tuple[str, ...], tuple[Change, list[Key], list[int]]] = {}
         for change in changes:

@@ -8,7 +8,7 @@ Stock Dask starts each worker as a new interpreter, which reads the same librari
 a core before it takes its first task, for each worker, and again for one that replaces a worker
 that died. Dask's setting ``distributed.worker.multiprocessing-method: forkserver`` avoids that, and
 has to be in force here. The process from which workers are forked reads their libraries while
-this one reads Dask's command; whoever starts it has therefore set the variables that libraries
+this one reads Dask's command; its parent has therefore set the variables that libraries
 look at then, those of ``distributed.nanny.pre-spawn-environ``, already.
 """
 

@@ -2,7 +2,7 @@
 
 ::
 
-    future = external_future("temperature", client=analysis)      # nobody has it yet
+    future = external_future("temperature", client=analysis)      # it does not exist yet
     x = da.from_delayed(dask.delayed(future), shape=(10, 10), dtype=float)
     total = analysis.compute(x.sum())                             # waits
 
@@ -179,7 +179,7 @@ def provide(
     -------
     dict
         What became of each value: ``memory``; ``replica`` (another process had provided it);
-        ``early`` (not declared yet; kept until it is); ``late`` (nobody wants it any more).
+        ``early`` (not declared yet; kept until it is); ``late`` (not wanted any more).
         Awaitable if the client is asynchronous.
 
     Raises

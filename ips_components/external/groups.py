@@ -15,7 +15,7 @@ from ips_components.external.state import State
 #: erred and forgotten.
 Observer: TypeAlias = Callable[[str, list[Key], Mapping[str, Any]], None]
 
-#: Names and groups remembered after their end, to tell late data from early data.
+#: Names and groups remembered after their end, to distinguish late data from early data.
 MAX_RETIRED = 10_000
 
 
@@ -69,7 +69,7 @@ class BoundedDict(OrderedDict[Any, Any]):
 
 
 class EarlyData:
-    """Which workers hold data that nobody has declared yet, bounded in bytes.
+    """Which workers hold data that is not declared yet, bounded in bytes.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class EarlyData:
         return holders
 
     def drop_worker(self, worker: str) -> list[Key]:
-        """Forget what `worker` held; return the keys that nobody holds any more."""
+        """Forget what `worker` held; return the keys that no worker holds any more."""
         gone = []
         for key, holders in list(self._held.items()):
             if (item := holders.pop(worker, None)) is not None:
@@ -188,7 +188,7 @@ class Registry:
         return name in self.by_name or name in self._retired_names
 
     def retire_if_done(self, group: Group) -> None:
-        """Remember a group that has no task left and is held by nobody, and drop it."""
+        """Remember a group that has no task left and is not held, and drop it."""
         if group.states or group.holders or self.groups.get(group.name) is not group:
             return
         del self.groups[group.name]

@@ -93,7 +93,7 @@ class Holds:
         self._registry.retire_if_done(group)
 
     def graph_registered(self) -> None:
-        """Let go what waited for a graph that the scheduler knows now."""
+        """Release what waited for a graph that the scheduler knows now."""
         known = self._scheduler.tasks
         for (group, client), awaited in list(self._awaited.items()):
             if all(key in known for key in awaited):
@@ -106,7 +106,7 @@ class Holds:
             self.release_group(group, client, ())
 
     def client_left(self, client: str) -> None:
-        """Let go what was held for a client that is gone."""
+        """Release what was held for a client that is gone."""
         for group in list(self._registry.groups.values()):
             if holder_name(group.name, client) in group.holders:
                 self._awaited.pop((group.name, client), None)

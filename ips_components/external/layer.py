@@ -70,7 +70,7 @@ class ExternalLayer(Layer):
     Attributes
     ----------
     hold : Hold
-        Shared by all copies of the layer in this process; a finalizer on it tells when no
+        Shared by all copies of the layer in this process; a finalizer on it runs when no
         graph needs the keys any more.
     """
 

@@ -62,7 +62,7 @@ class Instruction(StrEnum):
     NOTHING = "nothing"
     TO_MEMORY = "to-memory"  #: move the waiting task to memory
     ADD_REPLICA = "add-replica"  #: a second copy of data that Dask already has
-    DROP_REPLICA = "drop-replica"  #: tell the worker to drop the data: no task wants them
+    DROP_REPLICA = "drop-replica"  #: have the worker drop the data: no task wants them
     TO_ERRED = "to-erred"  #: move the waiting task to erred
 
 

@@ -253,14 +253,14 @@ class ExternalTasks:
         -------
         list of str
             What became of each: ``memory`` (a new value), ``replica`` (a second copy),
-            ``early`` (not declared yet, kept), ``late`` (nobody wants it any more, dropped),
+            ``early`` (not declared yet, kept), ``late`` (not wanted any more, dropped),
             ``refused: <reason>`` (wrong shape or type, or no room to keep it; dropped),
             ``worker gone``.
         """
         return self._arrivals.arrived(worker, items, stimulus_id)
 
     def undeliverable(self, worker: str, keys: Iterable[Key], why: str, stimulus_id: str) -> None:
-        """A worker could not take values in: tell the observers that they are lost."""
+        """A worker could not take values in: inform the observers that they are lost."""
         self._arrivals.undeliverable(worker, keys, why, stimulus_id)
 
     # -- failing -------------------------------------------------------------------------
@@ -282,7 +282,7 @@ class ExternalTasks:
     def fail_remaining(self, group: str, failure: Failure) -> int:
         """End a group: err all of its tasks that still wait; return how many.
 
-        Whatever of the group is lost or wanted again afterwards errs as well, since nobody
+        Whatever of the group is lost or wanted again afterwards errs as well, since no process
         can deliver it any more.
         """
         record = self.registry.get(group)
@@ -296,7 +296,7 @@ class ExternalTasks:
         return self.registry.find(key)[1] is not None
 
     def state(self, key: Key) -> State:
-        """Return the state of an external task; UNKNOWN for what nobody has declared."""
+        """Return the state of an external task; UNKNOWN for what is not declared."""
         group, state = self.registry.find(key)
         if state is not None:
             return state

@@ -421,5 +421,5 @@ def set_environment(launch: Launch, extra: Mapping[str, str], oversubscribe: boo
     os.environ.update(launch.environment)
     os.environ.update(extra)
     ips_compat.prepare_launcher(oversubscribe)
-    # Where a rank dies, srun leaves the others waiting for it in MPI unless it is told not to.
+    # Where a rank dies, srun leaves the others waiting for it in MPI without this variable.
     os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")

@@ -98,7 +98,7 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             whole["ranks"].append({**each, "rank": before + each["rank"], "simulation": port})
         for rank, status in record["byes"].items():
             whole["byes"][str(before + int(rank))] = status
-        whole["faults"] += [_told_by(port, fault) for fault in record["faults"]]
+        whole["faults"] += [_reported_by(port, fault) for fault in record["faults"]]
         whole["samples"] += record["samples"]
         for name, count in record["states"].items():
             whole["states"][name] = whole["states"].get(name, 0) + count
@@ -122,14 +122,14 @@ def one_record(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     whole["left_out"] = [
         {**fault, "simulation": port} for port, r in records.items() for fault in r["left_out"]
     ]
-    fatal = [_told_by(port, r["fatal"]) for port, r in records.items() if r["fatal"]]
+    fatal = [_reported_by(port, r["fatal"]) for port, r in records.items() if r["fatal"]]
     whole["fatal"] = min(fatal, key=lambda fault: fault["t"], default=None)
     reasons = [record["stop_reason"] for record in records.values()]
     whole["stop_reason"] = next((reason for reason in reasons if reason), None)
     return whole
 
 
-def _told_by(port: str, fault: Mapping[str, Any]) -> dict[str, Any]:
+def _reported_by(port: str, fault: Mapping[str, Any]) -> dict[str, Any]:
     """A fault of one of several simulations; the analysis is common to all."""
     mine = fault["who"] == "simulation" or fault["who"].startswith("rank")
     cause = f"{port}: {fault['cause']}" if mine else fault["cause"]

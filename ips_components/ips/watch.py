@@ -15,7 +15,7 @@ GOODBYE = 0.1
 _LAST_RESULTS = 10.0
 #: Seconds that ranks have to end by themselves once they have the cause, and where no receiver is
 #: left that could have sent it.
-_LEAVE, _LEAVE_UNTOLD = 10.0, 2.0
+_LEAVE, _LEAVE_UNINFORMED = 10.0, 2.0
 
 
 class Watch:
@@ -57,7 +57,7 @@ class Watch:
         self._patience = config.silence_time_out
 
     def fail(self, who: str, cause: str) -> None:
-        """Tell the coordinator that the run cannot succeed any more; it ignores later causes."""
+        """Have the coordinator fail the run; it ignores later causes."""
         from ips_components import analysis
 
         if not self._given_up:
@@ -214,7 +214,7 @@ class LaunchWatch:
         # Ranks that know the cause end by themselves, unless they wait for one that is gone.
         self._failed = self._failed or time.monotonic()
         fatal = state.get("fatal") or {}
-        leave = _LEAVE_UNTOLD if fatal.get("who") == "analytics" else _LEAVE
+        leave = _LEAVE_UNINFORMED if fatal.get("who") == "analytics" else _LEAVE
         return cause if time.monotonic() - self._failed > leave else ""
 
     def _cause(self, state: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ def section_of(component: Component) -> str:
 
 
 def prepare_launcher(oversubscribe: bool) -> None:
-    """Tell Open MPI, through the environment, what other launchers take for granted."""
+    """Set in the environment what Open MPI must be given, and other launchers assume."""
     if oversubscribe:
         for name, value in _OPEN_MPI_OVERSUBSCRIBE.items():
             os.environ.setdefault(name, value)

@@ -126,7 +126,7 @@ class ComponentProcesses:
     # --- the end ------------------------------------------------------------------------------
 
     def wait_for_own_end(self) -> None:
-        """Wait until components that were told to end have, and their log is written.
+        """Wait until components that were asked to end have ended, and their log is written.
 
         IPS sleeps a second instead.
         """

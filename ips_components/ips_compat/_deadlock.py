@@ -1,7 +1,7 @@
-"""Tasks that wait for cores which nobody can give back any more.
+"""Tasks that wait for cores that no component can give back any more.
 
 IPS lets a component wait in ``launch_task`` until cores are free. Cores become free when the
-component that holds them waits for its task. When everybody who is at work waits, one of them for
+component that holds them waits for its task. When all active components wait, one of them for
 cores, that will never happen.
 """
 
@@ -39,7 +39,7 @@ def find(framework: Any, working: Collection[str]) -> tuple[Any, str] | None:
     )
     return request, (
         f"component {request.sender_id.class_name} asks for {request.args[0].nproc} processes, but "
-        f"of {resources.total_cores} in all {held or 'none is free'}, and everybody who could give "
-        "them back waits, too: wait for a task before launching the next one, launch with "
-        "block=False, or give the platform more CORES_PER_NODE"
+        f"of {resources.total_cores} in all {held or 'none is free'}, and every component that "
+        "could give them back waits, too: wait for a task before launching the next one, launch "
+        "with block=False, or give the platform more CORES_PER_NODE"
     )

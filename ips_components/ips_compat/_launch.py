@@ -28,7 +28,7 @@ _CLOCKS_DIFFER = 60.0
 _EPILOG = """\
 #!/bin/sh
 # Written by ips_components: Slurm runs this on the node after each task, also after one that it
-# has killed together with its guard. Shared memory that nobody maps any more is removed.
+# has killed together with its guard. Shared memory that no process maps any more is removed.
 for each in {patterns}; do
     if [ -O "$each" ]; then
         exec {sweep}

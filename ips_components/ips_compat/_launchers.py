@@ -24,7 +24,7 @@ _SCRIPT = """\
 # Written by ips_components for one task pool of IPS: distributed has no such executable any more.
 log={directory}/{name}.$(hostname).$$.log
 exec 2>>"$log"
-# A directory that only this user can enter, and nobody can have made before.
+# A directory that only this user can enter, and that cannot have existed before.
 base=${{TMPDIR:-/tmp}}
 if [ -n "${mark}" ]; then
     scratch=$base/ips_components-${mark}
@@ -95,7 +95,7 @@ class Launchers:
 
 
 def _temporary_directory() -> str:
-    """Line that makes Dask keep its files in a directory which is removed, unless told where."""
+    """Line that makes Dask keep its files in a directory which is removed, unless one is given."""
     if dask.config.get("temporary-directory", None):
         return ": # Dask is configured to use a directory of the user's"
     return "DASK_TEMPORARY_DIRECTORY=$scratch; export DASK_TEMPORARY_DIRECTORY"

@@ -40,7 +40,7 @@ _FALSE, _TRUE = ("false", "no", "off", "0"), ("true", "yes", "on", "1")
 
 @dataclass(frozen=True, slots=True)
 class PoolSecurity:
-    """What a pool's processes are told.
+    """What a pool's processes get.
 
     Parameters
     ----------

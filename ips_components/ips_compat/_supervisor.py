@@ -173,7 +173,7 @@ class Supervisor:
         return None
 
     def _note_deaths(self) -> None:
-        """Note processes that were killed while nobody called them: the run has failed."""
+        """Note processes that were killed between two calls: the run has failed."""
         for death in self._processes.new_deaths():
             self.failures.add_fatal(RuntimeError(death))
             self.framework.error("ips_components: %s", death)

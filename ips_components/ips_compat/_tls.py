@@ -73,7 +73,7 @@ def make_credentials(directory: Path) -> Credentials:
         raise ConfigError(
             "the certificates of Dask's processes need the command openssl, which is not in PATH: "
             "install it or load its module; or say SECURITY = none in the section of the component "
-            "that starts them, where nobody else can reach their ports"
+            "that starts them, where no other user can reach their ports"
         )
     directory.mkdir(mode=0o700)
     credentials = Credentials(directory / "certificate.pem", directory / "key.pem")

@@ -163,8 +163,8 @@ def remove_segments(since: float) -> None:
     """Remove segments and semaphores that processes which were killed have left behind.
 
     What a living MPI program or a living pool of processes needs is mapped by one of them at least.
-    What nobody maps, made after *since* (seconds since the epoch) and more than a moment ago, is
-    waste.
+    What no process maps, made after *since* (seconds since the epoch) and more than a moment ago,
+    is waste.
     """
     recent = {path: each for path, each in _segments().items() if each.st_ctime >= since}
     waste = _unmapped(recent)
@@ -276,7 +276,7 @@ def guard(
     """Run *command* so that nothing of it outlives *parent*; return its wait status."""
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     die_with_parent(_PARENT_DIED)
-    if os.getppid() != parent:  # it died before the kernel was asked to tell
+    if os.getppid() != parent:  # it died before the kernel was asked to report it
         return signal.SIGTERM  # as a command that was ended for that reason
     with contextlib.suppress(OSError):  # refused to a group leader, which is apart already
         os.setsid()

@@ -30,7 +30,7 @@ def find_contact(where: str | os.PathLike[str]) -> tuple[Path, Contact]:
     ------
     ContactError
         When there is none, there are several, it belongs to another user or is readable by others,
-        or nobody may attach.
+        or does not allow clients to attach.
     """
     path = _file(Path(where).expanduser())
     contact = contacts.read(path)

@@ -63,7 +63,7 @@ def attach(where: str | os.PathLike[str], *, timeout: float = 30.0) -> LiveRun:
     ------
     ContactError
         When there is no such run, it belongs to another user, its scheduler cannot be reached, or
-        nobody may attach.
+        it does not allow clients to attach.
     ContractError
         When the token is not that of the run.
     SimulationLost

@@ -82,7 +82,7 @@ class Progression:
         return Progression(first, (high - 1 - first) // step + 1, step)
 
     def contains(self, other: Progression) -> bool:
-        """Tell whether every element of ``other`` is one of this progression."""
+        """Return whether every element of ``other`` is one of this progression."""
         return self.intersect(other) == other
 
     def within(self, outer: Progression) -> Progression:

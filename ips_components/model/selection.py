@@ -124,7 +124,7 @@ class Selection:
         return Selection.of(dims)
 
     def contains(self, other: Selection) -> bool:
-        """Tell whether all cells of ``other`` are selected here too."""
+        """Return whether all cells of ``other`` are selected here too."""
         self._check_same_ndim(other)
         return other.size == 0 or all(
             a.contains(b) for a, b in zip(self.dims, other.dims, strict=True)

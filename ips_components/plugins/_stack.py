@@ -50,7 +50,7 @@ class PluginStack(WorkerPlugin):  # type: ignore[misc]
             raise error
 
     def transition(self, key: Any, start: str, finish: str, **keywords: Any) -> None:
-        """Tell those that want to know what becomes of tasks."""
+        """Inform plugins that follow the states of tasks."""
         for plugin in self._running:
             if hasattr(plugin, "transition"):
                 plugin.transition(key, start, finish, **keywords)

@@ -1,4 +1,4 @@
-"""What a receiver reports, and to whom. All methods are called from the receiver's threads.
+"""What a receiver reports, and to which object. All methods are called from the receiver's threads.
 
 They must return at once (hand over to an event loop), and must not call back into the receiver
 while they run.
@@ -21,7 +21,7 @@ class HelloInfo:
 
     ``blocks`` maps array names to the rank's blocks, each an offset and a shape; arrays whose
     blocks move or vary are not in it. ``returning`` is true when the rank had a connection before.
-    ``asks``: it waits for the contract, and ``hosts`` tells, by rank, on which host which blocks
+    ``asks``: it waits for the contract, and ``hosts`` says, by rank, on which host which blocks
     are, as far as it knows. ``step`` is the newest step that it has begun, said by ranks that join
     an attached run; else -1.
     """

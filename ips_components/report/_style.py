@@ -20,7 +20,7 @@ from ips_components.report._numbers import printed_units
 TIME_DIMS = frozenset({"time", "t", "step", "batch"})
 COMPONENT_DIMS = frozenset({"component", "components", "mode", "n_components"})
 
-#: Okabe and Ito's palette, which people with any colour vision can tell apart; the yellow is left
+#: Okabe and Ito's palette, which people with any colour vision can distinguish; the yellow is left
 #: out, as it is too pale for lines on white.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 #: Second cue beside the colour, for those who print in grey.

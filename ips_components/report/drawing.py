@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def _read_libraries() -> None:
-    # Where Dask is installed, xarray reads all of it to tell its arrays from others. Here are none.
+    # Where Dask is installed, xarray reads all of it to recognise its arrays. There are none here.
     sys.modules["dask"] = None  # type: ignore[assignment]
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # of this thread, on Linux
     for name in ("zarr", "xarray", "ips_components.report.figure"):

@@ -393,7 +393,7 @@ def _scale_values(ax: Any, variable: xr.DataArray) -> None:
     if "ratio" in str(variable.name) and low >= -ROUNDING and high <= 1.0 + ROUNDING:
         top = min(1.0, 1.1 * high) if high > 0.0 else 1.0
         ax.set_ylim(0.0, top)
-        # As many decimals as it takes to tell the ticks apart.
+        # As many decimals as it takes to distinguish the ticks.
         decimals = 0 if top >= 0.05 else 1 if top >= 0.005 else None
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
     elif low > 0.0 and high > 1000.0 * low:

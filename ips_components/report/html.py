@@ -24,7 +24,7 @@ from ips_components.report.record import check_record, last_line, read_record, w
 
 FILE_NAME = "report.html"
 
-#: What the states of external tasks mean to somebody who has not read the code.
+#: What the states of external tasks mean, for readers who do not know the code.
 STATES = {
     "declared": "known to Dask; nothing needed it yet",
     "wanted": "awaited, has not arrived",

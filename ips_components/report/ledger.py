@@ -165,7 +165,7 @@ def summary_rows(
     if text := missing_values(record["results"]["variables"]):
         rows.append(("not a number", text))
     if "none" in (v for name, v in record["config"].items() if name.endswith(".SECURITY")):
-        rows.append(("security", "SECURITY = none: Dask let in anybody who reached its ports"))
+        rows.append(("security", "SECURITY = none: Dask accepted every connection to its ports"))
     if run_dir is not None:
         rows += [("figure", str(run_dir / name)) for name in record["figures"]]
         if (run_dir / REPORT).exists():

@@ -29,7 +29,7 @@ class Challenge(Fixed):
 
 
 class Welcome(Fixed):
-    """The hello was accepted; ``last_seq`` tells a returning rank where to go on."""
+    """The hello was accepted; ``last_seq`` is where a returning rank goes on."""
 
     last_seq: int = 0
     ordinal: int = 0

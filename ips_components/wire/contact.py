@@ -1,6 +1,6 @@
 """The contact file: where the receivers of a run are, and the secret that opens them.
 
-It is written by the analytics side and read by rank 0 (and by nobody else): mode 0600, replaced
+It is written by the analytics side and read by rank 0 only: mode 0600, replaced
 atomically, checked for owner, mode, format and version before a word of it is believed.
 
 It is JSON. For readers without a JSON parser its key ``binary`` holds the same facts once more, as
@@ -156,7 +156,7 @@ class Contact:
         does not have them.
     scheduler
         Address of the Dask scheduler, for clients that attach to the run; in the file only.
-        Empty: nobody may.
+        Empty: no client may attach.
     scheduler_tls
         Certificates for connections to the scheduler, where they are encrypted; in the file only.
     tls

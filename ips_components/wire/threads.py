@@ -7,7 +7,7 @@ import os
 
 
 def be_patient() -> None:
-    """Let the calling thread wait for a free core instead of interrupting whoever computes.
+    """Let the calling thread wait for a free core instead of interrupting a computation.
 
     A message wakes the thread that is to receive it. Where all cores compute, the kernel would
     stop the sender in the middle of its `put` to run that thread at once; threads of the batch

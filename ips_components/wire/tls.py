@@ -120,7 +120,7 @@ class TlsSocket:
                     ) from None
                 continue
             except ssl.SSLError as error:
-                self._sock.sendall(self._outgoing.read())  # tells the peer why
+                self._sock.sendall(self._outgoing.read())  # the peer gets the reason
                 raise TlsError(_reason(error)) from error
             self._sock.sendall(self._outgoing.read())
             return True

@@ -667,7 +667,7 @@ def test_stop(start, sinks, tmp_path):
         sink.wait(lambda: sink.counts)  # it holds the only chunk for which there is room
         rank("put", "t", 1, "C")
         receiver.stop("converged")
-        rank("put", "t", 2, "C")  # does not wait for credit that nobody will give
+        rank("put", "t", 2, "C")  # does not wait for credit that no receiver will give
         assert rank("stop") == "1"
         rank("close", 0)
         assert rank.account("t")[0][3:] == [0, 0]

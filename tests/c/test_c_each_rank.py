@@ -68,7 +68,7 @@ def test_a_rank_that_knows_a_part_of_the_arrays(start, sinks, tmp_path):
 
 @pytest.mark.parametrize("shape", [(8, 12), (-1, 3)])
 def test_who_does_not_say_so_is_refused(start, sinks, tmp_path, shape):
-    """And rows of a ragged array are everybody's."""
+    """And rows of a ragged array are of all ranks."""
     spec = spec_of("other", shape=shape, count=STEPS, ragged=shape[0] == -1)
     with coupling(tmp_path, sinks(), agree(spec)) as (contact, _):
         rank = start()

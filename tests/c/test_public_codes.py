@@ -1,4 +1,4 @@
-"""Public codes that nobody here wrote, coupled by the patches in ``examples/public_codes``."""
+"""Public codes of other projects, coupled by the patches in ``examples/public_codes``."""
 
 import os
 import re

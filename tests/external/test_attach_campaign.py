@@ -49,7 +49,7 @@ def ask(live, rng: random.Random, ranks: int) -> None:
             assert found.value == sum(whole(step, ranks).sum() for step in found.steps)
             if found.index >= rng.randint(0, 5):
                 break
-    else:  # nobody waits for it
+    else:  # not waited for
         live.submit(lambda arrays: arrays["t"].mean(), rng.randint(1, 200))
 
 

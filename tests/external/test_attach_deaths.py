@@ -91,7 +91,7 @@ def test_client_stopped_holds_up_nobody(begin, client):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["stopped", "network"])
 def test_client_out_of_reach_is_given_up(begin, client, tmp_path, how):
-    """Its connection has no end that anybody sees: what it has asked for is dropped in a while."""
+    """The end of its connection is not noticed: what it has asked for is dropped after a while."""
     run, proxy = begin(), Proxy()
     try:
         contact = contacts.read(run.contact)

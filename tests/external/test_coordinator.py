@@ -244,7 +244,7 @@ def test_a_receiver_that_leaves_an_open_ended_run_has_none_of_what_is_not_declar
 
 
 def test_what_is_to_come_again_stays_where_it_is_when_a_receiver_joins(coordinator):
-    """Who was asked for it forgets what is another's: nobody would take it."""
+    """A worker that was asked for it forgets what is another's: no worker would take it."""
     spec = ArraySpec("t", "<f8", (8, 6), StepAxis(count=400), ("y", "x"))
     agreed = Contract("r", (ArrayContract.agree(spec, run="r", receivers=range(1)),))
     open_receiver(coordinator, "a", "node1")

@@ -72,7 +72,7 @@ async def test_adaptive_target_does_not_grow_with_declared_keys(c, s, a, b):
     assert s.adaptive_target() <= 2
     await a.close()
     await b.close()
-    assert s.adaptive_target() == 1  # somebody must take the data
+    assert s.adaptive_target() == 1  # a worker must take the data
 
 
 @gen_cluster(client=True, scheduler_kwargs={"idle_timeout": None})

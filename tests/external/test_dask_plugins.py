@@ -90,9 +90,9 @@ async def test_replacing_the_scheduler_plugin_keeps_the_tasks(c, s, a, b):
 async def test_a_task_that_gathers_from_a_worker_that_has_left_does_not_wait_for_it(c, s, a):
     stock = a.stream_handlers["remove-worker"]
     await install(c)
-    with socket.socket() as nobody:  # bound, but nobody listens
-        nobody.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as silent:  # bound, but not listening
+        silent.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         pool = a._get_client().rpc
         attempt = asyncio.create_task(pool.connect(address))
         await until(lambda: address in pool._connecting, "the attempt to connect")
@@ -174,7 +174,7 @@ async def test_announcements_are_gathered_while_dask_holds_its_messages_back(c, 
             external.deliver({key(i): chunk(i)})
             await until(lambda i=i: key(i) in a.data, "the value")
         await until(lambda: tasks.counts("g").get("memory") == 40, "all chunks")
-    # The first comes alone and waits for nobody; what comes meanwhile travels together.
+    # The first comes alone and does not wait; what comes meanwhile travels together.
     assert messages[0] == [key(0)]
     assert sorted(each for message in messages for each in message) == [key(i) for i in range(40)]
     assert len(messages) < 20

@@ -277,7 +277,7 @@ async def test_declaring_without_any_worker(c, s):
 )
 @gen_cluster(client=True, Worker=Nanny, nthreads=[("127.0.0.1", 1)] * 2, timeout=90)
 async def test_worker_process_killed_with_arrived_chunks(c, s, a, b, phase):
-    """kill -9 of a real process in every phase; whoever provides is told, and it completes."""
+    """kill -9 of a real process in every phase; the provider is informed, and it completes."""
     await install(c)
     tasks, events = tasks_of(s), Events()
     tasks.declare(NAME, (6,), None, group="g", on_event=events)

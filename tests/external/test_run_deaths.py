@@ -179,7 +179,7 @@ def test_a_chunk_that_no_rank_has_any_more_is_named(coupled):
 
 @EITHER
 def test_a_worker_is_killed_after_the_simulation_has_left(coupled, victim):
-    """Nobody has the data any more: the error names what is missing."""
+    """No process has the data any more: the error names what is missing."""
     run = coupled()
     run.begin("slow", parameters={"seconds": 0.5})
     run.simulate()

@@ -1,4 +1,4 @@
-"""What the tests of deaths in coupled runs ask of a run, and how they find whom to kill."""
+"""What the tests of deaths in coupled runs ask of a run, and how they find what to kill."""
 
 import json
 import time
@@ -53,7 +53,7 @@ def right(flow, steps, timeout=110.0):
 def find(process, word):
     """The processes of a run whose command has a word in it."""
     found = find_if_any(process, word)
-    assert found, f"nobody to kill: {word}"
+    assert found, f"no process to kill: {word}"
     return found
 
 

@@ -1,6 +1,6 @@
 """Random coupled runs: what a simulation offers, what of it is wanted, and what goes wrong.
 
-A `Case` follows from its seed alone, whoever runs it: threads against receivers (`random_runs`), or
+A `Case` follows from its seed alone: threads against receivers (`random_runs`), or
 MPI ranks and Dask workers under ips.py (`test_random_workflows`).
 """
 

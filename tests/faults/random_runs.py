@@ -140,7 +140,7 @@ class Analysis:
         self._thread.start()
 
     def awaited(self) -> set[tuple[int, int]]:
-        """Chunks that have not come and of which nobody has said that they will not."""
+        """Chunks that have not come and were not said to be missing."""
         return self.needed - self.counts.keys() - self.missed.keys()
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ class Analysis:
 
     def _take(self, number: int, key: tuple[int, int], value: Any) -> None:
         if key not in self.needed:
-            self.wrong.append(f"nobody wanted array {key[0]}, chunk {key[1]}")
+            self.wrong.append(f"no receiver wanted array {key[0]}, chunk {key[1]}")
             return
         self.counts[key] += 1
         if self.counts[key] > 1:
@@ -449,7 +449,7 @@ def _check(case: Case, analysis: Analysis, ears: list[Ear], outcomes: list[Any])
 
 
 def _check_memory(case: Case, analysis: Analysis, receivers: list[Receiver]) -> None:
-    """Everything is given back when nobody needs it any more."""
+    """Everything is given back when it is not needed any more."""
     deadline = time.monotonic() + 10
     while True:
         gc.collect()

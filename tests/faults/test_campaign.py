@@ -47,7 +47,7 @@ def test_any_process_at_any_moment(coupled, seed):
         story = f"seed {seed}: it was over before"
     ended = flow.wait(process, 150)
     print(story, "->", ended.status)
-    # Nobody has died: the run has no excuse.
+    # No process has died: the run has no excuse.
     assert victim is not None or ended.status == 0, ended.output + ended.log
     records = [json.loads(path.read_text()) for path in flow.root.glob("run_*/run.json")]
     if ended.status == 0:
@@ -74,12 +74,12 @@ def _assert_right(record, story):
 def _somebody(process, rng):
     try:
         ips = psutil.Process(process.pid)
-        everybody = [ips, *ips.children(recursive=True)]
+        processes = [ips, *ips.children(recursive=True)]
     except psutil.NoSuchProcess:
         return None
     # One death at a time: guards and janitors are there for the death of others.
-    everybody = [each for each in everybody if each.is_running() and not _is_guard(each)]
-    return rng.choice(everybody) if everybody else None
+    processes = [each for each in processes if each.is_running() and not _is_guard(each)]
+    return rng.choice(processes) if processes else None
 
 
 def _is_guard(process):

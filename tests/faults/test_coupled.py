@@ -108,7 +108,7 @@ QUICK = {"1:kill@start", "1:raise@step:5", "1:kill@step:5", "1:exit@end"}
 )
 def test_a_rank_dies(coupled, fault, causes):
     _, record = failed(coupled(fault=fault), *causes)
-    if fault == "1:kill@start":  # before anybody could tell the driver to end the others
+    if fault == "1:kill@start":  # before the driver could be asked to end the others
         assert record["simulation"]["exit_status"] not in (0, None)
 
 

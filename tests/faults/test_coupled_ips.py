@@ -102,7 +102,7 @@ def test_the_launcher_is_ended(coupled, signum):
     flow = coupled(pace=0.1, steps=STEPS)
     process = flow.start()
     at_step(flow, 5)
-    everybody = psutil.Process(process.pid).children(recursive=True)
-    launchers = [each for each in everybody if each.name().startswith("mpiexec")]
+    processes = psutil.Process(process.pid).children(recursive=True)
+    launchers = [each for each in processes if each.name().startswith("mpiexec")]
     launchers[0].send_signal(signum)
     failed(flow, "ended with", "lost")

@@ -1,4 +1,4 @@
-"""Whoever dies, and however: nothing is left after ten seconds, and nobody waits for ever.
+"""Whatever dies, and however: nothing is left after ten seconds, and no process waits for ever.
 
 The fixture ``leaves_nothing`` does the looking; what is here is the killing.
 """
@@ -111,7 +111,7 @@ def _descendants(process, word):
         for each in psutil.Process(process.pid).children(recursive=True)
         if word in " ".join(each.cmdline()) and "guard.py" not in " ".join(each.cmdline())
     ]
-    assert found, f"nobody to kill: {word}"
+    assert found, f"no process to kill: {word}"
     return found
 
 

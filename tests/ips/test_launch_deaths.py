@@ -1,6 +1,6 @@
 """Deaths in a workflow of many launches: in the first, between two, in the last one.
 
-Whoever dies, the outcome is a run with the right numbers, or one that has failed with a cause.
+Whatever dies, the outcome is a run with the right numbers, or one that has failed with a cause.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def test_somebody_is_killed_between_two_launches(tmp_path, leaves_nothing, who):
     if ended.status == 0:
         assert who == "worker"  # nothing of the chunks that it held was needed any more
         right(flow)
-    elif who == "analytics":  # nobody is left to write a record, but the exit status is true
+    elif who == "analytics":  # no process is left to write a record, but the exit status is true
         assert any(cause in ended.last_lines for cause in causes)
     else:
         failed(flow, ended, *causes)

@@ -174,7 +174,7 @@ def test_names_of_new_runs(name, capsys):
 
 
 def test_the_language_is_asked_for_on_a_terminal(tmp_path):
-    """As somebody who does not know the names at first."""
+    """As a user who does not know the names at first."""
     master, slave = os.openpty()
     try:
         asking = subprocess.Popen(

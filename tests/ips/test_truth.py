@@ -28,7 +28,7 @@ def test_what_runs_at_the_exit_of_a_component_is_not_interrupted(workflow):
         ("system_exit", "ended with exit status 4 during step()"),
         ("read_parameter", "AttributeError"),
         ("stage_missing", "No such file"),
-        ("launch_twice", "everybody who could give them back waits, too"),
+        ("launch_twice", "every component that could give them back waits, too"),
     ],
 )
 def test_failure_of_a_component(workflow, worker, cause):

@@ -59,7 +59,7 @@ def test_few_cells_of_a_large_array_are_sent():
 def test_pictures_are_asked_for_as_long_as_a_browser_looks():
     now, asked = [0.0], []
     pictures = Pictures(asked.append, clock=lambda: now[0])
-    pictures.show("t", {"step": 1, "cells": b"x"})  # at which nobody looks
+    pictures.show("t", {"step": 1, "cells": b"x"})  # not shown in any browser
     assert pictures.look("t", goes_on=True) is None
     assert asked == ["t"]
     pictures.show("t", {"step": 2, "cells": b"x"})
@@ -70,7 +70,7 @@ def test_pictures_are_asked_for_as_long_as_a_browser_looks():
     now[0] = 1.5
     assert pictures.look("t", goes_on=True)["step"] == 2
     assert asked == ["t", "t"]
-    now[0] = 60.0  # nobody has looked for long
+    now[0] = 60.0  # not shown for long
     assert pictures.look("t", goes_on=True) is None
     pictures.show("t", {"step": 9, "cells": b""})
     now[0] = 300.0  # the last picture stays

@@ -1,6 +1,6 @@
 // The engines of a process and the one bridge that they share.
 //
-// ADIOS2 tells an engine the shapes of variables with their first Put, and the bridge must describe
+// ADIOS2 gives an engine the shapes of variables with their first Put, and the bridge must describe
 // all arrays before it connects. So the data of the first step are kept until the step has ended;
 // then everything that the open engines have defined is described, and the bridge connects. From
 // then on a Put goes through at once, or at the end of the step, as its mode says.

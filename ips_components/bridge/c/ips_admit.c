@@ -123,7 +123,7 @@ int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
             gone_since = gone_since ? gone_since : now;
             if (now - gone_since > ipsb_ns(b->contact.connect))
                 snprintf(b->links.lost, sizeof b->links.lost,
-                         "receiver %u is gone, and nobody else took its chunks within %g s", absent,
+                         "receiver %u is gone, and no other took its chunks within %g s", absent,
                          b->contact.connect);
         } else {
             gone_since = 0;

@@ -147,7 +147,7 @@ int ips_bridge_receive_doubles(ips_bridge *b, const char *name, int64_t step, do
 
 /* ---- Ending ------------------------------------------------------------------------------------ */
 
-/* Tell the receivers, and stay until they answer: they do so when all that was put has arrived. If
+/* Send the goodbye, and wait for the answers: they do so when all that was put has arrived. If
  * one of them dies meanwhile, this rank is there to send its chunks to another one. Returns whether
  * any has answered. */
 static bool wait_for_bye_acks(ips_bridge *b, bool aborted, const char *reason)

@@ -98,8 +98,8 @@ module ips_bridge
 
     include 'ips_bridge_c.inc'
 
-    ! cells: of any numeric kind, or logical(c_bool), any rank up to 7, contiguous or not. What nobody
-    ! wants of a step is not copied, not even for a section with gaps.
+    ! cells: of any numeric kind, or logical(c_bool), any rank up to 7, contiguous or not. What is
+    ! not wanted of a step is not copied, not even for a section with gaps.
     interface bridge_put
         module procedure put_0, put_1, put_2, put_3, put_4, put_5, put_6, put_7, &
             array_put_0, array_put_1, array_put_2, array_put_3, array_put_4, array_put_5, &

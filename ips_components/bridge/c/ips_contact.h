@@ -21,7 +21,7 @@ typedef struct contact {
 
 /* Return NULL or what is wrong. */
 const char *ipsb_contact_parse(contact *out, const uint8_t *data, size_t length);
-/* Read the file and append its binary record; a code, with words in `why`. `missing` tells that
+/* Read the file and append its binary record; a code, with words in `why`. `missing`: whether
  * there is no file (yet). */
 int ipsb_contact_read(const char *path, buffer *record, bool *missing, char *why, size_t room);
 

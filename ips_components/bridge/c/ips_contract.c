@@ -214,8 +214,8 @@ static void read_attributes(agreement *a, const char *json)
     a->block_ndim = attribute(json, "block_shape", 0, 1, a->block_shape);
 }
 
-/* An array that is described and nobody needs. What is wrong with it matters to nobody: then it has
- * no bytes per cell. */
+/* An array that is described and not needed. What is wrong with it does not matter: then it has no
+ * bytes per cell. */
 static void read_unneeded(reader *r, agreement *a)
 {
     char *json;

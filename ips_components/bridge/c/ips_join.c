@@ -246,7 +246,7 @@ int ips_bridge_request(ips_bridge *b, const char *contact, const void **blob, si
     if (!code && b->contract_frame)
         ipsb_append(&out, b->contract_frame, b->contract_length);
     ipsb_buffer_free(&record);
-    /* The connections for data are made with all that the contract tells a rank about itself. */
+    /* The connections for data are made with all that the contract says of this rank. */
     ipsb_links_free(&b->links);
     ipsb_feedback_free(b);
     free(b->contract_frame);
@@ -319,7 +319,7 @@ static int unpack(ips_bridge *b, const uint8_t *blob, size_t length)
     wrong = ipsb_contact_parse(&b->contact, blob + BLOB_HEAD, (size_t)first);
     if (wrong)
         return ipsb_fail(b, IPS_BRIDGE_CONTACT, "%s", wrong);
-    if (!second) { /* nobody is there: nothing is wanted */
+    if (!second) { /* no receiver is left: nothing is wanted */
         b->self.has_contract = true;
         snprintf(b->links.lost, sizeof b->links.lost, "the receivers went away before there was a contract");
         return begin_session(b);
@@ -377,7 +377,7 @@ int ipsb_ask_begin(ips_bridge *b, const uint8_t *contact, size_t length)
 int ipsb_join_asked(ips_bridge *b)
 {
     int code;
-    /* The connections for data are made with all that the contract tells a rank about itself. */
+    /* The connections for data are made with all that the contract says of this rank. */
     ipsb_links_free(&b->links);
     ipsb_feedback_free(b);
     code = take_contract(b, b->contract_frame, b->contract_length);

@@ -44,7 +44,7 @@ typedef struct peer {
     bool challenged; /* its challenge was answered by the hello */
     uint8_t nonce[NONCE_BYTES]; /* of this connection */
     bool needs_tls; /* it takes encrypted connections only */
-    bool deserted;  /* nobody listened when it was dialled last */
+    bool deserted;  /* no receiver listened when it was dialled last */
     int fd;
     uint32_t generation;
     uint32_t placed; /* epoch of the newest placement that came over this connection */

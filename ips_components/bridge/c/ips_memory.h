@@ -34,7 +34,7 @@ typedef struct slot {
     uint64_t used;                        /* turn of the ring in which it was handed out last */
     size_t size;
     uint8_t *memory;
-    segment *segment; /* NULL: nobody can map it */
+    segment *segment; /* NULL: no receiver can map it */
     size_t at;        /* in the segment */
     slot_state state;
     size_t pending;      /* sent pieces that still read it */

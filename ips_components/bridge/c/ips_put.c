@@ -34,7 +34,7 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
 /* ---- Sending ----------------------------------------------------------------------------------- */
 
 /* Hand what is queued to the kernel. Shared memory needs a few bytes only; over TCP the cells are
- * waited for: nobody else would send them while the program computes. */
+ * waited for: no other thread would send them while the program computes. */
 int ipsb_flush_all(ips_bridge *b)
 {
     const int64_t began = ipsb_now(), limit = ipsb_ns(b->contact.step);
@@ -285,7 +285,7 @@ int ipsb_find_array(ips_bridge *b, const char *name, array **out)
     *out = ipsb_array(b, name);
     if (!*out && b->described)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "array %s was not declared", name);
-    if (!*out && !(*out = ipsb_array_add(b, name))) /* the config may offer what nobody wants */
+    if (!*out && !(*out = ipsb_array_add(b, name))) /* the config may offer unneeded arrays */
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for array %s", name);
     return IPS_BRIDGE_OK;
 }

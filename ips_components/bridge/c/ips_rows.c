@@ -283,7 +283,7 @@ int ips_bridge_array_put_blocks(ips_bridge_array *a, int64_t step, const void *c
                          "put of array %s at step %lld on rank %d: say level and place of each of "
                          "%lld blocks",
                          a->name, (long long)step, a->bridge->self.rank, (long long)n);
-    if (!a->table) /* nobody knows it */
+    if (!a->table) /* not in any contract */
         return put_parts(a, step, &part, 1, NULL, NULL);
     table = malloc(sizeof *table * ((size_t)n * (size_t)(1 + ndim) + 1));
     if (!table)

@@ -35,7 +35,7 @@ static int shared_memory(size_t size, void **memory)
     *memory = MAP_FAILED;
     if (!ftruncate(fd, (off_t)size))
         *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    /* After this mapping nobody can make another writable one, or change the size. Kernels before
+    /* After this mapping no process can make another writable one, or change the size. Kernels before
      * 5.1 do not know the seal against future writing. */
     if (*memory != MAP_FAILED && (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE) == 0 ||
                                   fcntl(fd, F_ADD_SEALS, seals) == 0))

@@ -37,7 +37,7 @@ typedef struct segments {
  * no shared memory. */
 segment *ipsb_segment_take(segments *all, segment_limits *limits, size_t size, uint32_t slots,
                            size_t *offset);
-/* End the use of a part; `reuse` if nobody reads it. */
+/* End the use of a part; `reuse` if no receiver reads it. */
 void ipsb_segment_give_back(segments *all, segment_limits *limits, segment *s, size_t offset,
                             size_t size, bool reuse);
 

@@ -72,7 +72,7 @@ def kill_soon(word):
             kill(word)
             return
         except ProcessLookupError:
-            assert time.monotonic() < deadline, f"nobody to kill: {word}"
+            assert time.monotonic() < deadline, f"no process to kill: {word}"
             time.sleep(0.02)
 
 

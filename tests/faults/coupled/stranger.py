@@ -67,7 +67,7 @@ def main():
             got.append(f"run code as user {who} by {protocol}")
     json.dump(got, sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # whoever still waits
+    os._exit(0)  # also if a thread still waits
 
 
 def readable(path):

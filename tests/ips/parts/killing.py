@@ -43,7 +43,7 @@ def kill(word):
                 process.kill()
                 killed += 1
     if not killed:
-        raise ProcessLookupError(f"nobody to kill: {word}")
+        raise ProcessLookupError(f"no process to kill: {word}")
 
 
 def _command(process):

@@ -214,7 +214,7 @@ def test_what_cannot_be_had_is_refused_before_step_0(name):
         opened = OpenAnalysis(offered, lambda arrays, bound: {name: REFUSED[name](arrays["u"])})
         Growth(opened.graph, opened.agree(64), opened.open_names)
     assert not isinstance(error.value, ExternalTaskError)
-    assert "at most 64" not in str(error.value)  # which nobody has said
+    assert "at most 64" not in str(error.value)  # which is not declared
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_groups_of_hdf5_become_prefixes(tmp_path):
     ("name", "message"),
     [
         ("absent.nc", "no such file"),
-        ("field.txt", "cannot tell its format"),
+        ("field.txt", "unknown format"),
         ("folder", "no Zarr store"),
         ("numbers.npy", "no array of numbers with a time dimension"),
     ],

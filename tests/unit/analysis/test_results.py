@@ -450,7 +450,7 @@ def test_steps_of_results_become_physical_times(tmp_path, format):
 
 
 def test_steps_of_large_results_become_physical_times(tmp_path, monkeypatch):
-    """Their workers have written them when nobody knew the times yet."""
+    """Their workers have written them when the times were not known yet."""
     monkeypatch.setattr(_results, "GATHER_LIMIT", 64)
     store = ResultStore(tmp_path / "r.zarr")
     big = with_steps(range(100)).chunk({"time": 10})

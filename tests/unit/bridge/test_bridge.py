@@ -678,7 +678,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
 def test_whatever_is_wrong_with_a_put_names_array_step_and_rank(tmp_path, wrong, wanted):
-    """Or is taken where nothing of the step is wanted, so that nobody looks."""
+    """Or is taken where nothing of the step is wanted, so that it is not checked."""
     spec = ArraySpec("t", "f8", (8, 6), StepAxis(count=4))
     selections = None if wanted else [Selection.from_key(np.s_[:2], spec.index_shape)]
     contract = agree(spec, selections=selections)

@@ -104,11 +104,11 @@ def test_an_error_in_the_io_thread_ends_the_run_with_a_cause(tmp_path, monkeypat
         bridge = Bridge(contact=file)
 
         def fail(now):
-            raise RuntimeError("nobody thought of this")
+            raise RuntimeError("an unforeseen error")
 
         monkeypatch.setattr(bridge._delivery.connections, "_maintain", fail)
         assert bridge._mailbox.wait_for(lambda: bridge._mailbox.lost, 10)
-        with pytest.raises(AnalyticsLost, match=r"I/O thread failed .*nobody thought of this"):
+        with pytest.raises(AnalyticsLost, match=r"I/O thread failed .*an unforeseen error"):
             bridge.put("t", 0, FIELD[0])
         assert bridge._delivery.connections.goodbye_answered()  # there is none to wait for
         bridge.close("aborted")
@@ -310,7 +310,7 @@ def test_a_list_is_put_like_an_array_at_every_step(tmp_path):
     spec = ArraySpec("t", "f8", (2, 3), StepAxis(count=4))
     with receivers(tmp_path, agree(spec)) as (file, _, (sink,)):
         with Bridge(contact=file) as bridge:
-            for step in (0, 1, 7):  # 7: nobody wants it
+            for step in (0, 1, 7):  # 7: not wanted
                 bridge.put("t", step, [[1.0, 2.0, 3.0], [4.0, 5.0, float(step)]])
         sink.wait(lambda: len(sink.counts) == 2)
         assert sink.chunks[0, 1].tolist() == [[[1, 2, 3], [4, 5, 1]]]

@@ -593,7 +593,7 @@ def forking_rank(file, started):
 def test_a_chunk_that_moves_while_its_block_is_on_its_way_reaches_its_new_receiver(
     tmp_path, lanes, in_place
 ):
-    """The newcomer asks for what the rank has not put yet: nobody asks a second time."""
+    """The newcomer asks for what the rank has not put yet: no receiver asks a second time."""
     contract = agree(SPEC)
     options = {"lanes": lanes, "replay_steps": 2}
     with receivers(tmp_path, contract, contact_options=options) as (file, (first,), _):

@@ -1,4 +1,4 @@
-"""Memory stays bounded, nobody starves, and what is dropped is counted."""
+"""Memory stays bounded, no rank starves, and what is dropped is counted."""
 
 import gc
 import threading

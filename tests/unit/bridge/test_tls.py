@@ -223,7 +223,7 @@ def test_certificates_that_cannot_be_read(tmp_path, over_tcp, credentials):
 
 
 def test_without_encryption_a_rank_with_certificates_says_nothing(tmp_path, over_tcp, credentials):
-    """Whoever has taken a receiver's port does not get the token."""
+    """A process that has taken a receiver's port does not get the token."""
     with receivers(tmp_path, agree(SPEC), handshake=0.3) as (file, _, sinks):
         contact = contacts.read(file)
         contacts.write(file, replace(contact, tls=named(credentials), deadlines={"connect": 0.5}))

@@ -359,7 +359,13 @@ def test_everything_is_read(files):
         ("my_analysis:mean", "no_module:mean", "[PCA] ANALYSIS", "no module 'no_module'", "INPUT"),
         ("my_analysis:mean", "my_analysis:maen", "[PCA] ANALYSIS", "no function 'maen'", "mean?"),
         ("LANES = tcp", "LANES = udp", "[PCA] LANES", "one or more of shm, tcp", ""),
-        ("[[ARRAYS]]", "[[ARAYS]]", "[PCA] ARAYS", "sub-section that nobody reads", "ARRAYS?"),
+        (
+            "[[ARRAYS]]",
+            "[[ARAYS]]",
+            "[PCA] ARAYS",
+            "sub-section that no component reads",
+            "ARRAYS?",
+        ),
         ("SHAPE = 64, 32", "SHAPE = 64, no", "temperature] SHAPE", "whole numbers >= 1", ""),
         ("DIMS = y x", "DIMS = z y x", "temperature] DIMS", "expected 2 entries", ""),
         ("CHUNKS = 1, 32, -1", "CHUNKS = 32, -1", "temperature] CHUNKS", "3 entries, time", ""),
@@ -645,7 +651,7 @@ COMMON = "BIN_PATH =\n    INPUT_FILES =\n    OUTPUT_FILES =\n    SCRIPT =\n    M
 
 
 def replaced(name, module, nproc):
-    """Changes that put a component of nobody's in the place of one of ours."""
+    """Changes that put a component of an unknown class in the place of one of ours."""
     return tuple(
         f"NAME = {each}\n    NPROC = {nproc}\n    {COMMON} {where}"
         for each, where in (

@@ -96,7 +96,7 @@ def test_endings_name_step_and_total(state):
     state.step_end(0, 6, 0.0, {})
     assert state.ending(10) == "simulation ended at step 6 of 10"
     assert state.ending(None) == "simulation ended at step 6"
-    state.bye(0, "ok", {}, 9)  # steps that nobody wants are known at the end
+    state.bye(0, "ok", {}, 9)  # steps that are not wanted are known at the end
     assert state.ending(10) == "simulation ended at step 9 of 10"
 
 

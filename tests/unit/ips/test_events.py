@@ -1,4 +1,4 @@
-"""Progress as events of IPS: what they say, how often, and that they harm nobody."""
+"""Progress as events of IPS: what they say, how often, and that they do no harm."""
 
 import pytest
 

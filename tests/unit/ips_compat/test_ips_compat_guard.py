@@ -209,7 +209,7 @@ def test_segments_that_nobody_maps_are_removed(segments):
 
 
 def test_a_semaphore_that_its_maker_has_is_left_alone():
-    """Also before anybody has opened it: its maker maps it under another name."""
+    """Also before any process has opened it: its maker maps it under another name."""
     held = multiprocessing.get_context("spawn").Semaphore()
     guard.remove_segments(time.time() - 60.0)
     assert Path(f"/dev/shm/sem.{held._semlock.name[1:]}").exists()

@@ -157,7 +157,7 @@ def test_a_writer_that_dies_while_it_writes_stops_nobody(inner, monkeypatch):
 
 
 def test_nobody_writes_while_a_writer_is_killed(inner):
-    """Also where it waits for room in the pipe, since nobody reads."""
+    """Also where it waits for room in the pipe, since no process reads."""
     polling = _polling(inner)
     busy = FORK.Process(target=lambda: [inner.put(b"x" * 100_000) for _ in range(100_000)])
     busy.start()

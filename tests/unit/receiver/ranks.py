@@ -103,7 +103,7 @@ class Rank:
         self.sock.close()
 
     def introduce(self, hello, token=TOKEN):
-        """Send a hello as whoever knows a token does."""
+        """Send a hello as any process that has a token does."""
         greeting = m.Greeting(proof.new_nonce(), hello.session)
         self.say(greeting)
         nonces = greeting.nonce, self.hear_until(m.Challenge).nonce

@@ -372,7 +372,7 @@ def test_chunks_that_become_ours_in_rows_that_were_admitted_are_expected():
     assert made.watermarks() == [10]
     made.set_placement({0: Placement(1, 1, (0, 0))}, [(0, 5)], {0: (2, 4)}, [(0, 7)])
     assert made.admit() == [(0, 5)]
-    for chunk in (5, 9, 19):  # asked for again; in rows that nobody had begun
+    for chunk in (5, 9, 19):  # asked for again; in rows that no rank had begun
         complete = fill(made, Piece(0, chunk, chunk // 2, ((0, 1, 1), (0, 2, 1))))
         assert complete.chunk == chunk
     assert made.open_chunks() == 10 + 4

@@ -209,7 +209,7 @@ def ok_record(ranks: int = 4, workers: int = 2, steps: int = 100) -> dict[str, A
 
 
 def rank_death_record() -> dict[str, Any]:
-    """Rank 2 is killed after step 36; its last steps reach nobody."""
+    """Rank 2 is killed after step 36; its last steps reach no receiver."""
     feed = Feed()
     feed.begin()
     feed.run(37)
