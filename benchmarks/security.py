@@ -51,7 +51,7 @@ def transfer(mode: str, nbytes: int = TRANSFER) -> dict[str, float]:
 
 
 def _security(credentials: Any) -> Any:
-    """Return one certificate for all who take part."""
+    """Return one certificate for all processes."""
     from distributed import Security
 
     roles = ("client", "scheduler", "worker")

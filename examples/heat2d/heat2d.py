@@ -32,7 +32,7 @@ def main():
     comm = MPI.COMM_WORLD
     args = parse_on_rank_0(comm)
 
-    # Who computes what: `cart` is the grid of ranks, this rank has h x w cells from (y0, x0) on.
+    # The decomposition: `cart` is the grid of ranks, this rank has h x w cells from (y0, x0) on.
     # T is the block with a rim of one cell, where the neighbours' edges or the walls go.
     cart = comm.Create_cart([args.py, args.px])
     (y0, h), (x0, w) = (

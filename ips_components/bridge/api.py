@@ -36,7 +36,7 @@ class Bridge:
     ----------
     comm
         Communicator of all ranks (mpi4py's, or anything with ``rank``, ``size`` and ``bcast``).
-        None: a serial program, or ranks that say who they are by ``rank`` and ``size``.
+        None: a serial program, or ranks identified by ``rank`` and ``size``.
     contact
         Path of the contact file. None: the environment's ``IPS_COMPONENTS_CONTACT``.
     arrays

@@ -328,7 +328,8 @@ class Delivery:
     ) -> bool:
         """Send what lies in a slot; False: chunks have moved meanwhile, so find their owners.
 
-        From here on the step counts as put: who asks for its chunks again finds them in the slot.
+        From here on the step counts as put: a receiver that asks for its
+        chunks again gets them from the slot.
         """
         home = self.connections.home
         with self.mailbox.lock:
@@ -477,7 +478,7 @@ class Delivery:
                     ring.keeper = None
                 held = {stored.piece.chunk for slot in ring.slots for stored in slot.stored}
                 new_owners.update(map(out.owner, held))
-        # Those who now own what the slots hold will ask for it: be there.
+        # The new owners of what the slots hold will ask for it: stay connected.
         for ordinal in new_owners:
             owner = self.connections.by_ordinal.get(ordinal)
             if owner is not None and owner.link is LinkState.NEW:

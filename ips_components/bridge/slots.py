@@ -72,8 +72,8 @@ class Stored(NamedTuple):
 class Slot(SlotLife):
     """Some memory; part of a segment when receivers on this machine may map it.
 
-    Its `SlotLife` states who may read or write it. ``places`` are those of the last step's pieces,
-    one after the other, or parts of the ``whole`` block when it was computed in place.
+    Its `SlotLife` states which side may read or write it. ``places`` are those of the last step's
+    pieces, one after the other, or parts of the ``whole`` block when it was computed in place.
     """
 
     __slots__ = (

@@ -79,7 +79,7 @@ class ArrayConfig:
 
     @property
     def owner(self) -> str | tuple[str, ...] | None:
-        """Who owns shared points: one word for all dimensions, or one per dimension."""
+        """Which neighbour owns shared points: one word for all dimensions, or one per dimension."""
         if len(self.shared) > 1:
             return self.shared
         return self.shared[0] if self.shared else None

@@ -182,7 +182,7 @@ def simulations_of(
     simulations: Sequence[SimulationConfig],
     problems: Problems,
 ) -> list[SimulationConfig]:
-    """Return who may put an array; where several do, one that is described here must have one."""
+    """Return the simulations that may put an array; the config must name one of several."""
     ports = [each.port for each in simulations]
     if array.simulation and array.simulation not in ports:
         problems.add(

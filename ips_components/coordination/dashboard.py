@@ -80,7 +80,7 @@ class Dashboard(SchedulerPlugin):
         await self._server.close_all_connections()
 
     def application_for(self, path: str) -> Any:
-        """Return who answers a path."""
+        """Return the handler of a path."""
         first = path.strip("/").partition("/")[0]
         if not hmac.compare_digest(first.encode(), self._token.encode()):
             return self._nothing

@@ -46,7 +46,7 @@ class Offered(dict[str, Any]):
     ----------
     arrays : mapping of str to dask.array.Array
     offered_by : str
-        Who offers them, for the message.
+        The simulation that offers them, for the message.
     """
 
     def __init__(self, arrays: Mapping[str, Any], offered_by: str = "the simulation") -> None:

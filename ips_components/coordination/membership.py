@@ -1,4 +1,4 @@
-"""Who takes part in a run: receivers and ranks, as they come, go, and fall silent."""
+"""Receivers and ranks of a run, as they connect, leave, and become silent."""
 
 from __future__ import annotations
 

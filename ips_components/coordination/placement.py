@@ -113,7 +113,7 @@ class Placer:
         return {o: run.state.endpoints[o]["hostname"] for o in sorted(run.workers.values())}
 
     def _count_cells(self, run: CoordinatedRun, hosts: Mapping[int, str]) -> bool:
-        """Count the cells of each chunk by host, once; return whether it matters who gets which."""
+        """Count the cells of each chunk by host, once; return whether the placement matters."""
         if len(set(hosts.values())) < 2 or not run.hosts:
             return False
         if not run.cells:

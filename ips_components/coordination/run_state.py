@@ -1,4 +1,4 @@
-"""Live state of one coupled run, without any Dask: who takes part, how far it is, what failed.
+"""Live state of one coupled run, without any Dask: ranks, workers, progress, faults.
 
 The scheduler plugin feeds events in (:mod:`._coordinator`); everything that people read
 afterwards (progress, live page, report, ledger) comes out of :meth:`RunState.record`.

@@ -31,7 +31,7 @@ class StepReport:
     Attributes
     ----------
     ranks, steps, waited : arrays of int64, int64 and float64, shape (n,)
-        Who has put which step, and the seconds that it has waited in the whole run so far.
+        Which rank has put which step, and the seconds that it has waited in the whole run so far.
     accounted : array of int64, shape (m,)
         Ranks that have sent an account; each once. One that is not among `ranks` goes on, but puts
         what is not wanted.

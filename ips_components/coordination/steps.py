@@ -28,7 +28,7 @@ class Step:
     complete: float | None = None
     analysed: float | None = None
     delivered: int | None = None  # bytes of the whole run when this step was complete
-    ranks: NDArray[np.bool_] | None = None  # who has put it; None when complete
+    ranks: NDArray[np.bool_] | None = None  # those that have put it; None when complete
     waited_max: float = 0.0
     waited_sum: float = 0.0
     waiting: int = 0  # ranks that these seconds are of

@@ -23,7 +23,7 @@ from ips_components.external._compat_versions import required
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler
 
-# -- scheduler: who holds the tasks --------------------------------------------------------
+# -- scheduler: clients of the tasks -------------------------------------------------------
 
 
 def pseudo_client(scheduler: Scheduler, name: str) -> ClientState:

@@ -1,4 +1,4 @@
-"""Who owns which external task, in which state, and the memory of owners that are gone."""
+"""Owners and states of external tasks, and the memory of owners that are gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds the external tasks until the graphs that need them are registered.
+"""Holds external tasks until the graphs that need them are registered.
 
 A task that no client wants and no other task waits for is forgotten by Dask at once.  External
 tasks are therefore wanted by a pseudo-client from their declaration on, and released when the

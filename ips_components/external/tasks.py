@@ -352,7 +352,7 @@ class ExternalTasks:
         self._table.advance(group, key, event, stimulus_id)
 
     def on_update_graph(self, tasks: Iterable[Key], stimulus_id: str) -> None:
-        """Hook for a new graph: note who is wanted, and release what waited for the graph."""
+        """Hook for a new graph: note which are wanted, and release what waited for the graph."""
         if self.registry.by_name:
             for key in tasks:
                 group, state = self.registry.find(key)

@@ -109,7 +109,7 @@ class Conclusion:
     def _who_ran(
         self, coordinator: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """The parts of the record about who ran where."""
+        """The parts of the record about the simulations: programs, hosts and launches."""
         simulations = self.config.coupled_ports
         if not simulations:
             return {"simulation": {"source": self.config.analytics[0].source}}

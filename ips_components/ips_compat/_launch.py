@@ -43,7 +43,7 @@ def guard_command(*options: str) -> list[str]:
 
 
 def make_executable(script: Path) -> None:
-    """Let those run a script who may read it by the umask."""
+    """Make a script executable for all users who may read it by the umask."""
     mode = script.stat().st_mode
     script.chmod(mode | (mode & 0o444) >> 2)
 

@@ -42,7 +42,7 @@ exec {guard} --parent "$PPID" --scratch "$scratch" {secrets} -- \\
 
 _SHIFTER = """\
 #!/bin/sh
-# Written by ips_components: what runs in a container ends with who started it, too. IPS asks for
+# Written by ips_components: what runs in a container ends with its parent, too. IPS asks for
 # executables that Dask no longer has, so the image's own Python runs what they stood for.
 # Options of shifter may come before them, all in one word.
 set -f

@@ -165,8 +165,8 @@ class PollingQueue:
     def no_writer(self) -> Iterator[None]:
         """Within the block no other process writes, so that any of them may be killed.
 
-        Waits some seconds at most for a process that is writing; who holds the lock for longer
-        is dead, or will not write any more.
+        Waits some seconds at most for a process that is writing; one that holds the lock for
+        longer is dead, or will not write any more.
         """
         deadline = Deadline(_LOCK_LIMIT)
         locked = False

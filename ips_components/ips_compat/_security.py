@@ -1,10 +1,10 @@
-"""Who may reach the Dask processes of a pool: their certificates, and where they listen.
+"""Access to the Dask processes of a pool: their certificates, and where they listen.
 
 Parameters of the section of the component that submits the pool decide:
 
 ``SECURITY``
-    ``none``: whoever can reach a port of the pool may run code as its user. Anything else: Dask's
-    processes take certificates of the pool only, which is the default.
+    ``none``: any user who can reach a port of the pool may run code as its owner. Anything else:
+    Dask's processes take certificates of the pool only, which is the default.
 ``LOOPBACK``
     Whether the pool listens on the loopback interface only. By default it does where all of its
     processes are on one host.

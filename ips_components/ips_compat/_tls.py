@@ -19,7 +19,7 @@ _DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A certificate that trusts itself, and its key; who has both belongs to the run."""
+    """A certificate that trusts itself, and its key; a process that has both belongs to the run."""
 
     certificate: Path
     key: Path

@@ -146,7 +146,7 @@ def _segments() -> dict[Path, os.stat_result]:
 def _unmapped(files: dict[Path, os.stat_result]) -> dict[Path, os.stat_result]:
     """Those files that no process maps.
 
-    They are known by device and inode: who makes a semaphore maps it under another name.
+    They are known by device and inode: the maker of a semaphore maps it under another name.
     """
     left = {
         path: f" {os.major(each.st_dev):02x}:{os.minor(each.st_dev):02x} {each.st_ino} "

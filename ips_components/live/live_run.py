@@ -437,5 +437,5 @@ class LiveRun:
     def _stay(self) -> None:
         """Give signs of life."""
         while not self._left.wait(RENEW):
-            with contextlib.suppress(Exception):  # who asks next gets the error
+            with contextlib.suppress(Exception):  # the next call gets the error
                 self._renew()

@@ -79,7 +79,7 @@ class PictureMaker:
 
     def _make(self, name: str) -> None:
         """Show pictures as long as they are wanted; in a thread of the array's own."""
-        from ips_components.live.live_run import LiveRun  # with Dask's arrays: for who looks
+        from ips_components.live.live_run import LiveRun  # with Dask's arrays: when it is shown
 
         wanted = True
         while wanted:

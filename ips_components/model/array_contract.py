@@ -1,4 +1,4 @@
-"""What is agreed for one array: its chunks, the cells that are wanted, and who gets them."""
+"""What is agreed for one array: its chunks, the wanted cells, and the receivers that get them."""
 
 from __future__ import annotations
 

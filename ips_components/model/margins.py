@@ -60,7 +60,7 @@ def sides(halo: Any, ndim: int) -> Sides:
 
 
 def owners(shared: Any, ndim: int) -> tuple[str, ...]:
-    """Return who owns shared points, per dimension: ``"low"``, ``"high"``, or ``""`` for neither.
+    """Return the owner of shared points, per dimension: ``"low"``, ``"high"``, or ``""``.
 
     Raises
     ------

@@ -119,9 +119,10 @@ class ArraySpec:
     ragged
         Whether the first dimension of space varies from rank to rank and step to step (particles).
     ids
-        Who owns what where the first dimension of space is indexed by global ids (the points of a
-        mesh) and each rank holds some of them: ``"unique"`` if one rank has each id, ``"low"`` or
-        ``"high"`` if the lowest or highest rank that has an id owns it. Empty: ranks have blocks.
+        Which rank owns what where the first dimension of space is indexed by global ids (the points
+        of a mesh) and each rank holds some of them: ``"unique"`` if one rank has each id,
+        ``"low"`` or ``"high"`` if the lowest or highest rank that has an id owns it. Empty: ranks
+        have blocks.
 
     Examples
     --------

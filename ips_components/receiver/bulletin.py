@@ -41,7 +41,7 @@ class Bulletin:
         return bool(self.contract_frame)
 
     def add(self, message: m.Message) -> bytes:
-        """Keep a message for those who come later; return its frame."""
+        """Keep a message for ranks that connect later; return its frame."""
         if isinstance(message, m.ContractIs):
             self.digest, self._contract = message.digest, message
             self.contract_frame = pack(message)
@@ -104,7 +104,7 @@ class Bulletin:
             frames.append(self.contract_frame)
         # After the contract: a rank that gets a fault along with it goes on without the analysis.
         frames.extend(map(pack, self._notices))
-        if not hello.flags & m.Hello.WANTS_CONTRACT:  # who asks comes again
+        if not hello.flags & m.Hello.WANTS_CONTRACT:  # one that asks connects again
             frames.extend(map(pack, self._attached.values()))
         # With the welcome: a rank that may drop would drop its first step without credit. The
         # placement says that the credit for it has come, and whose chunks are requested.

@@ -50,7 +50,7 @@ class IdTable:
         Parameters
         ----------
         rank, time
-            Who sent them, and the position of the step in the chunk.
+            The rank that sent them, and the position of the step in the chunk.
         sent
             Bytes: the cells of all rows, then their positions.
         buffer

@@ -30,7 +30,7 @@ class Joined:
 
 
 class PeerTable:
-    """Who is connected, and what every rank has to know.
+    """The ranks that are connected, and what all of them must know.
 
     Notes
     -----

@@ -2,7 +2,7 @@
 
 It knows no Dask. Its owner implements `Sink` and drives it by the methods of `Receiver`.
 
-Who does what, in which thread
+What is done in which thread
 ------------------------------
 
 ========================== ======================== ======================================

@@ -1,4 +1,4 @@
-"""How far a run is, in a file: for who has started it and is another process.
+"""How far a run is, in a file: for the process that has started it.
 
 The file is replaced as a whole, so that a reader sees the old state or the new one.
 """

@@ -44,7 +44,7 @@ class Greeting(Fixed):
 
 
 class Hello(Message):
-    """Who a rank is, with the proof that it knows the token of the run."""
+    """The identity of a rank, with the proof that it knows the token of the run."""
 
     run: str
     rank: int

@@ -1,4 +1,4 @@
-"""Who may say what, and when: the connection's states of both sides as tables, without I/O.
+"""Which messages are allowed when: the connection's states of both sides as tables, without I/O.
 
 A side calls `Connection.received` for every message that arrives, before it acts on it. What is
 not in the table is a `ProtocolError` with the history of the connection.

@@ -65,7 +65,7 @@ def encode(name: str, step: int, value: Any) -> Feedback:
 def encode_model(name: str, arrays: Mapping[str, Any], version: int) -> list[Feedback]:
     """Return the messages that carry a model: ``name/array`` for each, then their list as `name`.
 
-    All have the version as their step. The list comes last, so that who has it has all.
+    All have the version as their step. The list comes last: a rank that has it has all.
 
     Raises
     ------

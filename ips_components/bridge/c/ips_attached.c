@@ -78,7 +78,7 @@ static bool copy_array(ips_bridge *to, const array *from)
         a->n_ids = from->n_ids;
         a->has_ids = true;
     }
-    /* Of a single number the join finds out who sends it. */
+    /* Of a single number the join finds out which rank sends it. */
     a->has_block = from->has_block && from->ndim > 0;
     if (!a->has_block || !numbers)
         return true;

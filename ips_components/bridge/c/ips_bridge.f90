@@ -39,7 +39,7 @@ module ips_bridge
         BRIDGE_DEADLINE = 7, BRIDGE_ANALYTICS_LOST = 8, BRIDGE_MEMORY = 9, BRIDGE_SYSTEM = 10, &
         BRIDGE_INCOMPLETE = 12, BRIDGE_NOTHING = -1, BRIDGE_STOPPED = -2
 
-    ! Who owns points or ids that several ranks have.
+    ! Which rank owns points or ids that several have.
     integer, parameter, public :: BRIDGE_NOBODY = 0, BRIDGE_LOW = 1, BRIDGE_HIGH = 2
 
     ! One array of a model; reshape(values, shape), in Fortran's order, is the array that was sent.

@@ -176,7 +176,7 @@ IPS_BRIDGE_API int ips_bridge_block(ips_bridge *bridge, const char *array, const
 IPS_BRIDGE_API int ips_bridge_halo(ips_bridge *bridge, const char *array, int ndim,
                                    const int64_t *low, const int64_t *high);
 
-/* Who owns the plane of points that neighbouring blocks of a staggered array both have. */
+/* Which block owns the plane of points that neighbouring blocks of a staggered array both have. */
 enum ips_bridge_owner {
     IPS_BRIDGE_NOBODY = 0, /* blocks share no points */
     IPS_BRIDGE_LOW = 1,    /* the block that begins lower */

@@ -24,7 +24,7 @@ typedef struct chunk_axis {
     chunk_run *runs;
 } chunk_axis;
 
-/* Who owns an id that several ranks have; BY_BLOCK: ranks have blocks. */
+/* Which rank owns an id that several ranks have; BY_BLOCK: ranks have blocks. */
 enum id_rule { BY_BLOCK, UNIQUE_IDS, LOW_IDS, HIGH_IDS };
 
 /* What is agreed for one array; dimension 0 is time. */

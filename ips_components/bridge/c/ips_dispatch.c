@@ -148,7 +148,7 @@ static bool apply_placement(ips_bridge *b, peer *k, const message *m)
         if (!ipsb_link_of(&b->links, now.items[j].ordinal))
             (void)ipsb_link_add(&b->links, &now.items[j]); /* without memory: puts to it will say so */
     ipsb_endpoints_free(&now);
-    /* Those who now own what the slots hold will ask for it: be there. */
+    /* The new owners of what the slots hold will ask for it: stay connected. */
     for (size_t i = 0; i < b->n_arrays; i++)
         for (size_t r = 0; r < b->arrays[i]->n_rings; r++)
             for (uint32_t s = 0; s < b->arrays[i]->rings[r].n; s++) {

@@ -192,7 +192,7 @@ static int ask_contract(ips_bridge *b)
     return code;
 }
 
-/* Ask, and go on without a contract when those who were asked are gone and the policy allows it. */
+/* Ask, and go on without a contract when the receivers that were asked are gone and the policy allows it. */
 static int ask(ips_bridge *b, const char *path, buffer *record)
 {
     const char *wrong;

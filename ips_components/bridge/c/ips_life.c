@@ -9,7 +9,7 @@
 #include "ips_life.h"
 #include "ips_rank_info.h"
 
-/* Who this machine is, as booted now: receivers with the same identity share memory with us. */
+/* Identity of this machine, as booted now: receivers with the same identity share memory with us. */
 static void read_host_identity(ips_bridge *b)
 {
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");

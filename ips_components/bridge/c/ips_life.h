@@ -6,7 +6,7 @@
 
 ips_bridge *ipsb_make(int rank, int size); /* NULL: no memory */
 void ipsb_free(ips_bridge *b);
-/* Say goodbye to all who have not heard it; move what no receiver took from delivered to lost. */
+/* Send the goodbye to all receivers that have not got it; move what no receiver took from delivered to lost. */
 void ipsb_send_byes(ips_bridge *b, bool aborted, const char *reason);
 void ipsb_account_untaken(ips_bridge *b);
 /* Whether a receiver has yet to answer the goodbye. A broken link is waited for, since its receiver
