@@ -1,6 +1,7 @@
 """Every death in a coupled run has an outcome: no hang, no orphan, exit status and cause."""
 
 import json
+import re
 import signal
 import time
 from contextlib import suppress
@@ -110,6 +111,21 @@ def test_a_rank_dies(coupled, fault, causes):
     _, record = failed(coupled(fault=fault), *causes)
     if fault == "1:kill@start":  # before the driver could be asked to end the others
         assert record["simulation"]["exit_status"] not in (0, None)
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"), [("start", "(2 times)"), ("step:5", "(the same on 1 other rank)")]
+)
+def test_all_ranks_raise_the_same(coupled, moment, count):
+    """The cause is shown once, as the last thing, with a count and its place; the log has all."""
+    flow = coupled(fault=f"all:raise@{moment}")
+    ended, _ = failed(flow, "negative density")
+    shown = ended.output[ended.output.index("ips_components: the run failed") :]
+    assert shown.count("ValueError: the simulation found a negative density") == 1, shown
+    assert count in shown
+    assert re.search(r"\n  where: \S+/field.py, line \d+, in fail\Z", shown.rstrip())
+    log = (work_of(flow) / "simulation.log").read_text()
+    assert log.count("ValueError: the simulation found a negative density") == 2
 
 
 def test_a_simulation_that_never_opens_its_bridge(coupled):

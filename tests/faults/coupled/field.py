@@ -1,8 +1,9 @@
-"""A simulation for tests: a known field on MPI ranks, with a fault of one rank at a moment.
+"""A simulation for tests: a known field on MPI ranks, with a fault at a moment.
 
     field.py STEPS [--name NAME] [--fault RANK:HOW@WHEN] [--pace SECONDS] [--until FILE]
 
-HOW is raise, exit, kill, crash or stop; WHEN is start, open, step:N, end (bridge open) or closed.
+RANK is a number or all; HOW is raise, exit, kill, crash or stop; WHEN is start, open, step:N, end
+(bridge open) or closed.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main():
     how, _, moment = rest.partition("@")
 
     def now(when):
-        if options.fault and int(rank) == comm.rank and when == moment:
+        if rank in ("all", str(comm.rank)) and when == moment:
             fail(how)
 
     now("start")
