@@ -19,7 +19,7 @@ tcp
 tcp lent
     The same without a replay buffer: when puts follow each other closely, blocks are sent from the
     caller's memory.
-C in place, C shm, C tcp
+C in place, C shm, C tcp, C tcp lent
     The same of a rank in C (`put_blocking.c`; needs make and a C compiler).
 wake
     ``socket.send`` of 64 bytes over a Unix socket to a thread that sleeps in ``recv``: what it
@@ -77,10 +77,10 @@ from ips_components.wire.framing import SlotFrame
 
 SIZES = (32 * KIB, 2 * MIB, 8 * MIB, 64 * MIB)
 PACE = {32 * KIB: 0.010, 2 * MIB: 0.015, 8 * MIB: 0.030, 64 * MIB: 0.150}
-C_METHODS = ("C in place", "C shm", "C tcp")
+C_METHODS = ("C in place", "C shm", "C tcp", "C tcp lent")
 METHODS = (
     "copy", "copies", "wake", "least", "in place", "C in place", "shm", "C shm", "tcp", "C tcp",
-    "tcp lent", "raw", "raw answered", "mpi", "mpi tcp",
+    "tcp lent", "C tcp lent", "raw", "raw answered", "mpi", "mpi tcp",
 )  # fmt: skip
 
 #: Goals: milliseconds (in place at any size; shm at 32 KiB), warm copies (shm from 2 MiB on), parts
@@ -217,7 +217,7 @@ def by_bridge(method: str, size: int, pace: float, n: int, ranks: int) -> list[A
     with receiver, tempfile.TemporaryDirectory() as folder:
         receiver.set_contract(Contract(RUN, (array,)))
         file = Path(folder) / "contact"
-        options = {"lanes": lanes, "replay_steps": 0 if method == "tcp lent" else 1}
+        options = {"lanes": lanes, "replay_steps": 0 if "lent" in method else 1}
         contacts.write(file, contacts.Contact(RUN, TOKEN, (receiver.endpoint,), options=options))
         if method in C_METHODS:
             return c_ranks(file, size, pace, n, ranks, "in place" in method)

@@ -113,23 +113,28 @@ static int by_handle(const char *name)
     return ips_bridge_find(bridge, name) != NULL;
 }
 
-static int put(struct known *a, int64_t step, const int64_t *offset, const int64_t *count,
+/* Put `n` steps, one right after the other: the blocks are computed before. */
+static int put(struct known *a, int64_t step, int64_t n, const int64_t *offset, const int64_t *count,
                char order)
 {
     int64_t strides[DIMS];
     size_t first, bytes = layout(a, count, order, strides, &first);
-    unsigned char *cells = malloc(bytes + 1);
-    int code;
-    fill(cells + first, a, offset, count, strides, step);
-    if (order == 'C' && offset == a->offset)
-        code = ips_bridge_put(bridge, a->name, step, cells);
-    else
-        code = by_handle(a->name) ? ips_bridge_array_put_block(ips_bridge_find(bridge, a->name), step,
-                                                               cells + first, offset, count, strides)
-                                  : ips_bridge_put_block(bridge, a->name, step, cells + first,
-                                                         offset, count, strides);
-    memset(cells, 0xDD, bytes); /* it may be reused on return */
-    free(cells);
+    unsigned char *all = malloc((size_t)n * (bytes + 1));
+    int code = 0;
+    for (int64_t i = 0; i < n; i++)
+        fill(all + (size_t)i * bytes + first, a, offset, count, strides, step + i);
+    for (int64_t i = 0; i < n && !code; i++, step++) {
+        unsigned char *cells = all + (size_t)i * bytes;
+        if (order == 'C' && offset == a->offset)
+            code = ips_bridge_put(bridge, a->name, step, cells);
+        else
+            code = by_handle(a->name) ? ips_bridge_array_put_block(ips_bridge_find(bridge, a->name), step,
+                                                                   cells + first, offset, count, strides)
+                                      : ips_bridge_put_block(bridge, a->name, step, cells + first,
+                                                             offset, count, strides);
+        memset(cells, 0xDD, bytes); /* it may be reused on return */
+    }
+    free(all);
     return code;
 }
 
@@ -560,12 +565,16 @@ static int obey(const char *command)
         return ips_bridge_discard(bridge, name);
     step = number();
     if (!strcmp(command, "put")) /* NAME STEP ORDER: the declared block */
-        return put(array, step, array->offset, array->count, *word());
+        return put(array, step, 1, array->offset, array->count, *word());
+    if (!strcmp(command, "puts")) { /* NAME STEP STEPS ORDER: the same, step after step */
+        int64_t n = number();
+        return put(array, step, n, array->offset, array->count, *word());
+    }
     if (!strcmp(command, "put_block")) { /* NAME STEP ORDER OFFSET... COUNT... */
         char order = *word();
         numbers(a, array->ndim);
         numbers(b, array->ndim);
-        return put(array, step, a, b, order);
+        return put(array, step, 1, a, b, order);
     }
     if (!strcmp(command, "view")) { /* NAME STEP ITEMSIZE NDIM EXTENT... STRIDE...: cells nowhere */
         size_t itemsize = (size_t)number();

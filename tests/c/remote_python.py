@@ -186,6 +186,13 @@ class Rank:
         if block.ndim:  # what is put may be re-used at once
             block[...] = np.full(block.itemsize, 0xDD, np.uint8).view(block.dtype)[0]
 
+    def puts(self, name, first, n, order):
+        known, steps = self.known[name], range(int(first), int(first) + int(n))
+        blocks = [self.cells(name, step, known.offset, known.count, order) for step in steps]
+        for step, block in zip(steps, blocks, strict=True):
+            self.bridge.put(name, step, block)
+            block.fill(-1.0)  # what is put may be re-used at once
+
     def put_block(self, name, step, order, *numbers):
         n = len(self.known[name].shape)
         offset, count = (tuple(map(int, numbers[i * n : i * n + n])) for i in range(2))

@@ -682,6 +682,59 @@ def test_a_block_over_a_slow_network_takes_its_time(start, sinks, tmp_path):
         rank("close", 1)
 
 
+NO_REPLAY = {"replay_steps": 0}
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_blocks_one_after_the_other_without_replay(start, sinks, tmp_path, order):
+    """Sent from the program's own memory, which it writes again; connections break meanwhile."""
+    spec = spec_of(shape=(250, 300), count=40)
+    made = sinks(2)
+    contract = agree(spec, receivers=2, chunks=(1, 100, 300))
+    with coupling(tmp_path, made, contract, options=NO_REPLAY) as (contact, started):
+        rank = joined(start, contact, tmp_path, spec)
+        rank.tell("puts", "t", 0, 40, order)
+        for n in range(3, 40, 6):
+            made[0].wait(lambda n=n: len(made[0].counts) >= n)
+            for receiver in started:
+                cut(receiver)
+        rank.answer()
+        rank("close", 0)
+        right(contract, *made)
+        assert rank.account("t")[0] == [40, 0, 40, 0, 0]
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_the_programs_own_memory_is_not_sent_once_its_put_has_failed(start, sinks, tmp_path):
+    spec = spec_of(shape=(250, 300), count=8)
+    (sink,) = sinks()
+    contract, limits = agree(spec), {"step": 0.5}
+    with (
+        coupling(tmp_path, [sink], contract, deadlines=limits, options=NO_REPLAY) as (file, (r,)),
+        Between(r.endpoint) as between,
+    ):
+        between.stand_in(file, r, contract)
+        rank = joined(start, file, tmp_path, spec)
+        rank("put", "t", 0, "C")
+        rank("wait", 10)
+        between.passing.clear()
+        with pytest.raises(RankError) as late:  # the first ones are copied: none went before
+            rank("puts", "t", 1, 6, "C")
+        failed = re.match(
+            r"7: put of array '?t'? at step (\d) on rank 0: .*receiver 0 at .* did not take a "
+            "block within 0.5 s",
+            str(late.value),
+        )
+        between.cut()
+        rank("put", "t", 7, "C")
+        rank("close", 0)
+        steps = [*range(int(failed[1])), 7]
+        assert sorted(chunk for _, chunk in sink.chunks) == steps
+        came = delivered(contract.arrays[0], sink.chunks)
+        assert (came[steps] == expected(contract.arrays[0])[steps]).all()
+
+
 # -- addresses and streams -------------------------------------------------------------------------
 
 

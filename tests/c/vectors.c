@@ -393,7 +393,7 @@ static void do_pack(void)
         uint32_t generation = (uint32_t)number();
         for (int i = 0; i < ndim && slot != NO_SLOT; i++)
             strides[i] = number();
-        ipsb_pack_piece(&out, array, seq, chunk, t, ndim, dst, 0, slot, generation, offset,
+        ipsb_pack_piece(&out, array, seq, chunk, t, 0, ndim, dst, 0, slot, generation, offset,
                         slot == NO_SLOT ? NULL : strides);
     } else if (op == OP_ROWS) {
         uint32_t array = (uint32_t)number();

@@ -233,7 +233,7 @@ IPS_BRIDGE_API int ips_bridge_join(ips_bridge *bridge, const void *blob, size_t 
 /* ---- Putting ------------------------------------------------------------------------------ */
 
 /* Offer the only declared block (with halo, C order, without gaps) of one step. What the contract names
- * of it is copied and sent; `cells` may be reused on return. */
+ * of it is sent, from a copy or from where it lies; `cells` may be reused on return. */
 IPS_BRIDGE_API int ips_bridge_put(ips_bridge *bridge, const char *array, int64_t step,
                                   const void *cells);
 

@@ -91,11 +91,12 @@ static void fill(peer *k)
             } else if (k->shm && s->segment) {
                 entry->leased = true;
                 entry->generation = ++s->generation;
-                ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst, 0,
+                ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, 0, cells->ndim, dst, 0,
                                 s->number, entry->generation, cells->offset, strides);
             } else {
-                ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t, cells->ndim, dst,
-                                cells->bytes, NO_SLOT, 0, 0, NULL);
+                ipsb_pack_piece(&k->out, cells->array, entry->seq, chunk, t,
+                                s->lent ? PIECE_ANSWER_NOW : 0, cells->ndim, dst, cells->bytes,
+                                NO_SLOT, 0, 0, NULL);
                 k->bulk = entry;
                 k->bulk_at = 0;
             }

@@ -34,6 +34,7 @@ typedef struct slot {
     uint64_t used;                        /* turn of the ring in which it was handed out last */
     size_t size;
     uint8_t *memory;
+    bool lent;        /* the program's own memory: its put waits for an answer */
     segment *segment; /* NULL: no receiver can map it */
     size_t at;        /* in the segment */
     slot_state state;

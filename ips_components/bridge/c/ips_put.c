@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ips_put.h"
+#include "ips_lend.h"
 
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted)
@@ -137,8 +137,9 @@ static int64_t id_bytes(const ips_bridge *b)
     return bytes;
 }
 
-int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
-              int64_t total)
+/* Copy the wanted cells into a slot and send it. */
+static int send_copy(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
+                     int64_t total)
 {
     array *a = o->a;
     bool admitted;
@@ -166,6 +167,35 @@ int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const i
     }
     ipsb_count(a, DELIVERED, 1, wanted);
     return ipsb_publish(b, s);
+}
+
+/* Send the program's own memory, if the pieces are such that this pays. */
+static int send_lent(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
+                     int64_t total)
+{
+    array *a = o->a;
+    bool admitted, taken;
+    int code = ipsb_admit(b, o, &admitted);
+    int64_t wanted = ipsb_wanted_bytes(b, a);
+    if (code || !admitted || !ipsb_lends(b, wanted))
+        return send_copy(b, o, cells, strides, total);
+    ipsb_count(a, SKIPPED, 0, total - wanted);
+    code = ipsb_lend(b, o, cells, strides, &taken);
+    ipsb_note(b, o); /* until now nothing of it could be asked for again */
+    if (!taken)
+        return ipsb_not_sent(b, a, code, wanted);
+    ipsb_count(a, DELIVERED, 1, wanted);
+    return IPS_BRIDGE_OK;
+}
+
+int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
+              int64_t total)
+{
+    int64_t began = ipsb_now();
+    int code = (ipsb_may_lend(b, o, strides, began) ? send_lent : send_copy)(b, o, cells, strides, total);
+    b->put_ended = ipsb_now();
+    b->put_took = b->put_ended - began;
+    return code;
 }
 
 /* ---- Steps ------------------------------------------------------------------------------------- */

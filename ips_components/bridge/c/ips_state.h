@@ -69,6 +69,7 @@ struct ips_bridge {
     bool any_timed;
     int64_t timed; /* the last step whose physical time was said */
     uint64_t waited_ns;
+    int64_t put_ended, put_took; /* ns, of the last block that was sent */
     int64_t newest; /* step of the run that was put; -1 before any */
     int awaited;        /* attached runs that the launch goes on with */
     attached *attached; /* further contracts, see ips_attached.h; nearly always NULL */

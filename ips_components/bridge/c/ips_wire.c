@@ -62,12 +62,12 @@ void ipsb_pack_hello(buffer *out, const hello *h)
     memcpy(p + 160, h->info, h->info_length);
 }
 
-void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,
-                     const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
+void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t,
+                     uint16_t flags, int ndim, const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
                      uint64_t slot_offset, const int64_t *strides)
 {
     size_t body = 40 + (size_t)ndim * (strides ? 32 : 24);
-    uint8_t *p = frame(out, OP_PIECE, 0, seq, array, body, data);
+    uint8_t *p = frame(out, OP_PIECE, flags, seq, array, body, data);
     if (!p)
         return;
     set64(p, chunk);

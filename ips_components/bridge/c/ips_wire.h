@@ -42,7 +42,8 @@ enum {
     OP_ATTACH
 };
 
-enum { DROPPED_PASSED = 1 }; /* flags of Dropped */
+enum { DROPPED_PASSED = 1 };   /* flags of Dropped */
+enum { PIECE_ANSWER_NOW = 1 }; /* flags of Piece */
 
 #define NO_SLOT 0xFFFFFFFFu
 
@@ -109,8 +110,8 @@ typedef struct hello {
 void ipsb_pack_greeting(buffer *out, const uint8_t *nonce, uint64_t session);
 void ipsb_pack_hello(buffer *out, const hello *h);
 /* dst: 3 numbers per dimension; strides: one per dimension, in a slot only (else NULL). */
-void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t, int ndim,
-                     const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
+void ipsb_pack_piece(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t,
+                     uint16_t flags, int ndim, const int64_t *dst, uint64_t data, uint32_t slot, uint32_t generation,
                      uint64_t slot_offset, const int64_t *strides);
 void ipsb_pack_rows(buffer *out, uint32_t array, uint64_t seq, uint64_t chunk, uint64_t t,
                     uint64_t rows);
