@@ -22,7 +22,7 @@ from ips_components.ips_compat._ips import Component, ServicesProxy, TaskPool, i
 from ips_components.ips_compat._queues import PickleCheckedQueue
 
 _LONGEST_PAUSE = 0.1
-"""Seconds for which IPS's portal bridge may sleep; a run waits for its last pauses."""
+"""Seconds for which IPS's portal bridge may sleep; a run waits for the last pause."""
 
 terminating = threading.Event()
 """Set in a component's process that was asked to end: the framework answers no more."""
@@ -53,8 +53,13 @@ def _prepare_process(component: Component) -> None:
     component.services.fwk_in_q = PickleCheckedQueue(component.services.fwk_in_q)
     if type(component).__name__ == "PortalBridge":
         # It looks for events every 0.5 s, and sleeps a second after the last one of the run.
+
+        def sleep(pause: float) -> None:
+            if not component.done:
+                time.sleep(min(pause, _LONGEST_PAUSE))
+
         vars(sys.modules[type(component).__module__])["time"] = SimpleNamespace(
-            **{**vars(time), "sleep": lambda pause: time.sleep(min(pause, _LONGEST_PAUSE))}
+            **{**vars(time), "sleep": sleep}
         )
 
 

@@ -2,11 +2,14 @@
 
 import contextlib
 import copy
+import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import wraps
 from importlib import import_module, metadata
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,7 +125,6 @@ def _submit(pool: Any, original: Any, *args: Any, **keywords: Any) -> int:
 def _finish(pool: Any, original: Any) -> dict[str, Any]:
     """``get_dask_finished_tasks_status`` that ends, whatever happens to the pool."""
     running: RunningPool = pool._ips_components_watch
-    _make_event_logs(pool, running)
     results: dict[str, Any] = {}
     cut: TaskPoolError | None = None
     try:
@@ -133,12 +135,7 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
         running.tasks_ended(next(iter(failures.values()), None))
         time_out = pool_parameter(pool, "TEARDOWN_TIME_OUT", _TEARDOWN_TIME_OUT)
         with running.bounded_shutdown(time_out):
-            if pool.worker_event_logfile is None:
-                results = _gather(pool)
-            else:
-                scheduler = pool.dask_sched_pid
-                results = original(pool)
-                pool.dask_sched_pid = scheduler  # IPS forgets it without a look whether it is gone
+            results = _gather(pool)
     except TaskPoolError as error:
         if not results:
             raise
@@ -162,22 +159,32 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
 
 
 def _gather(pool: Any) -> dict[str, Any]:
-    """What IPS does when no events of tasks are to be read, but for its pause of a second."""
-    results = dict(pool.dask_client.gather(pool.futures))
-    pool.dask_client.shutdown()
+    """What IPS does, but for its pause of a second: ended workers have written their events."""
+    client, events = pool.dask_client, pool.worker_event_logfile
+    results = dict(client.gather(pool.futures))
+    workers = [each["name"] for each in client.scheduler_info()["workers"].values()]
+    client.shutdown()
     pool.services.wait_task(pool.dask_workers_tid)
     pool.finished_tasks = {}
+    if events is not None:
+        words = ["".join(c for c in str(name) if c.isalnum()) for name in workers]
+        _pass_events_on(pool.services, [Path(events.format(word)) for word in words])
     return results
 
 
-def _make_event_logs(pool: Any, running: RunningPool) -> None:
-    """Make the log of a worker that has run no task; IPS reports a missing one as an error."""
-    if pool.worker_event_logfile is None:
-        return
-    with contextlib.suppress(Exception):  # a scheduler that is lost is found out later
-        for worker in running.client.scheduler_info()["workers"].values():
-            word = "".join(c for c in str(worker["name"]) if c.isalnum())
-            Path(pool.worker_event_logfile.format(word)).touch()
+def _pass_events_on(services: Any, files: Sequence[Path]) -> None:
+    """Send the portal what workers have written of their tasks, in the order of time."""
+    events = []
+    for file in files:
+        with contextlib.suppress(OSError):  # a worker without a task has written none
+            for line in file.read_text().splitlines():
+                try:
+                    events.append(json.loads(line))
+                except ValueError:  # the worker ended while it wrote
+                    services.warning("an event in %s is cut off: %s", file, line)
+            file.unlink()
+    for event in sorted(events, key=itemgetter("event_time")):
+        services._send_monitor_event(**event)
 
 
 def _add(pool: Any, original: Any, name: str, nproc: int, cwd: str, binary: Any, *args: Any,
