@@ -16,7 +16,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from dask._task_spec import DataNode, GraphNode, convert_legacy_task
+from dask._task_spec import DataNode, GraphNode, Task, convert_legacy_task
+from dask.array.core import _pass_extra_kwargs
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import Layer
 from dask.utils import ensure_dict
@@ -335,6 +336,8 @@ def function_name(task: GraphNode) -> str:
     function: Any = getattr(task, "func", None)
     while hasattr(function, "func"):
         function = function.func
+    if function is _pass_extra_kwargs and isinstance(task, Task):
+        function = getattr(task.args[0], "value", task.args[0])
     return str(getattr(function, "__name__", type(function).__name__))
 
 

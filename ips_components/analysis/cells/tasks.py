@@ -27,6 +27,12 @@ from dask._task_spec import (
 )
 from dask.utils import apply, methodcaller
 
+from ips_components.analysis.cells.contractions import (
+    Contraction,
+    einsum_labels,
+    matmul_labels,
+    tensordot_labels,
+)
 from ips_components.analysis.cells.operations import (
     Along,
     Choose,
@@ -62,7 +68,7 @@ _ELEMENTWISE = _names(
     "_sqrt sub truediv xor _cumsum_merge _cumprod_merge _numpy_vindex",
 )
 #: Element-wise in their first argument, the others are not broadcast to it.
-_OF_THE_FIRST = _names("astype digitize isin _numpy_vindex")
+_OF_THE_FIRST = _names("astype digitize isin _numpy_vindex setitem")
 _PICKS = _names("getitem getter getter_inline getter_nofancy")
 _REDUCTIONS = _names(
     "all amax amin any chunk_max chunk_min max mean mean_agg mean_chunk mean_combine median min",
@@ -75,12 +81,13 @@ _ALONG = _names(
     "rfft sort",
 )
 _MOVES = _names(
-    "_getitem _vindex_merge _vindex_slice_and_transpose atleast_1d atleast_2d atleast_3d",
+    "_getitem _trim _vindex_merge _vindex_slice_and_transpose atleast_1d atleast_2d atleast_3d",
     "broadcast_to concatenate_arrays diag diagonal expand_dims flip fliplr flipud moveaxis ravel",
     "repeat reshape roll rollaxis rot90 sliding_window_view squeeze stack swapaxes take tile tril",
     "triu",
 )
 _JOINS = _names("concatenate concatenate3 concatenate_axes concatenate_shaped _concatenate2")
+_CONTRACTIONS = _names("chunk_einsum _matmul _tensordot")
 _MAKERS = _names(
     "apply arange _broadcast_trick_inner full full_like ones ones_like zeros zeros_like",
 )
@@ -178,6 +185,11 @@ def _operation(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     if name == "_enforce_dtype":
         options.pop("enforce_dtype", None)
         return _operation(options.pop("enforce_dtype_function"), args, options)
+    if name == "_pass_extra_kwargs":  # such as the place of a block
+        (function, names), given = args[:2], args[2:]
+        n = len(names)
+        options |= dict(zip(names, given[:n], strict=True))
+        return _operation(function, given[n:], options)
     if name == "where" and len(args) == 3:  # with the condition alone the result is a tuple
         if isinstance(args[0], Ref | Operation):
             return Elementwise(_arrays(args))
@@ -307,6 +319,27 @@ def _interpolation(function: Any, args: list[Any], options: dict[str, Any]) -> N
     return Linear(data, call, len(coordinates) // 2)
 
 
+def _gradient(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    return Along(args[0], (options["axis"],), keeps=True, size=-1)
+
+
+def _block_sum(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    (axis,) = options["axis"]  # of size 1, see dask.array.matmul
+    blocks = args[0] if isinstance(args[0], list) else args[:1]
+    return Along(Elementwise(_arrays(blocks)), (axis,), keeps=bool(options["keepdims"]), size=1)
+
+
+def _contraction(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    operands = _arrays(args)
+    if len(operands) != len(args) or options.get("is_sparse"):
+        raise _NotUnderstood
+    if name == "chunk_einsum":
+        return Contraction(einsum_labels(options["subscripts"]), operands)
+    if name == "_tensordot":
+        return Contraction(tensordot_labels(options["axes"]), operands)
+    return Contraction(matmul_labels, operands)
+
+
 def _move(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     operands: list[Node] = []
     place = 1 if name == "_vindex_merge" else 0  # arrays elsewhere say how cells are moved
@@ -361,6 +394,9 @@ _BUILDERS: dict[frozenset[str], Callable[..., Node]] = {
     _REDUCTIONS: _reduction,
     _ALONG: _along,
     _MOVES: _move,
+    _CONTRACTIONS: _contraction,
+    _names("_chunk_sum"): _block_sum,
+    _names("_gradient_kernel"): _gradient,
 }
 
 

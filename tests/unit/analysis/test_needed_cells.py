@@ -119,6 +119,16 @@ def test_the_cells_of_functions_that_numpy_has(function):
     check(lambda a: function(a["t"]), function)
 
 
+MATRIX = np.arange(1.0, 13).reshape(4, 3)
+VECTOR = np.arange(1.0, 5)
+
+
+def assigned(x, value):
+    x = x.copy()
+    x[:, 1] = value
+    return x
+
+
 @pytest.mark.parametrize(
     ("lazy", "plain"),
     [
@@ -137,6 +147,17 @@ def test_the_cells_of_functions_that_numpy_has(function):
         (lambda x: da.digitize(x, np.array([0.5]))[2, 1], lambda x: np.digitize(x[2, 1], [0.5])),
         (lambda x: da.fft.rfft(x.rechunk({2: -1}), axis=2)[2, 1], lambda x: np.fft.rfft(x[2, 1])),
         (lambda x: (x * 2).blocks[1, 0], lambda x: x[2:4, :3] * 2),
+        (lambda x: da.einsum("tyx,tyx->ty", x, x)[2, 1:3], lambda x: (x[2, 1:3] ** 2).sum(-1)),
+        (lambda x: da.einsum("tyx->xt", x)[1], lambda x: x[:, :, 1].sum(1)),
+        (lambda x: da.einsum("...x,x->...", x, VECTOR)[3, 2], lambda x: x[3, 2] @ VECTOR),
+        (lambda x: da.tensordot(x, MATRIX, axes=1)[2, 3, 1], lambda x: x[2, 3] @ MATRIX[:, 1]),
+        (lambda x: da.tensordot(x, x, axes=([0, 2], [0, 2]))[1, 3],
+         lambda x: (x[:, 1] * x[:, 3]).sum()),
+        (lambda x: (x @ MATRIX)[1, 2], lambda x: x[1, 2] @ MATRIX),
+        (lambda x: da.matmul(x, x.transpose(0, 2, 1))[1, 2, 0], lambda x: x[1, 2] @ x[1, 0]),
+        (lambda x: da.dot(x, VECTOR)[3, 2], lambda x: x[3, 2] @ VECTOR),
+        (lambda x: assigned(x, 7)[2, 2:], lambda x: assigned(x, 7)[2, 2:]),
+        (lambda x: da.gradient(x, axis=1)[2, :, 1], lambda x: np.gradient(x, axis=1)[2, :, 1]),
         (lambda x: da.median(x.rechunk({0: -1}), axis=0)[1, 1] * 0 + x[:, 1, 1].sum(),
          lambda x: x[:, 1, 1].sum()),
     ],
@@ -205,6 +226,14 @@ def test_a_function_of_the_user_gets_whole_blocks():
     assert asked_for(contract).sum() == 6 * 2 * 2
 
 
+def second(block, block_id=None):
+    return block
+
+
+def third(block, block_info=None):
+    return block
+
+
 def test_a_function_that_widens_the_contract_is_named():
     def first(block):
         return block[:1].repeat(len(block), axis=0)
@@ -214,6 +243,11 @@ def test_a_function_that_widens_the_contract_is_named():
     mapped = x.map_blocks(first, meta=np.empty((0, 0, 0)))
     contract_from_graph([mapped[:, 3, 2], (x * 2).rechunk(3)[:, 3, 2]], arrays, run=RUN)
     assert x.source.widened == (10.0, ("first",))
+    for function in (second, third):
+        arrays = offer(SPEC, chunks=(6, 5, 2))
+        mapped = arrays["t"].map_blocks(function, meta=np.empty((0, 0, 0)))
+        contract_from_graph(mapped[:, 3, 2], arrays, run=RUN)
+        assert arrays["t"].source.widened == (10.0, (function.__name__,))
     arrays = offer(SPEC, chunks=(6, 5, 2))
     contract_from_graph(arrays["t"].map_blocks(first).sum(), arrays, run=RUN)
     assert arrays["t"].source.widened is None
