@@ -75,11 +75,12 @@ def default_steps(
         return ChunkChoice(1, "the number of steps is not known")
     if spec.steps.at_most:
         return ChunkChoice(1, "the simulation may end earlier")
-    per_worker = max(1, prod(spec.shape) * spec.itemsize // n_receivers)
+    parts = zip(spec.shape, default_parts(spec, n_receivers), strict=True)
+    step_bytes = max(1, prod(-(-n // into) for n, into in parts) * spec.itemsize)
     bounds = [
         (MAX_STEPS, f"more than {MAX_STEPS} steps save nothing"),
         (spec.steps.count // MIN_CHUNKS, "a sixteenth of the run"),
-        (chunk_bytes // per_worker, f"CHUNK_BYTES = {chunk_bytes / (1 << 20):g} MiB"),
+        (chunk_bytes // step_bytes, f"CHUNK_BYTES = {chunk_bytes / (1 << 20):g} MiB"),
     ]
     if step_seconds > 0:
         bounds.append((int(latency / step_seconds + 1e-9), f"LATENCY = {latency:g} s"))
@@ -87,15 +88,25 @@ def default_steps(
     return ChunkChoice(max(1, steps), reason)
 
 
-def default_parts(spec: ArraySpec, n_receivers: int) -> int:
-    """Return into how many parts the first dimension of space is cut, a multiple of the workers.
+def default_parts(spec: ArraySpec, n_receivers: int) -> tuple[int, ...]:
+    """Return into how many parts each dimension of space is cut.
+
+    The first one is cut into a multiple of the workers; the others where one index of those before
+    them is too large for a chunk, such as a component of a field.
 
     Examples
     --------
     >>> default_parts(ArraySpec("t", "f8", (1024, 1 << 16), StepAxis(count=9)), 2)
-    8
+    (8, 1)
+    >>> default_parts(ArraySpec("t", "f8", (3, 1024, 1 << 16), StepAxis(count=9)), 2)
+    (3, 8, 1)
     """
-    if not spec.shape:
-        return 1
-    per_worker = -(-prod(spec.shape) * spec.itemsize // n_receivers)
-    return min(n_receivers * max(1, -(-per_worker // MAX_CHUNK)), spec.shape[0])
+    parts: list[int] = []
+    multiple, size = n_receivers, prod(spec.shape) * spec.itemsize
+    for n in spec.shape:
+        too_large = not parts or size > MAX_CHUNK
+        size //= max(n, 1)
+        least = -(-n // max(1, MAX_CHUNK // max(size, 1))) if too_large else 1
+        parts.append(max(1, min(multiple * -(-least // multiple), n)))
+        multiple = 1
+    return tuple(parts)

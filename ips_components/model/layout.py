@@ -102,7 +102,7 @@ class ChunkLayout:
             a mapping from dimension names or numbers to such entries. None: the default.
         n_receivers
             By default the first dimension of space is split into this many parts of almost equal
-            size, or a multiple of it where a step is large (see `default_parts`).
+            size; more, and other dimensions too, where a step is large (see `default_parts`).
         steps
             Default of the steps in a chunk.
 
@@ -120,16 +120,13 @@ class ChunkLayout:
         if spec.ragged:
             shape = (shape[0], n_receivers, *shape[2:])
         entries = _entries(chunks, spec)
-        if len(shape) == 1:
-            parts = 1
-        elif spec.ragged:
-            parts = n_receivers
+        if spec.ragged:
+            parts: tuple[int, ...] = (n_receivers, *[1] * (len(shape) - 2))
         else:
             from ips_components.model.default_chunks import default_parts  # no rank needs it
 
             parts = default_parts(spec, n_receivers)
-        defaults: list[Any] = [steps, split(shape[1], parts) if len(shape) > 1 else -1]
-        defaults += [-1] * len(shape)
+        defaults: list[Any] = [steps, *map(split, shape[1:], parts)]
         sizes = tuple(
             _sizes(defaults[dim] if entry is None else entry, n, spec.dims[dim])
             for dim, (entry, n) in enumerate(zip(entries, shape, strict=True))

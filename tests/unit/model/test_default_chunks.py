@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from ips_components.coordination.settings import RunSettings
-from ips_components.model.default_chunks import MAX_CHUNK, default_parts
+from ips_components.model.default_chunks import MAX_CHUNK, default_parts, default_steps
 from ips_components.model.layout import ChunkLayout
 from ips_components.model.spec import ArraySpec, StepAxis
 
@@ -56,4 +58,23 @@ def test_large_steps_are_cut_in_space():
     layout = ChunkLayout.from_spec(LARGE, None, 3)
     rows = layout.chunks[1]
     assert len(rows) % 3 == 0 and max(rows) * 8192 * 8 <= MAX_CHUNK < 4096 // 3 * 8192 * 8
-    assert default_parts(ArraySpec("t", "f8", (2, 1 << 25), StepAxis(count=1)), 1) == 2
+    assert default_parts(ArraySpec("t", "f8", (2, 1 << 25), StepAxis(count=1)), 1) == (2, 4)
+
+
+@pytest.mark.parametrize("n_receivers", [1, 2, 3, 64])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 2048, 2048),  # components first
+        (1, 64, 2048, 2048),
+        (64, 1 << 16, 6),  # just 64 MiB per worker, if they could share it evenly
+        (7, 1024, 1024),  # fewer rows than workers
+        (2048, 1 << 24),
+    ],
+)
+def test_no_chunk_is_larger_than_the_most(shape, n_receivers):
+    spec = ArraySpec("t", "f8", shape, StepAxis(count=600))
+    choice = default_steps(spec, n_receivers, chunk_bytes=32 << 20)
+    layout = ChunkLayout.from_spec(spec, None, n_receivers, choice.steps)
+    largest = math.prod(max(sizes) for sizes in layout.chunks) * spec.itemsize
+    assert largest <= (MAX_CHUNK if choice.steps == 1 else 32 << 20)
