@@ -23,7 +23,14 @@ def check_program_files(config: SimulationConfig, problems: Problems) -> None:
     staged = {Path(pattern).name for pattern in config.input_files}
     if Path(script).is_absolute():
         if not Path(script).is_file():
-            problems.add(config.section, "ARGS", f"there is no file {script!r}")
+            here = Path.cwd()
+            remedy = (
+                f"$PWD is the directory where ips.py starts, {here}: change to that of the program "
+                "first, or give it to ips_components.run(..., directory=...)"
+                if here in Path(script).parents
+                else ""
+            )
+            problems.add(config.section, "ARGS", f"there is no file {script!r}", remedy)
     elif Path(script).name not in staged or Path(script).name != script:
         problems.add(
             config.section,

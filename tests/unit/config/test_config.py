@@ -1,6 +1,7 @@
 """Parameters of config files: what is read, what is refused, and how it is said."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -425,6 +426,17 @@ def test_what_is_wrong_is_said_with_where_and_remedy(files, old, new, where, sai
     texts = [str(problem) for problem in problems]
     assert any(where in t and said in t and remedy in t for t in texts), config.explain(problems)
     assert all("heat.config" in text for text in texts)
+
+
+def test_a_program_that_is_not_where_ips_starts_says_what_pwd_is(files):
+    here = Path.cwd()
+    problems, _ = files(("/bin/sh\n", "python\n"), ("heat.py", f"{here}/heat.py"))
+    text = config.explain(problems)
+    assert f"there is no file '{here}/heat.py'" in text
+    assert f"$PWD is the directory where ips.py starts, {here}" in text
+    problems, _ = files(("/bin/sh\n", "python\n"), ("heat.py", "/nowhere/heat.py"))
+    text = config.explain(problems)
+    assert "there is no file '/nowhere/heat.py'" in text and "$PWD" not in text
 
 
 def test_blocks_of_a_mesh_come_with_their_table(files):
