@@ -22,6 +22,7 @@ from ips_components.external._compat_versions import required
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler
+    from distributed.batched import BatchedSend
 
 # -- scheduler: clients of the tasks -------------------------------------------------------
 
@@ -41,6 +42,16 @@ def forget_pseudo_client(scheduler: Scheduler, name: str) -> bool:
         scheduler.clients.pop(name, None)
         return True
     return False
+
+
+# -- streams -------------------------------------------------------------------------------
+
+
+def send_now(stream: BatchedSend) -> None:
+    """Let a stream send what it holds, in its order, instead of at the end of its interval."""
+    if stream.buffer and stream.next_deadline is not None:
+        stream.next_deadline = None
+        stream.waker.set()
 
 
 # -- scheduler: arrival and failure --------------------------------------------------------
@@ -188,6 +199,9 @@ def to_memory(
                 client_msgs.setdefault(client, []).extend(msgs)
     scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
     scheduler.send_all(client_msgs, worker_msgs)
+    for address in worker_msgs:
+        if (stream := scheduler.stream_comms.get(address)) is not None:
+            send_now(stream)
 
 
 def add_replica(scheduler: Scheduler, worker: str, keys: Collection[Any]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
+from distributed.batched import BatchedSend
 from distributed.scheduler import ClientState, Computation, SchedulerState, TaskGroup, TaskState
 from distributed.worker import Worker
 
@@ -126,6 +127,9 @@ def missing_names() -> list[str]:
         parameters = inspect.signature(call).parameters
         missing += [f"{call.__qualname__}({name})" for name in names if name not in parameters]
     table = getattr(SchedulerState, "_TRANSITIONS_TABLE", {})
+    stream = BatchedSend(interval=0, loop=object())  # it is never started
+    names = ("buffer", "next_deadline", "waker")
+    missing += [f"BatchedSend().{name}" for name in names if not hasattr(stream, name)]
     missing += [f"transition {a} -> {b}" for a, b in _TRANSITIONS if (a, b) not in table]
     return missing
 

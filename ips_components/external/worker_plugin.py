@@ -181,6 +181,7 @@ class ExternalWorker:
                 message["stimulus_id"] = stimulus or self._stimulus()
                 message["reply"] = any((key, stimulus) in self._awaited for key in values)
                 self.worker.batched_send(message)
+                _compat.send_now(self.worker.batched_stream)
 
     def _keep(self, key: Key, value: Any, stimulus: str, deadline: float) -> None:
         self._kept[key, stimulus] = _Kept(value, deadline)
