@@ -58,6 +58,12 @@ def _sum_first(need: tuple[str, bool, str]) -> tuple[bool, tuple[str, bool, str]
     return need[0] == "m2", need
 
 
+def _valid(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Return which values are not NaN, None where all are."""
+    valid: np.ndarray[Any, Any] = values == values
+    return None if valid.all() else valid
+
+
 class RunningState:
     """The accumulators of one chunk in space; `position` chunks of time are in them."""
 
@@ -87,9 +93,7 @@ class RunningState:
             for start in range(0, data.shape[1], TILE):
                 tile = slice(start, start + TILE)
                 for number, values in enumerate(data[:, tile], 1):
-                    valid = values == values if skips else None
-                    if valid is not None and valid.all():
-                        valid = None
+                    valid = _valid(values) if skips else None
                     self._add_tile(tile, values, self.steps + number, valid)
         self.steps += len(data)
 

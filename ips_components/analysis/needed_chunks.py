@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
+from itertools import chain
 from typing import Any
 
 import dask
@@ -114,10 +115,9 @@ def cull(graph: HighLevelGraph, keys: Iterable[Any]) -> Iterator[CulledLayer]:
         culled, dependencies = layer.cull(mine, all_keys)
         if isinstance(layer, ViewLayer):  # its chunks come from outside
             dependencies = {key: set() for key in dependencies}
-        for of_key in dependencies.values():
-            for key in of_key:
-                if key not in dependencies:
-                    wanted[_name(key)].add(key)
+        for key in chain.from_iterable(dependencies.values()):
+            if key not in dependencies:
+                wanted[_name(key)].add(key)
         yield CulledLayer(name, culled, dependencies)
 
 

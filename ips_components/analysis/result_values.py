@@ -9,7 +9,7 @@ named once before they are computed and expanded by the same rules afterwards.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -175,18 +175,25 @@ def _expand_dataset(named: NamedResults, group: str, dataset: xr.Dataset) -> Non
 def _expand_sequence(named: NamedResults, path: str, values: list[Any] | tuple[Any, ...]) -> None:
     """Add equal plain items as one array, and others each with a name of its own."""
     if not any(map(_is_structured, values)):
+        if columns := _mixed_columns(values):
+            for number, column in enumerate(columns):
+                named.add(f"{path}_{number}", _plain(path, column))
+            return
         kinds = {type(item) for item in values}
-        if kinds == {tuple} and len({len(item) for item in values}) == 1:
-            columns = [list(column) for column in zip(*values, strict=True)]
-            if len({isinstance(column[0], str) for column in columns}) == 2:  # text and numbers
-                for number, column in enumerate(columns):
-                    named.add(f"{path}_{number}", _plain(path, column))
-                return
         if str not in kinds or len(kinds) == 1:
             named.add(path, _plain(path, list(values)))
             return
     for name, value in zip(_names_of_items(values, path + "_"), values, strict=True):
         _expand(named, name, value)
+
+
+def _mixed_columns(values: Sequence[Any]) -> list[list[Any]]:
+    """Return the columns of equally long tuples where some are text and others not, else none."""
+    if {type(item) for item in values} == {tuple} and len({len(item) for item in values}) == 1:
+        columns = [list(column) for column in zip(*values, strict=True)]
+        if len({isinstance(column[0], str) for column in columns}) == 2:
+            return columns
+    return []
 
 
 def _is_structured(value: Any) -> bool:

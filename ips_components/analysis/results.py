@@ -230,8 +230,8 @@ class ResultStore:
                 for name, variable in dataset.data_vars.items():
                     path = f"{group}/{name}" if group else str(name)
                     described[path] = _describe(variable)
-                    if path in self._renamed:
-                        described[path]["renamed"] = self._renamed[path]
+        for path in described.keys() & self._renamed.keys():
+            described[path]["renamed"] = self._renamed[path]
         return dict(sorted(described.items(), key=lambda each: self._place(each[0])))
 
     # -- internals ---------------------------------------------------------------------

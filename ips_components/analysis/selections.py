@@ -88,17 +88,15 @@ def blank_shapes(
     A chunk of the whole array that arrives for the sake of another view is not among them.
     """
     blank: dict[str, dict[Index, Index]] = {}
-    arriving: set[int] | None = None
+    if contract is None:
+        return blank
     for view, chunks in needed.items():
-        for index, region in chunks.items():
-            if region is None or region or contract is None:
-                continue
-            if view.is_whole:
-                if arriving is None:
-                    rows = view.source.layout.numblocks[0]
-                    arriving = set(contract.needed_ids(0, rows).tolist())
-                if contract.layout.ravel(index) in arriving:
-                    continue
+        empty = [index for index, region in chunks.items() if region is not None and not region]
+        if empty and view.is_whole:
+            rows = view.source.layout.numblocks[0]
+            arriving = set(contract.needed_ids(0, rows).tolist())
+            empty = [index for index in empty if contract.layout.ravel(index) not in arriving]
+        for index in empty:
             count = view.box(index, index).count
             shape = tuple(count[dim] for dim in view.kept)
             blank.setdefault(view.name, {})[index] = shape

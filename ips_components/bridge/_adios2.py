@@ -70,11 +70,7 @@ def find() -> Adios2:
     """
     for name in ("ADIOS2_ROOT", "ADIOS2_DIR"):
         if folder := os.environ.get(name):
-            # ADIOS2_DIR is the directory of the CMake package.
-            for prefix in (Path(folder), *Path(folder).parents[:4]):
-                if (prefix / _CONFIG).exists():
-                    return _installed(prefix)
-            raise BridgeError(f"{name} is {folder}, but there is no {_CONFIG} in it or above it")
+            return _installed(_prefix_of(name, Path(folder)))
     if config := shutil.which("adios2-config"):
         return _installed(Path(config).resolve().parent.parent)
     found = importlib.util.find_spec("adios2")
@@ -85,6 +81,14 @@ def find() -> Adios2:
         "no ADIOS2 with headers was found: set ADIOS2_ROOT to the directory that holds its "
         "include and lib, put its adios2-config on PATH, or install the Python package adios2"
     )
+
+
+def _prefix_of(name: str, folder: Path) -> Path:
+    """Return the prefix above a folder, as ADIOS2_DIR is the one of the CMake package."""
+    for prefix in (folder, *folder.parents[:4]):
+        if (prefix / _CONFIG).exists():
+            return prefix
+    raise BridgeError(f"{name} is {os.environ[name]}, but there is no {_CONFIG} in it or above it")
 
 
 def _installed(prefix: Path) -> Adios2:

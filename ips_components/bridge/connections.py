@@ -103,19 +103,21 @@ class Connections:
         connection = self.by_ordinal.get(ordinal)
         if connection is None or connection.link is LinkState.OPEN:
             return connection
-        if connection.link is LinkState.NEW and not self._patient:
-            with self._mailbox.changed:
-                if connection.link is LinkState.NEW:
-                    connection.reconnect()
-        elif connection.link is LinkState.NEW:
+        return self._connect(connection) if connection.link is LinkState.NEW else None
+
+    def _connect(self, connection: Connection) -> Connection | None:
+        """Connect, in the background where the rank may not wait for it or it fails."""
+        why = ""
+        if self._patient:
             try:
                 connection.connect(self._connect_within)
                 return connection
             except (OSError, ProtocolError, BridgeError) as error:
-                with self._mailbox.changed:
-                    if connection.link is LinkState.NEW:
-                        connection.why_closed = str(error)
-                        connection.reconnect()
+                why = str(error)
+        with self._mailbox.changed:
+            if connection.link is LinkState.NEW:
+                connection.why_closed = why or connection.why_closed
+                connection.reconnect()
         return None
 
     def is_closed(self, ordinal: int) -> bool:

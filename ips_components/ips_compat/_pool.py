@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import wraps
 from importlib import import_module, metadata
 from operator import itemgetter
@@ -174,17 +174,21 @@ def _gather(pool: Any) -> dict[str, Any]:
 
 def _pass_events_on(services: Any, files: Sequence[Path]) -> None:
     """Send the portal what workers have written of their tasks, in the order of time."""
-    events = []
+    events: list[dict[str, Any]] = []
     for file in files:
         with contextlib.suppress(OSError):  # a worker without a task has written none
-            for line in file.read_text().splitlines():
-                try:
-                    events.append(json.loads(line))
-                except ValueError:  # the worker ended while it wrote
-                    services.warning("an event in %s is cut off: %s", file, line)
+            events.extend(_complete_events(services, file))
             file.unlink()
     for event in sorted(events, key=itemgetter("event_time")):
         services._send_monitor_event(**event)
+
+
+def _complete_events(services: Any, file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # the worker ended while it wrote
+            services.warning("an event in %s is cut off: %s", file, line)
 
 
 def _add(pool: Any, original: Any, name: str, nproc: int, cwd: str, binary: Any, *args: Any,

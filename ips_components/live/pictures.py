@@ -77,6 +77,10 @@ class PictureMaker:
             del self._until[name]
             return False
 
+    def _has_expired(self, name: str) -> bool:
+        with self._lock:
+            return self._until[name] <= time.monotonic()
+
     def _make(self, name: str) -> None:
         """Show pictures as long as they are wanted; in a thread of the array's own."""
         from ips_components.live.live_run import LiveRun  # with Dask's arrays: when it is shown
@@ -114,9 +118,8 @@ class PictureMaker:
             lambda arrays: arrays[name][(-1, *region)], every=every, call=show
         ) as watch:
             while not watch.join(_LOOK):
-                with self._lock:
-                    if self._until[name] <= time.monotonic():
-                        return every
+                if self._has_expired(name):
+                    return every
                 pace = (time.monotonic() - began) / max(1, len(came))
                 if len(came) >= MEASURED and pace < PERIOD / 2:
                     return math.ceil(every * PERIOD / pace)

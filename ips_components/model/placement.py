@@ -92,12 +92,17 @@ def affinity(
     for selection in wanted:
         for host, of_host in blocks.items():
             for block in of_host:
-                part: Ints = np.ones((), dtype=np.int64)
-                ranges = zip(selection.dims[1:], block.offset, block.stop, strict=True)
-                for dim, (indices, low, high) in enumerate(ranges, start=1):
-                    part = np.multiply.outer(part, layout.counts(dim, indices.clip(low, high)))
-                cells[host] += part * selection.count[0]
+                cells[host] += _cells_of(block, selection, layout) * selection.count[0]
     return {host: grid.reshape(-1) for host, grid in cells.items()}
+
+
+def _cells_of(block: Block, selection: Selection, layout: ChunkLayout) -> Ints:
+    """Count, per chunk in space, the cells of a block that a selection holds of each step."""
+    counts: Ints = np.ones((), dtype=np.int64)
+    ranges = zip(selection.dims[1:], block.offset, block.stop, strict=True)
+    for dim, (indices, low, high) in enumerate(ranges, start=1):
+        counts = np.multiply.outer(counts, layout.counts(dim, indices.clip(low, high)))
+    return counts
 
 
 def place(

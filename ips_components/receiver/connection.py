@@ -262,33 +262,36 @@ class Connection:
     def on_readable(self) -> Progress:
         """Take what is there without waiting for more; return how it can go on."""
         try:
-            if not self._begun:
-                self._begun = True
-                self._target = next(self._steps)
-                if self._target is READABLE:
-                    return Progress.DRAINED
-            for _ in range(READS_PER_TURN):
-                target = self._target
-                if target is PAUSED:
-                    n = self._after_pause()
-                elif target is READABLE or target is JOINED:
-                    n = 0
-                else:
-                    try:
-                        n = self._input.receive(target, AT_ONCE)
-                    except BlockingIOError:
-                        return Progress.DRAINED
-                self._target = self._steps.send(n)
-                if self._target is PAUSED:
-                    return Progress.PAUSED
-                if self._target is READABLE:
-                    return Progress.DRAINED
-                if self._target is JOINED:
-                    return Progress.JOINED
-            return Progress.MORE
+            return self._read_at_once()
         except Exception as error:
             self._finish(error)
             return Progress.ENDED
+
+    def _read_at_once(self) -> Progress:
+        if not self._begun:
+            self._begun = True
+            self._target = next(self._steps)
+            if self._target is READABLE:
+                return Progress.DRAINED
+        for _ in range(READS_PER_TURN):
+            target = self._target
+            if target is PAUSED:
+                n = self._after_pause()
+            elif target is READABLE or target is JOINED:
+                n = 0
+            else:
+                try:
+                    n = self._input.receive(target, AT_ONCE)
+                except BlockingIOError:
+                    return Progress.DRAINED
+            self._target = self._steps.send(n)
+            if self._target is PAUSED:
+                return Progress.PAUSED
+            if self._target is READABLE:
+                return Progress.DRAINED
+            if self._target is JOINED:
+                return Progress.JOINED
+        return Progress.MORE
 
     def resume(self) -> None:
         """Continue a conversation that is paused (any thread)."""

@@ -129,17 +129,23 @@ class _SharedThread:
             be_patient()
         try:
             while not (stopping and not self._by_fd):
-                for fd, _ in self._epoll.poll(0 if self._ready else None):
-                    if fd == self._wake:
-                        os.eventfd_read(self._wake)
-                        stopping |= self._take_commands()
-                    else:
-                        self._ready[fd] = None
+                stopping |= self._poll()
                 for fd in list(self._ready):
                     self._turn(fd)
         finally:
             self._epoll.close()
             os.close(self._wake)
+
+    def _poll(self) -> bool:
+        """Note which connections have something to read; return whether the thread is to stop."""
+        stopping = False
+        for fd, _ in self._epoll.poll(0 if self._ready else None):
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+                stopping |= self._take_commands()
+            else:
+                self._ready[fd] = None
+        return stopping
 
     def _take_commands(self) -> bool:
         """Carry out what was queued; return whether the thread is to stop."""

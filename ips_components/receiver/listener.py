@@ -117,19 +117,23 @@ class Listener:
         pause.register(self._wake, select.POLLIN)
         while not self._closed:
             for fd, _ in poll.poll():
-                if fd not in by_fd:
-                    continue
-                try:
-                    self._accept(by_fd[fd])
-                except BlockingIOError:
-                    pass
-                except OSError as error:
-                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                        # The connection stays in the backlog, which stays readable.
-                        self._warnings.warning("Cannot accept a connection: %s", error)
-                        pause.poll(PAUSE_MS)
-                except Exception:
-                    logger.exception("A connection was not taken")
+                if fd in by_fd and not self._has_room_for_next(by_fd[fd]):
+                    # The connection stays in the backlog, which stays readable.
+                    pause.poll(PAUSE_MS)
+
+    def _has_room_for_next(self, listening: socket.socket) -> bool:
+        """Accept a connection; return False where the machine has no memory or file for it."""
+        try:
+            self._accept(listening)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                self._warnings.warning("Cannot accept a connection: %s", error)
+                return False
+        except Exception:
+            logger.exception("A connection was not taken")
+        return True
 
     def _accept(self, listening: socket.socket) -> None:
         sock, address = listening.accept()

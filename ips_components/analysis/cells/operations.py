@@ -338,17 +338,13 @@ class Along(Operation):
         found = Region()
         for cells in region:
             left = iter(cells)
-            dims: list[Any] = []
-            for axis in range(ndim):
-                if axis in mixed:
-                    own = next(left) if self.keeps else None
-                    if own is not None:
-                        own = np.arange(own[-1] + 1) if self.prefix else None
-                    dims.append(own)
-                else:
-                    dims.append(next(left))
-            found.add(tuple(dims))
+            found.add(tuple(self._mix(left) if i in mixed else next(left) for i in range(ndim)))
         yield self.operand, found
+
+    def _mix(self, left: Iterator[Any]) -> Any:
+        """Return the cells along an axis that is mixed, None for all; those left have its own."""
+        own = next(left) if self.keeps else None
+        return np.arange(own[-1] + 1) if self.prefix and own is not None else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
