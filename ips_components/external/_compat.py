@@ -47,9 +47,9 @@ def forget_pseudo_client(scheduler: Scheduler, name: str) -> bool:
 # -- streams -------------------------------------------------------------------------------
 
 
-def send_now(stream: BatchedSend) -> None:
-    """Let a stream send what it holds, in its order, instead of at the end of its interval."""
-    if stream.buffer and stream.next_deadline is not None:
+def send_now(stream: BatchedSend | None) -> None:
+    """Let a stream, if there is one, send what it holds now instead of after its interval."""
+    if stream is not None and stream.buffer and stream.next_deadline is not None:
         stream.next_deadline = None
         stream.waker.set()
 
@@ -200,8 +200,7 @@ def to_memory(
     scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
     scheduler.send_all(client_msgs, worker_msgs)
     for address in worker_msgs:
-        if (stream := scheduler.stream_comms.get(address)) is not None:
-            send_now(stream)
+        send_now(scheduler.stream_comms.get(address))
 
 
 def add_replica(scheduler: Scheduler, worker: str, keys: Collection[Any]) -> None:
