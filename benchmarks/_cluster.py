@@ -180,7 +180,8 @@ class CoupledRun:
             n_receivers=receivers,
             results=str(folder / f"{self.name}.zarr"),
             run_dir=str(folder),
-            **{"deadlines": DEADLINES, **settings},
+            # One step in a chunk: what is measured is measured step by step.
+            **{"deadlines": DEADLINES, "chunk_bytes": 0, **settings},
         )
         self.plugin = run_plugin(parsed)
         client.wait_for_workers(receivers, timeout=PATIENCE)

@@ -6,6 +6,7 @@ Run with the path of a job file this module is the consumer process of a peer th
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -22,25 +23,49 @@ def stamp(*blocks: np.ndarray) -> np.ndarray:
     return np.array([sum(means) / len(means), began])
 
 
-def stamp_chunk(chunk: np.ndarray) -> np.ndarray:
-    """The same for a chunk of one step, (1, y, x) to (1, 2)."""
-    return stamp(chunk)[None, :]
+#: What a task finds of its part of a step.
+PART = np.dtype([("sum", float), ("cells", float), ("began", float)])
+
+
+def stamp_part(chunk: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    """Read every byte of a chunk: (steps, y, x) to `PART` of (steps, 1, 1)."""
+    began = time.time()
+    found = np.empty((len(chunk),) + (1,) * (chunk.ndim - 1), PART)
+    found["sum"] = chunk.sum(axis=axis, keepdims=True)
+    found["cells"], found["began"] = math.prod(chunk.shape[1:]), began
+    return found
+
+
+def join_parts(parts: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    """Put the parts of a step together; the last task is the one that began late."""
+    total = parts["sum"].sum(axis=axis, keepdims=keepdims)
+    found = np.empty(total.shape, PART)
+    found["sum"], found["cells"] = total, parts["cells"].sum(axis=axis, keepdims=keepdims)
+    found["began"] = parts["began"].max(axis=axis, keepdims=keepdims)
+    return found
+
+
+def stamps_of(parts: np.ndarray) -> np.ndarray:
+    """The mean of each step, and when its last task began: (steps, 2)."""
+    return np.stack([parts["sum"] / parts["cells"], parts["began"]], axis=-1)
 
 
 def stamped(arrays: Any, columns: int | None = None, name: str = "t") -> dict[str, Any]:
-    """Analysis of this package: a stamp for each step, of the first `columns` or of all."""
+    """Analysis of this package: a stamp for each step, of the first `columns` or of all.
+
+    Large steps are several chunks, cut in space: each is read where it lies.
+    """
+    import dask.array as da
+
     array = arrays[name]
     if name == "t":
         array = array[:, :, :columns]
-    return {
-        "stamps": array.map_blocks(
-            stamp_chunk,
-            dtype=float,
-            drop_axis=list(range(1, array.ndim)),
-            new_axis=[1],
-            chunks=(array.chunks[0], (2,)),
-        )
-    }
+    parts = da.reduction(
+        array, stamp_part, join_parts, axis=tuple(range(1, array.ndim)), dtype=PART,
+        combine=join_parts, meta=np.empty(0, PART),
+    )  # fmt: skip
+    stamps = parts.map_blocks(stamps_of, dtype=float, new_axis=[1], chunks=(parts.chunks[0], (2,)))
+    return {"stamps": stamps}
 
 
 def reduced(arrays: Any) -> dict[str, Any]:
