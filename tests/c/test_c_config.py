@@ -214,8 +214,8 @@ def test_both_builds_know_all_sources():
 
 # From the bottom to the top: each part may call those before it.
 PARTS = """error bytes proof wire contact dtype contract plan segments leases memory link link_io
-links state ids grid array describe rank_info feedback dispatch slots admit steps copy join put rows
-put_named inplace life attached bridge model"""
+links state ids grid array describe rank_info feedback dispatch slots admit steps copy join flush
+lend put rows put_named inplace life attached bridge model"""
 
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")

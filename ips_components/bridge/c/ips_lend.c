@@ -3,7 +3,10 @@
  * (bridge/put_path.py has the same rule). */
 #include <stdlib.h>
 
+#include "ips_copy.h"
+#include "ips_flush.h"
 #include "ips_lend.h"
+#include "ips_slots.h"
 
 enum { WORTH_LENDING = 1 << 18 }; /* bytes */
 static const int64_t SHORT = 200000;  /* ns */

@@ -2,7 +2,7 @@
 #ifndef IPS_LEND_H
 #define IPS_LEND_H
 
-#include "ips_put.h"
+#include "ips_admit.h"
 
 /* Whether a put may send the program's own memory, as far as is known before its pieces are. */
 bool ipsb_may_lend(const ips_bridge *b, const put_request *o, const int64_t *strides, int64_t began);

@@ -28,8 +28,6 @@ int64_t ipsb_note_newest(ips_bridge *b, int64_t step);
 int64_t ipsb_wanted_bytes(const ips_bridge *b, const array *a);
 void ipsb_note(ips_bridge *b, const put_request *o);
 void ipsb_count(array *a, int what, uint64_t blocks, int64_t bytes);
-/* Hand what is queued to the kernel. */
-int ipsb_flush_all(ips_bridge *b);
 int ipsb_publish(ips_bridge *b, slot *s);
 int ipsb_not_sent(ips_bridge *b, array *a, int code, int64_t bytes);
 bool ipsb_drain(ips_bridge *b, double seconds); /* wait until receivers have taken all */

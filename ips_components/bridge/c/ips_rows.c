@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "ips_flush.h"
 #include "ips_rows.h"
 
 /* Rows, into this run alone. */

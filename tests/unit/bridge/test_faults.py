@@ -97,14 +97,14 @@ def test_a_slot_that_a_cut_connection_may_hold_is_never_written_again(tmp_path, 
                     connection.shut("cut by the test")
 
         cutter = threading.Thread(target=cut)
-        cutter.start()
-        try:
-            with Bridge(contact=file) as bridge:
+        with Bridge(contact=file) as bridge:
+            cutter.start()
+            try:
                 for step in range(60):
                     bridge.put("t", step, np.full(spec.shape, float(step)))
-        finally:
-            done.set()
-            cutter.join()
+            finally:
+                done.set()
+                cutter.join()
         sink.wait(lambda: len(sink.counts) == 60)
         for (_, chunk), value in sink.chunks.items():
             assert value.min() == value.max() == chunk
