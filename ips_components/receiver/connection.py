@@ -212,6 +212,10 @@ class Connection:
         """Send packed messages."""
         self._outbox.send(frame)
 
+    def answer_goodbye(self) -> None:
+        """Release the rank: it takes no message after this one, whichever thread sends it."""
+        self._outbox.send(framing.pack(m.ByeAck()), last=True)
+
     def flush(self) -> bool:
         """Try to send what is left; return whether something still is."""
         return self._outbox.flush()

@@ -37,6 +37,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._frames: deque[memoryview] = deque()
         self._nbytes = 0
+        self._complete = False  # the last message is among the frames, or was sent
         self.closed = False
         self.why = ""
 
@@ -45,10 +46,11 @@ class Outbox:
         with self._lock:
             self._append(frame)
 
-    def send(self, frame: bytes) -> None:
-        """Send packed messages."""
+    def send(self, frame: bytes, *, last: bool = False) -> None:
+        """Send packed messages; none that comes after the last ones."""
         with self._lock:
             self._append(frame)
+            self._complete |= last
             self._send()
             if self._frames:
                 self._unsent()
@@ -72,7 +74,7 @@ class Outbox:
             self._sock.close()
 
     def _append(self, frame: bytes) -> None:
-        if self.closed or not frame:
+        if self.closed or self._complete or not frame:
             return
         if self._nbytes > MAX_UNSENT:
             self._shut("it does not read what it is sent")

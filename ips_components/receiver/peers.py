@@ -216,7 +216,7 @@ class PeerTable:
             if not self._may_leave:
                 self._leaving.append(connection)
                 return
-        connection.send(m.ByeAck())
+        connection.answer_goodbye()
 
     def _is_current(self, connection: Connection) -> bool:
         peer = connection.peer
@@ -228,7 +228,7 @@ class PeerTable:
             self._may_leave = True
             leaving, self._leaving = self._leaving, []
         for connection in leaving:
-            connection.send(m.ByeAck())
+            connection.answer_goodbye()
 
     def pop_lost(self, before: float) -> list[Peer]:
         """Return the ranks without a connection since a moment, each once."""

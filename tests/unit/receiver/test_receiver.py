@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 from pathlib import Path
 
@@ -170,6 +171,20 @@ def test_nothing_overtakes_the_welcome_and_feedback_comes_once(lane):
         finally:
             done.set()
             talker.join()
+
+
+@pytest.mark.parametrize("lane", ["tcp", "shm"])
+def test_nothing_follows_the_answer_to_a_goodbye(lane):
+    with receiving(SPEC) as (receiver, _), Rank(receiver, lane=lane) as rank:
+        rank.hear_until(m.Welcome)
+        rank.say(m.Bye(0))
+        receiver.release_ranks()
+        rank.hear_until(m.ByeAck)
+        # It is still connected when the analysis ends, and takes no message any more.
+        receiver.feedback("gain", 1.0, 1)
+        receiver.stop("converged")
+        rank.sock.shutdown(socket.SHUT_WR)
+        assert rank.hear() is None
 
 
 def test_the_first_credit_comes_with_the_welcome():
