@@ -115,10 +115,10 @@ class SteppingRun(Coupled):
             )
 
     def stop(self) -> list[Any]:
-        """Have all ranks stop at the same step; what they say at their end."""
+        """Have all ranks stop at the same step, once the run's own result has all of its steps."""
         for rank in self.ranks:
             rank.pipe.send(("stop", 0))
-        at = max(rank.hear()[1] for rank in self.ranks) + 2
+        at = max(EARLY, *(rank.hear()[1] for rank in self.ranks)) + 2
         for rank in self.ranks:
             rank.pipe.send(at)
         return [rank.hear() for rank in self.ranks]
