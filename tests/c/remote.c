@@ -449,6 +449,10 @@ static int obey(const char *command)
         printf("ok %d %d\n", shm, tcp);
         return ANSWERED;
     }
+    if (!strcmp(command, "waited")) {
+        printf("ok %g\n", ips_bridge_waited(bridge));
+        return ANSWERED;
+    }
     if (!strcmp(command, "lost")) {
         const char *why = ips_bridge_lost(bridge);
         printf("ok %s\n", why ? why : "");

@@ -350,6 +350,9 @@ class Rank:
         lanes = list(self.bridge.statistics().lanes.values())
         return f"ok {lanes.count('shm')} {lanes.count('tcp')}"
 
+    def waited(self):
+        return f"ok {self.bridge.statistics().waited:g}"
+
     def statistics(self, name):
         account = self.bridge.statistics().arrays[name]
         order = ("produced", "skipped", "delivered", "dropped", "lost")

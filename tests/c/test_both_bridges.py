@@ -705,6 +705,29 @@ def test_blocks_one_after_the_other_without_replay(start, sinks, tmp_path, order
         assert rank.account("t")[0] == [40, 0, 40, 0, 0]
 
 
+def test_blocks_one_after_the_other_wait_for_credit_and_say_so(start, sinks, tmp_path):
+    """A worker is asked for memory while a rank waits: the second time after as long at least."""
+    spec = spec_of(shape=(250, 300), count=6)
+    (sink,) = sinks()  # which keeps what comes
+    asked, long = [], 0.3
+
+    def ask(needed):
+        asked.append(needed)
+        if len(asked) == 2:
+            with sink.changed:
+                sink.keep = False
+                sink.chunks.clear()
+
+    worker = {"budget": 2 * 250 * 300 * 8, "on_pressure": ask, "pressure_after": long}
+    coupled = coupling(tmp_path, [sink], agree(spec), options=NO_REPLAY, **worker)
+    with coupled as (contact, _):
+        rank = joined(start, contact, tmp_path, spec)
+        rank("puts", "t", 0, 6, "C")
+        rank("close", 0)
+        assert rank.account("t")[0] == [6, 0, 6, 0, 0]
+        assert float(rank("waited")) >= long
+
+
 @pytest.mark.parametrize("lane", ["tcp"])
 def test_the_programs_own_memory_is_not_sent_once_its_put_has_failed(start, sinks, tmp_path):
     spec = spec_of(shape=(250, 300), count=8)

@@ -94,7 +94,7 @@ static bool is_behind(const ips_bridge *b)
 /* Wait until all pieces may be sent; it does not wait for credit under policy drop, nor when the
  * analysis has all that it wants. The pieces are found anew whenever something has changed, since
  * their receivers may. */
-int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
+static int admit(ips_bridge *b, const put_request *o, bool *admitted)
 {
     const array *a = o->a;
     int64_t now = 0, deadline = 0, gone_since = 0, row = 0;
@@ -152,4 +152,12 @@ int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
                              a->name, b->self.rank, absent, b->contact.step);
         ipsb_progress(&b->links, deadline);
     }
+}
+
+int ipsb_admit(ips_bridge *b, const put_request *o, bool *admitted)
+{
+    int64_t began = ipsb_now();
+    int code = admit(b, o, admitted);
+    b->waited_ns += (uint64_t)(ipsb_now() - began);
+    return code;
 }

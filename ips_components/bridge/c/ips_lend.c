@@ -47,8 +47,8 @@ static bool enqueue(ips_bridge *b, const put_request *o, slot *s, const int64_t 
     return true;
 }
 
-/* The open link that still reads the slot and took its last byte the longest ago; with none open,
- * one that is being repaired. */
+/* The link, open or being repaired, that has something to send or unanswered and took its last byte
+ * the longest ago. */
 static peer *slowest(const ips_bridge *b)
 {
     peer *slow = NULL;

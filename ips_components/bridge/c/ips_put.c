@@ -10,7 +10,6 @@
 /* Wait for credit, then for a slot of `bytes` (or of what the pieces need, when 0). */
 int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slot **out, bool *admitted)
 {
-    int64_t began = ipsb_now();
     bool waited = true;
     int code = ipsb_admit(b, o, admitted);
     size_t need = bytes;
@@ -19,7 +18,9 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
     for (size_t i = 0; !bytes && i < b->pieces.n; i++)
         need += ((size_t)(b->pieces.items[i].cut->cells * unit) + 63) & ~(size_t)63;
     if (!code && *admitted && b->pieces.n) {
+        int64_t began = ipsb_now();
         code = ipsb_take_slot(b, r, need, out, &waited);
+        b->waited_ns += (uint64_t)(ipsb_now() - began);
         if (!code && *out && waited) { /* the world may have changed meanwhile */
             code = ipsb_admit(b, o, admitted);
             if (code || !*admitted) {
@@ -29,7 +30,6 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
         }
         *admitted = *admitted && *out;
     }
-    b->waited_ns += (uint64_t)(ipsb_now() - began);
     return code;
 }
 
@@ -141,13 +141,14 @@ static int send_lent(ips_bridge *b, const put_request *o, const uint8_t *cells, 
                      int64_t total)
 {
     array *a = o->a;
-    bool admitted, taken;
+    bool admitted, taken = false;
     int code = ipsb_admit(b, o, &admitted);
     int64_t wanted = ipsb_wanted_bytes(b, a);
-    if (code || !admitted || !ipsb_lends(b, wanted))
+    if (!code && (!admitted || !ipsb_lends(b, wanted)))
         return send_copy(b, o, cells, strides, total);
     ipsb_count(a, SKIPPED, 0, total - wanted);
-    code = ipsb_lend(b, o, cells, strides, &taken);
+    if (!code)
+        code = ipsb_lend(b, o, cells, strides, &taken);
     ipsb_note(b, o); /* until now nothing of it could be asked for again */
     if (!taken)
         return ipsb_not_sent(b, a, code, wanted);

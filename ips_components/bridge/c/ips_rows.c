@@ -42,9 +42,7 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
 
     bool admitted;
     buffer frame = {0};
-    int64_t began = ipsb_now();
     code = ipsb_admit(b, &o, &admitted);
-    b->waited_ns += (uint64_t)(ipsb_now() - began);
     if (!code && !b->pieces.n) {
         ipsb_count(a, SKIPPED, 1, 0);
         return code;
