@@ -29,7 +29,7 @@ from ips_components.bridge.session import Session, ask_contract
 from ips_components.bridge.steps import Steps
 from ips_components.bridge.wanted import steps_below
 from ips_components.deadlines import Deadline
-from ips_components.errors import BridgeError, IPSComponentsError
+from ips_components.errors import BridgeError, DeadlineExceeded, IPSComponentsError
 from ips_components.model.amr import table_name
 from ips_components.model.pieces import Piece
 from ips_components.wire import messages as m
@@ -168,7 +168,10 @@ class AttachedRun:
         """End a step."""
         with self._lock:
             if self._path is not None and self._path.steps.current == step:
-                self._path.steps.end()
+                try:
+                    self._path.steps.end()
+                except DeadlineExceeded as error:
+                    self._fail(str(error))
 
     def rewind(self, step: int) -> None:
         """Go back; what was sent already makes the attached run end."""

@@ -508,7 +508,7 @@ static inline int ips_bridge_statistics(ips_bridge *bridge, const char *array,
     return ips_bridge_statistics_sized(bridge, array, account, sizeof *account);
 }
 
-/* Seconds that this rank waited for credit, for buffers, and over TCP for receivers that read. */
+/* Seconds that this rank waited so far: for credit, for buffers, and over TCP for receivers to read. */
 IPS_BRIDGE_API double ips_bridge_waited(const ips_bridge *bridge);
 
 /* Why nothing is sent any more, in words, or NULL while the analytics are there. */

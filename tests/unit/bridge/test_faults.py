@@ -23,7 +23,9 @@ from between import Between
 from hostile_peers import relay
 
 from ips_components.bridge import Array, Bridge, put_path
+from ips_components.bridge.attached import AttachedRun
 from ips_components.bridge.link import LinkState
+from ips_components.bridge.sockets import RankSocket
 from ips_components.errors import AnalyticsLost, DeadlineExceeded
 from ips_components.model.placement import replace
 from ips_components.model.spec import ArraySpec, StepAxis
@@ -233,6 +235,29 @@ def test_a_lent_put_over_a_slow_network_takes_its_time(tmp_path, monkeypatch):
     with lending(tmp_path, monkeypatch, spec, limit=2.0, pause=0.01) as (bridge, _, sink):
         bridge.put("t", 1, np.full(spec.shape, 1.0))
         assert (sink.chunks[0, 1] == 1.0).all()
+
+
+def test_an_attached_run_whose_worker_reads_nothing_does_not_end_the_simulation(
+    tmp_path, monkeypatch
+):
+    def full(*_):
+        raise DeadlineExceeded("did not read what was sent within 0.5 s")
+
+    with receivers(tmp_path, agree(SPEC)) as (file, _, (sink,)):
+        joined, ended = threading.Event(), threading.Event()
+        run = AttachedRun(
+            contacts.read(file), {}, 0, 1, lambda: -1, lambda _: joined.set(), lambda _: ended.set()
+        )
+        run.start()
+        assert joined.wait(20)
+        run.put("t", 0, -1, np.zeros(SPEC.shape), None)
+        sink.wait(lambda: sink.chunks)
+        with monkeypatch.context() as patched:
+            patched.setattr(RankSocket, "sendall", full)
+            run.step_end(0)
+        assert ended.wait(20)
+        sink.wait(lambda: sink.byes)
+        assert "did not read" in sink.byes[0].reason
 
 
 class Interrupted(Exception):
