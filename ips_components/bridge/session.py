@@ -59,9 +59,8 @@ class Introduction:
     def __init__(
         self, contact: Contact, rank: int, size: int, contract: m.ContractIs | None = None
     ) -> None:
-        self.arrays: Sequence[
-            Array
-        ] = ()  # described in code, sent by the rank that asks for the contract
+        # Described in code, sent by the rank that asks for the contract.
+        self.arrays: Sequence[Array] = ()
         self.locations: Sequence[RankLocation] = ()
         self.blocks: Mapping[str, Any] = {}  # of this rank, said by the others
         self.step: int | None = None  # the newest that this rank has begun, of an attached run

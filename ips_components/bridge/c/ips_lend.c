@@ -11,10 +11,20 @@
 enum { WORTH_LENDING = 1 << 18 }; /* bytes */
 static const int64_t SHORT = 200000;  /* ns */
 
-bool ipsb_may_lend(const ips_bridge *b, const put_request *o, const int64_t *strides, int64_t began)
+static bool any_over_tcp(const ips_bridge *b)
+{
+    for (uint32_t i = 0; i < b->links.n; i++)
+        if (b->links.items[i]->state == LINK_OPEN && !b->links.items[i]->shm)
+            return true;
+    return false;
+}
+
+bool ipsb_may_lend(const ips_bridge *b, const put_request *o, const int64_t *strides, int64_t total,
+                   int64_t began)
 {
     int64_t idle = began - b->put_ended, half = b->put_took / 2;
-    if (!o->plan || b->contact.replay_steps || b->attached_run || idle >= (half > SHORT ? half : SHORT))
+    if (!o->plan || b->contact.replay_steps || b->attached_run || total < WORTH_LENDING ||
+        idle >= (half > SHORT ? half : SHORT) || !any_over_tcp(b))
         return false;
     for (int d = 0; d < o->a->contract->ndim - 1; d++)
         if (strides[d] < 0)
@@ -64,21 +74,17 @@ static peer *slowest(const ips_bridge *b)
 
 static int wait_until_taken(ips_bridge *b, const slot *s)
 {
-    const int64_t began = ipsb_now(), limit = ipsb_ns(b->contact.step);
+    const int64_t began = ipsb_now();
     int code = IPS_BRIDGE_OK;
     while (s->pending && !(code = ipsb_check(b)) && !ipsb_is_detached(b)) {
         peer *slow = slowest(b);
-        int64_t from = slow && slow->last_sent > began ? slow->last_sent : began;
-        if (ipsb_now() < from + limit) {
-            ipsb_progress(&b->links, from + limit);
+        int64_t deadline = ipsb_patience(b, slow, began);
+        if (ipsb_now() < deadline) {
+            ipsb_progress(&b->links, deadline);
         } else if (slow && slow->state != LINK_OPEN) { /* the policy decides what that means */
             ipsb_link_end(slow);
         } else {
-            code = ipsb_fail(b, IPS_BRIDGE_DEADLINE,
-                             "rank %d: receiver %u at %s:%u did not take a block within %g s: its "
-                             "worker may be stopped or overloaded",
-                             b->self.rank, slow ? slow->at.ordinal : 0, slow ? slow->at.host : "?",
-                             slow ? slow->at.port : 0, b->contact.step);
+            code = ipsb_fail_slow(b, slow, "take a block");
             break;
         }
     }

@@ -5,7 +5,8 @@
 #include "ips_admit.h"
 
 /* Whether a put may send the program's own memory, as far as is known before its pieces are. */
-bool ipsb_may_lend(const ips_bridge *b, const put_request *o, const int64_t *strides, int64_t began);
+bool ipsb_may_lend(const ips_bridge *b, const put_request *o, const int64_t *strides, int64_t total,
+                   int64_t began);
 /* Whether it does: cells that are worth it, for receivers over TCP only. */
 bool ipsb_lends(const ips_bridge *b, int64_t bytes);
 /* Send the pieces, which are admitted, and wait until they are taken. False in `taken` with code 0:

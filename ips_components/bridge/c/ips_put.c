@@ -160,7 +160,8 @@ int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const i
               int64_t total)
 {
     int64_t began = ipsb_now();
-    int code = (ipsb_may_lend(b, o, strides, began) ? send_lent : send_copy)(b, o, cells, strides, total);
+    bool lend = ipsb_may_lend(b, o, strides, total, began);
+    int code = (lend ? send_lent : send_copy)(b, o, cells, strides, total);
     b->put_ended = ipsb_now();
     b->put_took = b->put_ended - began;
     return code;
