@@ -9,9 +9,9 @@ from typing import Any
 
 from ips_components import ips_compat
 from ips_components.config import RunConfig, SimulationConfig
+from ips_components.ips.alike import is_rank, same_on_others, without_rank
 from ips_components.ips.coupling import COORDINATOR, Records, launches_of
 
-_RANK = re.compile(r"\brank \d+")
 _WORD = re.compile(r"\w")
 _NAMES_AN_ERROR = re.compile(r"[A-Z][\w.]*(Error|Exception)\b")
 _CLOSE = "(`with Bridge(...)`, ips_bridge_close) before MPI_Finalize"
@@ -128,10 +128,10 @@ def say(
     ----------
     fault
         With ``who``, ``what`` and ``cause``.
-    faults
-        All of the run: how many other ranks failed with the same cause.
     launches
         The records `launches_of` the ports of all simulations.
+    faults
+        All of the run: how many other ranks failed with the same cause.
     """
     from ips_components.report.record import last_line
 
@@ -139,8 +139,7 @@ def say(
     others = {each["who"] for each in faults if _same_on_ranks(fault, each)} - {fault["who"]}
     if others:
         said, where = ips_compat.split_where(said)
-        also = f"the same on {len(others)} other rank{'s' * (len(others) > 1)}"
-        said = f"{said} ({also})" + (f"; at {where}" if where else "")
+        said = f"{said} ({same_on_others(len(others))})" + (f"; at {where}" if where else "")
     if fault["what"] == "lost" and all(each.get("ok") for each in launches.values()):
         return f"{said}; its program ended well: does each rank close the bridge {_CLOSE}?"
     return said
@@ -148,9 +147,8 @@ def say(
 
 def _same_on_ranks(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two ranks have failed alike: their messages differ in the rank at most."""
-    causes = [_RANK.sub("rank", each["cause"]) for each in (one, other)]
-    by_ranks = all(_RANK.match(each["who"]) for each in (one, other))
-    return by_ranks and one["what"] == other["what"] and causes[0] == causes[1]
+    mine, theirs = ((each["what"], without_rank(each["cause"])) for each in (one, other))
+    return is_rank(one["who"]) and is_rank(other["who"]) and mine == theirs
 
 
 def _fault_of(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ips_components import ips_compat
+from ips_components.ips.alike import same_on_others, without_rank
 from ips_components.origin import is_library
 
 #: Lines of the log that are searched, and those that are shown.
@@ -41,7 +42,6 @@ _OF_LAUNCHERS = re.compile(
 _ABORT = re.compile(
     r"^(Abort\(\d+\) on node \d+ .*|MPI_ABORT was invoked on rank .*|with errorcode \d+\.)$"
 )
-_RANK = re.compile(r"\brank \d+", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .+$')
 
@@ -115,7 +115,7 @@ def lines_once(lines: Sequence[str]) -> list[str]:
     """
     groups: dict[str, list[str]] = {}
     for line in lines:
-        same = _RANK.sub("rank", line)
+        same = without_rank(line)
         groups[same] = [*groups.pop(same, []), line]
     once = list(groups.values())
     # Of lines written equally often, such as those of a traceback, the last one has the count.
@@ -130,7 +130,7 @@ def _times(group: Sequence[str]) -> str:
     """How often a line was written, in words; empty for one that was written once."""
     others = len(set(group)) - 1
     if others:
-        return f"  (the same on {others} other rank{'s' * (others > 1)})"
+        return f"  ({same_on_others(others)})"
     return f"  ({len(group)} times)" if len(group) > 1 else ""
 
 

@@ -160,16 +160,22 @@ def _finish(pool: Any, original: Any) -> dict[str, Any]:
 
 def _gather(pool: Any) -> dict[str, Any]:
     """What IPS does, but for its pause of a second: ended workers have written their events."""
-    client, events = pool.dask_client, pool.worker_event_logfile
-    results = dict(client.gather(pool.futures))
-    workers = [each["name"] for each in client.scheduler_info()["workers"].values()]
-    client.shutdown()
+    results = dict(pool.dask_client.gather(pool.futures))
+    events = _event_files(pool)
+    pool.dask_client.shutdown()
     pool.services.wait_task(pool.dask_workers_tid)
     pool.finished_tasks = {}
-    if events is not None:
-        words = ["".join(c for c in str(name) if c.isalnum()) for name in workers]
-        _pass_events_on(pool.services, [Path(events.format(word)) for word in words])
+    _pass_events_on(pool.services, events)
     return results
+
+
+def _event_files(pool: Any) -> list[Path]:
+    """Files in which the workers of a pool write the events of its tasks; none without a portal."""
+    if pool.worker_event_logfile is None:
+        return []
+    names = [str(each["name"]) for each in pool.dask_client.scheduler_info()["workers"].values()]
+    words = ["".join(filter(str.isalnum, name)) for name in names]
+    return [Path(pool.worker_event_logfile.format(word)) for word in words]
 
 
 def _pass_events_on(services: Any, files: Sequence[Path]) -> None:
