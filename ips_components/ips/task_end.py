@@ -42,6 +42,12 @@ _OF_LAUNCHERS = re.compile(
 _ABORT = re.compile(
     r"^(Abort\(\d+\) on node \d+ .*|MPI_ABORT was invoked on rank .*|with errorcode \d+\.)$"
 )
+#: Slurm's pmi2 reads at most 1 KiB per line; MPICH 5 over UCX writes longer ones, and waits.
+_CUT_BY_SLURM = re.compile(r"mpi/pmi2: (request not begin with|value not properly terminated)")
+_USE_LIBFABRIC = (
+    "; Slurm could not read the addresses that the ranks exchange in MPI_Init: with MPICH set "
+    "MPIR_CVAR_CH4_NETMOD=ofi in the batch script, as platform/slurm.sbatch does"
+)
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .+$')
 
@@ -146,12 +152,14 @@ def where_in(lines: Sequence[str]) -> str:
 
 def last_lines(log: Path) -> str:
     """Return what a program has written last, to go with the message of its end."""
-    lines = own_lines(ips_compat.tail(log, _SEARCHED))
+    text = ips_compat.tail(log, _SEARCHED)
+    lines = own_lines(text)
     if not lines:
         return f"; it has written nothing to {log}"
     where = where_in(lines)
     said = "\n".join(lines_once(lines)[-_SHOWN:]) + (f"; at {where}" if where else "")
-    return f"; the last lines of {log}:\n{said}"
+    remedy = _USE_LIBFABRIC if _CUT_BY_SLURM.search(text) else ""
+    return f"{remedy}; the last lines of {log}:\n{said}"
 
 
 def describe_end(

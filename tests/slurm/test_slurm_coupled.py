@@ -97,6 +97,36 @@ def test_simulation_and_workers_on_shared_nodes(submit, workspace, sharing):
     assert_complete(job, workspace)
 
 
+#: Read by each Python process of a job as it starts: just before MPI is, leave a heap full of
+#: bytes that differ.
+_FULL_HEAP = """
+import ctypes, os, sys
+
+class BeforeMPI:
+    def find_spec(name, path=None, target=None):
+        if name != "mpi4py.MPI":
+            return
+        c = ctypes.CDLL(None)
+        c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        c.free.argtypes = [ctypes.c_void_p]
+        blocks = [(c.malloc(size), size) for size in (*range(64, 8192, 16),) * 3]
+        for block, size in blocks:
+            ctypes.memmove(block, os.urandom(size), size)
+        for block, _ in blocks[::2]:
+            c.free(block)
+
+sys.meta_path.insert(0, BeforeMPI)
+"""
+
+
+def test_ranks_start_on_several_nodes_whatever_their_memory_holds(submit, workspace):
+    """MPICH over UCX would send Slurm what stands in memory behind its address, and wait."""
+    (workspace / "sitecustomize.py").write_text(_FULL_HEAP)
+    set_parameters(workspace / CONFIG, TASK_PPN__HEAT2D=2)
+    job = submit(CONFIG, "-N", "2", "--ntasks-per-node=4", PYTHONPATH=str(workspace))
+    assert_complete(job, workspace)
+
+
 def test_a_client_attaches_to_a_batch_job(submit, workspace):
     """From a login node, as the same user: the command line shows it, a program looks into it."""
     slow_down(workspace, 300, 100)

@@ -123,6 +123,14 @@ def test_what_ranks_wrote_is_above_what_mpi_abort_wrote(tmp_path):
     assert last_lines(log).endswith(f"\n{abort}")
 
 
+def test_addresses_of_ranks_that_slurm_cut_have_a_remedy(tmp_path):
+    log = tmp_path / "simulation.log"
+    log.write_text("slurmstepd-n1: error: mpi/pmi2: request not begin with 'cmd='\n")
+    assert "set MPIR_CVAR_CH4_NETMOD=ofi in the batch script" in last_lines(log)
+    log.write_text("slurmstepd-n1: error: mpi/pmi2: no value for key in req\n")
+    assert "MPIR_CVAR" not in last_lines(log)
+
+
 def test_the_last_lines_are_those_written_last():
     assert lines_once(["no convergence", "step 1", "no convergence", "giving up"]) == [
         "step 1",
