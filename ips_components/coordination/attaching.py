@@ -229,7 +229,7 @@ class Attaching:
             if main.settings.get("launches") and not launches.is_under_way(main):
                 return {0: launches.next_step(main) - 1}  # the next launch begins with it
             n_ranks = run.state.n_ranks
-            there = run.joined if call.joined else run.begun
+            there = run.state.joined if call.joined else run.begun
             return dict(run.begun) if n_ranks is not None and len(there) >= n_ranks else {}
 
         found: dict[int, int] = await run.until(
@@ -278,6 +278,7 @@ class Attaching:
             attached = each.run
             if not launches.is_under_way(attached):
                 continue
+            attached.state.awaits_all = False
             for rank in attached.state.missing_goodbyes:
                 attached.state.rank_lost(rank, f"launch {record.number} has ended")
             attached.launches[-1].ok = record.ok
@@ -301,6 +302,24 @@ class Attaching:
         """Return the attached runs that have not ended."""
         every = [each for client in run.attached.values() for each in client.amendments.values()]
         return [each for each in every if each.until is None and not each.run.over]
+
+    # -- ranks that will not join ------------------------------------------------------
+
+    def ranks_gone(self, run: CoordinatedRun) -> None:
+        """No rank of this run, or launch, puts any more, or joins its attached runs."""
+        for each in self._open(run):
+            self._await_joined(each.run, "simulation", "ended", "before the ranks had the contract")
+
+    def _await_joined(self, attached: CoordinatedRun, who: str, what: str, cause: str) -> None:
+        """Await no ranks of an attached run but those that have joined: others owe no goodbye."""
+        was_over = attached.state.simulation_over
+        attached.state.awaits_all = False
+        if attached.over:
+            self._ending.retire_if_over(attached)
+        elif not attached.answered and not attached.between_launches:
+            self._ending.fail(attached, who, what, cause)
+        elif attached.state.simulation_over and not was_over:
+            self._ending.ranks_closed(attached)
 
     # -- clients that go without a word ------------------------------------------------
 
@@ -364,13 +383,11 @@ class Attaching:
         attached.analysis_over = True
         if attached.holder in self._scheduler.clients:
             self._scheduler.remove_client(attached.holder)
-        if attached.over:
-            self._ending.retire_if_over(attached)
-        elif not attached.answered:
-            self._ending.fail(attached, "attached client", "left", why or "before its contract")
-        else:
+        if attached.answered and not attached.over:
             attached.state.stop_reason = attached.state.stop_reason or why or "detached"
             self._close(attached)
             self._outbox.send(attached, SendStop(attached.state.stop_reason))
+        attached.closed = True
+        self._await_joined(attached, "attached client", "left", why or "before its contract")
         self._scheduler.loop.call_later(CLOSE_AFTER, self._ending.close_receivers, attached)
         attached.notify()

@@ -45,7 +45,7 @@ class CoordinatedRun:
     =============================================== ==========================================
     field                                           written by
     =============================================== ==========================================
-    ``workers``, ``blocks``, ``asked``, ``joined``  `Membership`
+    ``workers``, ``blocks``, ``asked``              `Membership`
     ``nothing_described``                           `Membership`
     ``contract``, ``blob``, ``ahead``, ``horizon``  `AnalysisCalls`; ``contract`` by `Placer`, too
     ``wanted``                                      `AnalysisCalls`
@@ -86,7 +86,6 @@ class CoordinatedRun:
         self.asked = self.answered = False  # the ranks ask for the contract; they have got it
         self.nothing_described = False  # rank 0 asked for the contract and described no array
         self.asked_at = self.answered_at = 0.0  # when, in seconds since the epoch
-        self.joined: set[int] = set()  # ranks that have the contract
         self.hosts: list[Any] = []  # by rank: host, blocks by array
         self.cells: dict[str, Any] = {}
         self.ahead = False  # open-ended: tasks are declared as steps come, beyond the last one

@@ -94,7 +94,6 @@ def expect(run: CoordinatedRun, record: LaunchRecord) -> LaunchRecord:
             )
     run.launches.append(record)
     run.state.begin_launch(record.size)
-    run.joined.clear()
     run.begun.clear()
     run.blocks.clear()
     run.flushing.clear()

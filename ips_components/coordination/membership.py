@@ -38,6 +38,8 @@ class Membership:
     ending : Ending
     greet : callable
         ``greet(run, worker)``: called when the receiver of a worker has opened.
+    over : callable
+        ``over(run)``: called when all ranks have said goodbye or are lost.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Membership:
         placer: Placer,
         ending: Ending,
         greet: Callable[[CoordinatedRun, str], None],
+        over: Callable[[CoordinatedRun], None],
     ) -> None:
-        self._greet = greet
+        self._greet, self._over = greet, over
         self._scheduler = scheduler
         self._outbox = outbox
         self._placer = placer
@@ -126,9 +129,7 @@ class Membership:
             run.begun[event.rank] = event.step
             if event.rank == 0 and run.state.described is None:
                 run.nothing_described = True
-        if not event.asks:
-            run.joined.add(event.rank)
-        elif not run.asked:
+        if event.asks and not run.asked:
             run.asked, run.hosts = True, list(event.hosts)
             run.asked_at = time.time()
             if run.state.phase == "running":
@@ -188,11 +189,16 @@ class Membership:
             self._outbox.send(run, ReleaseRanks())
         elif run.state.simulation_over:
             self._ending.ranks_closed(run)
-        self._ending.retire_if_over(run)
+        self._gone(run)
 
     def lost(self, run: CoordinatedRun, worker: str, event: RankLost) -> None:
         if run.state.rank_lost(event.rank, event.why) and not _is_retried(run):
             self._ending.fail(run, f"rank {event.rank}", "lost", event.why)
+        self._gone(run)
+
+    def _gone(self, run: CoordinatedRun) -> None:
+        if run.state.simulation_over:
+            self._over(run)
         self._ending.retire_if_over(run)
 
     def launch_expected(self, run: CoordinatedRun, worker: str, event: LaunchExpected) -> None:

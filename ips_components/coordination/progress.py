@@ -105,4 +105,4 @@ def _are_joining(run: CoordinatedRun) -> bool:
     """Whether ranks still come for their contract after the analysis has failed."""
     fatal = run.state.fatal
     failed = fatal is not None and fatal.who == "analysis"
-    return failed and len(run.joined) != run.state.n_ranks
+    return failed and len(run.state.joined) != run.state.n_ranks

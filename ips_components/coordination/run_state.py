@@ -73,6 +73,8 @@ class RunState:
         self.n_ranks: int | None = None
         self.first_hello: float | None = None
         self.ranks: dict[int, dict[str, Any]] = {}
+        self.joined: set[int] = set()  # ranks that have the contract
+        self.awaits_all = True  # else only those that have joined: no other will
         self.without_cells: set[int] = set()  # ranks that put nothing
         self.byes: dict[int, str] = {}
         self._last_steps: dict[int, int] = {}
@@ -103,6 +105,8 @@ class RunState:
         self.n_ranks = int(info["size"])
         if self.first_hello is None:
             self.first_hello = self.clock()
+        if not info.get("asks"):
+            self.joined.add(rank)
         self.ranks.setdefault(rank, {}).update(
             {key: info[key] for key in ("host", "pid", "lane") if key in info}
         )
@@ -114,7 +118,9 @@ class RunState:
         self.ledger.begin_launch()
         self.steps.begin_launch()
         self.n_ranks, self.first_hello, self.last_put = size, None, None
+        self.awaits_all = True
         self.ranks.clear()
+        self.joined.clear()
         self.without_cells.clear()
         self.byes.clear()
         self._last_steps.clear()
@@ -179,8 +185,10 @@ class RunState:
                 )
 
     def rank_lost(self, rank: int, why: str) -> bool:
-        """Note the death of a rank; False when it is known or the rank had said goodbye."""
+        """Note the death of a rank; False when it is known or no goodbye of it is awaited."""
         if rank in self.byes or rank in self.lost_ranks:
+            return False
+        if not self.awaits_all and rank not in self.joined:
             return False
         self.lost_ranks[rank] = why
         self.ledger.write_off(rank)
@@ -235,20 +243,21 @@ class RunState:
 
     @property
     def simulation_over(self) -> bool:
-        """All ranks have said goodbye or are lost."""
-        return self.n_ranks is not None and len(self.byes) + len(self.lost_ranks) >= self.n_ranks
+        """All ranks that are awaited have said goodbye or are lost."""
+        return self.n_ranks is not None and self.lost_ranks.keys() >= set(self.missing_goodbyes)
 
     @property
     def missing_goodbyes(self) -> list[int]:
         """Ranks that have not closed their bridge, whether they are lost or still there."""
-        return [rank for rank in range(self.n_ranks or 0) if rank not in self.byes]
+        awaited = range(self.n_ranks or 0) if self.awaits_all else sorted(self.joined)
+        return [rank for rank in awaited if rank not in self.byes]
 
     @property
     def last_common_step(self) -> int | None:
         """The last step that every rank has put, once all have closed; None before."""
-        if self.n_ranks is None or self.missing_goodbyes:
+        if self.n_ranks is None or len(self._last_steps) < self.n_ranks:
             return None
-        return min((self._last_steps[rank] for rank in range(self.n_ranks)), default=None)
+        return min(self._last_steps.values(), default=None)
 
     def newest_steps(self) -> NDArray[np.int64]:
         """The newest step that each rank of this launch has put, as far as is known; else -1."""
@@ -307,7 +316,7 @@ class RunState:
         return {sample["worker"]: sample for sample in self.samples if "worker" in sample}
 
     def _account(self) -> dict[str, Any]:
-        """The ledger; it is closed only when every rank has closed its bridge, too."""
+        """The ledger; it is closed only when every rank that is awaited has closed, too."""
         account = self.ledger.to_json()
         all_said_goodbye = not self.missing_goodbyes or self.left_out is not None
         return {**account, "closed": account["closed"] and all_said_goodbye}

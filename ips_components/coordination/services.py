@@ -57,6 +57,7 @@ class Services:
             placer,
             ending,
             lambda run, worker: self.attaching.receiver_opened(run, worker),
+            lambda run: self.attaching.ranks_gone(run),
         )
         self.chunk_events = ChunkEvents(find, tasks, placer, ending)
         self.stalls = Stalls(outbox, ending)

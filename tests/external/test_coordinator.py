@@ -6,6 +6,18 @@ from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
+from coordinator_by_hand import (
+    Stream,
+    Tasks,
+    contract,
+    hello,
+    open_receiver,
+    run,
+    say_goodbye,
+    sign,
+    sign_with,
+    told,
+)
 
 from ips_components.coordination import coordinator as coordinator_module
 from ips_components.coordination.coordinator import RunCoordinator
@@ -13,109 +25,14 @@ from ips_components.coordination.ending import FLUSH_INTERVAL
 from ips_components.coordination.settings import DEADLINES
 from ips_components.coordination.step_report import StepTally
 from ips_components.errors import ContractError, DeadlineExceeded, ProtocolError
-from ips_components.external.names import ExternalName
 from ips_components.model.contract import ArrayContract, Contract
 from ips_components.model.spec import ArraySpec, StepAxis
 from ips_components.receiver.sink import StepInfo
 
 
-class Stream:
-    def __init__(self) -> None:
-        self.sent: list[dict] = []
-
-    def send(self, message) -> None:
-        self.sent.append(message)
-
-
-class Tasks:
-    """External tasks that remember what was asked of them."""
-
-    def __init__(self) -> None:
-        self.scheduler = SimpleNamespace(
-            handlers={},
-            worker_plugins={},
-            unregister_worker_plugin=None,
-            workers={},
-            stream_handlers={},
-            stream_comms={"a": Stream(), "b": Stream()},
-            tasks={},
-            clients={},
-            add_plugin=lambda plugin, name: None,
-            client_desires_keys=lambda keys, client: None,
-            loop=SimpleNamespace(
-                call_later=lambda *args: self.later.append(args),
-                add_callback=lambda *args, **kwargs: self.callbacks.append((args, kwargs)),
-            ),
-        )
-        self.released_groups: list[str] = []
-        self.later: list[tuple] = []
-        self.callbacks: list[tuple] = []
-        self.there = self.count_waiting = False
-        self.declared: set = set()
-        self.lost: set = set()
-
-    def declare(self, name, numblocks, needed, **kwargs) -> int:
-        return self.declare_keys(ExternalName(name, numblocks, tuple(needed)).keys())
-
-    def declare_keys(self, keys, **kwargs) -> int:
-        self.declared.update(keys)
-        return len(self.declared)
-
-    def release_group(self, group) -> None:
-        self.released_groups.append(group)
-
-    def fail_remaining(self, group, failure) -> int:
-        self.afterwards = failure
-        return len(self.waiting(group)) if self.count_waiting else 0
-
-    def counts(self, group) -> dict:
-        return {}
-
-    def waiting(self, group) -> list:
-        return sorted(self.lost if self.there else self.declared | self.lost)
-
-
 @pytest.fixture
 def coordinator():
     return RunCoordinator(Tasks())
-
-
-SPEC = ArraySpec("t", "<f8", (8, 6), StepAxis(count=4), ("y", "x"))
-
-
-def contract(receivers=2) -> Contract:
-    return Contract("r", (ArrayContract.agree(SPEC, run="r", receivers=range(receivers)),))
-
-
-def open_receiver(coordinator, worker, hostname) -> None:
-    endpoint = {"ordinal": 0, "host": "127.0.0.1", "port": 1, "hostname": hostname}
-    coordinator.event(worker, "open", "r", endpoint=endpoint)
-
-
-def hello(coordinator, rank, size=4, asks=False, hosts=()) -> None:
-    info = {"size": size, "host": "h", "pid": rank, "lane": "tcp"}
-    info |= {"asks": asks, "blocks": {}, "hosts": [list(each) for each in hosts]}
-    coordinator.event("a", "hello", "r", rank=rank, **info)
-
-
-def told(coordinator, worker, action):
-    sent = coordinator.scheduler.stream_comms[worker].sent
-    return [message for message in sent if message["action"] == action]
-
-
-async def sign(coordinator) -> None:
-    await sign_with(coordinator, contract())
-
-
-async def sign_with(coordinator, agreed, **options) -> None:
-    await coordinator.call("contract", "r", blob=agreed.to_bytes(), **options)
-    await coordinator.call("committed", "r", keys=[], timeout=1.0)
-
-
-def run(coroutine):
-    import asyncio
-
-    return asyncio.run(coroutine)
 
 
 def test_the_contract_is_told_when_it_is_made_and_asked_for(coordinator):
@@ -279,15 +196,6 @@ def test_the_last_receiver_that_leaves_fails_the_run(coordinator):
     run(sign(coordinator))
     coordinator.remove_worker(coordinator.scheduler, "a")
     assert coordinator.runs["r"].state.phase == "failed"
-
-
-def say_goodbye(coordinator, *ranks, counters=()) -> None:
-    info = {"status": "ok", "reason": "", "last_step": 3, "counters": dict(counters)}
-    for rank in ranks:
-        tally = StepTally()
-        tally.add(rank, StepInfo(3, 0.0, ()))
-        coordinator.event("a", "steps", "r", report=tally.take(["t"]).to_message())
-        coordinator.event("a", "bye", "r", rank=rank, **info)
 
 
 def test_ranks_leave_when_all_have_said_goodbye_and_nothing_is_on_its_way(coordinator):

@@ -6,7 +6,7 @@ import asyncio
 import math
 
 import pytest
-from test_coordinator import Tasks, hello, open_receiver, sign
+from coordinator_by_hand import Tasks, hello, open_receiver, sign
 
 from ips_components.coordination.coordinator import RunCoordinator
 from ips_components.coordination.settings import DEADLINES
