@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from distributed import as_completed
@@ -13,6 +14,9 @@ from ips_components.analysis.checkpoint import save
 from ips_components.analysis.coordinator_client import Coordinator
 from ips_components.analysis.results import ResultStore, ResultsUnwritten
 from ips_components.analysis.time_axes import TimesOf
+from ips_components.coordination.settings import RunSettings
+from ips_components.report.panels import FILE_NAME as PANELS
+from ips_components.report.panels import write_panels
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ def keep_results(
     *,
     stored: Collection[str],
     coordinators: Mapping[str, Coordinator],
-    checkpoints: str,
+    settings: RunSettings,
 ) -> dict[str, Any]:
     """Write complete results, and the state of an analysis that has them all.
 
@@ -51,15 +55,17 @@ def keep_results(
         Names of the results that workers write.
     coordinators
         By run, of all simulations: they know the physical times of the steps.
-    checkpoints
-        Directory of the state.
+    settings
+        Of the run: where the state is kept, and whether a figure is drawn.
 
     Returns
     -------
     dict
-        ``results``, ``checkpoint`` and ``variables``, see `run_analysis`.
+        ``results``, ``checkpoint`` and ``variables``, see `run_analysis`, and ``panels``: the
+        ``path`` of the file from which the figure is drawn, or the ``fault`` for which there is
+        none, or neither.
     """
-    checkpoint = save(values, checkpoints if not errors else None)
+    checkpoint = save(values, settings.run_dir if not errors else None)
     for name in errors.keys() & set(stored):
         store.discard(name)
     try:
@@ -67,11 +73,25 @@ def keep_results(
     except ResultsUnwritten as error:
         errors |= dict.fromkeys(error.results, error)
     store.finish()
-    variables = store.summary()
+    with store.opened() as groups:
+        variables = store.summary(groups)
+        wanted = settings.figure and not errors
+        panels = _keep_panels(groups, Path(settings.run_dir) / PANELS) if wanted else {}
     missing = {name: each["missing"] for name, each in variables.items() if each.get("missing")}
     if missing:
         logger.warning("Values that are not a number (NaN), by result: %s", missing)
-    return {"results": str(store.path), "checkpoint": checkpoint, "variables": variables}
+    kept = {"results": str(store.path), "checkpoint": checkpoint, "variables": variables}
+    return {**kept, "panels": panels}
+
+
+def _keep_panels(groups: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Write what the figure shows; return its path, or why there is no figure."""
+    try:
+        write_panels(groups, path)
+    except Exception as error:  # no reason to fail a run
+        path.unlink(missing_ok=True)
+        return {"fault": f"{type(error).__name__}: {error}"}
+    return {"path": str(path)}
 
 
 def _times(coordinators: Mapping[str, Coordinator]) -> TimesOf | None:

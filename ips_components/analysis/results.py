@@ -13,8 +13,8 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -222,14 +222,28 @@ class ResultStore:
             return xr.open_zarr(self.path, group=group or None, consolidated=False, chunks=None)
         return xr.open_dataset(self.path, group=group or None)
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, xr.Dataset]]:
+        """Open all groups by their paths, their variables in the order of the analysis.
+
+        A store lists them as its files lie on the disk.
+        """
+        with ExitStack() as stack:
+            groups = {each: stack.enter_context(self.open(each)) for each in self._written_groups()}
+            yield {
+                group: dataset[
+                    sorted(dataset.data_vars, key=lambda name: self._place(_path(group, name)))
+                ]
+                for group, dataset in groups.items()
+            }
+
+    def summary(self, groups: Mapping[str, xr.Dataset]) -> dict[str, dict[str, Any]]:
         """Shape, dtype, dims and range of every variable on disk, for the run record."""
-        described: dict[str, dict[str, Any]] = {}
-        for group in self._written_groups():
-            with self.open(group) as dataset:
-                for name, variable in dataset.data_vars.items():
-                    path = f"{group}/{name}" if group else str(name)
-                    described[path] = _describe(variable)
+        described = {
+            _path(group, name): _describe(variable)
+            for group, dataset in groups.items()
+            for name, variable in dataset.data_vars.items()
+        }
         for path in described.keys() & self._renamed.keys():
             described[path]["renamed"] = self._renamed[path]
         return dict(sorted(described.items(), key=lambda each: self._place(each[0])))
@@ -316,7 +330,7 @@ class ResultStore:
         for group, layout in self._layouts.items():
             coords = layout.set_times(self._times)
             for name in coords:  # of another dtype than the steps
-                self.discard(f"{group}/{name}" if group else name)
+                self.discard(_path(group, name))
             if coords:
                 with _quiet():
                     self._to_zarr(xr.Dataset(coords=coords), group)
@@ -394,6 +408,10 @@ class ResultStore:
 def lazy_parts(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return those results that are dask collections (the others are constants)."""
     return {name: value for name, value in named.items() if dask.is_dask_collection(value)}
+
+
+def _path(group: str, name: Hashable) -> str:
+    return f"{group}/{name}" if group else str(name)
 
 
 def _unwritten(failed: Mapping[str, Exception], path: Path) -> ResultsUnwritten:

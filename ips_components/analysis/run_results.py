@@ -218,7 +218,7 @@ class RunResults:
             errors,
             stored=self.stored,
             coordinators=coordinators,
-            checkpoints=self._settings.run_dir,
+            settings=self._settings,
         )
 
     def incomplete(

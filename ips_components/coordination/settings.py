@@ -70,6 +70,8 @@ class RunSettings:
         Path of the results, and ``"zarr"`` or ``"netcdf"``.
     overwrite
         Whether results of an earlier run at this path may be replaced.
+    figure
+        Whether what a figure shows of the results is kept for the process that draws it.
     streaming_reductions
         Whether reductions over time keep a running state instead of a tree of partial results.
     chunk_bytes, latency, step_seconds
@@ -139,6 +141,7 @@ class RunSettings:
     results: str = "results.zarr"
     results_format: str = "zarr"
     overwrite: bool = False
+    figure: bool = False
     streaming_reductions: bool = True
     chunk_bytes: int = 32 << 20
     latency: float = 1.0

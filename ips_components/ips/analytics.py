@@ -262,16 +262,22 @@ class Analytics(Component):
         """Take the result, which ends the pool, and draw the results meanwhile."""
         from ips_components.report.drawing import FIGURE
 
-        outcome, fault = pool.peek(), ""
-        drawn = drawing is not None and outcome.get("results")
+        outcome = dict(pool.peek())
+        panels, figures = outcome.pop("panels", {}), []
+        drawn = drawing is not None and "path" in panels
         if drawn:
-            drawing.begin(outcome["results"], outcome.get("variables", ()), pool.run_dir / FIGURE)
+            drawing.begin(panels["path"], pool.run_dir / FIGURE)
         try:
             self._new_state = pool.result().get("checkpoint", "")
         finally:  # results are there, too, when the teardown of a plugin was cut
-            if drawn and (fault := drawing.result()):
+            fault = drawing.result() if drawn else panels.get("fault", "")
+            if fault:
                 self.services.warning("no figure of %s: %s", outcome["results"], fault)
-            self._outcome = {**outcome, "figures": [FIGURE] if drawn and not fault else []}
+            elif drawn:
+                figures = [FIGURE]
+            if "path" in panels:
+                Path(panels["path"]).unlink(missing_ok=True)
+            self._outcome = {**outcome, "figures": figures}
             self._records.write(OUTCOME, self._outcome)
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Dimension that counts results of one panel.
 NUMBER = "number"
@@ -47,11 +49,6 @@ def prepare(results: xr.Dataset) -> dict[str, xr.DataArray]:
     return drawn
 
 
-def natural(name: Hashable) -> list[Any]:
-    """Return a key that sorts ``probe_9`` before ``probe_10``."""
-    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(name))]
-
-
 def _families(results: xr.Dataset) -> dict[str, list[tuple[int, Hashable]]]:
     """Return the names that differ by one number, sorted by it, of all families large enough."""
     families: dict[tuple[Any, ...], list[tuple[int, Hashable]]] = defaultdict(list)
@@ -77,6 +74,8 @@ def _families(results: xr.Dataset) -> dict[str, list[tuple[int, Hashable]]]:
 
 def _joined(stem: str, members: list[tuple[int, xr.DataArray]]) -> xr.DataArray | None:
     """Return one variable of all members, None if their coordinates differ."""
+    import xarray as xr
+
     arrays = [array.reset_coords(drop=True) for _, array in members]
     first = arrays[0]
     if any(not array.coords.to_dataset().equals(first.coords.to_dataset()) for array in arrays):

@@ -1,4 +1,4 @@
-"""What a variable is to the eye: its roles, labels, colours and scales.
+"""Colours, scales and axes.
 
 All settings are given to the objects they belong to. Nothing here touches matplotlib's global
 state, so that a figure can be drawn in any thread of any process, with the same look everywhere.
@@ -6,19 +6,11 @@ state, so that a figure can be drawn in any thread of any process, with the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize
-
-from ips_components.report._numbers import printed_units
-
-#: Names of dimensions that count published steps or batches, and of those that count components.
-TIME_DIMS = frozenset({"time", "t", "step", "batch"})
-COMPONENT_DIMS = frozenset({"component", "components", "mode", "n_components"})
 
 #: Okabe and Ito's palette, which people with any colour vision can distinguish; the yellow is left
 #: out, as it is too pale for lines on white.
@@ -30,67 +22,9 @@ INK = "#333333"
 MISSING = "#D0D0D0"
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Which dimension of a variable is time, which counts components, and which are space."""
-
-    time: str | None
-    component: str | None
-    space: tuple[str, ...]
-
-    @classmethod
-    def of(cls, variable: xr.DataArray) -> Roles:
-        dims = [str(dim) for dim in variable.dims]
-        time = next((dim for dim in dims if dim.lower() in TIME_DIMS), None)
-        component = next((dim for dim in dims if dim.lower() in COMPONENT_DIMS), None)
-        return cls(time, component, tuple(dim for dim in dims if dim not in (time, component)))
-
-
-def words(variable: xr.DataArray, fallback: str = "value") -> str:
-    """Name of a variable as people say it."""
-    name = variable.attrs.get("long_name") or variable.name or fallback
-    return str(name).replace("_", " ").strip()
-
-
-def units_of(variable: xr.DataArray) -> str:
-    """Units of a variable as they are printed."""
-    return printed_units(str(variable.attrs.get("units", "")))
-
-
-def label(variable: xr.DataArray, fallback: str = "value") -> str:
-    """Name and units: ``temperature (K)``."""
-    units = units_of(variable)
-    return f"{words(variable, fallback)} ({units})" if units else words(variable, fallback)
-
-
-def axis_label(variable: xr.DataArray, dim: str) -> str:
-    """Name of a dimension as the analysis has it, or its coordinate's ``long_name``, and units."""
-    where = coordinate(variable, dim)
-    name, units = str(where.attrs.get("long_name") or dim), units_of(where)
-    return f"{name} ({units})" if units else name
-
-
 def sequential(index: int, count: int) -> Any:
     """Colour of one of many lines in order; the palest colours are left out."""
     return colormaps["viridis"](0.92 * index / max(count - 1, 1))
-
-
-def coordinate(variable: xr.DataArray, dim: str) -> xr.DataArray:
-    """The coordinate of a dimension, or its indices where it has none."""
-    if dim in variable.coords:
-        return variable.coords[dim]
-    return xr.DataArray(np.arange(variable.sizes[dim]), dims=dim, name=dim)
-
-
-def place(variable: xr.DataArray, dim: str, index: int) -> str:
-    """Where an index of a dimension is: ``t = 27.7 s`` or ``step 12``."""
-    where = coordinate(variable, dim)
-    value, units = where.values[index], units_of(where)
-    if np.issubdtype(where.dtype, np.floating):
-        text = f"{value:.4g}"
-    else:
-        text = str(value)[:19]
-    return f"{dim} = {text} {units}" if units else f"{dim} {text}"
 
 
 def extremes(values: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """A process that draws the figure of a run, and has read its libraries before the run ends.
 
-Reading matplotlib, xarray and zarr takes about as long as drawing; both happen beside other work of
-the run: the first while it computes, the second while its workers end.
+Reading matplotlib takes about as long as drawing; both happen beside other work of the run: the
+first while it computes, the second while its workers end. What is drawn was taken from the results
+where they were written, see `panels`: xarray and zarr are not read here.
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-
-from ips_components.report.stored import in_order, open_groups
 
 FIGURE = "results.png"
 TIME_OUT = 300.0
@@ -44,19 +42,17 @@ class Drawing:
             process_group=0,  # Ctrl-C is answered by the framework alone
         )
 
-    def begin(self, results: str, names: Iterable[str], path: Path) -> None:
-        """Begin to draw stored results.
+    def begin(self, panels: str, path: Path) -> None:
+        """Begin to draw.
 
         Parameters
         ----------
-        results
-            Path of the store.
-        names
-            Of the results, in the order of their panels.
+        panels
+            Path of the file of `write_panels`.
         path
             Of the figure.
         """
-        request = json.dumps({"results": results, "names": list(names), "path": str(path)})
+        request = json.dumps({"panels": panels, "path": str(path)})
         assert self._process.stdin is not None
         with suppress(OSError):  # when the process has ended, which `result` finds out
             self._process.stdin.write(request.encode() + b"\n")
@@ -96,17 +92,6 @@ class Drawing:
         self.close()
 
 
-def draw(results: Path, names: Sequence[str], path: Path) -> None:
-    """Draw stored results; parameters as of `Drawing.begin`."""
-    from ips_components.report.figure import run_figure
-
-    with ExitStack() as stack:
-        groups = open_groups(results)
-        for group in groups.values():
-            stack.enter_context(group)
-        run_figure(in_order(groups, names), path)
-
-
 def main() -> None:
     """Be the process: read the libraries, then wait for one request, and answer it."""
     parent = os.getppid()
@@ -119,7 +104,7 @@ def main() -> None:
     reading.join()
     request = json.loads(line)
     try:
-        draw(Path(request["results"]), request["names"], Path(request["path"]))
+        _draw(Path(request["panels"]), Path(request["path"]))
         answer = ""
     except Exception as error:
         answer = f"{type(error).__name__}: {error}"
@@ -128,9 +113,13 @@ def main() -> None:
     os._exit(0)  # nothing is left to do; taking all libraries apart would take a while
 
 
+def _draw(panels: Path, path: Path) -> None:
+    from ips_components.report.figure import figure_of, write_figure
+    from ips_components.report.panels import read_panels
+
+    write_figure(figure_of(*read_panels(panels)), path)
+
+
 def _read_libraries() -> None:
-    # Where Dask is installed, xarray reads all of it to recognise its arrays. There are none here.
-    sys.modules["dask"] = None  # type: ignore[assignment]
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # of this thread, on Linux
-    for name in ("zarr", "xarray", "ips_components.report.figure"):
-        import_module(name)
+    import_module("ips_components.report.figure")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +27,3 @@ def open_groups(path: Path) -> dict[str, Any]:
         return dict(xarray.open_groups(path))
     except NotImplementedError:  # SciPy reads files without groups
         return {"/": xarray.open_dataset(path)}
-
-
-def in_order(groups: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the groups of a store with their variables in the order of the analysis.
-
-    A store lists them as its files lie on the disk.
-
-    Parameters
-    ----------
-    groups
-        Datasets by path, see `open_groups`.
-    names
-        Of the results, those of a group with its path: ``"curve/loss"``.
-    """
-    order = {name: number for number, name in enumerate(names)}
-
-    def number(path: str, variable: Any) -> int:
-        return order.get(f"{path.strip('/')}/{variable}".lstrip("/"), len(order))
-
-    return {
-        path: group[sorted(group.data_vars, key=partial(number, path))]
-        for path, group in groups.items()
-    }

@@ -15,6 +15,11 @@ from ips_components.analysis.results import ResultStore, lazy_parts, name_result
 from ips_components.errors import ConfigError, ContractError
 
 
+def summary_of(store):
+    with store.opened() as groups:
+        return store.summary(groups)
+
+
 def test_results_get_names():
     assert list(name_results({"a": 1})) == ["a"]
     assert list(name_results((1, 2))) == ["result_0", "result_1"]
@@ -48,8 +53,8 @@ def test_coordinates_and_attributes_survive(tmp_path, format, name):
         assert dataset.attrs["run"] == "r1"
         assert dataset.field.attrs["units"] == "K"
         xr.testing.assert_equal(dataset.field.load(), field)
-    assert store.summary()["number"]["max"] == 3.5
-    assert store.summary()["plain"]["dims"] == ["plain_0"]
+    assert summary_of(store)["number"]["max"] == 3.5
+    assert summary_of(store)["plain"]["dims"] == ["plain_0"]
 
 
 def test_large_results_are_written_by_their_own_graph(tmp_path, monkeypatch):
@@ -111,7 +116,7 @@ def test_dims_that_clash_are_renamed_and_values_stay(tmp_path, format):
         np.testing.assert_array_equal(found["late_time"], np.arange(5, 15))
         assert found["again"].dims == found["early"].dims == ("time",)
         assert found["late"].dims == ("late_time",)
-    assert store.summary()["late"]["renamed"] == {"time": "late_time"}
+    assert summary_of(store)["late"]["renamed"] == {"time": "late_time"}
 
 
 @FORMATS
@@ -137,7 +142,7 @@ def test_two_quantiles_are_kept(tmp_path):
 def test_a_result_named_like_a_dimension_is_a_result(tmp_path, format):
     field = xr.DataArray(np.ones((2, 3)), dims=("y", "x"), coords={"y": [5, 6]})
     store = written(tmp_path, {"field": field, "y": field.mean("x"), "x": field.sum()}, format)
-    assert {"field", "y", "x"} == set(store.summary())
+    assert {"field", "y", "x"} == set(summary_of(store))
     with store.open() as found:
         assert found["field"].dims == ("y_dim", "x_dim")
         np.testing.assert_array_equal(found["y_dim"], [5, 6])
@@ -157,7 +162,7 @@ def test_datasets_in_a_mapping_are_groups_with_their_attributes(tmp_path, format
     with store.open("stats") as found:
         np.testing.assert_array_equal(found["m"], [1.0, 2.0])
         assert (found.attrs["source"], found.attrs["flag"]) == ("a", 1)
-    assert set(store.summary()) == {"stats/m", "n"}
+    assert set(summary_of(store)) == {"stats/m", "n"}
 
 
 def test_a_dataset_keeps_its_attributes_and_a_tree_its_groups(tmp_path):
@@ -166,7 +171,7 @@ def test_a_dataset_keeps_its_attributes_and_a_tree_its_groups(tmp_path):
         assert found.attrs == {"title": "T", "run": "r1"}
     tree = xr.DataTree.from_dict({"/": dataset, "/fine.r/inner": dataset * 2})
     store = written(tmp_path / "b", tree)
-    assert set(store.summary()) == {"m", "fine.r/inner/m"}
+    assert set(summary_of(store)) == {"m", "fine.r/inner/m"}
     with store.open("fine.r/inner") as found:
         np.testing.assert_array_equal(found["m"], [2.0, 4.0])
 
@@ -213,7 +218,7 @@ def test_delayed_values_are_stored_by_what_they_are(tmp_path):
         assert found["words"].values.tolist() == ["x", "yy"]
     with store.open("numbers") as found:
         assert float(found["a"]) == 1.5
-    assert "nothing" not in store.summary()
+    assert "nothing" not in summary_of(store)
 
 
 def test_tables_series_and_bags_are_stored(tmp_path):
@@ -399,7 +404,7 @@ def test_a_large_result_that_failed_is_not_left_half_written(tmp_path, monkeypat
     store.plan({"big": da.arange(100, chunks=10)})
     store.discard("big")
     store.write({"small": np.ones(2)})
-    assert set(store.summary()) == {"small"}
+    assert set(summary_of(store)) == {"small"}
 
 
 # -- steps and physical times ----------------------------------------------------------------
@@ -464,3 +469,18 @@ def test_steps_of_large_results_become_physical_times(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found["big"], np.arange(100) + 0.5)
         np.testing.assert_array_equal(found["step"], np.arange(100))
         assert found["curve"].dims == ("time",)
+
+
+@pytest.mark.parametrize("format", ["zarr", "netcdf"])
+def test_stored_variables_come_in_the_order_of_the_analysis(tmp_path, format):
+    store = ResultStore(tmp_path / "r", format)
+    curve = xr.Dataset({"validation": ("step", [1.0, 2.0]), "loss": ("step", [3.0, 4.0])})
+    named = name_results({"b": da.ones(2), "curve": curve, "a": da.ones(2)})
+    store.plan(named)
+    store.write(dict(zip(named, dask.compute(*named.values()), strict=True)))
+    with store.opened() as groups:
+        assert {path: list(group.data_vars) for path, group in groups.items()} == {
+            "": ["b", "a"],
+            "curve": ["validation", "loss"],
+        }
+        assert list(store.summary(groups)) == ["b", "curve/validation", "curve/loss", "a"]

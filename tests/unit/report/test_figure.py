@@ -10,8 +10,9 @@ from matplotlib.colors import Normalize
 from matplotlib.image import imread
 
 from ips_components.report import _style as style
-from ips_components.report.figure import compose, run_figure
-from ips_components.report.stored import in_order
+from ips_components.report._labels import units_of
+from ips_components.report.figure import compose, figure_of, run_figure, write_figure
+from ips_components.report.panels import read_panels, write_panels
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_any_shape_finds_its_panel(dims, shape, expected):
     ],
 )
 def test_what_cannot_be_drawn_is_said_and_skipped(variable, caplog):
-    with caplog.at_level(logging.INFO, logger="ips_components.report.figure"):
+    with caplog.at_level(logging.INFO, logger="ips_components.report.panels"):
         figure = compose(xr.Dataset({"odd": variable}))
     assert "odd is not drawn" in caplog.text
     assert panels(figure) == []
@@ -254,7 +255,7 @@ def test_pyplot_stays_untouched_also_from_a_thread(results, tmp_path):
     ],
 )
 def test_units_are_printed_with_superscripts(units, printed):
-    assert style.units_of(xr.DataArray(0.0, attrs={"units": units})) == printed
+    assert units_of(xr.DataArray(0.0, attrs={"units": units})) == printed
 
 
 def test_shares_that_round_to_more_than_one_are_still_shares():
@@ -337,14 +338,29 @@ def test_panels_beyond_a_page_are_named():
     assert any("2 more: vY, vZ" in text.get_text() for sub in figure.subfigs for text in sub.texts)
 
 
-def test_stored_variables_come_in_the_order_of_the_analysis():
-    groups = {
-        "/": xr.Dataset({"a": 1, "b": 2, "other": 3}),
-        "/curve": xr.Dataset({"loss": 4, "validation": 5}),
-    }
-    names = ["b", "curve/validation", "a", "curve/loss"]
-    found = in_order(groups, names)
-    assert {path: list(group) for path, group in found.items()} == {
-        "/": ["b", "a", "other"],
-        "/curve": ["validation", "loss"],
-    }
+# ---- the way to the process that draws -------------------------------------------------------
+
+
+def test_the_figure_of_a_file_is_that_of_the_results(results, tmp_path):
+    groups = {"/": results, "/stats": results[["mean"]]}
+    write_panels(groups, tmp_path / "panels")
+    there = write_figure(figure_of(*read_panels(tmp_path / "panels")), tmp_path / "there.png")
+    here = run_figure(groups, tmp_path / "here.png")
+    assert there.read_bytes() == here.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        np.array(["2026-01-01", "2026-06-01"], dtype="datetime64[ns]"),
+        np.array(["inner", "outer"]),
+        np.array(["inner", "outer"], dtype=object),
+    ],
+)
+def test_coordinates_of_any_kind_travel_with_their_panels(where, tmp_path):
+    dims = ("step", "y", "x")
+    variables = {"v": ("step", [1.0, 2.0]), "maps": (dims, np.ones((2, 3, 4)))}
+    write_panels(xr.Dataset(variables, {"step": where}), tmp_path / "panels")
+    figure = figure_of(*read_panels(tmp_path / "panels"))
+    write_figure(figure, tmp_path / "figure.png")
+    assert panels(figure)[0][0] == f"step {str(where[0])[:19]}"
