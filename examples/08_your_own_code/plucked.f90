@@ -68,5 +68,6 @@ contains
         if (status == BRIDGE_OK) return
         write (error_unit, '(2a)') 'plucked: ', bridge_error(to_analysis)
         call MPI_Abort(MPI_COMM_WORLD, 1)
+        error stop 1  ! MPI_Abort of MPICH 5 returns
     end subroutine check
 end program plucked

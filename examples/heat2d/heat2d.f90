@@ -138,6 +138,7 @@ contains
         if (status == BRIDGE_OK) return
         write (error_unit, '(a,i0,2a)') 'heat2d: rank ', rank, ': ', bridge_error(coupled)
         call MPI_Abort(MPI_COMM_WORLD, 1)
+        error stop 1  ! MPI_Abort of MPICH 5 returns
     end subroutine check
 #else
     subroutine couple(moment, step)
@@ -327,6 +328,7 @@ contains
         if (status /= 0) then
             write (error_unit, '(a,i0,a)') 'heat2d: rank ', rank, ': cannot read all of --state'
             call MPI_Abort(MPI_COMM_WORLD, 1)
+            error stop 1  ! MPI_Abort of MPICH 5 returns
         end if
         close (npy)
         call MPI_Barrier(MPI_COMM_WORLD)  ! no rank writes it anew while another reads it

@@ -268,3 +268,4 @@ if __name__ == "__main__":
         traceback.print_exc()
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)
+        sys.exit(1)  # MPI_Abort of MPICH 5 returns

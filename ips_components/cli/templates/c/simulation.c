@@ -29,8 +29,10 @@ int main(int argc, char **argv)
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     int64_t first = cells * rank / size, mine = cells * (rank + 1) / size - first;
     double *wave = malloc(sizeof *wave * (size_t)(mine + 1));
-    if (!wave)
+    if (!wave) {
         MPI_Abort(MPI_COMM_WORLD, 1);
+        exit(1);
+    }
 
     ips_bridge *bridge;
     check(NULL, ips_bridge_open(&bridge, rank, size));
