@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -122,4 +123,7 @@ def _draw(panels: Path, path: Path) -> None:
 
 def _read_libraries() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # of this thread, on Linux
+    # matplotlib reads its axes in three dimensions, which are drawn nowhere, where it finds them.
+    sys.modules["mpl_toolkits.mplot3d"] = None  # type: ignore[assignment]
+    warnings.simplefilter("ignore")
     import_module("ips_components.report.figure")

@@ -16,9 +16,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ips_components.report import _style as style
 from ips_components.report._alike import NUMBER
 from ips_components.report._labels import Labelled, Roles, axis_label, coordinate, units_of
+from ips_components.report._layout import Cell, arrange
 from ips_components.report.panels import MAPS, PanelRow, Results, Row, Series, panels_of
 
 WIDTH = 7.6  # inches: an A4 page within its margins
+HEAD = 0.4  # inches for the title
+BELOW = 0.44  # inches below axes, for ticks and label
+DPI = 150
 LINES = 6
 ROUNDING = 1e-9  # by which sums of shares may miss 0 and 1
 LEGEND_SHARE = 0.55  # of the height of the lines, above them
@@ -60,9 +64,8 @@ def write_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.set(dpi=150, facecolor="white")
-        # `savefig` would draw it once more beforehand, in vain, for its layout.
-        FigureCanvasAgg(figure).print_png(partial)
+        # `savefig` would draw it once more beforehand, in vain, for a layout.
+        FigureCanvasAgg.print_png(figure.canvas, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -78,13 +81,14 @@ def compose(results: Results, title: str | None = None) -> Figure:
 def figure_of(title: str, rows: list[Row]) -> Figure:
     """The figure of the rows of `panels_of`, not yet drawn."""
     strips = [_strip(row) for row in rows]
-    figure = Figure(figsize=(WIDTH, sum(each.height for each in strips) + 0.4 * bool(title)))
-    figure.set_layout_engine("constrained")
+    heights = [HEAD] * bool(title) + [each.height for each in strips]
+    height = sum(heights)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=12, color=style.INK)
-    heights = [each.height for each in strips]
-    places = figure.subfigures(len(strips), 1, height_ratios=heights, squeeze=False)
-    for place, strip in zip(places[:, 0], strips, strict=True):
+        figure.suptitle(title, y=1.0 - 0.08 / height, fontsize=12, color=style.INK)
+    places = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for place, strip in zip(places[-len(strips) :], strips, strict=True):
         strip.draw(place)
     return figure
 
@@ -98,20 +102,22 @@ def _strip(row: Row) -> Strip:
 def _panels(row: PanelRow) -> Strip:
     """Maps, curves and bars of different variables side by side."""
     width = WIDTH / row.columns - 1.1
-    heights = [_map_height(p.data, width) + 0.7 if p.is_map else 2.3 for p in row.panels]
+    heights = [_map_height(p.data, width) + 0.75 if p.is_map else 2.3 for p in row.panels]
 
     def draw(strip: SubFigure) -> None:
-        axes = strip.subplots(1, row.columns, squeeze=False)[0]
-        for ax in axes[len(row.panels) :]:
-            ax.set_visible(False)
-        for ax, panel in zip(axes, row.panels, strict=False):
-            title = textwrap.fill(panel.title, TITLE_LETTERS)
-            ax.set_title(title, fontsize=9, color=style.INK)
+        cells, lines = [], 1
+        for i, panel in enumerate(row.panels):
+            ax, bar = strip.add_subplot(1, row.columns, i + 1), None
+            title = textwrap.wrap(panel.title, TITLE_LETTERS)
+            lines = max(lines, len(title))
+            ax.set_title("\n".join(title), fontsize=9, color=style.INK)
             if panel.is_map:
                 image = _draw_map(ax, panel.data, *style.colour_scale(panel.data.values))
-                _colour_bar(strip, image, [ax], units_of(panel.data))
+                bar = _colour_bar(strip, image, units_of(panel.data))
             else:
                 _draw_curves(ax, panel.data)
+            cells.append(Cell(ax, bar))
+        arrange(strip, cells, row.columns, top=0.14 + 0.15 * lines, bottom=BELOW, alike=True)
 
     return Strip(max(heights), draw)
 
@@ -136,18 +142,20 @@ def _series(row: Series) -> Strip:
     values = np.concatenate([each.data.values.ravel() for each in row.maps])
 
     def draw(strip: SubFigure) -> None:
-        axes = strip.subplots(1, MAPS, squeeze=False)[0]
         cmap, norm = style.colour_scale(values, signed=row.signed)
-        for ax in axes[len(row.maps) :]:
-            ax.set_visible(False)
-        for ax, each in zip(axes, row.maps, strict=False):
+        cells, bar = [], None
+        for i, each in enumerate(row.maps):
+            ax = strip.add_subplot(1, MAPS, i + 1)
             image = _draw_map(ax, each.data, cmap, norm)
             ax.set_title(each.title, fontsize=8.5, color=style.INK)
-            if ax is not axes[0]:
+            if i > 0:
                 ax.set_ylabel("")
                 ax.tick_params(labelleft=False)
-        _colour_bar(strip, image, list(axes[: len(row.maps)]), units_of(first))
+            if i == len(row.maps) - 1:
+                bar = _colour_bar(strip, image, units_of(first))
+            cells.append(Cell(ax, bar))
         strip.suptitle(row.title, x=0.01, ha="left", fontsize=10, color=style.INK)
+        arrange(strip, cells, MAPS, top=0.52, bottom=BELOW)
 
     return Strip(_map_height(first, WIDTH / MAPS - 0.45) + 0.95, draw)
 
@@ -196,11 +204,13 @@ def _draw_map(ax: Any, plane: Labelled, cmap: Any, norm: Any) -> Any:
     return image
 
 
-def _colour_bar(strip: SubFigure, image: Any, axes: list[Any], label: str) -> None:
-    bar = strip.colorbar(image, ax=axes, fraction=0.05, pad=0.02, shrink=0.85)
+def _colour_bar(strip: SubFigure, image: Any, label: str) -> Any:
+    """Draw a colour bar; its axes, which have no place yet."""
+    bar = strip.colorbar(image, cax=strip.add_axes((0.9, 0.1, 0.05, 0.8), label="<colorbar>"))
     bar.set_label(label, fontsize=8.5, color=style.INK)
     bar.ax.tick_params(labelsize=8, colors=style.INK, length=3, width=0.6)
     bar.outline.set(linewidth=0.6, edgecolor=style.INK)
+    return bar.ax
 
 
 # ---- curves ----------------------------------------------------------------------------------

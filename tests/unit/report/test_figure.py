@@ -162,6 +162,27 @@ def test_what_cannot_be_drawn_is_said_and_skipped(variable, caplog):
     assert figure.subfigs[0].texts[0].get_text() == "The results hold nothing that can be drawn."
 
 
+@pytest.mark.parametrize("n_maps", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-9])
+def test_no_labels_leave_the_figure_or_cover_a_neighbour(results, n_maps, scale):
+    long = "energy of everything in the domain and beyond"
+    few = results.drop_vars("explained_variance_ratio").isel(time=slice(n_maps)) * scale
+    few["energy"] = ("time", scale * (1e4 + np.arange(n_maps)), {"long_name": long, "units": "J"})
+    few["space"] = (("time", "x"), scale * np.ones((n_maps, 8)))
+    figure = compose({"/": few, "/alone": few[["mean"]]})
+    figure.draw(figure.canvas.get_renderer())
+    width, height = figure.bbox.size
+    for row in figure.subfigs:
+        boxes = [ax.get_tightbbox() for ax in row.axes]
+        for box in boxes:
+            assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0.0
+        for ax, one in zip(row.axes, boxes, strict=True):
+            if is_bar(ax):  # the power of ten above it may begin above the map
+                one.x0 = ax.bbox.x0
+            for other in row.axes:
+                assert other is ax or not other.get_window_extent().overlaps(one)
+
+
 @pytest.mark.parametrize("fill", [np.nan, np.inf, 0.0, -3.0, 1e300])
 def test_degenerate_values_are_drawn_without_warning(tmp_path, fill):
     values = {"map": (("y", "x"), np.full((3, 4), fill)), "curve": (("time",), np.full(5, fill))}
