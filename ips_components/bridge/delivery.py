@@ -14,14 +14,14 @@ from ips_components.bridge.dialing import Dialed
 from ips_components.bridge.link import LinkState
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
-from ips_components.bridge.slots import BorrowedMemory, ReplayMemory, Ring, Slot, Stored
+from ips_components.bridge.slots import BorrowedMemory, Ring, Slot, SlotMemory, Stored
 from ips_components.deadlines import Deadline
-from ips_components.errors import DeadlineExceeded, IPSComponentsError
+from ips_components.errors import BridgeError, DeadlineExceeded, IPSComponentsError
 from ips_components.model.pieces import Piece
 from ips_components.model.placement import Placement
 from ips_components.wire import messages as m
 from ips_components.wire.contact import Endpoint
-from ips_components.wire.leases import SlotEvent
+from ips_components.wire.leases import SlotEvent, SlotState
 
 Find: TypeAlias = Callable[[int], Sequence[Piece]]
 """Returns what a block gives at a time index."""
@@ -58,8 +58,8 @@ class Delivery:
         Of the receivers, see `Connections`.
     deadlines
         ``connect`` and ``step`` in seconds.
-    replay_bytes
-        That this rank may keep to send again.
+    memory
+        What the slots of this rank may take.
     rank
         For messages.
     patient
@@ -84,7 +84,7 @@ class Delivery:
         endpoints: Sequence[Endpoint],
         dial: Callable[[Endpoint, float], Dialed],
         deadlines: Mapping[str, float],
-        replay_bytes: int,
+        memory: SlotMemory,
         rank: int,
         *,
         patient: bool = True,
@@ -92,7 +92,7 @@ class Delivery:
         self._patient = patient
         self.mailbox, self.rank, self._deadlines = mailbox, rank, deadlines
         self.arrays: dict[int, OutgoingArray] = {}
-        self.replay = ReplayMemory(replay_bytes)
+        self.memory = memory
         self.piggybacked: deque[bytes] = deque(maxlen=_PIGGYBACKED)
         self.waited_ns = 0
         self.epoch = 0
@@ -269,6 +269,12 @@ class Delivery:
             self.mailbox.check()
             if self.mailbox.disconnected:
                 return None
+            if all(slot.state is SlotState.WRITING for slot in ring.slots):
+                raise BridgeError(
+                    f"rank {self.rank}: all {len(ring.slots)} buffers are blocks of array "
+                    f"{ring.array!r} that are being computed in place; leave the `with` of one "
+                    "first, or allow for more by SLOT_BYTES"
+                )
             if not self.mailbox.wait(deadline) and not self._unreachable(
                 ordinal for slot in ring.slots for ordinal, _ in slot.uses
             ):

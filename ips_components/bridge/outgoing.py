@@ -92,6 +92,7 @@ class OutgoingArray:
         # A single number, which all ranks have and another one sends.
         elsewhere = spec is not None and spec.shape == () and self.blocks == []
         self.wanted = () if elsewhere else wanted_steps(contract)
+        self.step_bytes = None if contract is None else _bytes_of_step(contract, size)
         self.segments = Segments()  # shared memory, in which the rings' slots lie
         self.rings: list[Ring] = []  # for the first block put in a step, the second, ...
         self.fast: FastPlan | None = None  # once a block has gone the usual way
@@ -481,3 +482,11 @@ class OutgoingArray:
                 f"shape {expected} and dtype {self.dtype}, got {cells.shape} and {cells.dtype}"
             )
         return cells
+
+
+def _bytes_of_step(contract: ArrayContract, size: int) -> int | None:
+    """Return about how many bytes a rank puts in a step; None: it has as many rows as it likes."""
+    if contract.spec.ragged:
+        return None
+    cells = prod(dim.count for dim in contract.cover.dims[1:])
+    return cells * contract.spec.itemsize // size

@@ -89,6 +89,13 @@ class PutPath:
         self._may_borrow = replay == 0
         self._put_began = self._put_ended = self._put_took = 0
         self.scratch = Scratch()
+        for out in arrays.values():
+            if out.contract is not None and out.wanted:
+                delivery.memory.expect(out.name, out.step_bytes, self._replayed(out))
+
+    def _replayed(self, out: OutgoingArray) -> int:
+        """Return the number of steps of an array that can be sent again."""
+        return max(self._replay, out.steps_per_chunk) if self._replay else 0
 
     # -- a block ---------------------------------------------------------------------------------
 
@@ -331,9 +338,8 @@ class PutPath:
         nth = out.nth if out.last_step == step else 0
         out.nth = nth + 1
         while len(rings) <= nth:
-            replay = max(self._replay, out.steps_per_chunk) if self._replay else 0
             segments = out.segments if self._shared else None
-            rings.append(Ring(replay, segments, self.delivery.replay))
+            rings.append(Ring(self._replayed(out), segments, self.delivery.memory, out.name))
         return rings[nth]
 
     # -- from the caller's memory ------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ips_components.bridge.delivery import Delivery
 from ips_components.bridge.dialing import Dialed, Dialer
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import FOREVER, OutgoingArray
+from ips_components.bridge.slots import SlotMemory
 from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import (
     AnalyticsLost,
@@ -358,7 +359,7 @@ class Session:
             agreed.endpoints,
             dial,
             contact.deadlines,
-            int(contact.options["replay_bytes"]),
+            SlotMemory(int(contact.options["slot_bytes"]), int(contact.options["replay_bytes"])),
             rank,
             patient=not attached,
         )

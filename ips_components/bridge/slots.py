@@ -29,7 +29,9 @@ from ips_components.wire.leases import MAX_SLOTS, SlotEvent, SlotLife, SlotState
 
 CACHE_LINE = 64
 _PAGE = mmap.PAGESIZE
-_NEEDED = 3  # slots of a ring without any replay
+_HELD = 2  # slots of a ring that receivers may keep as chunks
+_NEEDED = 1 + _HELD  # slots of a ring without any replay
+_SMALL = 64  # rings that would take less than this part have all their slots
 _numbers, _ring_numbers = itertools.count(), itertools.count()
 
 
@@ -198,25 +200,106 @@ class BorrowedMemory:
         self.uses.discard(use)
 
 
-class ReplayMemory:
-    """What all rings of a rank may take for replay.
+class SlotMemory:
+    """What all rings of a rank may take.
 
     Parameters
     ----------
     limit
-        Bytes; the three largest slots of each ring do not count.
+        Bytes of all slots. A ring has one slot at least, whatever its size.
+    replay_limit
+        Bytes of those that are kept only for replay; the three largest slots of each ring do not
+        count.
+
+    Examples
+    --------
+    Two arrays of which a step takes a page, one of which has been put:
+
+    >>> memory = SlotMemory(limit=8 * 4096, replay_limit=1 << 30)
+    >>> memory.expect("t", 4096, replay=2)
+    >>> memory.expect("u", 4096, replay=2)
+    >>> ring = Ring(2, None, memory, "t")
+    >>> memory.settle(ring, 4096)
+    >>> ring.length, ring.held, memory.settled
+    (4, 2, 16384)
     """
 
-    __slots__ = ("limit", "taken")
+    __slots__ = (
+        "_expected",
+        "_passed",
+        "_ragged",
+        "limit",
+        "replay_limit",
+        "settled",
+        "taken",
+        "wished",
+    )
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.taken = 0  # by all rings
+    def __init__(self, limit: int, replay_limit: int) -> None:
+        self.limit, self.replay_limit = limit, replay_limit
+        self.taken = 0  # for replay, by all rings
+        self.settled = self.wished = 0  # by all rings: with the slots they have at most, or would
+        # Of rings to come, by array; None: of a ragged one, whatever has come.
+        self._expected: dict[str, int | None] = {}
+        self._ragged = 0  # of what is settled, by ragged arrays
+        self._passed = False
 
-    def allows(self, ring: Ring, nbytes: int) -> bool:
-        """Return whether a ring may have one more slot."""
+    def expect(self, array: str, nbytes: int | None, replay: int) -> None:
+        """Note that an array will be put, about so many bytes in a step; None: it is ragged."""
+        self._expected[array] = None if nbytes is None else nbytes * (replay + _NEEDED)
+
+    def settle(self, ring: Ring, size: int) -> None:
+        """Decide how many slots of a size a ring has at most, and how many receivers may keep.
+
+        What is there for this ring and for those to come is shared out by what each would take
+        without a limit. Of ragged arrays that is not known: they have equal shares. A ring is
+        settled with its first block, and again when blocks grow.
+        """
+        wish = ring.full * size
+        more = self._expected.pop(ring.array, 0)
+        is_ragged = more is None
+        if more is not None and not ring.size:
+            more = max(0, more - wish)
+        if more is not None and 2 * more > wish:  # the array has further blocks in a step
+            self._expected[ring.array] = more
+        self._count(ring, -1, is_ragged)
+        free = max(0, self.limit - self.settled)
+        pool = free + self._ragged
+        others = sum(wish if one is None else one for one in self._expected.values())
+        share = pool
+        if wish + others > pool and wish * _SMALL > pool:
+            share = int(pool * (wish / (wish + others)))
+        if is_ragged:
+            self._expected[ring.array] = None
+        ring.size, ring.length = size, min(ring.full, max(1, min(share, free) // size))
+        # One slot is written, and one can be sent again: no receiver keeps them.
+        ring.held = max(0, min(_HELD, ring.length - 1 - bool(ring.replay)))
+        self._count(ring, 1, is_ragged)
+        if self.settled > self.limit and not self._passed:
+            self._passed = True
+            import logging  # 4 ms that no rank has to pay at import
+
+            logging.getLogger(__name__).warning(
+                "Array %r: a block of %d bytes does not fit into what SLOT_BYTES = %d leaves; it "
+                "is sent all the same, and the blocks of this rank take %d bytes. None would have "
+                "to wait for another with SLOT_BYTES = %d",
+                ring.array,
+                size,
+                self.limit,
+                self.settled,
+                self.wished,
+            )
+
+    def _count(self, ring: Ring, sign: int, is_ragged: bool) -> None:
+        self.settled += sign * ring.length * ring.size
+        self.wished += sign * ring.full * ring.size
+        if is_ragged:
+            self._ragged += sign * ring.length * ring.size
+
+    def allows_replay(self, ring: Ring, nbytes: int) -> bool:
+        """Return whether a ring may have one more slot for replay."""
         sizes = [*(slot.size for slot in ring.slots), slot_size(nbytes)]
-        return self.taken - ring.for_replay + _for_replay(sizes) <= self.limit
+        return self.taken - ring.for_replay + _for_replay(sizes) <= self.replay_limit
 
     def update(self, ring: Ring) -> None:
         """Count the slots of a ring anew."""
@@ -234,11 +317,22 @@ class Ring:
     segments
         Shared memory of the array, where receivers may map the slots.
     memory
-        What this ring and the others may take for replay.
+        What this ring and the others may take.
+    array
+        Name of the array.
+
+    Attributes
+    ----------
+    length, size, held : int
+        Number of slots at most, their size, and how many of them receivers may keep as chunks: as
+        `SlotMemory.settle` has decided with the first block.
     """
 
     __slots__ = (
+        "array",
         "for_replay",
+        "full",
+        "held",
         "keeper",
         "length",
         "memory",
@@ -247,28 +341,32 @@ class Ring:
         "replay",
         "retired",
         "segments",
+        "size",
         "slots",
     )
 
-    def __init__(self, replay: int, segments: Segments | None, memory: ReplayMemory) -> None:
-        self.replay, self.segments, self.memory = replay, segments, memory
+    def __init__(
+        self, replay: int, segments: Segments | None, memory: SlotMemory, array: str = ""
+    ) -> None:
+        self.replay, self.segments, self.memory, self.array = replay, segments, memory, array
         self.number = next(_ring_numbers)
         self.slots: list[Slot] = []  # the one used longest ago comes first
         self.retired: list[int] = []  # numbers of slots that receivers may unmap
         self.refused = math.inf  # bytes that were too many for another slot
-        self.length = replay + _NEEDED  # number of slots at most
+        self.full = replay + _NEEDED  # slots without a limit in bytes
+        self.length, self.size, self.held = 0, 0, 0
         self.keeper: int | None = None  # the receiver that may keep slots as chunks
-        self.for_replay = 0  # bytes, as `ReplayMemory` counts them
+        self.for_replay = 0  # bytes, as `SlotMemory` counts them
 
     def spare_for(self, receiver: int) -> int:
         """Return the number of slots that a receiver must leave free.
 
         The bound on what receivers may keep is that of the ring, whichever of them keep it: the
-        first one may keep two slots, the others copy what they want to keep.
+        first one may keep some slots, the others copy what they want to keep.
         """
         if self.keeper is None:
             self.keeper = receiver
-        return self.replay + 1 if self.keeper == receiver else self.length
+        return self.length - self.held if self.keeper == receiver else self.length
 
     def next(self, nbytes: int) -> Slot | None:
         """Return the slot that is written next, marked so; None: none is free.
@@ -276,7 +374,9 @@ class Ring:
         It is the free slot that was used longest ago, or a new one.
         """
         slots = self.slots
-        while len(slots) >= self.length or not self._may_grow(nbytes):
+        if nbytes > self.size or not self.size:
+            self.memory.settle(self, slot_size(nbytes))
+        while not self._may_grow(nbytes):
             for slot in slots:
                 if slot.discardable:
                     break
@@ -299,11 +399,15 @@ class Ring:
         return slot
 
     def _may_grow(self, nbytes: int) -> bool:
+        # Slots that became too small do not count: receivers may keep them for long.
+        large = sum(slot.size >= self.size for slot in self.slots)
+        if large >= self.length or len(self.slots) >= self.full:
+            return False
         if len(self.slots) < _NEEDED:
             return True
         if nbytes >= self.refused:
             return False
-        if not self.memory.allows(self, nbytes):
+        if not self.memory.allows_replay(self, nbytes):
             self.refused = nbytes
             return False
         return True

@@ -187,6 +187,14 @@ class AnalyticsConfig:
         1 << 30,
         unit="bytes",
     )
+    slot_bytes: int = parameter(
+        types.POSITIVE_INT,
+        "Memory that each rank may take for all blocks it has put and not overwritten: on their "
+        "way, read in place by a worker, or kept to be sent again. Where it is not enough, fewer "
+        "of them are kept; one block of each array always is.",
+        288 << 20,
+        unit="bytes",
+    )
     chunk_bytes: int = parameter(
         types.NON_NEGATIVE_INT,
         "Bytes towards which several steps go into one chunk, where the analysis cannot notice it "

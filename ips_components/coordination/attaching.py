@@ -46,7 +46,7 @@ KEPT = 100
 #: Settings of a run that its attached runs share.
 SHARED = (
     *("arrays", "decompositions", "halos", "chunks", "at_most", "lanes", "security"),
-    *("deadlines", "simulation", "n_steps", "launches"),
+    *("deadlines", "slot_bytes", "simulation", "n_steps", "launches"),
 )
 
 

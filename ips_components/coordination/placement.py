@@ -73,7 +73,7 @@ class Placer:
 
     def _note_replay(self, run: CoordinatedRun) -> None:
         """Say, before the first step, what could not be sent again if a worker died."""
-        names = ("replay_steps", "replay_bytes")
+        names = ("replay_steps", "replay_bytes", "slot_bytes")
         if run.answered or not run.state.n_ranks or not all(name in run.settings for name in names):
             return
         numbers = (int(run.settings[name]) for name in names)

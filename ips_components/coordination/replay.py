@@ -8,7 +8,11 @@ from ips_components.model.array_contract import ArrayContract
 
 
 def what_replay_lacks(
-    arrays: Iterable[ArrayContract], n_ranks: int, replay_steps: int, replay_bytes: int
+    arrays: Iterable[ArrayContract],
+    n_ranks: int,
+    replay_steps: int,
+    replay_bytes: int,
+    slot_bytes: int,
 ) -> str:
     """Return why not every chunk survives the death of its worker; empty if every one does.
 
@@ -22,10 +26,12 @@ def what_replay_lacks(
         Steps that a rank keeps at least; 0: it keeps none.
     replay_bytes
         Memory that it may take for that.
+    slot_bytes
+        Memory that it may take for all its blocks, the one that it writes included.
     """
     if not replay_steps:
         return ""
-    wanted, total = [], 0
+    wanted, kept, total = [], 0, 0
     for array in arrays:
         ids = array.needed_ids(0, 1).tolist()
         if array.spec.ragged or not ids:
@@ -35,13 +41,23 @@ def what_replay_lacks(
         of_step = cells * array.spec.itemsize / (stop - first) / n_ranks
         longest = max(stop - first, replay_steps)
         wanted.append(f"array {array.spec.name!r} {longest} steps of {_size(of_step)}")
-        total += round(longest * of_step)
-    if total <= replay_bytes:
+        kept += round(longest * of_step)
+        total += round((longest + 1) * of_step)
+    lacks = []
+    if kept > replay_bytes:
+        lacks.append(("REPLAY_BYTES", replay_bytes, kept, ""))
+    if total > slot_bytes:
+        lacks.append(("SLOT_BYTES", slot_bytes, total, ", and one more that is written"))
+    if not lacks:
         return ""
+    few = "; ".join(
+        f"{name} = {limit} ({_size(limit)}) is less than the {_size(need)} that a rank needs to "
+        f"send chunks again whose worker died: {', '.join(wanted)}{more}"
+        for name, limit, need, more in lacks
+    )
+    remedy = " and ".join(f"{name} = {need}" for name, _, need, _ in lacks)
     return (
-        f"REPLAY_BYTES = {replay_bytes} ({_size(replay_bytes)}) is less than the {_size(total)} "
-        f"that a rank needs to send chunks again whose worker died: {', '.join(wanted)}. Such a "
-        f"chunk is lost if its first steps were overwritten; set REPLAY_BYTES = {total}, or make "
+        f"{few}. Such a chunk is lost if its first steps were overwritten; set {remedy}, or make "
         "chunks of fewer steps (CHUNKS)"
     )
 

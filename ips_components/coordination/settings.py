@@ -94,6 +94,8 @@ class RunSettings:
         Steps that a rank keeps for sending again.
     replay_bytes
         Memory that a rank may take for that.
+    slot_bytes
+        Memory that a rank may take for all its blocks, those included.
     memory_share
         Part of a worker's memory limit that may hold data which no task has consumed yet.
     lanes
@@ -154,6 +156,7 @@ class RunSettings:
     on_analytics_loss: str = "continue"
     replay_steps: int = 2
     replay_bytes: int = 1 << 30
+    slot_bytes: int = 288 << 20
     memory_share: float = 0.3
     lanes: tuple[str, ...] = LANES
     security: str = "none"

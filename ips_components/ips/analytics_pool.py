@@ -187,6 +187,7 @@ class AnalyticsPool:
                 "lanes": list(config.lanes),
                 "replay_steps": config.replay_steps,
                 "replay_bytes": config.replay_bytes,
+                "slot_bytes": config.slot_bytes,
                 "on_analytics_loss": config.on_analytics_loss,
             },
             live_page=self.pages.get(run, ""),

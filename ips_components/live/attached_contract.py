@@ -105,6 +105,7 @@ class AttachedContract:
             simulation=facts["simulation"],
             launches=launches,
             replay_steps=1,
+            slot_bytes=facts["slot_bytes"],
             memory_share=MEMORY_SHARE,
         )
         try:
@@ -119,7 +120,11 @@ class AttachedContract:
                     Endpoint(**{k: v for k, v in each.items() if k in known}) for each in endpoints
                 ),
                 deadlines={"connect": JOIN_WITHIN, "contract": 2 * JOIN_WITHIN, "drain": SILENCE},
-                options={"lanes": list(settings.lanes), "replay_steps": 1},
+                options={
+                    "lanes": list(settings.lanes),
+                    "replay_steps": 1,
+                    "slot_bytes": settings.slot_bytes,
+                },
                 tls=self._tls,
             )
             call(self.client, "amend", self.run, name=self.name, contact=contact.to_bytes())

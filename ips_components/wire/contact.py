@@ -6,7 +6,7 @@ atomically, checked for owner, mode, format and version before a word of it is b
 It is JSON. For readers without a JSON parser its key ``binary`` holds the same facts once more, as
 hexadecimal digits of this little-endian record (`Contact.to_bytes`)::
 
-    0    8s    magic "IPSCTCT1"
+    0    8s    magic "IPSCTCT2"
     8    32s   token
     40   64s   run, UTF-8, NUL padded
     104  4*f64 deadlines in seconds: connect, contract, step, drain
@@ -15,7 +15,8 @@ hexadecimal digits of this little-endian record (`Contact.to_bytes`)::
     144  u32   replay steps
     148  u32   1: TCP connections are encrypted (TLS), else 0
     152  u64   replay bytes
-    160  endpoints: n u32, then n records:
+    160  u64   slot bytes
+    168  endpoints: n u32, then n records:
                ordinal u32, port u16, four lengths u16, zero u16, pid u64, id u64,
                then host, unix, hostname, boot as UTF-8 texts of these lengths
     then, if encrypted: three lengths u16, zero u16,
@@ -39,7 +40,7 @@ from ips_components.errors import ContactError
 from ips_components.wire._record import Record
 
 FORMAT = "ips-components-contact"
-VERSION = 2
+VERSION = 3
 ENVIRONMENT = "IPS_COMPONENTS_CONTACT"
 DEADLINE = "IPS_COMPONENTS_DEADLINE"
 """Environment variable: seconds for which a rank waits for the contact file."""
@@ -52,12 +53,13 @@ OPTIONS: Mapping[str, Any] = {
     "lanes": ("shm", "tcp"),
     "replay_steps": 1,
     "replay_bytes": 1 << 30,
+    "slot_bytes": 288 << 20,
     "on_analytics_loss": "continue",
 }
 """Default options of the bridge."""
 
-MAGIC = b"IPSCTCT1"
-_CONTACT = struct.Struct("<8s32s64s4dIIIIQ")
+MAGIC = b"IPSCTCT2"
+_CONTACT = struct.Struct("<8s32s64s4dIIIIQQ")
 _ENDPOINT = struct.Struct("<IHHHHHHQQ")
 _COUNT = struct.Struct("<I")
 _CERTIFICATES = struct.Struct("<HHHH")
@@ -213,6 +215,7 @@ class Contact:
             options["replay_steps"],
             self.tls is not None,
             options["replay_bytes"],
+            options["slot_bytes"],
         )
         return head + pack_endpoints(self.endpoints) + _pack_certificates(self.tls)
 
@@ -223,7 +226,7 @@ class Contact:
             magic, token, run, *rest = _CONTACT.unpack_from(record)
             if magic != MAGIC:
                 raise ContactError(f"a contact must begin with {MAGIC!r}, got {magic!r}")
-            deadlines, (lanes, on_loss, replay_steps, tls, replay_bytes) = rest[:4], rest[4:]
+            deadlines, (lanes, on_loss, replay_steps, tls, *limits) = rest[:4], rest[4:]
             endpoints, end = _endpoints_at(record, _CONTACT.size)
             return cls(
                 run=run.rstrip(b"\0").decode(),
@@ -234,7 +237,8 @@ class Contact:
                     "lanes": [lane for lane, bit in _LANES.items() if lanes & bit],
                     "on_analytics_loss": _ON_LOSS[on_loss],
                     "replay_steps": replay_steps,
-                    "replay_bytes": replay_bytes,
+                    "replay_bytes": limits[0],
+                    "slot_bytes": limits[1],
                 },
                 tls=_parse_certificates(record, end) if tls & 1 else None,
             )

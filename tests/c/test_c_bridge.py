@@ -428,10 +428,10 @@ def test_contact_files_that_cannot_be_trusted(start, sinks, tmp_path):
         text = contact.read_text()
         for damage, complaint in (
             (text.replace("ips-components-contact", "other"), "is not a contact file"),
-            (text.replace('"version": 2', '"version": 1'), "another version"),
+            (text.replace('"version": 3', '"version": 1'), "another version"),
             (text.replace('"binary"', '"bin"'), "no binary record"),
             (text[:-40], "no binary record"),
-            ('{"format": "ips-components-contact", "version": 2, "binary": "0102"}', "damaged"),
+            ('{"format": "ips-components-contact", "version": 3, "binary": "0102"}', "damaged"),
             ("", "is not a contact file"),
         ):
             contact.write_text(damage)

@@ -365,7 +365,8 @@ def test_contact_record_is_parsed(ask):
     options = f["options"]
     lanes = sum({"tcp": 1, "shm": 2}[lane] for lane in options["lanes"])
     rest = words(lanes, options["on_analytics_loss"] == "abort", options["replay_steps"])
-    found = ["contact", f["token"], f["run"], *limits, *rest, str(options["replay_bytes"])]
+    found = ["contact", f["token"], f["run"], *limits, *rest]
+    found += [str(options["replay_bytes"]), str(options["slot_bytes"])]
     assert answer.split() == found + receivers_words(f["endpoints"])
 
 

@@ -449,9 +449,10 @@ static void do_contact(void)
     } else {
         printf("contact");
         hex(c.token, TOKEN_BYTES);
-        printf(" %s %g %g %g %g %u %d %u %llu", c.run, c.connect, c.contract, c.step, c.drain,
-               c.lanes, c.abort_on_loss, c.replay_steps, (unsigned long long)c.replay_bytes);
-        show_receivers(data + 160, length - 160);
+        printf(" %s %g %g %g %g %u %d %u %llu %llu", c.run, c.connect, c.contract, c.step, c.drain,
+               c.lanes, c.abort_on_loss, c.replay_steps, (unsigned long long)c.replay_bytes,
+               (unsigned long long)c.slot_bytes);
+        show_receivers(data + 168, length - 168);
         printf("\n");
     }
     ipsb_endpoints_free(&c.receivers);

@@ -294,7 +294,8 @@ def test_a_chunk_that_was_put_is_awaited_though_the_workers_have_flushed(coordin
 def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
     """Two steps of 8 x 6 cells of 8 bytes in 8 ranks are 96 bytes in each."""
     open_receiver(coordinator, "a", "node1")
-    settings = {"deadlines": DEADLINES, "replay_steps": 2, "replay_bytes": limit}
+    limits = {"replay_bytes": limit, "slot_bytes": 1 << 20}
+    settings = {"deadlines": DEADLINES, "replay_steps": 2, **limits}
     run(coordinator.call("open", "r", settings=settings))
     run(sign(coordinator))
     hello(coordinator, 0, size=8, asks=True)
@@ -304,6 +305,26 @@ def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
         assert "REPLAY_BYTES = 95 (95 B) is less than the 96 B that a rank needs" in faults[0].cause
         assert "array 't' 2 steps of 48 B" in faults[0].cause
         assert "set REPLAY_BYTES = 96" in faults[0].cause
+    coordinator._watchdog.stop()
+
+
+@pytest.mark.parametrize(("limit", "noted"), [(143, True), (144, False)])
+def test_slots_that_are_too_few_to_send_again_are_said_before_step_0(coordinator, limit, noted):
+    """Two steps of 48 bytes, and one more that is written."""
+    open_receiver(coordinator, "a", "node1")
+    limits = {"replay_bytes": 1 << 20, "slot_bytes": limit}
+    settings = {"deadlines": DEADLINES, "replay_steps": 2, **limits}
+    run(coordinator.call("open", "r", settings=settings))
+    run(sign(coordinator))
+    hello(coordinator, 0, size=8, asks=True)
+    faults = coordinator.runs["r"].state.faults
+    assert bool(faults) == noted
+    if noted:
+        assert (
+            "SLOT_BYTES = 143 (143 B) is less than the 144 B that a rank needs" in faults[0].cause
+        )
+        assert "array 't' 2 steps of 48 B, and one more that is written" in faults[0].cause
+        assert "set SLOT_BYTES = 144" in faults[0].cause
     coordinator._watchdog.stop()
 
 

@@ -62,6 +62,8 @@ typedef struct ips_bridge_array {
     segments segments; /* shared memory, in which the rings' slots lie */
     ring *rings;
     size_t n_rings, nth; /* rings handed out at `ring_step` */
+    bool settled;        /* its first ring has slots */
+    uint64_t more;       /* bytes that its further rings would take */
     bool any_ring;
     int64_t ring_step;
     bool any_put; /* the last step that the program put, wanted or not */

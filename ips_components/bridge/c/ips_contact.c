@@ -10,7 +10,7 @@
 
 #include "ips_contact.h"
 
-enum { MAX_FILE = 16 << 20, RECORD = 160 };
+enum { MAX_FILE = 16 << 20, RECORD = 168 };
 
 static int hex_digit(char c)
 {
@@ -45,9 +45,9 @@ static int parse_file(const char *path, const char *text, size_t length, buffer 
         return IPS_BRIDGE_CONTACT;
     }
     found = ipsb_json_find(text, length, 1, "version");
-    if (!found || end - found < 2 || found[0] != '2' || (found[1] >= '0' && found[1] <= '9')) {
+    if (!found || end - found < 2 || found[0] != '3' || (found[1] >= '0' && found[1] <= '9')) {
         snprintf(why, room,
-                 "contact file %s has another version than 2: install the same release of "
+                 "contact file %s has another version than 3: install the same release of "
                  "ips_components on both sides",
                  path);
         return IPS_BRIDGE_CONTACT;
@@ -116,7 +116,7 @@ const char *ipsb_contact_parse(contact *out, const uint8_t *data, size_t length)
 {
     double *deadlines[] = {&out->connect, &out->contract, &out->step, &out->drain};
     memset(out, 0, sizeof *out);
-    if (length < RECORD || memcmp(data, "IPSCTCT1", 8) != 0)
+    if (length < RECORD || memcmp(data, "IPSCTCT2", 8) != 0)
         return "the contact is damaged";
     memcpy(out->token, data + 8, TOKEN_BYTES);
     memcpy(out->run, data + 40, RUN_BYTES);
@@ -131,6 +131,7 @@ const char *ipsb_contact_parse(contact *out, const uint8_t *data, size_t length)
     out->replay_steps = get32(data + 144);
     out->tls = get32(data + 148) & 1;
     out->replay_bytes = get64(data + 152);
+    out->slot_bytes = get64(data + 160);
     if (!(out->lanes & (LANE_TCP | LANE_SHM)) || get32(data + 140) > 1 || !out->run[0])
         return "the contact is damaged";
     if (out->replay_steps > 1u << 20)

@@ -14,7 +14,7 @@ typedef struct contact {
     uint32_t lanes;
     bool abort_on_loss;
     uint32_t replay_steps;
-    uint64_t replay_bytes;
+    uint64_t replay_bytes, slot_bytes;
     bool tls; /* connections over TCP are encrypted, which this bridge cannot do */
     endpoints receivers;
 } contact;

@@ -96,7 +96,7 @@ uint32_t ipsb_may_hold(holders *h, uint32_t link)
     for (uint32_t i = 0; i < h->n; i++)
         if (h->links[i] == link)
             return h->each;
-    if ((h->n + 1) * h->each > HELD)
+    if (!h->each || (h->n + 1) * h->each > h->all)
         return 0;
     h->links[h->n++] = link;
     return h->each;

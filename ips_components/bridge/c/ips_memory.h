@@ -16,11 +16,11 @@ typedef struct stored {
     size_t numbers; /* in the slot's numbers: 3 * ndim for dst, then ndim strides */
 } stored;
 
-/* Which receivers may keep slots of a ring as chunks: together never more than HELD of them, so that
+/* Which receivers may keep slots of a ring as chunks: together never more than `all` of them, so that
  * the rank always gets a slot back, however many receivers its blocks go to. */
 enum { HELD = 2 };
 typedef struct holders {
-    uint32_t each, n;     /* slots that each may keep; receivers that may */
+    uint32_t all, each, n; /* slots that all together and each may keep; receivers that may */
     uint32_t links[HELD]; /* their links */
 } holders;
 
@@ -72,7 +72,10 @@ typedef struct ring {
     slot **slots;
     segments *shared; /* the array's; NULL: receivers map nothing */
     holders *holders;
-    uint32_t number, length, n;
+    struct ips_bridge_array *of;
+    uint32_t number, n;
+    uint32_t full, length; /* slots at most: without a limit in bytes, and within it */
+    size_t size;           /* of those slots; 0: nothing is settled yet */
     uint64_t turn;
     size_t refused; /* bytes that were too many for another slot; 0: none were */
 } ring;

@@ -5,6 +5,7 @@
 #include "ips_slots.h"
 
 enum { MAX_SLOTS = 1 << 16 }; /* that a receiver knows of a rank (wire/leases.py) */
+enum { SMALL = 64 };          /* rings that would take less than this part have all their slots */
 
 static bool has_one_owner(const agreement *c)
 {
@@ -15,13 +16,87 @@ static bool has_one_owner(const agreement *c)
 }
 
 /* Slots of a ring at most: steps that can be sent again are those of a whole chunk, or more. */
-static uint32_t length_of_ring(const ips_bridge *b, const agreement *c)
+static uint32_t full_ring(const ips_bridge *b, const agreement *c)
 {
     const int64_t longest = 1 << 20;
     int64_t steps = b->contact.replay_steps;
     for (int i = 0; steps && i < c->chunks[0].n_runs; i++)
         steps = c->chunks[0].runs[i].size > steps ? c->chunks[0].runs[i].size : steps;
     return (uint32_t)(steps < longest ? steps : longest) + NEEDED;
+}
+
+/* Bytes that the rings of an array would take that are to come; `wish` for a ragged one. */
+static uint64_t to_come(const ips_bridge *b, const array *a, uint64_t wish)
+{
+    const agreement *c = a->contract;
+    uint64_t bytes;
+    if (!c || !a->n_wanted || (b->partial && !a->declared))
+        return 0;
+    if (c->ragged)
+        return wish;
+    if (a->settled)
+        return a->more;
+    bytes = (uint64_t)c->itemsize;
+    for (int d = 1; d < c->ndim; d++)
+        bytes *= (uint64_t)c->cover[d].count;
+    return bytes / (uint64_t)b->self.size * full_ring(b, c);
+}
+
+static void count(ips_bridge *b, const ring *r, bool add)
+{
+    uint64_t within = (uint64_t)r->length * r->size, all = (uint64_t)r->full * r->size;
+    b->settled += add ? within : 0 - within;
+    b->wished += add ? all : 0 - all;
+    if (r->of->contract->ragged)
+        b->ragged += add ? within : 0 - within;
+}
+
+/* Decide how many slots of a size a ring has at most, and how many receivers may keep: what is there
+ * for this ring and for those to come is shared out by what each would take without a limit. Of ragged
+ * arrays that is not known: they have equal shares. A ring is settled with its first block, and again
+ * when blocks grow (`SlotMemory` of bridge/slots.py does the same). */
+static void settle(ips_bridge *b, ring *r, size_t size)
+{
+    const uint64_t limit = b->contact.slot_bytes, wish = (uint64_t)size * r->full;
+    const uint32_t needed = r->full > NEEDED ? 2 : 1; /* one is written, one can be sent again */
+    uint64_t others = 0, available, pool, share;
+    array *a = r->of;
+    holders *h = r->holders;
+    if (!a->contract->ragged) {
+        uint64_t more = to_come(b, a, 0);
+        if (!r->size)
+            more = more > wish ? more - wish : 0;
+        a->more = 2 * more > wish ? more : 0; /* the array has further blocks in a step */
+        a->settled = true;
+    }
+    count(b, r, false);
+    available = limit > b->settled ? limit - b->settled : 0;
+    pool = available + b->ragged;
+    for (size_t i = 0; i < b->n_arrays; i++)
+        if (b->arrays[i] != a || !a->contract->ragged)
+            others += to_come(b, b->arrays[i], wish);
+    share = pool;
+    if (wish + others > pool && wish * SMALL > pool)
+        share = (uint64_t)((double)pool * ((double)wish / (double)(wish + others)));
+    share = (share < available ? share : available) / size;
+    r->size = size;
+    r->length = share < r->full ? (uint32_t)share : r->full;
+    r->length = r->length ? r->length : 1;
+    h->all = r->length > needed ? r->length - needed : 0;
+    h->all = h->all < HELD ? h->all : HELD;
+    h->each = has_one_owner(a->contract) || !h->all ? h->all : 1;
+    for (uint32_t i = 0; i < r->n; i++)
+        r->slots[i]->length = r->length;
+    count(b, r, true);
+    if (b->settled > limit && !b->passed) {
+        b->passed = true;
+        fprintf(stderr,
+                "ips_components: array %s: a block of %zu bytes does not fit into what SLOT_BYTES = "
+                "%llu leaves; it is sent all the same, and the blocks of this rank take %llu bytes. "
+                "None would have to wait for another with SLOT_BYTES = %llu\n",
+                a->name, size, (unsigned long long)limit, (unsigned long long)b->settled,
+                (unsigned long long)b->wished);
+    }
 }
 
 /* The n-th block of an array in a step, put or begun, has the n-th ring. */
@@ -36,16 +111,15 @@ ring *ipsb_ring_of(ips_bridge *b, array *a, int64_t step)
         if (!more)
             return NULL;
         a->rings = more;
-        a->rings[nth] = (ring){.number = b->next_ring++, .length = length_of_ring(b, a->contract)};
+        a->rings[nth] = (ring){.of = a, .number = b->next_ring++, .full = full_ring(b, a->contract)};
         a->rings[nth].shared = b->shared ? &a->segments : NULL;
-        a->rings[nth].slots = calloc(a->rings[nth].length, sizeof(slot *));
+        a->rings[nth].slots = calloc(a->rings[nth].full, sizeof(slot *));
         a->rings[nth].holders = calloc(1, sizeof(holders));
         if (!a->rings[nth].slots || !a->rings[nth].holders) {
             free(a->rings[nth].slots);
             free(a->rings[nth].holders);
             return NULL;
         }
-        a->rings[nth].holders->each = has_one_owner(a->contract) ? HELD : 1;
         a->n_rings = nth + 1;
     }
     return &a->rings[nth];
@@ -100,9 +174,14 @@ static size_t replayed(const ring *r, size_t more)
 static bool may_grow(const ips_bridge *b, ring *r, size_t bytes)
 {
     uint64_t sum = 0;
+    uint32_t large = 0; /* slots that became too small do not count: receivers may keep them for long */
+    for (uint32_t i = 0; i < r->n; i++)
+        large += r->slots[i]->size >= r->size;
+    if (large >= r->length || r->n >= r->full)
+        return false;
     if (r->n < NEEDED)
         return true;
-    if (r->n >= r->length || (r->refused && bytes >= r->refused))
+    if (r->refused && bytes >= r->refused)
         return false;
     for (size_t i = 0; i < b->n_arrays; i++)
         for (size_t j = 0; j < b->arrays[i]->n_rings; j++) {
@@ -120,6 +199,8 @@ static slot *next_slot(ips_bridge *b, ring *r, size_t bytes, bool *failed)
 {
     slot *s = NULL;
     *failed = false;
+    if (bytes > r->size || !r->size)
+        settle(b, r, ipsb_slot_size(bytes));
     while (!may_grow(b, r, bytes)) {
         uint32_t at = r->n;
         for (uint32_t i = 0; i < r->n; i++)
@@ -193,7 +274,7 @@ int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waite
         if (all_busy(r))
             return ipsb_fail(b, IPS_BRIDGE_USAGE,
                              "rank %d: all %u buffers are blocks that were acquired and are not "
-                             "published yet",
+                             "published yet; publish one first, or allow for more by SLOT_BYTES",
                              b->self.rank, r->n);
         *waited = true;
         deadline = deadline ? deadline : ipsb_now() + ipsb_ns(b->contact.step);

@@ -49,6 +49,9 @@ struct ips_bridge {
     size_t n_agreed;
     bool shared;
     size_t n_shared; /* slots that receivers may map */
+    uint64_t settled, wished; /* bytes of all rings: with the slots they have at most, or would */
+    uint64_t ragged;          /* of what is settled, by ragged arrays */
+    bool passed;              /* it was said that they pass the limit */
     segment_limits segment_limits;
     uint32_t next_slot, next_ring;
     char *hosts; /* rank 0: where the ranks are, as JSON */

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ips_components.bridge.connection import Connection
 from ips_components.bridge.link import Item, LinkState
 from ips_components.bridge.segments import Segments
-from ips_components.bridge.slots import Place, ReplayMemory, Ring, Stored
+from ips_components.bridge.slots import Place, Ring, SlotMemory, Stored
 from ips_components.model.pieces import Piece
 from ips_components.wire.contact import Endpoint
 from ips_components.wire.leases import SlotEvent, SlotState
@@ -23,7 +23,7 @@ class LeasesOfARing(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.segments, memory = Segments(), ReplayMemory(1 << 30)
+        self.segments, memory = Segments(), SlotMemory(1 << 30, 1 << 30)
         self.rings = [Ring(1, self.segments, memory) for _ in range(2)]
         self.to_receiver = Connection(Endpoint(0, "host", 1), None)
         self.to_receiver.lane = "shm"
