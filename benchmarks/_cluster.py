@@ -192,6 +192,7 @@ class CoupledRun:
             "lanes": parsed.lanes,
             "on_analytics_loss": parsed.on_analytics_loss,
             "replay_steps": parsed.replay_steps,
+            "slot_bytes": parsed.slot_bytes,
             **(contact_options or {}),
         }
         there = tuple(Endpoint(**{k: e[k] for k in known}) for e in endpoints)

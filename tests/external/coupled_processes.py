@@ -485,6 +485,7 @@ class Coupled:
             "lanes": parsed.lanes,
             "on_analytics_loss": parsed.on_analytics_loss,
             "replay_steps": parsed.replay_steps,
+            "slot_bytes": parsed.slot_bytes,
         }
         contact = Contact(
             self.name,

@@ -24,7 +24,8 @@ RUN, TOKEN, N = "mpi-run", "7b" * 32, 32
 
 
 class Sink:
-    def __init__(self):
+    def __init__(self, keep=True):
+        self.keep = keep
         self.changed = threading.Condition()
         self.chunks, self.byes, self.ranks, self.described_ = {}, {}, set(), []
 
@@ -36,7 +37,7 @@ class Sink:
 
     def chunk(self, array, chunk, value, nbytes):
         with self.changed:
-            self.chunks[chunk] = value
+            self.chunks[chunk] = value if self.keep else float(value[0, 0, 0])
             self.changed.notify_all()
 
     def bye(self, rank, info):
@@ -55,12 +56,12 @@ class Sink:
         raise RuntimeError(text)
 
 
-def ranks(tmp_path, mode, steps, contact):
+def ranks(tmp_path, mode, steps, contact, n=N):
     environment = {**os.environ, "IPS_COMPONENTS_CONTACT": str(contact)}
-    environment["IPS_COMPONENTS_DEADLINE"] = "20" if mode == "run" else "0.3"
+    environment["IPS_COMPONENTS_DEADLINE"] = "0.3" if mode == "nofile" else "20"
     script = Path(__file__).with_name("_bridge_ranks.py")
     return subprocess.run(
-        [*mpiexec(4), sys.executable, str(script), mode, str(steps), str(N)],
+        [*mpiexec(4), sys.executable, str(script), mode, str(steps), str(n)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
 
@@ -119,3 +120,28 @@ def test_ranks_put_and_receive(tmp_path, lanes, stop):
 def test_no_rank_hangs_when_rank_0_finds_no_contact_file(tmp_path):
     done = ranks(tmp_path, "nofile", 1, tmp_path / "none")
     assert done.returncode == 7, (done.returncode, done.stderr)
+
+
+def test_the_blocks_of_a_rank_are_within_slot_bytes(tmp_path):
+    """Two arrays of 2 MiB per rank and step: three slots each, where five would be taken."""
+    n, steps, limit = 1024, 12, 12 << 20
+    arrays = [
+        ArrayContract.agree(
+            ArraySpec(name, "f8", (n, n), StepAxis(count=steps)), run=RUN, receivers=(0,)
+        )
+        for name in "tu"
+    ]
+    sink = Sink(keep=False)
+    receiver = Receiver(sink, run=RUN, token=TOKEN, budget=64 << 20, ordinal=0)
+    try:
+        receiver.set_contract(Contract(RUN, tuple(arrays)), (receiver.endpoint,))
+        options = {"replay_steps": 2, "slot_bytes": limit}
+        contact = contacts.Contact(RUN, TOKEN, (receiver.endpoint,), options=options)
+        contacts.write(tmp_path / "contact", contact)
+        done = ranks(tmp_path, "memory", steps, tmp_path / "contact", n)
+        assert done.returncode == 0, done.stderr
+        assert {bye.status for bye in sink.byes.values()} == {"ok"}
+        assert done.stdout.split() == 4 * [str(limit)]
+        assert len(sink.chunks) == steps
+    finally:
+        receiver.close()
