@@ -15,6 +15,7 @@ from ips_components.bridge.link import LinkState
 from ips_components.bridge.mailbox import Mailbox
 from ips_components.bridge.outgoing import OutgoingArray
 from ips_components.bridge.slots import BorrowedMemory, Ring, Slot, SlotMemory, Stored
+from ips_components.bridge.sockets import WAITS
 from ips_components.deadlines import Deadline
 from ips_components.errors import BridgeError, DeadlineExceeded, IPSComponentsError
 from ips_components.model.pieces import Piece
@@ -73,7 +74,7 @@ class Delivery:
     piggybacked
         Frames that travel with the next piece to the home receiver.
     waited_ns : int
-        For credit and buffers.
+        For credit, for buffers, and for receivers to read.
     epoch : int
         Of the newest placement.
     """
@@ -258,8 +259,7 @@ class Delivery:
                 return None
             if ring.retired:
                 dropping = self._retire(ring)
-        for connection in dropping:
-            connection.send()
+        self._send(dropping)
         return slot
 
     @waiting
@@ -348,13 +348,20 @@ class Delivery:
                 self._board(home)
             for one, connection in zip(stored, connections, strict=True):
                 connection.queue(slot, one)
-        for connection in connections:
-            if connection.to_send:
-                connection.send()
-        if home is not None and home.to_send:
-            home.send()
+        self._send(connections if home is None else (*connections, home))
         return True
 
+    def _send(self, connections: Iterable[Connection]) -> None:
+        """Send what is queued, and count how long that has waited."""
+        before = WAITS.ns
+        try:
+            for connection in connections:
+                if connection.to_send:
+                    connection.send()
+        finally:
+            self.waited_ns += WAITS.ns - before
+
+    @waiting
     def send_borrowed(
         self,
         memory: BorrowedMemory,
@@ -415,7 +422,7 @@ class Delivery:
             connection.queue_numbered(build)
             behind = len(connection.unacked) + len(connection.to_send) > _BEHIND
         if self._patient or not behind:
-            connection.send()
+            self._send((connection,))
         else:
             connection.send_in_background()
 
@@ -439,7 +446,7 @@ class Delivery:
         """Send what has no piece to travel with."""
         with self.mailbox.lock:
             self._board(home)
-        home.send()
+        self._send((home,))
 
     def _board(self, home: Connection) -> None:
         """Queue what was piggybacked (the lock is held)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,16 @@ from typing import Any
 from ips_components.errors import DeadlineExceeded
 
 _LOOK_AGAIN = 1.0  # seconds at most for which the kernel waits without a look at the clock
+_AT_ONCE = int(socket.MSG_DONTWAIT)
 _TIMEVAL = struct.Struct("@ll")
+
+
+class _Waits(threading.local):
+    ns = 0
+
+
+WAITS = _Waits()
+"""``ns``: nanoseconds for which sends of this thread have waited for receivers to read."""
 
 
 class RankSocket(socket.socket):
@@ -43,12 +53,17 @@ class RankSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send everything."""
         rest = memoryview(data)
-        while rest:
+        try:  # noqa: SIM105 - of every message
+            rest = rest[self.send(rest, flags | _AT_ONCE) :]
+        except BlockingIOError:
+            pass
+        if rest:
+            began = time.perf_counter_ns()
             try:
-                sent = self.send(rest, flags)
-            except BlockingIOError:
-                sent = self._later(partial(self.send, rest, flags))
-            rest = rest[sent:]
+                while rest:
+                    rest = rest[self._later(partial(self.send, rest, flags)) :]
+            finally:
+                WAITS.ns += time.perf_counter_ns() - began
 
     def sendmsg(self, *args: Any) -> int:
         """Send data and descriptors."""
@@ -58,7 +73,7 @@ class RankSocket(socket.socket):
             return self._later(partial(super().sendmsg, *args))
 
     def _later(self, send: Callable[[], int]) -> int:
-        """Try again what the kernel had no room for; return how much it took."""
+        """Send what the kernel has no room for now; return how much it took."""
         began = time.monotonic()
         while True:
             try:

@@ -729,7 +729,9 @@ def test_blocks_one_after_the_other_wait_for_credit_and_say_so(start, sinks, tmp
 
 
 @pytest.mark.parametrize("lane", ["tcp"])
-def test_the_programs_own_memory_is_not_sent_once_its_put_has_failed(start, sinks, tmp_path):
+@pytest.mark.parametrize("again", [False, True])
+def test_the_programs_own_memory_is_not_sent_once_its_put_has_failed(start, sinks, tmp_path, again):
+    """That step counts as not put, and may be put again."""
     spec = spec_of(shape=(250, 300), count=8)
     (sink,) = sinks()
     contract, limits = agree(spec), {"step": 0.5}
@@ -750,12 +752,41 @@ def test_the_programs_own_memory_is_not_sent_once_its_put_has_failed(start, sink
             str(late.value),
         )
         between.cut()
-        rank("put", "t", 7, "C")
+        steps = [*range(int(failed[1])), *([int(failed[1])] if again else []), 7]
+        for step in steps[int(failed[1]) :]:
+            rank("put", "t", step, "C")
         rank("close", 0)
-        steps = [*range(int(failed[1])), 7]
         assert sorted(chunk for _, chunk in sink.chunks) == steps
         came = delivered(contract.arrays[0], sink.chunks)
         assert (came[steps] == expected(contract.arrays[0])[steps]).all()
+        assert rank.account("t")[0] == [len(steps), 0, len(steps), 0, 0]
+        assert float(rank("waited")) >= limits["step"]
+
+
+@pytest.mark.parametrize("lane", ["tcp"])
+def test_a_rank_says_how_long_it_waited_for_a_receiver_to_read(start, sinks, tmp_path):
+    """Its blocks are small and there is room for many, so that it fills the connection itself."""
+    spec = spec_of(shape=(80, 100), count=1000)
+    (sink,) = sinks()
+    contract, limits = agree(spec), {"step": 0.5}
+    options = {"replay_steps": 1000}
+    with (
+        coupling(tmp_path, [sink], contract, deadlines=limits, options=options, budget=1 << 27) as (
+            file,
+            (receiver,),
+        ),
+        Between(receiver.endpoint) as between,
+    ):
+        between.stand_in(file, receiver, contract)
+        rank = joined(start, file, tmp_path, spec)
+        rank("put", "t", 0, "C")
+        rank("wait", 10)
+        before = float(rank("waited"))
+        between.passing.clear()
+        with pytest.raises(RankError, match=r"did not read what was sent within 0.5 s"):
+            rank("puts", "t", 1, 999, "C")
+        assert float(rank("waited")) - before >= limits["step"]
+        between.passing.set()
 
 
 # -- addresses and streams -------------------------------------------------------------------------

@@ -104,9 +104,9 @@ static int64_t id_bytes(const ips_bridge *b)
     return bytes;
 }
 
-/* Copy the wanted cells into a slot and send it. */
+/* Copy the wanted cells into a slot and send it; once it is queued, it is put. */
 static int send_copy(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
-                     int64_t total)
+                     int64_t total, bool *put)
 {
     array *a = o->a;
     bool admitted;
@@ -114,13 +114,15 @@ static int send_copy(ips_bridge *b, const put_request *o, const uint8_t *cells, 
     ring *r = ipsb_ring_of(b, a, o->step);
     int code = r ? ipsb_prepare(b, o, r, 0, &s, &admitted)
                  : ipsb_fail(b, IPS_BRIDGE_MEMORY, "array %s: no memory", a->name);
+    *put = !code;
     if (!r || (code == IPS_BRIDGE_OK && !b->pieces.n)) {
         ipsb_count(a, r ? SKIPPED : LOST, 1, total);
         return code;
     }
     int64_t wanted = o->ids ? id_bytes(b) : ipsb_wanted_bytes(b, a);
     ipsb_count(a, SKIPPED, 0, total - wanted);
-    ipsb_note(b, o);
+    if (*put)
+        ipsb_note(b, o);
     if (code || !admitted)
         return ipsb_not_sent(b, a, code, wanted);
     size_t place = 0;
@@ -138,17 +140,20 @@ static int send_copy(ips_bridge *b, const put_request *o, const uint8_t *cells, 
 
 /* Send the program's own memory, if the pieces are such that this pays. */
 static int send_lent(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
-                     int64_t total)
+                     int64_t total, bool *put)
 {
     array *a = o->a;
     bool admitted, taken = false;
     int code = ipsb_admit(b, o, &admitted);
     int64_t wanted = ipsb_wanted_bytes(b, a);
     if (!code && (!admitted || !ipsb_lends(b, wanted)))
-        return send_copy(b, o, cells, strides, total);
-    ipsb_count(a, SKIPPED, 0, total - wanted);
+        return send_copy(b, o, cells, strides, total, put);
     if (!code)
         code = ipsb_lend(b, o, cells, strides, &taken);
+    *put = !code;
+    if (code)
+        return code;
+    ipsb_count(a, SKIPPED, 0, total - wanted);
     ipsb_note(b, o); /* until now nothing of it could be asked for again */
     if (!taken)
         return ipsb_not_sent(b, a, code, wanted);
@@ -161,7 +166,10 @@ int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const i
 {
     int64_t began = ipsb_now();
     bool lend = ipsb_may_lend(b, o, strides, total, began);
-    int code = (lend ? send_lent : send_copy)(b, o, cells, strides, total);
+    bool put;
+    int code = (lend ? send_lent : send_copy)(b, o, cells, strides, total, &put);
+    if (put)
+        ipsb_mark_step(o->a, o->plan ? ipsb_mark_of(o->a, o->plan) : &o->a->own, o->step);
     b->put_ended = ipsb_now();
     b->put_took = b->put_ended - began;
     return code;
@@ -194,16 +202,20 @@ int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_
     return IPS_BRIDGE_OK;
 }
 
-int ipsb_take_step(ips_bridge *b, array *a, put_mark *block, int64_t step)
+void ipsb_mark_step(array *a, put_mark *block, int64_t step)
 {
-    int code = ipsb_check_step(b, a, block, step);
-    if (code)
-        return code;
     a->any_put = true;
     a->put_step = step;
     if (block)
         *block = (put_mark){true, step, a->rewinds};
-    return IPS_BRIDGE_OK;
+}
+
+int ipsb_take_step(ips_bridge *b, array *a, put_mark *block, int64_t step)
+{
+    int code = ipsb_check_step(b, a, block, step);
+    if (!code)
+        ipsb_mark_step(a, block, step);
+    return code;
 }
 
 put_mark *ipsb_mark_of(array *a, plan *p)
@@ -377,7 +389,7 @@ static int put_block(ips_bridge_array *named, int64_t step, const void *cells,
     total = ipsb_owned_bytes(a, offset, extent);
     if (total && !cells)
         return ipsb_fail(b, IPS_BRIDGE_USAGE, "there are no cells");
-    if ((code = ipsb_take_step(b, a, ipsb_mark_of(a, o.plan), step)))
+    if ((code = ipsb_check_step(b, a, ipsb_mark_of(a, o.plan), step)))
         return code;
     if (!strides) {
         int64_t run = a->itemsize;

@@ -10,6 +10,7 @@ int ipsb_find_array(ips_bridge *b, const char *name, array **out);
 int ipsb_find_to_put(ips_bridge *b, const char *name, int64_t step, array **out);
 /* Refuse a step that does not follow those that were put; take_step notes it too. */
 int ipsb_check_step(ips_bridge *b, const array *a, const put_mark *block, int64_t step);
+void ipsb_mark_step(array *a, put_mark *block, int64_t step);
 /* A code for a step below or beyond all that there can be; others are left out on purpose. */
 int ipsb_check_axis(ips_bridge *b, const array *a, int64_t step);
 int ipsb_take_step(ips_bridge *b, array *a, put_mark *block, int64_t step);
@@ -20,7 +21,8 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
 /* Begin a put, of the declared block or not. `out` is NULL when it is done: the step is not wanted. */
 int ipsb_begin_put(array *a, int64_t step, bool own, array **out);
 int ipsb_fail_kind(ips_bridge *b, const array *a);
-/* Copy the wanted cells into a slot and send it; cells NULL: they lie where the request says. */
+/* Send the wanted cells, and note the step unless nothing of it was put; cells NULL: they lie where
+ * the request says. */
 int ipsb_send(ips_bridge *b, const put_request *o, const uint8_t *cells, const int64_t *strides,
               int64_t total);
 /* Note a step that was put, and have attached runs move; returns the newest step before. */

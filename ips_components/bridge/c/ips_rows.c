@@ -28,7 +28,7 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
     }
     if (!a->ragged)
         return ipsb_fail_kind(b, a);
-    if ((code = ipsb_take_step(b, a, &a->own, step)))
+    if ((code = ipsb_check_step(b, a, &a->own, step)))
         return code;
     for (int d = a->ndim - 1; d >= 0; d--) {
         own[d] = d == a->ndim - 1 ? a->itemsize : own[d + 1] * a->contract->shape[d + 2];
@@ -43,11 +43,14 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
     bool admitted;
     buffer frame = {0};
     code = ipsb_admit(b, &o, &admitted);
+    if (!code)
+        ipsb_mark_step(a, &a->own, step);
     if (!code && !b->pieces.n) {
         ipsb_count(a, SKIPPED, 1, 0);
         return code;
     }
-    ipsb_note(b, &o);
+    if (!code)
+        ipsb_note(b, &o);
     if (code || !admitted)
         return ipsb_not_sent(b, a, code, 0);
     const piece *p = &b->pieces.items[0];
@@ -153,7 +156,7 @@ int ipsb_put_parts(array *named, int64_t step, const ips_bridge_rows *parts, siz
         free(chosen);
     if (a->ragged && !rows)
         return put_rows(a, step - b->shift, NULL, 0, NULL);
-    if ((code = ipsb_take_step(b, a, &a->own, step))) {
+    if ((code = ipsb_check_step(b, a, &a->own, step))) {
         free(rows ? chosen : NULL);
         return code;
     }
