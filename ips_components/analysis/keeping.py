@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,19 @@ def keep_results(
     checkpoint = save(values, settings.run_dir if not errors else None)
     for name in errors.keys() & set(stored):
         store.discard(name)
+    panels: dict[str, str] = {}
+    keep_panels = partial(_keep_panels, Path(settings.run_dir) / PANELS, panels)
+    wanted = settings.figure and not errors
     try:
-        store.write(values, _times(coordinators))
+        # The figure is drawn while results are written, if they are all here.
+        store.write(values, _times(coordinators), keep_panels if wanted and not stored else None)
     except ResultsUnwritten as error:
         errors |= dict.fromkeys(error.results, error)
     store.finish()
     with store.opened() as groups:
         variables = store.summary(groups)
-        wanted = settings.figure and not errors
-        panels = _keep_panels(groups, Path(settings.run_dir) / PANELS) if wanted else {}
+        if settings.figure and not errors and "path" not in panels:
+            keep_panels(lambda: groups)
     missing = {name: each["missing"] for name, each in variables.items() if each.get("missing")}
     if missing:
         logger.warning("Values that are not a number (NaN), by result: %s", missing)
@@ -84,14 +89,14 @@ def keep_results(
     return {**kept, "panels": panels}
 
 
-def _keep_panels(groups: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Write what the figure shows; return its path, or why there is no figure."""
+def _keep_panels(path: Path, kept: dict[str, str], groups: Callable[[], Any]) -> None:
+    """Write what the figure shows of groups; note its path, or why there is no figure."""
+    kept.clear()
     try:
-        write_panels(groups, path)
+        write_panels(groups(), path)
+        kept["path"] = str(path)
     except Exception as error:  # no reason to fail a run
-        path.unlink(missing_ok=True)
-        return {"fault": f"{type(error).__name__}: {error}"}
-    return {"path": str(path)}
+        kept["fault"] = f"{type(error).__name__}: {error}"
 
 
 def _times(coordinators: Mapping[str, Coordinator]) -> TimesOf | None:

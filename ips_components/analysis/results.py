@@ -13,8 +13,9 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -172,7 +173,12 @@ class ResultStore:
 
     # -- after it ----------------------------------------------------------------------
 
-    def write(self, values: Mapping[str, Any], times: TimesOf | None = None) -> None:
+    def write(
+        self,
+        values: Mapping[str, Any],
+        times: TimesOf | None = None,
+        before: Callable[[Callable[[], dict[str, xr.Dataset]]], None] | None = None,
+    ) -> None:
         """Write computed values beside what the workers have stored, each on its own.
 
         Parameters
@@ -181,6 +187,9 @@ class ResultStore:
             By name.
         times
             Physical times of steps, which become the coordinates along time.
+        before
+            Is called before anything is written, with a function that returns what will be: see
+            `opened`.
 
         Raises
         ------
@@ -197,6 +206,8 @@ class ResultStore:
                     arrays[name] = self._placed(name, array)
             except Exception as error:
                 failed[path] = error
+        if before is not None:
+            before(partial(self._grouped, arrays))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             failed |= self._write_zarr(arrays) if self.format == "zarr" else self._write_nc(arrays)
@@ -349,6 +360,13 @@ class ResultStore:
             changes = ", ".join(f"{old!r} is {new!r}" for old, new in renamed.items())
             logger.warning("Result %r shares no dimensions with others: %s", path, changes)
         return array.rename(name)
+
+    def _grouped(self, arrays: Mapping[str, xr.DataArray]) -> dict[str, xr.Dataset]:
+        groups: dict[str, dict[str, xr.DataArray]] = {"": {}}
+        for path in sorted(arrays, key=self._place):
+            group, name = group_of(path)
+            groups.setdefault(group, {})[name] = arrays[path]
+        return {g: xr.Dataset(each, attrs=self._attrs_of(g)) for g, each in groups.items()}
 
     def _write_by_workers(self, path: str, value: Any) -> Any:
         group, name = group_of(path)

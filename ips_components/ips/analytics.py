@@ -235,14 +235,17 @@ class Analytics(Component):
             When the analysis raised, or its pool was lost.
         """
         from ips_components.report.drawing import Drawing
+        from ips_components.report.panels import FILE_NAME as PANELS
 
         pool = self._open_pool("watch")
         config = pool.config
         with ExitStack() as stack:
             drawing = None
             if config.figure:
+                panels = pool.run_dir / PANELS
+                stack.callback(panels.unlink, missing_ok=True)
                 with suppress(OSError):  # a figure that cannot be drawn is no reason to fail a run
-                    drawing = stack.enter_context(Drawing())
+                    drawing = stack.enter_context(Drawing(panels))
             if config.source:
                 # No ranks and no receivers: nothing to watch, and no block to account for.
                 pool.running.wait_for_tasks()
@@ -266,7 +269,7 @@ class Analytics(Component):
         panels, figures = outcome.pop("panels", {}), []
         drawn = drawing is not None and "path" in panels
         if drawn:
-            drawing.begin(panels["path"], pool.run_dir / FIGURE)
+            drawing.begin(pool.run_dir / FIGURE)
         try:
             self._new_state = pool.result().get("checkpoint", "")
         finally:  # results are there, too, when the teardown of a plugin was cut
@@ -275,8 +278,6 @@ class Analytics(Component):
                 self.services.warning("no figure of %s: %s", outcome["results"], fault)
             elif drawn:
                 figures = [FIGURE]
-            if "path" in panels:
-                Path(panels["path"]).unlink(missing_ok=True)
             self._outcome = {**outcome, "figures": figures}
             self._records.write(OUTCOME, self._outcome)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,23 @@ def run_figure(results: Results, path: str | Path, title: str | None = None) -> 
     pathlib.Path
         The path of the picture.
     """
-    return write_figure(compose(results, title), path)
+    return write_picture(png_of(compose(results, title)), path)
 
 
-def write_figure(figure: Figure, path: str | Path) -> Path:
-    """Draw a figure into a PNG file, which appears complete or not at all."""
+def png_of(figure: Figure) -> bytes:
+    """Draw a figure; a PNG file."""
+    file = BytesIO()
+    # `savefig` would draw it once more beforehand, in vain, for a layout.
+    FigureCanvasAgg.print_png(figure.canvas, file)
+    return file.getvalue()
+
+
+def write_picture(picture: bytes, path: str | Path) -> Path:
+    """Write a file, which appears complete or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # `savefig` would draw it once more beforehand, in vain, for a layout.
-        FigureCanvasAgg.print_png(figure.canvas, partial)
+        partial.write_bytes(picture)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

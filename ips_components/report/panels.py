@@ -87,11 +87,19 @@ Row = Text | PanelRow | Series
 
 
 def write_panels(results: Results, path: Path) -> None:
-    """Write what a figure shows of results into a file, row by row; see `panels_of`."""
-    with path.open("wb") as file:
-        for part in _parts(results):
-            pickle.dump(part, file, protocol=pickle.HIGHEST_PROTOCOL)
-        pickle.dump(None, file)
+    """Write what a figure shows of results into a file, row by row; see `panels_of`.
+
+    It appears complete or not at all.
+    """
+    draft = path.with_name(f"{path.name}.partial")
+    try:
+        with draft.open("wb") as file:
+            for part in _parts(results):
+                pickle.dump(part, file, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump(None, file)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_panels(path: Path) -> tuple[str, list[Row]]:

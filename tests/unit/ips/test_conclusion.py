@@ -1,11 +1,12 @@
 """What is written at the end of a run."""
 
+import numpy as np
 import pytest
 import xarray as xr
 
 from ips_components.analysis.results import ResultStore, name_results
 from ips_components.ips.conclusion import _fault_of, in_short
-from ips_components.report.figure import compose
+from ips_components.report.figure import compose, png_of
 from ips_components.report.stored import open_groups
 
 SHORT = xr.DataArray([1.0, 2.0], {"time": [0.0, 1.0]}, "time")
@@ -23,6 +24,27 @@ def test_the_figure_shows_all_groups_of_the_results(tmp_path, name, format):
     assert titles >= {"mean", "spread"}
     for group in groups.values():
         group.close()
+
+
+@pytest.mark.parametrize(("name", "format"), [("r.zarr", "zarr"), ("r.nc", "netcdf")])
+def test_the_figure_is_the_same_before_results_are_written_and_after(tmp_path, name, format):
+    days = np.array(["2026-01-01", "2026-06-01"], dtype="datetime64[ns]")
+    values = {
+        "short": SHORT,
+        "inner": LONG,
+        "other": SHORT.assign_coords(time=[2.0, 3.0]),
+        "flags": xr.DataArray([True, False], {"day": days}, "day", attrs={"long_name": "is it"}),
+        "field": xr.DataArray(np.arange(6.0).reshape(2, 3), {"x": [1, 2, 4]}, ("y", "x")),
+        "plain": np.arange(3),
+        "number": 2.5,
+        "word": "none",
+    }
+    store, before = ResultStore(tmp_path / name, format, {"run": "r1"}), []
+    named = name_results(values)
+    store.plan(named)
+    store.write(named, before=lambda groups: before.append(png_of(compose(groups()))))
+    with store.opened() as groups:
+        assert png_of(compose(groups)) == before[0]
 
 
 def test_a_file_of_scipy_has_no_groups(tmp_path):

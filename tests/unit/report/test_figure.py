@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from ips_components.report import _style as style
 from ips_components.report._labels import units_of
-from ips_components.report.figure import compose, figure_of, run_figure, write_figure
+from ips_components.report.figure import compose, figure_of, png_of, run_figure
 from ips_components.report.panels import read_panels, write_panels
 
 
@@ -365,9 +365,9 @@ def test_panels_beyond_a_page_are_named():
 def test_the_figure_of_a_file_is_that_of_the_results(results, tmp_path):
     groups = {"/": results, "/stats": results[["mean"]]}
     write_panels(groups, tmp_path / "panels")
-    there = write_figure(figure_of(*read_panels(tmp_path / "panels")), tmp_path / "there.png")
-    here = run_figure(groups, tmp_path / "here.png")
-    assert there.read_bytes() == here.read_bytes()
+    assert [each.name for each in tmp_path.iterdir()] == ["panels"]
+    there = png_of(figure_of(*read_panels(tmp_path / "panels")))
+    assert there == run_figure(groups, tmp_path / "here.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -383,5 +383,5 @@ def test_coordinates_of_any_kind_travel_with_their_panels(where, tmp_path):
     variables = {"v": ("step", [1.0, 2.0]), "maps": (dims, np.ones((2, 3, 4)))}
     write_panels(xr.Dataset(variables, {"step": where}), tmp_path / "panels")
     figure = figure_of(*read_panels(tmp_path / "panels"))
-    write_figure(figure, tmp_path / "figure.png")
+    png_of(figure)
     assert panels(figure)[0][0] == f"step {str(where[0])[:19]}"
