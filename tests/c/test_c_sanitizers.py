@@ -9,6 +9,7 @@ import pytest
 from c_ranks import Rank, build, compiler
 from test_both_attached import *  # noqa: F403  (collected here, with the fixtures below)
 from test_both_attached import test_two_attached_runs_at_once
+from test_both_slots import *  # noqa: F403
 from test_c_bridge import *  # noqa: F403
 from test_c_faults import *  # noqa: F403
 from test_c_faults import survive_nonsense

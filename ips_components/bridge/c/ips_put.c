@@ -30,6 +30,8 @@ int ipsb_prepare(ips_bridge *b, const put_request *o, ring *r, size_t bytes, slo
         }
         *admitted = *admitted && *out;
     }
+    if (code)
+        ipsb_return_ring(o->a, r->number);
     return code;
 }
 

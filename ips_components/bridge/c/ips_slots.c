@@ -289,11 +289,17 @@ int ipsb_take_slot(ips_bridge *b, ring *r, size_t bytes, slot **out, bool *waite
     }
 }
 
+/* The ring of a block that was not put is that of the next one. */
+void ipsb_return_ring(array *a, uint32_t number)
+{
+    if (a->nth && a->rings[a->nth - 1].number == number)
+        a->nth--;
+}
+
 /* Take back a slot that was not published; it is the next one again, and so is its ring. */
 void ipsb_release_slot(array *a, slot *s)
 {
-    if (a->nth && a->rings[a->nth - 1].number == s->ring)
-        a->nth--;
+    ipsb_return_ring(a, s->ring);
     (void)ipsb_slot_move(s, SLOT_CANCEL);
     s->used = 0;
     ipsb_slot_clear(s);

@@ -92,6 +92,7 @@ def test_none_takes_a_parameter_out(tmp_path, monkeypatch):
         ({"ANALYTICS": {"ARRAYS": {"u": {"SHPE": 5}}}}, "SHPE is no parameter of an array; did"),
         ({"ANALYTICS": {"ARRAYS": {"u": 5}}}, "give a mapping of mappings"),
         ({"FIGURE": object()}, "FIGURE: a config file cannot hold <object"),
+        ({"SLOT_BYTES": 0}, "SLOT_BYTES: expected a whole number >= 1, got 0"),
         ({"MEMORY_SHARE": 1.5}, "MEMORY_SHARE: expected a number > 0 and <= 1, got 1.5"),
     ],
 )

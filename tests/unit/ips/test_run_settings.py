@@ -20,9 +20,10 @@ def settings_of(config):
 
 
 def test_values_of_the_config_are_those_of_the_run():
-    config = replace(CONFIG, replay_bytes=4096, memory_share=0.125, attach=False)
+    config = replace(CONFIG, replay_bytes=4096, slot_bytes=8192, memory_share=0.125, attach=False)
     settings = settings_of(config)
-    assert (settings.replay_bytes, settings.memory_share, settings.attach) == (4096, 0.125, False)
+    assert (settings.replay_bytes, settings.slot_bytes) == (4096, 8192)
+    assert (settings.memory_share, settings.attach) == (0.125, False)
     shared = {each.name for each in fields(RunSettings) if hasattr(config, each.name)}
     assert shared > MADE_OF_IT
     for name in shared - MADE_OF_IT:
