@@ -192,7 +192,7 @@ class AnalyticsConfig:
         "Memory that each rank may take for all blocks it has put and not overwritten: on their "
         "way, read in place by a worker, or kept to be sent again. Where it is not enough, fewer "
         "of them are kept; one block of each array always is.",
-        288 << 20,
+        1 << 30,
         unit="bytes",
     )
     chunk_bytes: int = parameter(

@@ -156,7 +156,7 @@ class RunSettings:
     on_analytics_loss: str = "continue"
     replay_steps: int = 2
     replay_bytes: int = 1 << 30
-    slot_bytes: int = 288 << 20
+    slot_bytes: int = 1 << 30
     memory_share: float = 0.3
     lanes: tuple[str, ...] = LANES
     security: str = "none"

@@ -53,7 +53,7 @@ OPTIONS: Mapping[str, Any] = {
     "lanes": ("shm", "tcp"),
     "replay_steps": 1,
     "replay_bytes": 1 << 30,
-    "slot_bytes": 288 << 20,
+    "slot_bytes": 1 << 30,
     "on_analytics_loss": "continue",
 }
 """Default options of the bridge."""

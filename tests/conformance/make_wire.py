@@ -114,7 +114,9 @@ def _damaged() -> list[dict[str, str]]:
 
 def vectors() -> dict[str, Any]:
     """Return the content of wire.json."""
-    contact = Contact("run-1", bytes(range(32)).hex(), ENDPOINTS)
+    # Limits that differ, so that one cannot be taken for the other.
+    limits = {"slot_bytes": 288 << 20}
+    contact = Contact("run-1", bytes(range(32)).hex(), ENDPOINTS, options=limits)
     return {
         "version": m.VERSION,
         "frames": [
