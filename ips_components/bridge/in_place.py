@@ -83,7 +83,7 @@ class BlockInPlace(AbstractContextManager[Cells]):
                 self._plan, self._t = plan, (step - out.first) // out.every
                 if self._admit() and self._pieces:
                     nbytes = prod(shape) * dtype.itemsize
-                    self._slot = path.delivery.slot(path.ring(out, step), nbytes)
+                    self._slot = path.slot(out, step, nbytes)
         if self._slot is not None:
             self._cells = self._slot.block(shape, dtype)
         else:
@@ -112,13 +112,13 @@ class BlockInPlace(AbstractContextManager[Cells]):
             path.scratch.give_back(out.name, self._cells)
             return
         if error is not None:
-            path.delivery.unused(slot)
+            path.unused(out, slot)
             return
         if self._step <= out.put_step:  # others may have been put since this one was opened
             try:
                 out.check_step(self._step, self._offset)
             except BaseException:
-                path.delivery.unused(slot)
+                path.unused(out, slot)
                 raise
         out.mark_step(self._step, self._offset)
         if self._step != path.steps.current:
@@ -142,7 +142,7 @@ class BlockInPlace(AbstractContextManager[Cells]):
         elif out.has_fast_path and out.fast is None:
             path.shorten(out, plan)
         if not admitted:
-            path.delivery.unused(slot)
+            path.unused(out, slot)
             path.account_unsent(out, self._step, self._pieces, wanted)
             return
         stored = [

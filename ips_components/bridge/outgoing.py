@@ -99,7 +99,7 @@ class OutgoingArray:
         self.last_step: int | None = None
         self.put_shape: tuple[int, ...] | None = () if elsewhere else None
         self.own_bytes = 0 if elsewhere else None  # of a put, when all are of one block
-        self.nth = 0  # puts in the last step
+        self.ring_step, self.nth = NEVER, 0  # a step, and how many of its blocks have a ring
         self.put_step = NEVER  # the newest step that was put, wanted or not
         self.put_blocks: set[Offset] = set()  # at that step, by offset
         self.open_blocks = 0  # that are being computed in place

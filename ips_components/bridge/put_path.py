@@ -232,12 +232,11 @@ class PutPath:
             cuts[:] = [one.cut for one in found]
             return [one.piece for one in found]
 
-        delivery, ring = self.delivery, self.ring(out, step)
-        pieces, connections, admitted = delivery.admit(out, find, t)
+        pieces, connections, admitted = self.delivery.admit(out, find, t)
         wanted = sum(cut.cell_bytes for cut in cuts)
         out.account.skipped_bytes += cells.nbytes - wanted
         room = sum(-(-cut.nbytes // CACHE_LINE) * CACHE_LINE for cut in cuts)
-        slot = delivery.slot(ring, room) if admitted else None
+        slot = self.slot(out, step, room) if admitted else None
         out.note(t, pieces)
         if slot is None:
             self.account_unsent(out, step, pieces, wanted)
@@ -255,11 +254,9 @@ class PutPath:
         self, out: OutgoingArray, step: int, t: int, find: Find, cells: Cells, total: int
     ) -> Sequence[Piece]:
         """Copy the wanted cells into a slot and send it."""
-        delivery = self.delivery
-        ring = self.ring(out, step)
         if self._may_borrow:
             self._put_began = time.perf_counter_ns()
-        pieces, connections, admitted = delivery.admit(out, find, t)
+        pieces, connections, admitted = self.delivery.admit(out, find, t)
         if not pieces:
             out.account.skipped_blocks += 1
             out.account.skipped_bytes += total
@@ -273,7 +270,7 @@ class PutPath:
         out.account.skipped_bytes += total - wanted
         if admitted and self._may_borrow and self._flat_out(wanted, connections):
             return self._send_borrowed(out, step, t, find, cells, pieces, connections, wanted)
-        slot = delivery.slot(ring, room) if admitted else None
+        slot = self.slot(out, step, room) if admitted else None
         if slot is None:
             self.account_unsent(out, step, pieces, wanted)
             return pieces
@@ -304,7 +301,7 @@ class PutPath:
         while not delivery.publish(slot, stored, connections, out, step):
             pieces, connections, admitted = delivery.admit(out, find, t)
             if not admitted:
-                delivery.unused(slot)
+                self.unused(out, slot)
                 self.account_unsent(out, step, pieces, wanted)
                 return
         out.account.delivered_blocks += 1
@@ -332,15 +329,26 @@ class PutPath:
                     dropped = partial(m.Dropped, out.ordinal, piece.chunk)
                     self.delivery.send_numbered(connection, dropped)
 
-    def ring(self, out: OutgoingArray, step: int) -> Ring:
-        """Return the ring of this put: the n-th put of an array in a step has the n-th ring."""
+    def slot(self, out: OutgoingArray, step: int, nbytes: int) -> Slot | None:
+        """Return a slot that may be written; None when the analytics are lost.
+
+        The n-th block of an array in a step, put or begun, has the n-th ring.
+        """
         rings = out.rings
-        nth = out.nth if out.last_step == step else 0
-        out.nth = nth + 1
+        nth = out.nth if out.ring_step == step else 0
         while len(rings) <= nth:
             segments = out.segments if self._shared else None
             rings.append(Ring(self._replayed(out), segments, self.delivery.memory, out.name))
-        return rings[nth]
+        slot = self.delivery.slot(rings[nth], nbytes)
+        if slot is not None:
+            out.ring_step, out.nth = step, nth + 1
+        return slot
+
+    def unused(self, out: OutgoingArray, slot: Slot) -> None:
+        """Take back a slot that was not published; it is the next one again, and so is its ring."""
+        if out.nth and out.rings[out.nth - 1] is slot.ring:
+            out.nth -= 1
+        self.delivery.unused(slot)
 
     # -- from the caller's memory ------------------------------------------------------------------
 
@@ -456,7 +464,7 @@ class PutPath:
         stored = _new(Stored, (out.ordinal, t, piece, place))
         message = None
         out.account.skipped_bytes += fast.skipped
-        out.nth = 1
+        out.ring_step, out.nth = step, 1
         with connection.send_lock:
             with self._mailbox.lock:
                 if (

@@ -287,7 +287,7 @@ class SlotMemory:
                 size,
                 self.limit,
                 self.settled,
-                self.wished,
+                self.wished + others,
             )
 
     def _count(self, ring: Ring, sign: int, is_ragged: bool) -> None:

@@ -131,3 +131,24 @@ def test_rows_that_become_more_stay_within_the_bytes(start, sinks, tmp_path, lan
             assert chunk.shape == (1, 128 * (1 + step // 2), 8)
             raw = chunk[0].copy().view("u1").reshape(-1, 8, 4)
             assert (raw == row_cells(0, len(raw), 8, step)).all()
+
+
+def test_blocks_of_a_step_are_open_at_once_with_a_slot_each(start, sinks, tmp_path, lane):
+    spec = spec_of(shape=(8, 512), count=COUNT)
+    (sink,) = sinks()
+    contract = agree(spec)
+    options = {"replay_steps": 2, "slot_bytes": 8 * 4096}
+    with coupling(tmp_path, [sink], contract, options=options) as (contact, _):
+        boxes = HALVES_OF_PAGES
+        rank = joined(start, contact, tmp_path, spec, boxes=boxes, IPS_COMPONENTS_LANE=lane)
+        for step in range(COUNT):
+            for i, box in enumerate(boxes):
+                rank("open_block", "t", step, i, *numbers(box))
+            for i in (1, 0):
+                rank("fill_block", "t", step, i)
+                rank("publish_block", "t", step, i)
+        rank("wait", 5)
+        if lane == "shm":
+            assert shared_bytes(rank.process) == 8 * 4096
+        rank("close", 0)
+        right(contract, sink)

@@ -95,7 +95,7 @@ static void settle(ips_bridge *b, ring *r, size_t size)
                 "%llu leaves; it is sent all the same, and the blocks of this rank take %llu bytes. "
                 "None would have to wait for another with SLOT_BYTES = %llu\n",
                 a->name, size, (unsigned long long)limit, (unsigned long long)b->settled,
-                (unsigned long long)b->wished);
+                (unsigned long long)(b->wished + others));
     }
 }
 
