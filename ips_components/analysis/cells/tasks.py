@@ -47,6 +47,7 @@ from ips_components.analysis.cells.operations import (
     Pick,
     Ref,
 )
+from ips_components.analysis.cells.windows import Coarsen, Largest, Repeat
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ _MOVES = _names(
     "repeat reshape roll rollaxis rot90 sliding_window_view squeeze stack swapaxes take tile tril",
     "triu",
 )
+_QUANTILES = _names("_custom_nanquantile nanpercentile nanquantile percentile quantile")
 _JOINS = _names("concatenate concatenate3 concatenate_axes concatenate_shaped _concatenate2")
 _CONTRACTIONS = _names("chunk_einsum _matmul _tensordot")
 _MAKERS = _names(
@@ -148,6 +150,8 @@ def _node(arg: Any, constants: Mapping[Any, Any]) -> Any:
     if isinstance(arg, DataNode):
         return arg.value
     if isinstance(arg, NestedContainer):
+        if arg.klass is dict and not arg.dependencies:
+            return arg()
         if arg.klass not in (list, tuple):
             raise _NotUnderstood
         return arg.klass([_node(each, constants) for each in arg.args])
@@ -182,6 +186,8 @@ def _operation(function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     function, bound, options = _unwrapped(function, options)
     args = [*bound, *before]
     name = _name(function)
+    if function is apply:
+        return _operation(args[0], list(args[1]), dict(*args[2:]))
     if name == "_enforce_dtype":
         options.pop("enforce_dtype", None)
         return _operation(options.pop("enforce_dtype_function"), args, options)
@@ -323,6 +329,33 @@ def _gradient(name: str, function: Any, args: list[Any], options: dict[str, Any]
     return Along(args[0], (options["axis"],), keeps=True, size=-1)
 
 
+def _coarsen(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    reduction, operand, factors = args[:3]
+    if _name(reduction) not in _REDUCTIONS or options or not isinstance(operand, Ref | Operation):
+        raise _NotUnderstood
+    return Coarsen(operand, dict(factors))
+
+
+def _largest(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    operand = args[0]
+    if not isinstance(operand, Ref | Operation):
+        raise _NotUnderstood
+    return Largest(operand, tuple(options["axis"]), keeps=True, most=abs(options["k"]))
+
+
+def _quantiles(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
+    operand, q = args
+    if not isinstance(operand, Ref | Operation) or isinstance(q, Ref | Operation):
+        raise _NotUnderstood
+    if options.keys() - {"axis", "method", "keepdims"} or options.get("axis") is None:
+        raise _NotUnderstood
+    if np.ndim(q) > 1 and "nan" in name:  # NumPy mixes slices then if one has NaN only
+        raise _NotUnderstood
+    axes = tuple(np.atleast_1d(options["axis"]).tolist())
+    found = Along(operand, axes, keeps=bool(options.get("keepdims")), size=1)
+    return Repeat(found, np.shape(q)) if np.ndim(q) else found
+
+
 def _block_sum(name: str, function: Any, args: list[Any], options: dict[str, Any]) -> Node:
     (axis,) = options["axis"]  # of size 1, see dask.array.matmul
     blocks = args[0] if isinstance(args[0], list) else args[:1]
@@ -395,7 +428,10 @@ _BUILDERS: dict[frozenset[str], Callable[..., Node]] = {
     _ALONG: _along,
     _MOVES: _move,
     _CONTRACTIONS: _contraction,
+    _QUANTILES: _quantiles,
     _names("_chunk_sum"): _block_sum,
+    _names("coarsen"): _coarsen,
+    _names("topk topk_aggregate"): _largest,
     _names("_gradient_kernel"): _gradient,
 }
 

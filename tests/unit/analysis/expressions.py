@@ -140,6 +140,9 @@ def rearrange(r, x):
     def beside(block):
         return block + np.roll(block, 1, axis=0)
 
+    def coarse(block, axis=None):
+        return block.mean(axis=axis) - block.max()
+
     def halo(x):
         return overlap(x, depth={axis: 1}, boundary={axis: boundary})
 
@@ -236,6 +239,12 @@ def rearrange(r, x):
             lambda x: da.topk(x, [2, -2][axis % 2], axis=axis),
             lambda x: da.argtopk(x, 2, axis=axis),
             lambda x: da.nanpercentile(x.rechunk(whole), 40, axis=axis),
+            lambda x: da.quantile(x, [[0.3], [0.8]], axis=axis),
+            lambda x: da.nanquantile(x, [0.3, 1.0], axis=axis, keepdims=True),
+            lambda x: da.nanquantile(x, [[0.3], [1.0]], axis=(0, n - 1) if n > 1 else 0),
+            lambda x: da.coarsen(np.nanmax, x, {axis: 2, other: 3}, trim_excess=True),
+            lambda x: da.coarsen(coarse, x, {axis: 2}, trim_excess=True),
+            lambda x: da.quantile(x, da.from_array(np.array([0.5])), axis=axis),
             lambda x: da.searchsorted(da.asarray(np.array([-0.2, 0.1, 0.3])), x),
             lambda x: da.histogram(x, bins=4, range=(-1, 1))[0],
             lambda x: da.bincount((abs(x.ravel()) * 5).astype(int), minlength=6),

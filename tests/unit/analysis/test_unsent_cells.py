@@ -122,6 +122,10 @@ def add(row):
     return row - row.mean()
 
 
+def largest_first(block, axis=None):
+    return block.mean(axis=axis) - block.max()
+
+
 centred = np.vectorize(add, signature="(n)->(n)", otypes=[float])
 
 
@@ -153,6 +157,10 @@ def labelled(x):
             np.clip, 0, a_max=np.ones((2, 3, 2)), chunks=((2,) * 4, (3,), (2, 2))
         )[:, 1:],
         lambda x: x.map_blocks(operator.getitem, True, dtype=float, new_axis=0)[0, 0],
+        # mixes slices where one has no number, for an array q of two dimensions
+        lambda x: da.nanquantile(x, [[0.3], [1.0]], axis=(0, 1))[..., 1:],
+        # a function that is applied to windows looks at all of the block
+        lambda x: da.coarsen(largest_first, x, {1: 2})[2],
         # refuses slices without any number
         lambda x: da.nanargmax(x, axis=1)[3, 1],
         lambda x: labelled(x).idxmax("y").isel(x=1, time=3).data,
