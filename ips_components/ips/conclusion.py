@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ class Conclusion:
             return {"simulation": {"source": self.config.analytics[0].source}}
         parts = [_facts(each, launches[each.port], coordinator) for each in simulations]
         return {"simulation": parts[0], **({"simulations": parts} if len(parts) > 1 else {})}
+
+
+def prepare() -> None:
+    """Read what `Conclusion.write` needs, while the other components are at work."""
+    import_module("rich.console")
+    import_module("ips_components.report.ledger")
+    import_module("ips_components.report.html").template()
 
 
 def say(

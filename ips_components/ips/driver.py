@@ -16,7 +16,7 @@ from ips_components import ips_compat
 from ips_components.config import RunConfig
 from ips_components.deadlines import Deadline
 from ips_components.errors import RunFailed
-from ips_components.ips.conclusion import Conclusion, say
+from ips_components.ips.conclusion import Conclusion, prepare, say
 from ips_components.ips.coupling import (
     ABORT,
     COORDINATOR,
@@ -183,6 +183,8 @@ class Driver(Component):
                 waiting[call] = analytics
                 continue
             others = [other for other in waiting.values() if other in self._simulations]
+            if waiting and not others and port not in self._failures:
+                prepare()  # for the end, which the analysis alone is still away from
             deadline = self._inform_others(port, port not in self._failures, others)
         if self._failures:
             raise RunFailed(self._first_cause())

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ips_components.bridge.opening import before_opening
 from ips_components.errors import IPSComponentsError
 from ips_components.wire.contact import ENVIRONMENT, Certificates
 
@@ -73,6 +72,9 @@ class CoupledCall:
         self.coupling = coupling
 
     def __call__(self, binary: Any, *arguments: Any, **keywords: Any) -> Any:
+        # Where the task runs: the framework imports this module before it forks all components.
+        from ips_components.bridge.opening import before_opening
+
         os.environ[ENVIRONMENT] = self.coupling.contact  # the same for all tasks of the pool
         with _Launched(self.coupling) as launched:
             if isinstance(binary, str):

@@ -1,10 +1,11 @@
 """Follows the runs of an analysis until they are over."""
 
-import time
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ips_components import ips_compat
+from ips_components.deadlines import Deadline, poll_until
 from ips_components.errors import AnalyticsLost
 from ips_components.ips.analytics_pool import AnalyticsPool
 from ips_components.ips.coupling import Records, launches_of
@@ -67,10 +68,9 @@ class RunMonitor:
                     watch.fail("analysis", ips_compat.describe(error))
                 on_failure()
             # The receivers stay until all ranks have closed their bridges.
-            while not all(watch.over for watch in watches):
-                running.check()
-                self.look(GOODBYE)
-                time.sleep(GOODBYE)
+            poll_until(
+                self._all_over, Deadline(math.inf), pause=0.01, growth=2.0, max_pause=GOODBYE
+            )
             wait_for_attached(list(watches), self.look)
             self._events.end(self._state())
         except BaseException:
@@ -92,6 +92,11 @@ class RunMonitor:
         state = self._state()
         self._progress.update(state)
         self._events.update(state)
+
+    def _all_over(self) -> bool:
+        self._pool.running.check()
+        self.look(0.0)
+        return all(watch.over for watch in self._watches.values())
 
     def _state(self) -> Mapping[str, Any]:
         return together(watch.state for watch in self._watches.values())

@@ -69,7 +69,7 @@ def render(record: Mapping[str, Any], run_dir: str | Path = ".") -> str:
     """The report as text; see :func:`write_report`."""
     checked = check_record(record)
     facts = Facts.of(checked)
-    return _template().render(
+    return template().render(
         record=checked,
         facts=facts,
         n=numbers,
@@ -127,7 +127,8 @@ def _faults(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 @cache
-def _template() -> Any:
+def template() -> Any:
+    """The template of the report, read once."""
     import jinja2
 
     environment = jinja2.Environment(
