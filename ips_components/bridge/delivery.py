@@ -472,7 +472,7 @@ class Delivery:
         found = [hit for ring in out.rings for hit in ring.find(array, chunk)]
         for slot, stored in found:
             connection.queue(slot, stored)
-        if out.sent_of(chunk) - {stored.t for _, stored in found}:
+        if out.is_gone(chunk, [stored for _, stored in found]):
             connection.queue_message(m.Gone(array, chunk))
         if connection.to_send:
             connection.send_in_background()
@@ -483,15 +483,20 @@ class Delivery:
             out = self.arrays.get(owners.array)
             if out is not None:
                 out.place(Placement(owners.epoch, owners.period, owners.owners))
-        gone = {connection.ordinal for connection in self.connections.follow(message.endpoints)}
+        ended = self.connections.follow(message.endpoints)
+        gone = {connection.ordinal for connection in ended}
+        has_sent = any(connection.seq for connection in ended)
         new_owners: set[int] = set()
         for out in self.arrays.values():
+            if has_sent and out.last_step is not None and out.placement is not None:
+                new_owners.update(out.placement.owners)
             for ring in out.rings:
                 if ring.keeper in gone:
                     ring.keeper = None
                 held = {stored.piece.chunk for slot in ring.slots for stored in slot.stored}
                 new_owners.update(map(out.owner, held))
-        # The new owners of what the slots hold will ask for it: stay connected.
+        # The new owners of what the slots hold will ask for it, and those of what was sent to a
+        # receiver that is gone, which has to be said to be gone too: stay connected.
         for ordinal in new_owners:
             owner = self.connections.by_ordinal.get(ordinal)
             if owner is not None and owner.link is LinkState.NEW:

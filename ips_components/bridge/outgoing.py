@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +14,7 @@ from ips_components.bridge.arrays import Array, margins_of, whole_ids
 from ips_components.bridge.fast_plan import FastPlan
 from ips_components.bridge.rows import Rows, as_rows, filled
 from ips_components.bridge.segments import Segments
-from ips_components.bridge.slots import Ring
+from ips_components.bridge.slots import Ring, Stored
 from ips_components.bridge.wanted import wanted_steps
 from ips_components.errors import BridgeError, GeometryError
 from ips_components.model.amr import LEVELS
@@ -115,7 +115,8 @@ class OutgoingArray:
         self._ids: Any = described.ids if described is not None and described.by_id else True
         self._id_plan: IdPlan | None = None
         self.levels = int(spec.attrs.get(LEVELS, 0)) if spec is not None and spec.ragged else 0
-        self._moving: OrderedDict[int, set[int]] = OrderedDict()  # chunk -> time indices sent
+        # What was sent of a chunk: time indices, and where in the chunk.
+        self._moving: OrderedDict[int, set[tuple[int, Any]]] = OrderedDict()
         self.fixed: BlockPlan | None = None
         self._plan_blocks(rank, size)
         self.has_fast_path = (
@@ -301,17 +302,22 @@ class OutgoingArray:
     def note(self, t: int, pieces: Sequence[Piece]) -> None:
         """Remember where a block went whose place cannot be computed later."""
         for piece in pieces:
-            self._moving.setdefault(piece.chunk, set()).add(t)
+            self._moving.setdefault(piece.chunk, set()).add((t, piece.dst))
         while len(self._moving) > _REMEMBERED:
             self._moving.popitem(last=False)
 
-    def sent_of(self, chunk: int) -> set[int]:
-        """Return the time indices of a chunk to which this rank has already contributed."""
+    def is_gone(self, chunk: int, kept: Iterable[Stored]) -> bool:
+        """Return whether this rank has sent something of a chunk that is not kept any more."""
+        if self.fixed is None and self.rows is None:
+            there = {(stored.t, stored.piece.dst) for stored in kept}
+            return not self._moving.get(chunk, set()) <= there
+        return not self._times_of(chunk) <= {stored.t for stored in kept}
+
+    def _times_of(self, chunk: int) -> set[int]:
+        """Return the time indices of a chunk to which the one block, or the rows, were put."""
         contract = self.contract
         if contract is None or self.last_step is None:
             return set()
-        if self.fixed is None and self.rows is None:
-            return set(self._moving.get(chunk, ()))
         layout, axis = contract.layout, contract.spec.steps
         found = set()
         for t in range(*layout.bounds(0, chunk // layout.n_space)):

@@ -1,10 +1,13 @@
 """Memory of blocks within SLOT_BYTES: ranks in Python and in C do the same, and none starves."""
 
+import numpy as np
 import pytest
 from c_ranks import USAGE, RankError, agree, coupling, delivered, expected, spec_of
 from test_both_bridges import joined, numbers, right
 from test_c_bridge import row_cells
 from test_c_faults import shared_bytes
+
+from ips_components.model.selection import Selection
 
 BLOCK = 64 * 4096
 SHAPE = (64, 512)  # of 8 bytes: one block
@@ -152,3 +155,27 @@ def test_blocks_of_a_step_are_open_at_once_with_a_slot_each(start, sinks, tmp_pa
             assert shared_bytes(rank.process) == 8 * 4096
         rank("close", 0)
         right(contract, sink)
+
+
+def test_a_block_that_was_overwritten_is_gone_though_others_of_its_step_are_there(
+    start, sinks, tmp_path, lane
+):
+    """Of the second step only one of two blocks is wanted, and takes the only slot of one."""
+    spec = spec_of(shape=(8, 512), count=2)
+    (sink,) = sinks(keep=False)
+    shape = (2, *spec.shape)
+    wanted = [Selection.from_key(key, shape) for key in (np.s_[:1], np.s_[1:, 4:])]
+    contract = agree(spec, selections=wanted, chunks=shape)
+    options = {"replay_steps": 1, "slot_bytes": 8 * 4096}
+    with coupling(tmp_path, [sink], contract, options=options) as (contact, (receiver,)):
+        boxes = HALVES_OF_PAGES
+        rank = joined(start, contact, tmp_path, spec, boxes=boxes, IPS_COMPONENTS_LANE=lane)
+        for step in range(2):
+            for box in boxes:
+                rank("put_block", "t", step, "C", *numbers(box))
+        sink.wait(lambda: sink.counts.get((0, 0)))
+        receiver.set_placement({}, [receiver.endpoint], [(0, 0)])
+        while not sink.missed:
+            rank("progress")
+        assert [missed[:3] for missed in sink.missed] == [(0, 0, 0)]
+        rank("close", 0)

@@ -85,6 +85,7 @@ def random_workflow(tmp_path, leaves_nothing):
             "ANALYSIS_ARGS": f"seed={case.seed}",
             "LANES": ", ".join(case.lanes) + ("," if len(case.lanes) == 1 else ""),
             "REPLAY_STEPS": case.replay_steps,
+            "SLOT_BYTES": case.slot_bytes,
             **parameters,
         }
         simulations = {"SIMULATION": {**_simulation(""), **program}}

@@ -42,6 +42,7 @@ DTYPES = (
     "U3",
 )
 NEVER = 10**9
+PAGE = 4096
 _POISON = 0x5A
 
 
@@ -219,7 +220,7 @@ class Case:
         Whether ranks have a communicator; without one, each asks for the contract itself.
     late
         Whether the contract comes after the description.
-    lanes, replay_steps
+    lanes, replay_steps, slot_bytes
         As in the contact file.
     share
         Budget of a receiver, in multiples of what the largest rows of its arrays need together;
@@ -241,6 +242,7 @@ class Case:
     late: bool
     lanes: tuple[str, ...]
     replay_steps: int
+    slot_bytes: int
     share: float
     keep: str
     pace: float
@@ -305,6 +307,7 @@ def case(seed: int, *, plain: bool = False) -> Case:
         cuts=rng.choice([0.001, 0.004, 0.02, 0.1]) if trouble == "cuts" else 0.0,
         doomed=doomed,
         arrays=arrays,
+        slot_bytes=rng.choice([1, 2 * PAGE, 5 * PAGE, 16 * PAGE, 1 << 30, 1 << 30]),
     )
 
 

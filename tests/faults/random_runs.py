@@ -327,7 +327,8 @@ def run(case: Case, directory: Path) -> None:
         for i, ear in enumerate(ears)
     ]
     endpoints = tuple(receiver.endpoint for receiver in receivers)
-    options = {"lanes": case.lanes, "replay_steps": case.replay_steps}
+    names = ("lanes", "replay_steps", "slot_bytes")
+    options = {name: getattr(case, name) for name in names}
     path = directory / "contact.json"
     contacts.write(path, contacts.Contact(RUN, TOKEN, endpoints, DEADLINES, options))
     analysis.receivers = receivers

@@ -486,21 +486,35 @@ int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *
 
 /* ---- What was sent ----------------------------------------------------------------------------- */
 
-bool ipsb_note_moved(array *a, int64_t chunk, int64_t t)
+/* Where in its chunk a piece begins, as one number; the n-th start along space is starts[n * every]. */
+static uint64_t place_of(const array *a, const int64_t *starts, size_t every)
 {
+    uint64_t at = 0;
+    for (int d = 0; d < a->ndim; d++)
+        at = at * 0x9E3779B97F4A7C15u + (uint64_t)starts[(size_t)d * every];
+    return at;
+}
+
+bool ipsb_note_moved(array *a, int64_t chunk, int64_t t, const cut *c)
+{
+    uint64_t at = 0;
     if (!a->moved && !(a->moved = malloc(sizeof *a->moved * MOVED)))
         return false;
-    a->moved[a->n_moved++ % MOVED] = (moved){chunk, t};
+    if (c && a->ndim)
+        at = place_of(a, &c->dst[0].start, sizeof *c->dst / sizeof c->dst->start);
+    a->moved[a->n_moved++ % MOVED] = (moved){chunk, t, at};
     return true;
 }
 
-static bool in_slots(const array *a, int64_t chunk, int64_t t)
+/* Whether a slot has something of a chunk at a time index; `at`: what lies there in it. */
+static bool in_slots(const array *a, int64_t chunk, int64_t t, const uint64_t *at)
 {
     for (size_t r = 0; r < a->n_rings; r++)
         for (uint32_t i = 0; i < a->rings[r].n; i++) {
             const slot *s = a->rings[r].slots[i];
             for (size_t j = 0; j < s->n_stored && s->state != SLOT_WRITING; j++)
-                if (s->stored[j].chunk == chunk && s->stored[j].t == t)
+                if (s->stored[j].chunk == chunk && s->stored[j].t == t &&
+                    (!at || *at == place_of(a, s->numbers + s->stored[j].numbers + 3, 3)))
                     return true;
         }
     return false;
@@ -520,7 +534,7 @@ static bool fixed_is_gone(const array *a, int64_t chunk)
         for (int64_t t = low; mine && t < high; t++) {
             if (c->first + c->every * t > a->last_step)
                 break;
-            if (ipsb_has(group->time, t) && !in_slots(a, chunk, t))
+            if (ipsb_has(group->time, t) && !in_slots(a, chunk, t, NULL))
                 return true;
         }
     }
@@ -536,14 +550,15 @@ bool ipsb_is_gone(const ips_bridge *b, const array *a, int64_t chunk, int64_t *n
         return false;
     if (!a->ragged) {
         for (size_t i = 0; i < n; i++)
-            if (a->moved[i].chunk == chunk && !in_slots(a, chunk, a->moved[i].t))
+            if (a->moved[i].chunk == chunk &&
+                !in_slots(a, chunk, a->moved[i].t, a->by_id ? NULL : &a->moved[i].at))
                 return true;
         return a->fixed_put && fixed_is_gone(a, chunk);
     }
     int64_t t = chunk / a->contract->n_space;
     if (a->contract->first + a->contract->every * t > a->last_step ||
         !ipsb_rows_at(a->contract, b->self.rank, b->self.size, t, &here) || here != chunk ||
-        in_slots(a, chunk, t))
+        in_slots(a, chunk, t, NULL))
         return false;
     for (size_t i = 0; i < n; i++)
         if (a->moved[i].chunk == chunk)

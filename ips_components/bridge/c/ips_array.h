@@ -8,6 +8,7 @@
 
 typedef struct moved {
     int64_t chunk, t;
+    uint64_t at; /* where in the chunk: of each block of a step another one */
 } moved;
 
 enum { MOVED = 16384, PLANS = 128 };
@@ -90,7 +91,7 @@ bool ipsb_add_box(array *a, const int64_t *offset, const int64_t *count);
 /* Whether something of a chunk was sent once and is in no slot any more; `no_rows`: the time index at
  * which this rank had no row of it, else -1. */
 bool ipsb_is_gone(const ips_bridge *b, const array *a, int64_t chunk, int64_t *no_rows);
-bool ipsb_note_moved(array *a, int64_t chunk, int64_t t);
+bool ipsb_note_moved(array *a, int64_t chunk, int64_t t, const cut *c);
 /* The plan of a block, from the cache if it is there; a code. */
 int ipsb_plan_of(ips_bridge *b, array *a, const int64_t *offset, const int64_t *count, plan **out);
 /* Match arrays and contract; make what puts need. */

@@ -111,9 +111,17 @@ static bool on_release(peer *k, const message *m)
 
 /* ---- Placement --------------------------------------------------------------------------------- */
 
+static void stay_connected(ips_bridge *b, uint32_t receiver)
+{
+    peer *to = ipsb_link_of(&b->links, receiver);
+    if (to)
+        ipsb_link_start(&b->links, to);
+}
+
 static bool apply_placement(ips_bridge *b, peer *k, const message *m)
 {
     endpoints now;
+    bool has_sent = false; /* to a receiver that is gone */
     const uint8_t *at = m->list;
     const char *damaged;
     k->placed = (uint32_t)m->number;
@@ -140,6 +148,7 @@ static bool apply_placement(ips_bridge *b, peer *k, const message *m)
             continue;
         snprintf(b->links.items[i]->why, sizeof b->links.items[i]->why, "it has left the run");
         b->links.items[i]->removed = b->links.items[i]->bye_sent = true;
+        has_sent |= b->links.items[i]->seq > 0;
         ipsb_link_end(b->links.items[i]);
         if (b->links.home == b->links.items[i])
             b->links.home = NULL;
@@ -148,18 +157,19 @@ static bool apply_placement(ips_bridge *b, peer *k, const message *m)
         if (!ipsb_link_of(&b->links, now.items[j].ordinal))
             (void)ipsb_link_add(&b->links, &now.items[j]); /* without memory: puts to it will say so */
     ipsb_endpoints_free(&now);
-    /* The new owners of what the slots hold will ask for it: stay connected. */
-    for (size_t i = 0; i < b->n_arrays; i++)
-        for (size_t r = 0; r < b->arrays[i]->n_rings; r++)
-            for (uint32_t s = 0; s < b->arrays[i]->rings[r].n; s++) {
-                const slot *held = b->arrays[i]->rings[r].slots[s];
-                for (size_t j = 0; j < held->n_stored; j++) {
-                    uint32_t owner = ipsb_owner(b->arrays[i]->contract, held->stored[j].chunk);
-                    peer *to = ipsb_link_of(&b->links, owner);
-                    if (to)
-                        ipsb_link_start(&b->links, to);
-                }
+    /* The new owners of what the slots hold will ask for it, and those of what was sent to a receiver
+     * that is gone, which has to be said to be gone too: stay connected. */
+    for (size_t i = 0; i < b->n_arrays; i++) {
+        const array *a = b->arrays[i];
+        for (uint32_t j = 0; has_sent && a->contract && a->any_step && j < a->contract->n_owners; j++)
+            stay_connected(b, a->contract->owners[j]);
+        for (size_t r = 0; r < a->n_rings; r++)
+            for (uint32_t s = 0; s < a->rings[r].n; s++) {
+                const slot *held = a->rings[r].slots[s];
+                for (size_t j = 0; j < held->n_stored; j++)
+                    stay_connected(b, ipsb_owner(a->contract, held->stored[j].chunk));
             }
+    }
     return true;
 }
 

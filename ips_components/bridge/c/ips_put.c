@@ -92,7 +92,8 @@ void ipsb_note(ips_bridge *b, const put_request *o)
         o->a->fixed_put = true;
     else
         for (size_t i = 0; (o->plan || o->ids) && i < b->pieces.n; i++)
-            (void)ipsb_note_moved(o->a, b->pieces.items[i].chunk, o->t);
+            (void)ipsb_note_moved(o->a, b->pieces.items[i].chunk, o->t,
+                                  o->ids ? NULL : b->pieces.items[i].cut);
 }
 
 /* Bytes of the cells alone that are wanted of rows by ids. */

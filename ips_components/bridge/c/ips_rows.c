@@ -55,7 +55,7 @@ static int put_rows(array *named, int64_t step, const void *cells, int64_t rows,
         return ipsb_not_sent(b, a, code, 0);
     const piece *p = &b->pieces.items[0];
     ipsb_pack_rows(&frame, a->ordinal, 0, (uint64_t)p->chunk, (uint64_t)o.t, 0);
-    (void)ipsb_note_moved(a, p->chunk, o.t); /* there is no slot that would remember it */
+    (void)ipsb_note_moved(a, p->chunk, o.t, NULL); /* there is no slot that would remember it */
     ipsb_count(a, DELIVERED, 1, 0);
     if (!ipsb_enqueue_frame(ipsb_link_of(&b->links, p->receiver), &frame, true))
         return ipsb_fail(b, IPS_BRIDGE_MEMORY, "no memory for a message");
