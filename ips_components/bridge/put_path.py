@@ -137,7 +137,7 @@ class PutPath:
         out.mark_step(step, offset)
         if plan is not out.fixed:
             out.note(t, pieces)
-        elif out.has_fast_path and fast is None:
+        elif out.has_fast_path and fast is None and out.rings:  # none before a block was copied
             self.shorten(out, plan)
         if self._may_borrow:
             self._put_ended = time.perf_counter_ns()

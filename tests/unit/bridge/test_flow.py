@@ -123,6 +123,22 @@ def test_a_fast_rank_waits_for_a_slow_one(tmp_path, options):
         assert len(sink.counts) == 40
 
 
+def test_the_first_block_of_an_array_is_dropped(tmp_path, options):
+    """Nothing of it was copied; the next one goes as any other."""
+    specs = [ArraySpec(name, "f8", SPEC.shape, StepAxis(count=3)) for name in "ab"]
+    contract = agree(*specs, policy="drop")
+    coupled = receivers(tmp_path, contract, budget=STEP, **options)
+    with coupled as (file, _, (sink,)), Bridge(contact=file) as bridge:
+        bridge.put("a", 0, rows(0, 0, 1))
+        sink.wait(lambda: sink.counts)  # it holds the only chunk for which there is room
+        bridge.put("b", 0, rows(0, 0, 1))
+        sink.chunks.clear()
+        bridge.put("b", 1, rows(0, 1, 1))
+        account = bridge.statistics().arrays["b"]["blocks"]
+        assert account["dropped"] >= 1
+        assert account["produced"] == 2 == account["delivered"] + account["dropped"]
+
+
 def test_policy_drop_counts_and_reports(tmp_path, options):
     contract = agree(SPEC, policy="drop")
     with receivers(tmp_path, contract, budget=3 * STEP, **options) as (file, _, (sink,)):
