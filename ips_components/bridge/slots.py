@@ -3,8 +3,9 @@
 A slot holds the wanted cells of one put until all receivers have taken them, and longer: until it
 is overwritten it is the replay buffer for chunks that are asked for again. To replay k steps a ring
 has k + 3 slots: one is written, k are replayed, and two may be lent to a receiver that uses them in
-place as chunks for as long as the analysis likes. What a rank keeps only for replay is bounded in
-bytes as well: a ring has fewer slots when more would pass the bound, but never fewer than three.
+place as chunks for as long as the analysis likes. All slots of a rank are bounded in bytes, and so
+are those that are kept only for replay: a ring has fewer slots when more would pass a bound, with
+the first block that is put, but always one.
 
 Slots that receivers may map are parts of the array's `Segments`. Where there is no shared memory,
 and beyond `MAX_SLOTS` of a rank, slots are private, and their cells are sent.
