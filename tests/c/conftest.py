@@ -137,7 +137,7 @@ def sinks():
 
 
 def _left():
-    shared = {path.name for path in Path("/dev/shm").iterdir() if "ips" in path.name}
+    shared = {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("ips")}
     return descriptors() | threads("receiver") | shared
 
 

@@ -10,7 +10,7 @@ from open_here import descriptors, threads
 
 
 def _shared() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if "ips" in path.name}
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("ips")}
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,8 @@ def test_a_slot_that_a_cut_connection_may_hold_is_never_written_again(tmp_path, 
         def cut():
             while not done.wait(rng.uniform(0.0005, 0.004)):
                 for connection in r.connections():
-                    connection.shut("cut by the test")
+                    if connection.peer is not None:  # a busy rank would never get through
+                        connection.shut("cut by the test")
 
         cutter = threading.Thread(target=cut)
         with Bridge(contact=file) as bridge:

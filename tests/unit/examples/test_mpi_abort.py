@@ -17,7 +17,10 @@ def texts():
     """Yield each file with a call of MPI_Abort, and its lines."""
     for folder in ("examples", "docs", "ips_components/cli/templates", "tests/ips/parts"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in {".c", ".cpp", ".f90", ".md", ".patch", ".py"}:
+            made = any(
+                part.startswith("_") for part in path.relative_to(ROOT).parent.parts
+            )  # when docs are built
+            if not made and path.suffix in {".c", ".cpp", ".f90", ".md", ".patch", ".py"}:
                 lines = path.read_text().splitlines()
                 if any(CALL.search(line) and "subroutine" not in line for line in lines):
                     yield pytest.param(lines, id=str(path.relative_to(ROOT)))
