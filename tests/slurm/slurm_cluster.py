@@ -246,7 +246,10 @@ class SlurmCluster:
     def environment(self) -> dict[str, str]:
         """Environment in which Slurm's commands find this cluster."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-        return {**inherited, "SLURM_CONF": str(self.root / "slurm.conf")}
+        # Over libfabric, MPICH 5.0.2 sometimes waits in MPI_Init for ever where nodes have several
+        # ranks each, which speak through shared memory: 1 time in 8, with both cores busy.
+        own = {"SLURM_CONF": str(self.root / "slurm.conf"), "MPIR_CVAR_NOLOCAL": "1"}
+        return {**inherited, **own}
 
     def run(self, *command: str, timeout: float = 60.0, **environment: str) -> str:
         """Run one of Slurm's commands and return its output; raise when it fails."""
