@@ -150,12 +150,12 @@ def _expand(named: NamedResults, path: str, value: Any) -> None:
         for node in value.subtree:
             below = path
             for part in node.relative_to(value).split(SEPARATOR):
-                below = below if part == "." else _join(below, _checked(part))
+                below = below if part == "." else path_in(below, _checked(part))
             if node.has_data or node.attrs:
                 _expand_dataset(named, below, node.to_dataset())
     elif isinstance(value, Mapping):
         for name, member in value.items():
-            _expand(named, _join(path, _checked(name)), member)
+            _expand(named, path_in(path, _checked(name)), member)
     elif dask.is_dask_collection(value) or isinstance(value, xr.DataArray | np.ndarray):
         named.add(path, value)
     elif isinstance(value, list | tuple):
@@ -169,7 +169,7 @@ def _expand(named: NamedResults, path: str, value: Any) -> None:
 def _expand_dataset(named: NamedResults, group: str, dataset: xr.Dataset) -> None:
     named.attrs[group] = dict(dataset.attrs)
     for name, variable in dataset.data_vars.items():
-        named.add(_join(group, _checked(name)), variable)
+        named.add(path_in(group, _checked(name)), variable)
 
 
 def _expand_sequence(named: NamedResults, path: str, values: list[Any] | tuple[Any, ...]) -> None:
@@ -298,7 +298,8 @@ def _names_of_items(values: list[Any] | tuple[Any, ...], prefix: str = "result_"
     return [f"{prefix}{number}" for number in range(len(values))]
 
 
-def _join(group: str, name: str) -> str:
+def path_in(group: str, name: str) -> str:
+    """Return the path of a result in a group; `group_of` takes it apart."""
     return f"{group}{SEPARATOR}{name}" if group and name else group or name
 
 

@@ -13,7 +13,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
@@ -28,7 +28,13 @@ import xarray as xr
 
 from ips_components.analysis.result_encoding import plain_attrs, storable
 from ips_components.analysis.result_layout import GroupLayout, as_array
-from ips_components.analysis.result_values import NamedResults, expand, group_of, name_results
+from ips_components.analysis.result_values import (
+    NamedResults,
+    expand,
+    group_of,
+    name_results,
+    path_in,
+)
 from ips_components.analysis.time_axes import TimeAxis, TimesOf, with_steps, with_times
 from ips_components.errors import ConfigError, ContractError, IPSComponentsError
 
@@ -241,17 +247,18 @@ class ResultStore:
         """
         with ExitStack() as stack:
             groups = {each: stack.enter_context(self.open(each)) for each in self._written_groups()}
-            yield {
-                group: dataset[
-                    sorted(dataset.data_vars, key=lambda name: self._place(_path(group, name)))
-                ]
-                for group, dataset in groups.items()
-            }
+            yield {group: self._in_order(group, dataset) for group, dataset in groups.items()}
+
+    def _in_order(self, group: str, dataset: xr.Dataset) -> xr.Dataset:
+        def place(name: Any) -> Any:
+            return self._place(path_in(group, str(name)))
+
+        return dataset[sorted(dataset.data_vars, key=place)]
 
     def summary(self, groups: Mapping[str, xr.Dataset]) -> dict[str, dict[str, Any]]:
         """Shape, dtype, dims and range of every variable on disk, for the run record."""
         described = {
-            _path(group, name): _describe(variable)
+            path_in(group, str(name)): _describe(variable)
             for group, dataset in groups.items()
             for name, variable in dataset.data_vars.items()
         }
@@ -341,7 +348,7 @@ class ResultStore:
         for group, layout in self._layouts.items():
             coords = layout.set_times(self._times)
             for name in coords:  # of another dtype than the steps
-                self.discard(_path(group, name))
+                self.discard(path_in(group, name))
             if coords:
                 with _quiet():
                     self._to_zarr(xr.Dataset(coords=coords), group)
@@ -426,10 +433,6 @@ class ResultStore:
 def lazy_parts(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return those results that are dask collections (the others are constants)."""
     return {name: value for name, value in named.items() if dask.is_dask_collection(value)}
-
-
-def _path(group: str, name: Hashable) -> str:
-    return f"{group}/{name}" if group else str(name)
 
 
 def _unwritten(failed: Mapping[str, Exception], path: Path) -> ResultsUnwritten:

@@ -400,9 +400,10 @@ class Ring:
         return slot
 
     def _may_grow(self, nbytes: int) -> bool:
+        if len(self.slots) >= self.full:
+            return False
         # Slots that became too small do not count: receivers may keep them for long.
-        large = sum(slot.size >= self.size for slot in self.slots)
-        if large >= self.length or len(self.slots) >= self.full:
+        if sum(slot.size >= self.size for slot in self.slots) >= self.length:
             return False
         if len(self.slots) < _NEEDED:
             return True

@@ -290,16 +290,20 @@ def test_a_chunk_that_was_put_is_awaited_though_the_workers_have_flushed(coordin
     assert coordinator.runs["r"].state.phase == "ended"
 
 
-@pytest.mark.parametrize(("limit", "noted"), [(95, True), (96, False)])
-def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
-    """Two steps of 8 x 6 cells of 8 bytes in 8 ranks are 96 bytes in each."""
+def faults_at_step_0(coordinator, **limits):
+    """Sign a contract of 8 x 6 cells of 8 bytes in 8 ranks, which keep two steps."""
     open_receiver(coordinator, "a", "node1")
-    limits = {"replay_bytes": limit, "slot_bytes": 1 << 20}
     settings = {"deadlines": DEADLINES, "replay_steps": 2, **limits}
     run(coordinator.call("open", "r", settings=settings))
     run(sign(coordinator))
     hello(coordinator, 0, size=8, asks=True)
-    faults = coordinator.runs["r"].state.faults
+    return coordinator.runs["r"].state.faults
+
+
+@pytest.mark.parametrize(("limit", "noted"), [(95, True), (96, False)])
+def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
+    """Two steps of 8 x 6 cells of 8 bytes in 8 ranks are 96 bytes in each."""
+    faults = faults_at_step_0(coordinator, replay_bytes=limit, slot_bytes=1 << 20)
     assert bool(faults) == noted
     if noted:
         assert "REPLAY_BYTES = 95 (95 B) is less than the 96 B that a rank needs" in faults[0].cause
@@ -311,13 +315,7 @@ def test_what_replay_allows_is_said_before_step_0(coordinator, limit, noted):
 @pytest.mark.parametrize(("limit", "noted"), [(143, True), (144, False)])
 def test_slots_that_are_too_few_to_send_again_are_said_before_step_0(coordinator, limit, noted):
     """Two steps of 48 bytes, and one more that is written."""
-    open_receiver(coordinator, "a", "node1")
-    limits = {"replay_bytes": 1 << 20, "slot_bytes": limit}
-    settings = {"deadlines": DEADLINES, "replay_steps": 2, **limits}
-    run(coordinator.call("open", "r", settings=settings))
-    run(sign(coordinator))
-    hello(coordinator, 0, size=8, asks=True)
-    faults = coordinator.runs["r"].state.faults
+    faults = faults_at_step_0(coordinator, replay_bytes=1 << 20, slot_bytes=limit)
     assert bool(faults) == noted
     if noted:
         assert (

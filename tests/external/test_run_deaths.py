@@ -164,6 +164,21 @@ def test_a_worker_ends_in_order(coupled):
     right(run, HELD)
 
 
+def record_of_a_lost_chunk(run, **limits):
+    """Kill a worker whose chunks no rank can send again: the analysis names one of them."""
+    run.begin("held", **limits)
+    bring_to(run, "chunks have arrived")
+    run.workers[1].kill()
+    run.all_go()
+    for rank in run.ranks:
+        rank.outcome()
+    with pytest.raises(ExternalTaskError, match=r"array 't', step \d+, chunk .*replay buffer"):
+        run.future.result(30)
+    record = run.end()
+    assert record["ledger"]["closed"]
+    return record
+
+
 SLOT = 4096  # of a rank: half a step
 
 
@@ -182,31 +197,12 @@ def test_a_worker_is_killed_and_slots_are_as_few_as_can_be(coupled):
 
 def test_a_worker_is_killed_and_ranks_have_a_single_slot(coupled):
     """It is said before step 0 that steps are lost with a worker, and which ones are."""
-    run = coupled()
-    run.begin("held", slot_bytes=8)
-    bring_to(run, "chunks have arrived")
-    run.workers[1].kill()
-    run.all_go()
-    for rank in run.ranks:
-        rank.outcome()
-    with pytest.raises(ExternalTaskError, match=r"array 't', step \d+, chunk .*replay buffer"):
-        run.future.result(30)
-    record = run.end()
-    assert record["ledger"]["closed"]
+    record = record_of_a_lost_chunk(coupled(), slot_bytes=8)
     assert any("SLOT_BYTES = 8 (8 B) is less than" in fault["cause"] for fault in record["faults"])
 
 
 def test_a_chunk_that_no_rank_has_any_more_is_named(coupled):
-    run = coupled()
-    run.begin("held", replay_steps=1)
-    bring_to(run, "chunks have arrived")
-    run.workers[1].kill()
-    run.all_go()
-    for rank in run.ranks:
-        rank.outcome()
-    with pytest.raises(ExternalTaskError, match=r"array 't', step \d+, chunk .*replay buffer"):
-        run.future.result(30)
-    assert run.end()["ledger"]["closed"]
+    record_of_a_lost_chunk(coupled(), replay_steps=1)
 
 
 @EITHER

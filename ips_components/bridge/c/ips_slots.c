@@ -175,9 +175,11 @@ static bool may_grow(const ips_bridge *b, ring *r, size_t bytes)
 {
     uint64_t sum = 0;
     uint32_t large = 0; /* slots that became too small do not count: receivers may keep them for long */
+    if (r->n >= r->full)
+        return false;
     for (uint32_t i = 0; i < r->n; i++)
         large += r->slots[i]->size >= r->size;
-    if (large >= r->length || r->n >= r->full)
+    if (large >= r->length)
         return false;
     if (r->n < NEEDED)
         return true;
